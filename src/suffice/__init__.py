@@ -1,0 +1,1 @@
+"""The smallest evidence that suffices for a classifier's decision."""

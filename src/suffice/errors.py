@@ -1,0 +1,9 @@
+"""The one exception that a caller's mistake raises.
+
+Every check of an input raises `InputError` with one line that says what was expected and what was received. The
+command line turns it into that line on stderr and exit status 2; anything else is a bug and keeps its traceback.
+"""
+
+
+class InputError(ValueError):
+    """A wrong call or an unusable input: what was expected and what was received, in one line."""
