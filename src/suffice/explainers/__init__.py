@@ -1,0 +1,1 @@
+"""Classifier and image to explanation: one file a method."""

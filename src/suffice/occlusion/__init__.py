@@ -1,0 +1,1 @@
+"""What the model says when only a mask is present."""

@@ -1,0 +1,1 @@
+"""Explanations as figures and one HTML file."""

@@ -1,0 +1,359 @@
+"""A model with everything needed to ask it a question: image in [0, 1] -> logits.
+
+>>> import torch, suffice
+>>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+>>> classifier = suffice.Classifier(model, input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
+>>> classifier.logits(torch.ones(2, 3, 8, 8) * torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1))
+tensor([[0.1000, 0.2000, 0.3000],
+        [0.1000, 0.2000, 0.3000]])
+>>> classifier.forward_passes
+2
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from suffice.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# One forward pass is taken to need at most this many float32 maps of the input's size at once: VGG-16 needs about 90
+# (two maps of 64 channels at full resolution), every other common network less.
+_LIVE_MAPS = 100
+_LARGEST_BATCH = {"cpu": 32, "mps": 32, "cuda": 128}
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a photo becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
+
+    Attributes:
+        input_size: (height, width) in pixels.
+        mean, std: one value a channel, for pixels in [0, 1].
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
+        crop_pct: share of the resized photo that the crop keeps, in (0, 1].
+        crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
+    """
+
+    input_size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) != 2 or min(self.input_size) < 1:
+            raise InputError(f"expected input_size as (height, width), each at least 1; got {self.input_size!r}")
+        if len(self.mean) != len(self.std) or not self.mean or any(s <= 0 for s in self.std):
+            raise InputError(
+                f"expected mean and std of equal length, std above 0; got mean={self.mean}, std={self.std}"
+            )
+        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+            raise InputError(
+                f"expected interpolation nearest, bilinear, bicubic or lanczos; got {self.interpolation!r}"
+            )
+        if not 0 < self.crop_pct <= 1:
+            raise InputError(f"expected crop_pct in (0, 1]; got {self.crop_pct}")
+        if self.crop_mode not in ("center", "squash"):
+            raise InputError(f"expected crop_mode center or squash; got {self.crop_mode!r}")
+
+
+class Classifier:
+    """Model, preprocessing and class names; counts every image that goes through the model.
+
+    Args:
+        module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
+            float32 images (N, C, H, W) and returns logits (N, K): a tensor, an array, a tuple that starts with
+            them, a mapping with `logits`, or an object with `.logits`.
+        input_size: (height, width) that the model expects.
+        mean, std: normalisation, one value a channel; their length is the number of channels.
+        class_names: names in the order of the logits; None for numbers.
+        name: what reports call the model.
+        device: where to run; None leaves a module where it is.
+        precision: `float32`, or `bfloat16` to screen in bfloat16 what is then confirmed in float32 wherever the
+            difference could change a verdict.
+        batch_size: images in one forward pass; None for what fits in memory.
+        interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
+
+    Raises:
+        InputError: an argument out of range, or an unknown device or precision.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | Callable[[Tensor], Any],
+        *,
+        input_size: Sequence[int] = (224, 224),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        class_names: Sequence[str] | None = None,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+        batch_size: int | None = None,
+        interpolation: str = "bicubic",
+        crop_pct: float = 1.0,
+        crop_mode: str = "center",
+    ) -> None:
+        if not callable(module):
+            raise InputError(f"expected a model: an nn.Module or a callable; got {type(module).__name__}")
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"expected precision float32 or bfloat16; got {precision!r}")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"expected batch_size of at least 1; got {batch_size}")
+        self.preprocessing = Preprocessing(
+            (int(input_size[0]), int(input_size[-1])),
+            tuple(float(m) for m in mean),
+            tuple(float(s) for s in std),
+            interpolation,
+            crop_pct,
+            crop_mode,
+        )
+        self.module = module
+        self.name = name or type(module).__name__
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.precision: Precision = precision
+        self.batch_size = batch_size
+        self.forward_passes = 0
+        self.num_classes: int | None = None if class_names is None else len(class_names)
+        self.device = _device_of(module) if device is None else _checked_device(device)
+        if device is not None and isinstance(module, nn.Module):
+            module.to(self.device)
+        self._mean = torch.tensor(self.preprocessing.mean, device=self.device).view(-1, 1, 1)
+        self._std = torch.tensor(self.preprocessing.std, device=self.device).view(-1, 1, 1)
+        self._fits: int | None = None  # the largest batch known to fit after one did not
+
+    @property
+    def black_box(self) -> bool:
+        """True where only the outputs can be seen: no gradients, no activations."""
+        return not isinstance(self.module, nn.Module)
+
+    def require_module(self, purpose: str) -> nn.Module:
+        """The module, or an error that says why `purpose` is out of reach for a black box."""
+        if not isinstance(self.module, nn.Module):
+            raise InputError(
+                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box: only its outputs "
+                "can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
+            )
+        return self.module
+
+    def class_name(self, index: int) -> str:
+        """Name of a class, or its number where no names are known."""
+        return str(index) if self.class_names is None else self.class_names[index]
+
+    def class_index(self, target: int | str) -> int:
+        """Index of a class given by index or name.
+
+        Raises:
+            InputError: out of range, unknown, or a name that several classes share.
+        """
+        if isinstance(target, str) and not target.strip().lstrip("-").isdigit():
+            named = [i for i, name in enumerate(self.class_names or ()) if name.lower() == target.strip().lower()]
+            if len(named) == 1:
+                return named[0]
+            if named:
+                raise InputError(f"class name {target!r} is shared by classes {named}; give one of the numbers")
+            raise InputError(f"expected a class number or name; {self.name} has no class named {target!r}")
+        index = int(target)
+        if index < 0 or (self.num_classes is not None and index >= self.num_classes):
+            known = "" if self.num_classes is None else f" to {self.num_classes - 1}"
+            raise InputError(f"expected a class from 0{known}; got {index}")
+        return index
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(x - mean) / std on the device of `images`, (N, C, H, W) in [0, 1]."""
+        mean, std = self._mean.to(images.device), self._std.to(images.device)
+        return (images.to(torch.float32) - mean) / std
+
+    def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
+        images = torch.as_tensor(images)
+        channels, size = len(self.preprocessing.mean), self.preprocessing.input_size
+        if images.ndim != 4 or images.shape[1] != channels or tuple(images.shape[2:]) != size:
+            raise InputError(
+                f"expected images (N, {channels}, {size[0]}, {size[1]}); got {tuple(images.shape)}"
+                + ("; add the batch dimension with image[None]" if images.ndim == 3 else "")
+            )
+        images = images.to(torch.float32)
+        if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+            raise InputError("expected pixel values in [0, 1], before normalisation; got values outside, or NaN")
+        return images
+
+    def logits(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """Logits (N, K), float32 on the CPU, of images (N, C, H, W) in [0, 1].
+
+        Always in float32, whatever `precision` says; counted in `forward_passes`.
+
+        Raises:
+            InputError: images of another shape or range, or a model whose output is not finite (N, K).
+        """
+        return self.batched(lambda module, x: module(self.normalise(x)), self.check_images(images))
+
+    def batched(
+        self,
+        forward: Callable[..., Any],
+        *inputs: Tensor,
+        screen: bool = False,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Logits (N, K) of `forward(module, *batch)` over the rows of `inputs`, in batches that fit in memory.
+
+        Every question to the model goes through here: it moves rows to the device, keeps the model in evaluation
+        mode and puts it back, counts, and checks what comes out.
+
+        Args:
+            forward: takes the module and one batch of each input; returns what the model returns.
+            inputs: tensors with N rows each; an expanded tensor is never copied as a whole.
+            screen: use the classifier's `precision` instead of float32.
+            batch_size: overrides the classifier's own.
+        """
+        rows, done = len(inputs[0]), 0
+        if rows == 0:
+            raise InputError("expected at least one image; got none")
+        size = batch_size or self.batch_size or self._fits or self._fitting_batch(inputs[0])
+        answers: list[Tensor] = []
+        precision: Precision = self.precision if screen else "float32"
+        with _evaluation_mode(self.module), _exact_arithmetic(self.device), torch.inference_mode():
+            while done < rows:
+                batch = [x[done : done + size].to(self.device) for x in inputs]
+                try:
+                    with _autocast(self.device, precision):
+                        output = forward(self.module, *batch)
+                    answer = self._checked(output, len(batch[0]))
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    if size == 1 or not _is_out_of_memory(error):
+                        raise
+                    size = self._fits = max(1, size // 2)
+                    continue
+                answers.append(answer)
+                done += len(batch[0])
+        return torch.cat(answers)  # outside inference mode: an ordinary tensor, fit for autograd
+
+    def _fitting_batch(self, images: Tensor) -> int:
+        if self.device.type == "cuda":
+            available = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            available = psutil.virtual_memory().available
+        one = images[0].numel() * 4 * _LIVE_MAPS / max(1, images.shape[1])
+        largest = _LARGEST_BATCH.get(self.device.type, 32)
+        # A quarter: the machine has other work, and fragments of memory cannot be used.
+        return int(min(largest, max(1, available / 4 // one)))
+
+    def _checked(self, output: Any, rows: int) -> Tensor:
+        logits = _as_logits(output)
+        if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
+            raise InputError(
+                f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
+            )
+        logits = logits.to("cpu", torch.float32)
+        self.forward_passes += rows
+        if not bool(torch.isfinite(logits).all()):
+            bad = int((~torch.isfinite(logits)).any(1).sum())
+            raise InputError(f"expected finite logits from {self.name}; got NaN or infinity for {bad} of {rows} images")
+        if self.num_classes is not None and logits.shape[1] != self.num_classes:
+            raise InputError(
+                f"expected logits for {self.num_classes} classes from {self.name}; got {logits.shape[1]}"
+                + (": the class names do not fit the model" if self.class_names is not None else "")
+            )
+        self.num_classes = logits.shape[1]
+        return logits
+
+
+def _as_logits(output: Any) -> Tensor:
+    """The logits in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, np.ndarray):
+        return torch.from_numpy(output)
+    if hasattr(output, "logits"):
+        return _as_logits(output.logits)
+    if isinstance(output, Mapping) and "logits" in output:
+        return _as_logits(output["logits"])
+    if isinstance(output, Mapping) and len(output) == 1:
+        return _as_logits(next(iter(output.values())))
+    if isinstance(output, (tuple, list)) and output:
+        return _as_logits(output[0])
+    raise InputError(
+        "expected logits as a tensor, an array, the first item of a tuple, a mapping's 'logits' or an object's "
+        f".logits; got {type(output).__name__}"
+        + (f" with keys {sorted(map(str, output))[:6]}" if isinstance(output, Mapping) else "")
+    )
+
+
+def _device_of(module: Any) -> torch.device:
+    if isinstance(module, nn.Module):
+        for tensor in (*module.parameters(), *module.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+def _checked_device(device: str | torch.device) -> torch.device:
+    """The device; `auto` is CUDA where there is one, then MPS, then the CPU."""
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        checked = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"expected a device such as cpu, cuda, cuda:1, mps or auto; got {device!r}") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (checked.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(checked.type, False):
+        usable = [name for name, ok in there.items() if ok]
+        raise InputError(f"expected a device that is here ({', '.join(usable)}); got {str(device)!r}")
+    return checked
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: Any) -> Iterator[None]:
+    """Every submodule in evaluation mode, and afterwards in the mode that it was in."""
+    training = [m for m in module.modules() if m.training] if isinstance(module, nn.Module) else []
+    try:
+        for submodule in training:
+            submodule.training = False
+        yield
+    finally:
+        for submodule in training:
+            submodule.training = True
+
+
+@contextlib.contextmanager
+def _exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """On CUDA: repeatable kernels, and float32 that is not rounded to TF32."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
+    flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        with torch.backends.cudnn.flags(**flags):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
+
+
+def _autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 where it is asked for; otherwise float32, also inside a caller's own autocast."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)

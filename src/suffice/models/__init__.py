@@ -1,0 +1,91 @@
+"""Models by name: `load_classifier` and one file for each place that a model comes from.
+
+| name | source | file |
+|---|---|---|
+| nothing, or `efficientnet-lite0` | the embedded default | `embedded.py` |
+| `timm:NAME` | timm | `from_timm.py` |
+| `torchvision:NAME` | torchvision | `from_torchvision.py` |
+| `package.module:function` | your code | `from_function.py` |
+| `PATH.onnx` | an ONNX file, as a black box | `from_onnx.py` |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from suffice.classifier import Classifier, Precision
+from suffice.errors import InputError
+from suffice.models import embedded, from_function, from_onnx, from_timm, from_torchvision
+from suffice.models.class_names import read_class_names
+from suffice.models.source import Source
+
+_PREFIXES: dict[str, Callable[[str, str | None], Source]] = {
+    "timm": from_timm.load,
+    "torchvision": from_torchvision.load,
+}
+EXPECTED = "timm:NAME, torchvision:NAME, package.module:function or FILE.onnx"
+
+
+def load_classifier(
+    model: str | None = None,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    class_names: str | os.PathLike[str] | Sequence[str] | None = None,
+    device: str = "auto",
+    precision: Precision = "float32",
+    batch_size: int | None = None,
+    **preprocessing: Any,
+) -> Classifier:
+    """A classifier by name, with its weights, preprocessing and class names.
+
+    Args:
+        model: see the table above; None for the embedded default, EfficientNet-Lite0 on ImageNet-1k.
+        weights: a `.safetensors`, `.pth` or `.pt` file (never unpickled as code); `random` for none at all;
+            `download` to let timm or torchvision fetch their own; None for the file in their cache.
+        class_names: names in the order of the logits, a text file of one name a line, or `imagenet-1k`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here.
+        precision: `float32`, or `bfloat16` to screen faster and confirm in float32.
+        batch_size: images in one forward pass; None for what fits in memory.
+        preprocessing: fields of `Preprocessing` that differ from the model's own.
+
+    Returns:
+        Classifier, ready to use, in evaluation mode.
+
+    Raises:
+        InputError: an unknown model, weights that do not fit or hold code, an unknown option.
+
+    >>> load_classifier("timm:resnet_9000")
+    Traceback (most recent call last):
+    suffice.errors.InputError: timm has no model 'resnet_9000'; similar names: ...
+    """
+    source = _source(model, None if weights is None else os.fspath(weights))
+    known = {"input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"}
+    if unknown := set(preprocessing) - known:
+        raise InputError(f"expected preprocessing options among {sorted(known)}; got {sorted(unknown)}")
+    settings = {**source.preprocessing, **{k: v for k, v in preprocessing.items() if v is not None}}
+    names = source.class_names if class_names is None else read_class_names(class_names)
+    return Classifier(
+        source.module,
+        name=source.name,
+        class_names=names,
+        device=source.device or device,
+        precision=precision,
+        batch_size=source.batch_size or batch_size,
+        **settings,
+    )
+
+
+def _source(model: str | None, weights: str | None) -> Source:
+    if model is None or model == embedded.NAME:
+        return embedded.load(weights)
+    prefix, colon, rest = model.partition(":")
+    if colon and rest and prefix in _PREFIXES:
+        return _PREFIXES[prefix](rest, weights)
+    if model.lower().endswith(".onnx"):
+        return from_onnx.load(Path(model), weights)
+    if colon and rest:
+        return from_function.load(prefix, rest, weights)
+    raise InputError(f"unknown model {model!r}; expected {EXPECTED}, or nothing for {embedded.NAME}")

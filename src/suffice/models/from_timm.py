@@ -1,0 +1,74 @@
+"""`timm:NAME`: any model of timm, with the preprocessing of its own config."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from suffice.errors import InputError
+from suffice.models.class_names import imagenet_1k
+from suffice.models.source import Source
+from suffice.models.weights import load_weights
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+def load(name: str, weights: str | None = None) -> Source:
+    """A timm model; `weights` is a file, `random`, `download`, or None for the file in the Hugging Face cache."""
+    import timm
+    from timm.data import resolve_model_data_config
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.3)
+        raise InputError(f"timm has no model {architecture!r}; similar names: {', '.join(near) or 'none'}")
+    if weights == "download":
+        module = _download(name)
+    else:
+        try:
+            module = timm.create_model(name, pretrained=False)
+        except RuntimeError as error:  # an unknown tag after the dot
+            raise InputError(f"timm cannot build {name!r}: {error}") from error
+        if weights != "random":
+            load_weights(module, weights or _cached(name, dict(module.pretrained_cfg)), f"timm:{name}")
+    config = resolve_model_data_config(module)
+    interpolation = config["interpolation"]
+    return Source(
+        module.eval(),
+        f"timm:{name}",
+        {
+            "input_size": tuple(config["input_size"][1:]),
+            "mean": tuple(config["mean"]),
+            "std": tuple(config["std"]),
+            "interpolation": interpolation if interpolation in _INTERPOLATIONS else "bicubic",
+            "crop_pct": config["crop_pct"],
+            "crop_mode": "squash" if config["crop_mode"] == "squash" else "center",
+        },
+        imagenet_1k() if getattr(module, "num_classes", None) == 1000 else None,
+    )
+
+
+def _download(name: str) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # timm and its hub client raise many types, all of which mean the same here
+        raise InputError(f"timm could not download weights for {name}: {str(error).splitlines()[0]}") from error
+
+
+def _cached(name: str, config: dict[str, Any]) -> str:
+    """The weights in the local cache, or an error that says what to fetch and where to put it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    hub = config.get("hf_hub_id")
+    if not hub:
+        raise InputError(f"timm publishes no weights for {name}; pass weights=FILE, or weights=random to go without")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(hub, file)
+        if isinstance(path, str):
+            return path
+    raise InputError(
+        f"no weights for timm:{name} on this machine; fetch model.safetensors of {hub!r} from the Hugging Face hub "
+        "and pass weights=FILE, or weights=download to let timm fetch it, or weights=random to go without"
+    )

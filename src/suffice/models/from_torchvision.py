@@ -1,0 +1,72 @@
+"""`torchvision:NAME`: any classifier of torchvision, with the preprocessing of its newest weights."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from suffice.errors import InputError
+from suffice.models.class_names import imagenet_1k
+from suffice.models.source import Source
+from suffice.models.weights import load_weights
+
+
+def load(name: str, weights: str | None = None) -> Source:
+    """A torchvision classifier; `weights` is a file, `random`, `download`, or None for the file in torch's cache."""
+    import torch
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        raise InputError(f"torchvision has no classifier {name!r}; similar names: {', '.join(near) or 'none'}")
+    newest = models.get_model_weights(name).DEFAULT
+    if weights == "download":
+        module = _download(name, newest)
+    else:
+        module = _without_weights(name)
+        if weights != "random":
+            file = weights or Path(torch.hub.get_dir(), "checkpoints", newest.url.rpartition("/")[2])
+            if weights is None and not Path(file).is_file():
+                raise InputError(
+                    f"no weights for torchvision:{name} on this machine; fetch {newest.url} to {file}, or pass "
+                    "weights=FILE, or weights=download to let torchvision fetch it, or weights=random to go without"
+                )
+            load_weights(module, file, f"torchvision:{name}")
+    preset = newest.transforms()
+    crop, resize = preset.crop_size[0], preset.resize_size[0]
+    return Source(
+        module.eval(),
+        f"torchvision:{name}",
+        {
+            "input_size": (crop, crop),
+            "mean": tuple(preset.mean),
+            "std": tuple(preset.std),
+            "interpolation": preset.interpolation.value,
+            "crop_pct": crop / resize,
+        },
+        imagenet_1k(),
+    )
+
+
+def _without_weights(name: str) -> Any:
+    import inspect
+
+    from torchvision import models
+
+    builder = models.get_model_builder(name)
+    # Their builders warn unless told how to start the weights, which are to be replaced anyway.
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if name in ("googlenet", "inception_v3") and "aux_logits" in inspect.getsource(builder):
+        options["aux_logits"] = True
+    return builder(weights=None, **options)
+
+
+def _download(name: str, newest: Any) -> Any:
+    from torchvision import models
+
+    try:
+        return models.get_model(name, weights=newest)
+    except Exception as error:  # urllib, ssl and hash errors all mean the same here
+        raise InputError(f"torchvision could not download {newest.url}: {str(error).splitlines()[0]}") from error

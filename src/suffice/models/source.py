@@ -1,0 +1,29 @@
+"""What a place that models come from hands back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model, and what its source knows about using it.
+
+    Attributes:
+        module: the model, on the CPU, with its weights.
+        name: what reports call it, and what `load_classifier` takes to load it again.
+        preprocessing: fields of `Preprocessing` that the source knows.
+        class_names: names in the order of the logits, where the source knows them.
+        device, batch_size: set where the source leaves no choice.
+    """
+
+    module: nn.Module | Callable[[Tensor], Any]
+    name: str
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    device: str | None = None
+    batch_size: int | None = None
