@@ -19,7 +19,7 @@ from suffice.models.weights import load_weights
 
 
 def load(module_path: str, function: str, weights: str | None = None) -> Source:
-    """The model that `module_path:function` returns; modules are found from the working directory, as with `python -m`."""
+    """The model that `module_path:function` returns; the working directory is searched, as with `python -m`."""
     name = f"{module_path}:{function}"
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -16,7 +16,7 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 def load(name: str, weights: str | None = None) -> Source:
     """A timm model; `weights` is a file, `random`, `download`, or None for the file in the Hugging Face cache."""
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -30,7 +30,8 @@ def load(name: str, weights: str | None = None) -> Source:
         except RuntimeError as error:  # an unknown tag after the dot
             raise InputError(f"timm cannot build {name!r}: {error}") from error
         if weights != "random":
-            load_weights(module, weights or _cached(name, dict(module.pretrained_cfg)), f"timm:{name}")
+            published: Any = module.pretrained_cfg
+            load_weights(module, weights or _cached(name, published), f"timm:{name}")
     config = resolve_model_data_config(module)
     interpolation = config["interpolation"]
     return Source(

@@ -1,1 +1,148 @@
-"""What the model says when only a mask is present."""
+"""Occlusion: what the model says when only a mask is present. The seam that every method and metric goes through.
+
+    logits = occlusion(images, masks)      # (N, K) from (N, C, H, W) in [0, 1] and bool (N, H, W), True = kept
+
+| name | absence is shown as | file |
+|---|---|---|
+| `zero`, `min`, `max`, `mean`, `blur`, `noise`, `colour:…`, `image:…` | paint | `fill.py` |
+| `deactivate` | the activations that see only masked pixels, switched off | `deactivation.py` |
+| `layer-masking` | masked inputs of each layer, filled from their neighbours | `layer_masking.py` |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suffice.classifier import Classifier
+from suffice.errors import InputError
+from suffice.occlusion import fill
+from suffice.occlusion.deactivation import deactivated_forward
+
+NAMES = ("deactivate", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Occlusion:
+    """One way to show absence, for one classifier.
+
+    Attributes:
+        name: as the caller wrote it.
+        classifier: which is asked, and which counts.
+        forward: module, images, masks -> the model's output; images and masks are one batch, on the device.
+        background: for a fill, images -> what is seen where the mask is off; None for a way that paints nothing.
+    """
+
+    name: str
+    classifier: Classifier
+    forward: Callable[[Any, Tensor, Tensor], Any] | None = None
+    background: fill.Background | None = None
+
+    def __call__(self, images: Tensor, masks: Tensor, *, screen: bool = False, batch_size: int | None = None) -> Tensor:
+        """Logits (N, K), float32 on the CPU.
+
+        Args:
+            images: (N, C, H, W) in [0, 1]; for many masks of one image, `image.expand(N, -1, -1, -1)` costs nothing.
+            masks: bool (N, H, W), True = kept.
+            screen, batch_size: as in `Classifier.batched`.
+        """
+        if self.forward is not None:
+            return self.classifier.batched(self.forward, images, masks, screen=screen, batch_size=batch_size)
+        assert self.background is not None
+        # Of one image many times over, the background is made once.
+        one_image = len(images) == 1 or images.stride(0) == 0
+        background = self.background(images[:1] if one_image else images).expand(len(images), *images.shape[1:])
+
+        def filled(module: Any, x: Tensor, mask: Tensor, behind: Tensor) -> Any:
+            return module(self.classifier.normalise(torch.where(mask[:, None], x, behind)))
+
+        return self.classifier.batched(filled, images, masks, background, screen=screen, batch_size=batch_size)
+
+
+def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0, seed: int = 0) -> Occlusion:
+    """One occlusion by name (see `NAMES`).
+
+    Args:
+        classifier: which is asked.
+        name: one name; `make_occlusions` takes several joined by commas.
+        threshold: τ in [0, 1) of `deactivate`.
+        seed: of `noise`.
+
+    Raises:
+        InputError: an unknown name, τ out of range, or `deactivate` of a black box.
+    """
+    if not 0 <= threshold < 1:
+        raise InputError(f"expected threshold (the paper's τ) in [0, 1); got {threshold}")
+    if name == "deactivate":
+        classifier.require_module("the occlusion 'deactivate'")
+
+        def deactivated(module: Any, images: Tensor, masks: Tensor) -> Any:
+            return deactivated_forward(module, classifier.normalise(images), masks, threshold=threshold)
+
+        return Occlusion(name, classifier, forward=deactivated)
+    try:
+        return Occlusion(name, classifier, background=fill.named(name, classifier, seed))
+    except InputError:
+        if name.startswith(("colour:", "image:")):
+            raise
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"unknown occlusion {name!r}{hint}; expected {', '.join(NAMES)}") from None
+
+
+def make_occlusions(
+    classifier: Classifier, names: str, *, threshold: float = 0.0, seed: int = 0
+) -> tuple[Occlusion, ...]:
+    """Several occlusions joined by commas, which mean all of them at once."""
+    parts = [part.strip() for part in names.split(",")]
+    if not all(parts) or len(set(parts)) != len(parts):
+        raise InputError(f"expected occlusions joined by commas, each once; got {names!r}")
+    return tuple(make_occlusion(classifier, part, threshold=threshold, seed=seed) for part in parts)
+
+
+def masked_logits(
+    classifier: Classifier,
+    images: Tensor | np.ndarray[Any, Any],
+    masks: Tensor | np.ndarray[Any, Any],
+    occlusion: str = "deactivate",
+    threshold: float = 0.0,
+    seed: int = 0,
+) -> Tensor:
+    """Logits (N, K) of images of which only a mask is present.
+
+    Args:
+        classifier: which is asked; its `forward_passes` grow by N.
+        images: (N, C, H, W) in [0, 1].
+        masks: bool (N, H, W), True = kept.
+        occlusion: how absence is shown; one name.
+        threshold: τ in [0, 1) of `deactivate`.
+        seed: of `noise`.
+
+    Returns:
+        float32 (N, K) on the CPU.
+
+    Raises:
+        InputError: shapes that disagree, masks that are not bool, or as `make_occlusion`.
+
+    Source: Activation-Deactivation, Definition 5 and Algorithm 1, for `deactivate`.
+    """
+    images = classifier.check_images(images)
+    return make_occlusion(classifier, occlusion, threshold=threshold, seed=seed)(images, check_masks(masks, images))
+
+
+def check_masks(masks: Tensor | np.ndarray[Any, Any], images: Tensor) -> Tensor:
+    """Masks as a bool tensor (N, H, W) that fits `images`; raises InputError otherwise."""
+    masks = torch.as_tensor(masks)
+    if masks.dtype != torch.bool:
+        raise InputError(
+            f"expected masks of type bool, True = kept; got {masks.dtype} (a threshold is yours to choose)"
+        )
+    if masks.shape != (len(images), *images.shape[2:]):
+        raise InputError(f"expected masks {(len(images), *images.shape[2:])}; got {tuple(masks.shape)}")
+    return masks

@@ -1,0 +1,114 @@
+"""The frozen result that every explainer returns; saved and loaded as three small files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from suffice.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation:
+    """The part of an image that suffices for a decision, and how it was found.
+
+    Attributes:
+        mask: bool (H, W) in model coordinates, True = kept: the explanation.
+        saliency: float32 (H, W), the ranking behind it, larger = more important.
+        target, target_name: class that is explained, by index and by name.
+        confidence: softmax probability of the target for the whole image, in [0, 1].
+        explanation_confidence: the same when only the mask is present, under the occlusion in use (the least, of
+            several), in [0, 1].
+        sufficient: whether the mask alone keeps the target on top with at least `keep_confidence` x `confidence`.
+        area: share of the pixels in the mask, in [0, 1].
+        method, occlusion, settings, seed: what made it, in the words that make it again.
+        forward_passes: images that went through the model for it.
+        seconds: wall time.
+        model, image: what was explained; version: of suffice.
+        notes: what a reader must know before trusting it; empty in most cases.
+    """
+
+    mask: Tensor
+    saliency: Tensor
+    target: int
+    target_name: str
+    confidence: float
+    explanation_confidence: float
+    sufficient: bool
+    area: float
+    method: str
+    occlusion: str
+    settings: dict[str, Any]
+    seed: int
+    forward_passes: int
+    seconds: float
+    model: str
+    version: str
+    image: str = ""
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the two maps, fit for JSON; where those lie once saved is in `mask` and `saliency`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mask", "saliency")}
+        first = ("image", "model", "version")
+        return {name: fields.pop(name) for name in first} | fields | {"notes": list(self.notes)}
+
+    def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
+        """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) as `directory`.
+
+        The directory appears complete or not at all; one that is already there is replaced.
+
+        Raises:
+            InputError: the place cannot be written to.
+        """
+        directory = Path(directory)
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        except OSError as error:
+            raise InputError(f"expected a folder that can be written to; got {directory.parent}: {error}") from error
+        try:
+            content = self.to_dict() | {"mask": "mask.png", "saliency": "saliency.npy"}
+            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            (partial / "explanation.json").write_text(text, encoding="utf-8")
+            Image.fromarray(self.mask.numpy().astype(np.uint8) * 255).save(partial / "mask.png")
+            np.save(partial / "saliency.npy", self.saliency.numpy())
+            for name, data in (extra or {}).items():
+                (partial / name).write_bytes(data)
+            partial.chmod(0o755)  # mkdtemp makes it private
+            if directory.is_dir():
+                shutil.rmtree(directory)
+            partial.replace(directory)
+        except OSError as error:
+            raise InputError(f"could not write {directory}: {error}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return directory
+
+
+def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
+    """An explanation as `Explanation.save` wrote it.
+
+    Raises:
+        InputError: a file is missing or was not written by `save`.
+    """
+    directory = Path(directory)
+    try:
+        content = json.loads((directory / "explanation.json").read_text(encoding="utf-8"))
+        with Image.open(directory / content["mask"]) as image:
+            mask = torch.from_numpy(np.asarray(image) > 127)
+        saliency = torch.from_numpy(np.load(directory / content["saliency"], allow_pickle=False))
+        fields = {**content, "mask": mask, "saliency": saliency, "notes": tuple(content["notes"])}
+        return Explanation(**fields)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"expected a saved explanation in {directory}; got {error!r}") from error

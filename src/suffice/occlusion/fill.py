@@ -1,0 +1,95 @@
+"""Fills: absence shown to the model as paint.
+
+Each fill is a pure function from images to the background that is seen where the mask is off. Values are in [0, 1],
+before normalisation, so that each masked image is an image that could be saved and looked at.
+
+>>> import torch
+>>> mean_colour(torch.tensor([[[[0.0, 1.0]], [[0.25, 0.25]], [[1.0, 0.0]]]]))[0, :, 0, 0]
+tensor([0.5000, 0.2500, 0.5000])
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import ImageColor
+from torch import Tensor
+
+from suffice.classifier import Classifier
+from suffice.errors import InputError
+from suffice.images import load_image
+
+Background = Callable[[Tensor], Tensor]
+"""(N, C, H, W) in [0, 1] -> background that broadcasts to it."""
+
+
+def constant(images: Tensor, colour: Sequence[float]) -> Tensor:
+    """One colour, given as one value in [0, 1] a channel."""
+    return images.new_tensor(colour).view(1, -1, 1, 1)
+
+
+def mean_colour(images: Tensor) -> Tensor:
+    """Each image's own mean colour."""
+    return images.mean((2, 3), keepdim=True)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Each image itself under a Gaussian blur with a standard deviation of 1/20 of its shorter side."""
+    from torchvision.transforms.functional import gaussian_blur
+
+    sigma = min(images.shape[2:]) / 20
+    size = 2 * math.ceil(3 * sigma) + 1
+    return gaussian_blur(images, [size, size], [sigma, sigma])
+
+
+def noise(images: Tensor, mean: Sequence[float], std: Sequence[float], seed: int) -> Tensor:
+    """Gaussian noise, N(0, 1) after normalisation, clipped to valid pixels; the same for every image of one seed."""
+    generator = torch.Generator().manual_seed(seed)
+    unit = torch.randn(images.shape[1:], generator=generator).to(images.device)
+    scale = constant(images, std)
+    return (constant(images, mean) + scale * unit[None]).clamp(0, 1)
+
+
+def named(name: str, classifier: Classifier, seed: int) -> Background:
+    """The background function of a fill's name.
+
+    Args:
+        name: `zero` (after normalisation), `min` and `max` (least and greatest pixel value), `mean` (the image's own
+            mean colour), `blur`, `noise`, `colour:NAME-or-#RRGGBB`, `image:PATH`.
+        classifier: whose normalisation and input size are meant.
+        seed: of the noise.
+
+    Raises:
+        InputError: an unknown fill, colour or image.
+    """
+    mean, std = classifier.preprocessing.mean, classifier.preprocessing.std
+    simple: dict[str, Background] = {
+        "zero": functools.partial(constant, colour=mean),
+        "min": functools.partial(constant, colour=(0.0,) * len(mean)),
+        "max": functools.partial(constant, colour=(1.0,) * len(mean)),
+        "mean": mean_colour,
+        "blur": blurred,
+        "noise": functools.partial(noise, mean=mean, std=std, seed=seed),
+    }
+    if name in simple:
+        return simple[name]
+    kind, _, value = name.partition(":")
+    if kind == "colour" and value:
+        return functools.partial(constant, colour=_colour(value, len(mean)))
+    if kind == "image" and value:
+        other = load_image(value, classifier)[None]
+        return lambda images: other.to(images.device)
+    raise InputError(f"expected a fill among {', '.join(simple)}, colour:…, image:…; got {name!r}")
+
+
+def _colour(text: str, channels: int) -> tuple[float, ...]:
+    try:
+        rgb = ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise InputError(f"expected a colour such as red or #ff8000; got {text!r}") from error
+    if channels == 1:  # luma of ITU-R 601, as Pillow's own conversion to grey
+        return ((0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) / 255,)
+    return tuple(value / 255 for value in rgb)
