@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class Preprocessing:
         input_size: (height, width) in pixels.
         mean, std: one value a channel, for pixels in [0, 1].
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
-        crop_pct: share of the resized photo that the crop keeps, in (0, 1].
+        crop_pct: share of the resized photo that the crop keeps, in (0, 2]; above 1 the photo is padded with black.
         crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
     """
 
@@ -57,16 +58,17 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or min(self.input_size) < 1:
             raise InputError(f"expected input_size as (height, width), each at least 1; got {self.input_size!r}")
-        if len(self.mean) != len(self.std) or not self.mean or any(s <= 0 for s in self.std):
+        usable = all(math.isfinite(m) for m in self.mean) and all(0 < s < math.inf for s in self.std)
+        if len(self.mean) != len(self.std) or not self.mean or not usable:
             raise InputError(
-                f"expected mean and std of equal length, std above 0; got mean={self.mean}, std={self.std}"
+                f"expected mean and std of equal length, finite, std above 0; got mean={self.mean}, std={self.std}"
             )
         if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
             raise InputError(
                 f"expected interpolation nearest, bilinear, bicubic or lanczos; got {self.interpolation!r}"
             )
-        if not 0 < self.crop_pct <= 1:
-            raise InputError(f"expected crop_pct in (0, 1]; got {self.crop_pct}")
+        if not 0 < self.crop_pct <= 2:
+            raise InputError(f"expected crop_pct in (0, 2]; got {self.crop_pct}")
         if self.crop_mode not in ("center", "squash"):
             raise InputError(f"expected crop_mode center or squash; got {self.crop_mode!r}")
 
@@ -114,26 +116,29 @@ class Classifier:
             raise InputError(f"expected precision float32 or bfloat16; got {precision!r}")
         if batch_size is not None and batch_size < 1:
             raise InputError(f"expected batch_size of at least 1; got {batch_size}")
+        if isinstance(class_names, str):
+            raise InputError(f"expected class_names as a sequence of names; got the one text {class_names!r}")
         self.preprocessing = Preprocessing(
-            (int(input_size[0]), int(input_size[-1])),
-            tuple(float(m) for m in mean),
-            tuple(float(s) for s in std),
+            _numbers(int, input_size, "input_size as (height, width)"),
+            _numbers(float, mean, "mean as one number a channel"),
+            _numbers(float, std, "std as one number a channel"),
             interpolation,
             crop_pct,
             crop_mode,
         )
         self.module = module
         self.name = name or type(module).__name__
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = None if class_names is None else tuple(map(str, class_names))
         self.precision: Precision = precision
         self.batch_size = batch_size
         self.forward_passes = 0
-        self.num_classes: int | None = None if class_names is None else len(class_names)
+        self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
         self.device = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(self.device)
-        self._mean = torch.tensor(self.preprocessing.mean, device=self.device).view(-1, 1, 1)
-        self._std = torch.tensor(self.preprocessing.std, device=self.device).view(-1, 1, 1)
+        # Their type is said, as a program may have another default.
+        self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self._fits: int | None = None  # the largest batch known to fit after one did not
 
     @property
@@ -160,13 +165,15 @@ class Classifier:
         Raises:
             InputError: out of range, unknown, or a name that several classes share.
         """
-        if isinstance(target, str) and not target.strip().lstrip("-").isdigit():
+        if isinstance(target, str) and not _is_whole_number(target):
             named = [i for i, name in enumerate(self.class_names or ()) if name.lower() == target.strip().lower()]
             if len(named) == 1:
                 return named[0]
             if named:
                 raise InputError(f"class name {target!r} is shared by classes {named}; give one of the numbers")
             raise InputError(f"expected a class number or name; {self.name} has no class named {target!r}")
+        if not isinstance(target, str) and (isinstance(target, bool) or not hasattr(target, "__index__")):
+            raise InputError(f"expected a class number or name; got {target!r}")
         index = int(target)
         if index < 0 or (self.num_classes is not None and index >= self.num_classes):
             known = "" if self.num_classes is None else f" to {self.num_classes - 1}"
@@ -180,17 +187,19 @@ class Classifier:
 
     def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
-        images = torch.as_tensor(images)
+        images = as_tensor(images)
         channels, size = len(self.preprocessing.mean), self.preprocessing.input_size
         if images.ndim != 4 or images.shape[1] != channels or tuple(images.shape[2:]) != size:
             raise InputError(
                 f"expected images (N, {channels}, {size[0]}, {size[1]}); got {tuple(images.shape)}"
                 + ("; add the batch dimension with image[None]" if images.ndim == 3 else "")
             )
-        images = images.to(torch.float32)
-        if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+        # Of one image many times over, one is checked, and none is copied.
+        different = images[:1] if len(images) and images.stride(0) == 0 else images
+        different = different.to(torch.float32)
+        if different.numel() and not bool(((different >= 0) & (different <= 1)).all()):
             raise InputError("expected pixel values in [0, 1], before normalisation; got values outside, or NaN")
-        return images
+        return different.expand(images.shape)
 
     def logits(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Logits (N, K), float32 on the CPU, of images (N, C, H, W) in [0, 1].
@@ -223,10 +232,13 @@ class Classifier:
         rows, done = len(inputs[0]), 0
         if rows == 0:
             raise InputError("expected at least one image; got none")
-        size = batch_size or self.batch_size or self._fits or self._fitting_batch(inputs[0])
+        if any(len(x) != rows for x in inputs):
+            raise InputError(f"expected as many rows in each input; got {[len(x) for x in inputs]}")
+        size = batch_size or self.batch_size or self._fitting_batch(inputs[0])
+        size = min(size, self._fits or size)
         answers: list[Tensor] = []
         precision: Precision = self.precision if screen else "float32"
-        with _evaluation_mode(self.module), _exact_arithmetic(self.device), torch.inference_mode():
+        with _evaluation_mode(self.module), _exact_arithmetic(self.device), torch.no_grad():
             while done < rows:
                 batch = [x[done : done + size].to(self.device) for x in inputs]
                 try:
@@ -240,7 +252,7 @@ class Classifier:
                     continue
                 answers.append(answer)
                 done += len(batch[0])
-        return torch.cat(answers)  # outside inference mode: an ordinary tensor, fit for autograd
+        return torch.cat(answers)
 
     def _fitting_batch(self, images: Tensor) -> int:
         if self.device.type == "cuda":
@@ -276,8 +288,8 @@ def _as_logits(output: Any) -> Tensor:
     """The logits in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`."""
     if isinstance(output, Tensor):
         return output
-    if isinstance(output, np.ndarray):
-        return torch.from_numpy(output)
+    if isinstance(output, np.ndarray) and output.dtype.kind in "fiu":
+        return as_tensor(output)
     if hasattr(output, "logits"):
         return _as_logits(output.logits)
     if isinstance(output, Mapping) and "logits" in output:
@@ -290,7 +302,41 @@ def _as_logits(output: Any) -> Tensor:
         "expected logits as a tensor, an array, the first item of a tuple, a mapping's 'logits' or an object's "
         f".logits; got {type(output).__name__}"
         + (f" with keys {sorted(map(str, output))[:6]}" if isinstance(output, Mapping) else "")
+        + (f" of {output.dtype}" if isinstance(output, np.ndarray) else "")
     )
+
+
+def as_tensor(values: Any) -> Tensor:
+    """A tensor as it is, or an array of any layout as a tensor, which shares its memory wherever torch can.
+
+    Raises:
+        InputError: neither of them, nor nested lists of numbers.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()  # torch knows neither
+        return torch.from_numpy(array)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected a tensor or an array of numbers; got {type(values).__name__}: {error}") from error
+
+
+def _numbers(kind: Callable[[Any], Any], values: Any, expected: str) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected {expected}; got {values!r}") from error
+
+
+def _is_whole_number(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _device_of(module: Any) -> torch.device:
@@ -356,4 +402,6 @@ def _autocast(device: torch.device, precision: Precision) -> contextlib.Abstract
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
+    """Also as the CPU allocator of Linux and of Windows, MPS and cuDNN say it, in a RuntimeError."""
+    said = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)

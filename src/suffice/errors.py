@@ -6,4 +6,13 @@ command line turns it into that line on stderr and exit status 2; anything else 
 
 
 class InputError(ValueError):
-    """A wrong call or an unusable input: what was expected and what was received, in one line."""
+    """A wrong call or an unusable input: what was expected and what was received, in one line.
+
+    The line stays one line also where a file's name or another library's message has several.
+
+    >>> print(InputError("expected an image; got two\\nlines.jpg"))
+    expected an image; got two lines.jpg
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))

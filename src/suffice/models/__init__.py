@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from suffice.classifier import Classifier, Precision
 from suffice.errors import InputError
 from suffice.models import embedded, from_function, from_onnx, from_timm, from_torchvision
@@ -46,7 +48,7 @@ def load_classifier(
         weights: a `.safetensors`, `.pth` or `.pt` file (never unpickled as code); `random` for none at all;
             `download` to let timm or torchvision fetch their own; None for the file in their cache.
         class_names: names in the order of the logits, a text file of one name a line, or `imagenet-1k`.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here, and the CPU for a black box.
         precision: `float32`, or `bfloat16` to screen faster and confirm in float32.
         batch_size: images in one forward pass; None for what fits in memory.
         preprocessing: fields of `Preprocessing` that differ from the model's own.
@@ -67,13 +69,16 @@ def load_classifier(
         raise InputError(f"expected preprocessing options among {sorted(known)}; got {sorted(unknown)}")
     settings = {**source.preprocessing, **{k: v for k, v in preprocessing.items() if v is not None}}
     names = source.class_names if class_names is None else read_class_names(class_names)
+    if device == "auto":
+        # What a black box can take is not known; a CPU tensor is the safest guess.
+        device = source.device or ("auto" if isinstance(source.module, nn.Module) else "cpu")
     return Classifier(
         source.module,
         name=source.name,
         class_names=names,
-        device=source.device or device,
+        device=device,
         precision=precision,
-        batch_size=source.batch_size or batch_size,
+        batch_size=batch_size or source.batch_size,
         **settings,
     )
 

@@ -26,14 +26,14 @@ def read_class_names(names: str | os.PathLike[str] | Sequence[str]) -> tuple[str
     Raises:
         InputError: a file that cannot be read as UTF-8 text or holds fewer than two names.
     """
+    if not isinstance(names, (str, os.PathLike)):
+        return tuple(map(str, names))
     if names == "imagenet-1k":
         return imagenet_1k()
-    if not isinstance(names, (str, os.PathLike)):
-        return tuple(names)
     path = Path(names)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(f"expected class names in a text file, one a line; got {path}: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import os
 import sys
+from typing import Any
 
 from torch import nn
 
@@ -19,28 +21,48 @@ from suffice.models.weights import load_weights
 
 
 def load(module_path: str, function: str, weights: str | None = None) -> Source:
-    """The model that `module_path:function` returns; the working directory is searched, as with `python -m`."""
+    """The model that `module_path:function` returns; the working directory is searched, as with `python -m`.
+
+    What your code raises by itself, while it is imported or while it builds the model, comes through as it is.
+    """
     name = f"{module_path}:{function}"
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        build = getattr(importlib.import_module(module_path), function)
-    except ModuleNotFoundError as error:
-        raise InputError(f"unknown model {name!r}: there is no Python module {error.name!r}") from error
-    except AttributeError as error:
-        raise InputError(f"unknown model {name!r}: module {module_path} has no function {function!r}") from error
-    except ValueError as error:  # an empty module name
-        raise InputError(f"unknown model {name!r}: {error}") from error
-    built = build()
+    built = _builder(module_path, function, name)()
     source = Source(built, name)
     if isinstance(built, Classifier):
         preprocessing = dataclasses.asdict(built.preprocessing)
         source = Source(built.module, name, preprocessing, built.class_names, str(built.device), built.batch_size)
     if not callable(source.module):
         raise InputError(f"expected {name} to return an nn.Module or a callable; got {type(built).__name__}")
+    if isinstance(source.module, nn.Module):
+        source.module.eval()
     if weights in (None, "random"):
         return source
     if not isinstance(source.module, nn.Module):
         raise InputError(f"expected an nn.Module from {name} to put weights into; got {type(built).__name__}")
     load_weights(source.module, str(weights), name)
     return source
+
+
+def _builder(module_path: str, function: str, name: str) -> Any:
+    if not all(part.isidentifier() for part in module_path.split(".")):
+        raise InputError(f"unknown model {name!r}; expected package.module:function, with dots and without .py")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_path}.".startswith(f"{error.name}."):
+            raise  # something else that the module itself wants to import
+        raise InputError(f"unknown model {name!r}: there is no Python module {error.name!r}") from error
+    build = getattr(module, function, None)
+    if build is None:
+        raise InputError(f"unknown model {name!r}: module {module_path} has no function {function!r}")
+    if not callable(build) or isinstance(build, nn.Module):
+        raise InputError(f"expected {name} to be a function that returns a model; got {type(build).__name__}")
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise InputError(f"expected {name} to be a function that needs no argument; it has a {error}") from error
+    except ValueError:
+        pass  # written in C, without a signature
+    return build

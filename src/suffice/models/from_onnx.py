@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from suffice.errors import InputError
 from suffice.models.source import Source
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def load(path: Path, weights: str | None = None) -> Source:
@@ -25,14 +28,20 @@ def load(path: Path, weights: str | None = None) -> Source:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
-        raise InputError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
-    (first, *others) = session.get_inputs()
-    if others or len(first.shape) != 4:
+        reason = str(error).splitlines()[:1] or [type(error).__name__]
+        raise InputError(f"{path} is not a readable ONNX model: {reason[0]}") from error
+    inputs = session.get_inputs()
+    fits = len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in _TYPES
+    batch, channels, height, width = (
+        (n if isinstance(n, int) else None for n in inputs[0].shape) if fits else (None,) * 4
+    )
+    if not fits or channels not in (None, 1, 3):
         raise InputError(
-            f"expected one input (N, C, H, W) in {path}; got "
-            + ", ".join(f"{node.name} {node.shape}" for node in session.get_inputs())
+            f"expected one input (N, C, H, W) of floats with 1 or 3 channels in {path}; got "
+            + (", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs) or "no input")
         )
-    batch, channels, height, width = (size if isinstance(size, int) else None for size in first.shape)
+    if not (output := session.get_outputs()[0]).type.startswith("tensor("):
+        raise InputError(f"expected logits (N, K) as the first output of {path}; got {output.name} {output.type}")
     preprocessing: dict[str, Any] = {}
     if height and width:
         preprocessing["input_size"] = (height, width)
@@ -40,7 +49,20 @@ def load(path: Path, weights: str | None = None) -> Source:
         preprocessing |= {"mean": (0.5,), "std": (0.5,)}
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {first.name: images.contiguous().numpy()})[0])
+        array = images.cpu().contiguous().numpy().astype(_TYPES[inputs[0].type], copy=False)
+        return torch.from_numpy(_in_batches(lambda x: session.run(None, {inputs[0].name: x})[0], array, batch))
 
-    # A batch size fixed in the file other than 1 would need padding; such exports are rare and say so when they fail.
     return Source(run, str(path), preprocessing, device="cpu", batch_size=batch)
+
+
+def _in_batches(run: Any, images: np.ndarray[Any, Any], size: int | None) -> np.ndarray[Any, Any]:
+    """`run` of all images; in batches of exactly `size` where the file demands it, the last one filled up."""
+    if size is None:
+        return np.asarray(run(images))
+    missing = -len(images) % size
+    padded = np.concatenate([images, np.zeros_like(images, shape=(missing, *images.shape[1:]))])
+    outputs = [run(padded[start : start + size]) for start in range(0, len(padded), size)]
+    for output in outputs:
+        if len(output) != size:
+            raise InputError(f"expected logits ({size}, K) from an ONNX model of batch size {size}; got {output.shape}")
+    return np.concatenate(outputs)[: len(images)]

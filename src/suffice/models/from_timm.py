@@ -32,6 +32,8 @@ def load(name: str, weights: str | None = None) -> Source:
         if weights != "random":
             published: Any = module.pretrained_cfg
             load_weights(module, weights or _cached(name, published), f"timm:{name}")
+    if getattr(module, "num_classes", None) == 0:
+        raise InputError(f"expected a classifier; timm:{name} has no classes, it only makes features")
     config = resolve_model_data_config(module)
     interpolation = config["interpolation"]
     return Source(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from suffice.errors import InputError
 from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import load_weights
+
+# DenseNet's published files still say norm.1 where the module says norm1.
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def load(name: str, weights: str | None = None) -> Source:
@@ -33,7 +37,7 @@ def load(name: str, weights: str | None = None) -> Source:
                     f"no weights for torchvision:{name} on this machine; fetch {newest.url} to {file}, or pass "
                     "weights=FILE, or weights=download to let torchvision fetch it, or weights=random to go without"
                 )
-            load_weights(module, file, f"torchvision:{name}")
+            load_weights(module, file, f"torchvision:{name}", lambda old: _DENSENET.sub(r"\1\2", old))
     preset = newest.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
     return Source(

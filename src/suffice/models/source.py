@@ -18,7 +18,7 @@ class Source:
         name: what reports call it, and what `load_classifier` takes to load it again.
         preprocessing: fields of `Preprocessing` that the source knows.
         class_names: names in the order of the logits, where the source knows them.
-        device, batch_size: set where the source leaves no choice.
+        device, batch_size: what the source would use where the caller has no wish.
     """
 
     module: nn.Module | Callable[[Tensor], Any]
