@@ -1,0 +1,69 @@
+"""Operators that treat each position alone: the mask stays as it is, and no checkpoint is needed."""
+
+from typing import Any
+
+from torch import Tensor
+
+from suffice.errors import InputError
+from suffice.occlusion.rules.activation import Activation, derive, plain, rule
+
+_ZERO_TO_ZERO = (
+    "relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu elu elu_ celu selu gelu silu mish hardswish tanh tanh_ "
+    "softsign abs neg square sign erf dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
+    "dropout_ contiguous clone to float double half bfloat16 type type_as cpu cuda detach requires_grad_ __neg__ "
+    "nan_to_num"
+)
+_ZERO_TO_OTHER = (
+    "hardtanh hardtanh_ sigmoid sigmoid_ logsigmoid hardsigmoid softplus hardshrink softshrink tanhshrink "
+    "threshold threshold_ exp exp_ log log1p expm1 sqrt sqrt_ rsqrt reciprocal sin cos floor ceil round clamp "
+    "clamp_ clamp_min clamp_min_ clamp_max clip clip_ pow __pow__ __rpow__ logical_not bitwise_not __invert__ "
+    "log2 sinh cosh atan isnan isfinite isinf relu6_"
+)
+
+
+def _applied(x: Activation, out: Tensor, clean: bool) -> Activation:
+    if out is x.value:  # in place, or nothing to do
+        x.clean = clean
+        return x
+    return derive(x, out, x.mask, clean=clean)
+
+
+@rule(_ZERO_TO_ZERO)
+def zero_preserving(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Activation:
+    """f(0) = 0: what a checkpoint has zeroed stays zero."""
+    return _applied(x, func(x.value, *map(plain, args), **kwargs), x.clean)
+
+
+@rule(_ZERO_TO_OTHER)
+def pointwise(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Activation:
+    """f(0) is something else, which the next checkpoint zeroes again."""
+    if not isinstance(x, Activation):  # a number to the power of an activation
+        exponent = next(a for a in args if isinstance(a, Activation))
+        return derive(exponent, func(x, *map(plain, args), **kwargs), exponent.mask)
+    return _applied(x, func(x.value, *map(plain, args), **kwargs), False)
+
+
+@rule("batch_norm")
+def batch_norm(
+    func: Any, x: Activation, running_mean: Tensor | None, running_var: Tensor | None, *args: Any, **kwargs: Any
+) -> Activation:
+    """With its running statistics it is one scale and shift a channel."""
+    training = kwargs.get("training", args[2] if len(args) > 2 else False)
+    if training or running_mean is None:
+        raise InputError("expected batch norm to use running statistics (call model.eval()), got batch statistics")
+    return derive(x, func(x.value, running_mean, running_var, *args, **kwargs), x.mask)
+
+
+@rule("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor")
+def creation(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Tensor:
+    """Takes nothing from the activation but shape, type and device: a constant, so a plain tensor."""
+    out: Tensor = func(x.value, *args, **kwargs)
+    return out
+
+
+@rule(
+    "is_contiguous stride is_complex storage_offset element_size get_device nelement is_inference is_leaf layout is_mps"
+)
+def question(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Any:
+    """Answers that are no tensors."""
+    return func(x.value, *args, **kwargs)
