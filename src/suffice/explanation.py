@@ -66,18 +66,23 @@ class Explanation:
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
         """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) as `directory`.
 
-        The directory appears complete or not at all; one that is already there is replaced.
+        The directory appears complete or not at all; an explanation that is already there is replaced.
 
         Raises:
-            InputError: the place cannot be written to.
+            InputError: the place cannot be written to, or holds something else than an explanation.
         """
         directory = Path(directory)
+        target = Path(os.path.realpath(directory))  # what a link points to, and a name for "."
         try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+            if target.is_dir() and any(target.iterdir()) and not (target / "explanation.json").is_file():
+                raise InputError(f"expected a new folder, an empty one or an explanation to replace; got {directory}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            workspace = Path(tempfile.mkdtemp(prefix=".suffice-", dir=target.parent))
         except OSError as error:
             raise InputError(f"expected a folder that can be written to; got {directory.parent}: {error}") from error
+        partial, previous = workspace / "new", workspace / "old"
         try:
+            partial.mkdir()
             content = self.to_dict() | {"mask": "mask.png", "saliency": "saliency.npy"}
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             (partial / "explanation.json").write_text(text, encoding="utf-8")
@@ -85,14 +90,15 @@ class Explanation:
             np.save(partial / "saliency.npy", self.saliency.numpy())
             for name, data in (extra or {}).items():
                 (partial / name).write_bytes(data)
-            partial.chmod(0o755)  # mkdtemp makes it private
-            if directory.is_dir():
-                shutil.rmtree(directory)
-            partial.replace(directory)
+            if target.is_dir():
+                target.replace(previous)
+            partial.replace(target)
         except OSError as error:
             raise InputError(f"could not write {directory}: {error}") from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if previous.exists() and not target.exists():
+                previous.replace(target)
+            shutil.rmtree(workspace, ignore_errors=True)
         return directory
 
 
@@ -110,5 +116,5 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
         saliency = torch.from_numpy(np.load(directory / content["saliency"], allow_pickle=False))
         fields = {**content, "mask": mask, "saliency": saliency, "notes": tuple(content["notes"])}
         return Explanation(**fields)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # json, numpy and Pillow raise a dozen types for damaged files
         raise InputError(f"expected a saved explanation in {directory}; got {error!r}") from error

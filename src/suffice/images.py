@@ -15,16 +15,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from suffice.classifier import Classifier, Preprocessing
@@ -48,6 +46,15 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 # How an upright array goes back to the order in which the file stores it, by EXIF orientation.
 _TO_STORED = {
@@ -84,7 +91,7 @@ class Frame:
     Attributes:
         photo_size: (width, height) of the upright photo in pixels.
         resized: (width, height) after the resize.
-        offset: (left, top) of the crop in the resized photo.
+        offset: (left, top) of the crop in the resized photo; below 0 where the crop is larger.
         crop: (width, height) of the crop: the model's input.
     """
 
@@ -115,30 +122,55 @@ def frame_of(photo_size: tuple[int, int], preprocessing: Preprocessing) -> Frame
     target_width = math.floor(crop_width / preprocessing.crop_pct + 1e-9)
     if preprocessing.crop_mode == "squash":
         resized = (target_width, target_height)
+    elif target_width != target_height:  # timm's rule, which is not quite the limit of torchvision's
+        ratio = min(width / target_width, height / target_height)
+        resized = (round(width / ratio), round(height / ratio))
     elif target_width / width >= target_height / height:
         resized = (target_width, max(target_height, int(target_width * height / width)))
     else:
         resized = (max(target_width, int(target_height * width / height)), target_height)
-    # Python's round, as torchvision has it: halves go to the even neighbour.
-    offset = (round((resized[0] - crop_width) / 2), round((resized[1] - crop_height) / 2))
+    offset = (_centred(resized[0], crop_width), _centred(resized[1], crop_height))
     return Frame(photo_size, resized, offset, (crop_width, crop_height))
 
 
+def _centred(resized: int, crop: int) -> int:
+    # Python's round, as torchvision has it: halves go to the even neighbour. A margin is rounded down.
+    return round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)
+
+
 def prepare(photo: Photo, classifier: Classifier) -> Tensor:
+    """The photo as the classifier takes it, to be explained: float32 (C, H, W) in [0, 1], before normalisation.
+
+    Raises:
+        InputError: as `to_model`; or every pixel has the same colour, so that there is nothing to explain.
+    """
+    image = to_model(photo, classifier)
+    if torch.equal(image.flatten(1).amin(1), image.flatten(1).amax(1)):
+        raise InputError(f"expected a photo with content; every pixel of {photo.path or 'it'} has the same colour")
+    return image
+
+
+def to_model(photo: Photo, classifier: Classifier) -> Tensor:
     """The photo as the classifier takes it: float32 (C, H, W) in [0, 1], before normalisation.
 
     Raises:
-        InputError: every pixel has the same colour, so that there is nothing to explain.
+        InputError: a classifier that takes neither 1 nor 3 channels, or a photo too narrow to be resized.
     """
     preprocessing = classifier.preprocessing
     frame = frame_of(photo.pixels.size, preprocessing)
     (left, top), (width, height) = frame.offset, frame.crop
-    pixels = photo.pixels if len(preprocessing.mean) == 3 else photo.pixels.convert("L")
+    channels = len(preprocessing.mean)
+    if channels not in (1, 3):
+        raise InputError(f"expected a classifier of 1 or 3 channels for a photo; {classifier.name} takes {channels}")
+    if frame.resized[0] * frame.resized[1] > LARGEST_PIXELS:
+        raise InputError(
+            f"expected a photo that is at most {LARGEST_PIXELS:,} pixels after the resize; {photo.path or 'it'} of "
+            f"{photo.pixels.width} x {photo.pixels.height} would be {frame.resized[0]} x {frame.resized[1]}"
+        )
+    pixels = photo.pixels if channels == 3 else photo.pixels.convert("L")
     pixels = pixels.resize(frame.resized, _RESAMPLING[preprocessing.interpolation])
     pixels = pixels.crop((left, top, left + width, top + height))
-    image = torch.from_numpy(np.array(pixels, dtype=np.uint8)).reshape(height, width, -1).permute(2, 0, 1)
-    if bool((image.flatten(1).amin(1) == image.flatten(1).amax(1)).all()):
-        raise InputError(f"expected a photo with content; every pixel of {photo.path or 'it'} has the same colour")
+    image = torch.from_numpy(np.array(pixels, dtype=np.uint8)).reshape(height, width, channels).permute(2, 0, 1)
     return (image.to(torch.float32) / 255).contiguous()
 
 
@@ -164,10 +196,12 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     Raises:
         InputError: no such file, not an image, damaged or truncated, smaller than 8 x 8 or larger than 178 megapixels.
     """
-    source = _sample(os.fspath(path)) if os.fspath(path).startswith("sample:") else Path(path)
-    if source.is_dir():
-        raise InputError(f"expected an image file; {path} is a directory")
     try:
+        source = _sample(os.fspath(path)) if os.fspath(path).startswith("sample:") else Path(path)
+        if source.is_dir():
+            raise InputError(f"expected an image file; {path} is a directory")
+        if source.exists() and not source.is_file():
+            raise InputError(f"expected an image file; {path} is a pipe or a device")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and from half its size limit on
             with Image.open(source) as opened:
@@ -177,19 +211,25 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
                         f"expected an image of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels; "
                         f"{path} has {width} x {height}"
                     )
-                orientation = opened.getexif().get(_ORIENTATION, 1)
+                if width * height > LARGEST_PIXELS:  # also where a program has lifted Pillow's limit
+                    raise Image.DecompressionBombError
+                orientation = _orientation(opened)
                 opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                return Photo(_to_rgb(upright, path), orientation if orientation in _TO_STORED else 1, str(path))
+                pixels = _to_rgb(opened, path)
+                if (turn := _orientation(opened)) != 1:  # Pillow itself turns a TIFF as it loads
+                    pixels = pixels.transpose(_UPRIGHT[turn])
+                return Photo(pixels, orientation, str(path))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"expected an image file; there is none at {path}") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"expected an image of at most {LARGEST_PIXELS:,} pixels; {path} has more") from error
     except UnidentifiedImageError as error:
         raise InputError(f"expected an image (JPEG, PNG, WebP, TIFF, GIF, BMP); {path} is none") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError) as error:
-        if isinstance(error, InputError):
-            raise
+    except PermissionError as error:
+        raise InputError(f"expected an image file that may be read; {path}: permission denied") from error
+    except Exception as error:  # Pillow's readers raise a dozen types for a damaged file, down to IndexError
         raise InputError(f"expected a readable image; {path} is damaged or truncated: {error}") from error
 
 
@@ -204,13 +244,20 @@ def find_images(paths: Iterable[str]) -> list[str]:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        inside = sorted(p for p in Path(path).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        try:
+            inside = sorted(p for p in Path(path).iterdir() if _is_image_name(p.name) and p.is_file())
+        except OSError as error:
+            raise InputError(f"expected a directory that may be read; got {path}: {error}") from error
         if not inside:
             raise InputError(f"expected a directory with images ({', '.join(SUFFIXES)}); there are none in {path}")
         found += map(str, inside)
     if not found:
         raise InputError("expected at least one image; got none")
     return found
+
+
+def _is_image_name(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def to_photo(values: Tensor | np.ndarray[Any, Any], frame: Frame) -> np.ndarray[Any, Any]:
@@ -273,6 +320,14 @@ def _sample(name: str) -> Path:
     return Path(skimage.__file__).parent / "data" / SAMPLES[key]
 
 
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # metadata that cannot be read is no reason to refuse a photo that can
+        return 1
+    return value if isinstance(value, int) and value in _TO_STORED else 1
+
+
 def _to_rgb(image: Image.Image, path: object) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide(image, path)
@@ -292,7 +347,7 @@ def _from_wide(image: Image.Image, path: object) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(f"expected pixel values of at least 0; {path} has negative values, NaN or infinity")
-    usual: tuple[float, ...] = (65535.0,) if image.mode.startswith("I;16") else (65535.0, 2.0**32 - 1)
+    usual: tuple[float, ...] = (65535.0,) if image.mode.startswith("I;16") else (255.0, 65535.0, 2.0**31 - 1)
     if image.mode == "F":
         usual = (1.0, 255.0, 65535.0)
     scale = next((full for full in usual if values.max() <= full), None)

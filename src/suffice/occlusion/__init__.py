@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier
+from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError
 from suffice.occlusion import fill
 from suffice.occlusion.deactivation import deactivated_forward
 
 NAMES = ("deactivate", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
+_WITH_VALUE = ("colour:", "image:")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0,
     try:
         return Occlusion(name, classifier, background=fill.named(name, classifier, seed))
     except InputError:
-        if name.startswith(("colour:", "image:")):
+        if name.startswith(_WITH_VALUE):
             raise
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -99,8 +100,18 @@ def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0,
 def make_occlusions(
     classifier: Classifier, names: str, *, threshold: float = 0.0, seed: int = 0
 ) -> tuple[Occlusion, ...]:
-    """Several occlusions joined by commas, which mean all of them at once."""
-    parts = [part.strip() for part in names.split(",")]
+    """Several occlusions joined by commas, which mean all of them at once.
+
+    A comma inside of a colour or a path, as in `colour:rgb(255, 128, 0),zero`, is told apart by what follows it.
+    """
+    parts: list[str] = []
+    for part in names.split(","):
+        name = part.strip()
+        starts = not name or name in NAMES or name.startswith(_WITH_VALUE)
+        if not starts and parts and parts[-1].startswith(_WITH_VALUE):
+            parts[-1] += f",{part.rstrip()}"
+        else:
+            parts.append(name)
     if not all(parts) or len(set(parts)) != len(parts):
         raise InputError(f"expected occlusions joined by commas, each once; got {names!r}")
     return tuple(make_occlusion(classifier, part, threshold=threshold, seed=seed) for part in parts)
@@ -138,7 +149,7 @@ def masked_logits(
 
 def check_masks(masks: Tensor | np.ndarray[Any, Any], images: Tensor) -> Tensor:
     """Masks as a bool tensor (N, H, W) that fits `images`; raises InputError otherwise."""
-    masks = torch.as_tensor(masks)
+    masks = as_tensor(masks)
     if masks.dtype != torch.bool:
         raise InputError(
             f"expected masks of type bool, True = kept; got {masks.dtype} (a threshold is yours to choose)"

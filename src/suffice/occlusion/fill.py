@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import ImageColor
 from torch import Tensor
+from torch.nn import functional
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.images import load_image
+from suffice.images import read_photo, to_model
 
 Background = Callable[[Tensor], Tensor]
 """(N, C, H, W) in [0, 1] -> background that broadcasts to it."""
@@ -38,17 +39,21 @@ def mean_colour(images: Tensor) -> Tensor:
 
 def blurred(images: Tensor) -> Tensor:
     """Each image itself under a Gaussian blur with a standard deviation of 1/20 of its shorter side."""
-    from torchvision.transforms.functional import gaussian_blur
-
     sigma = min(images.shape[2:]) / 20
-    size = 2 * math.ceil(3 * sigma) + 1
-    return gaussian_blur(images, [size, size], [sigma, sigma])
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    weights = (-(offsets**2) / (2 * sigma**2)).exp()
+    weights = weights / weights.sum()
+    # Rows, then columns: 67 + 67 products for each pixel of a 224 x 224 image instead of 67 x 67.
+    planes = functional.pad(images.flatten(0, 1)[:, None], (radius,) * 4, mode="reflect")
+    planes = functional.conv2d(functional.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
+    return planes.view(images.shape).clamp(0, 1)
 
 
 def noise(images: Tensor, mean: Sequence[float], std: Sequence[float], seed: int) -> Tensor:
     """Gaussian noise, N(0, 1) after normalisation, clipped to valid pixels; the same for every image of one seed."""
-    generator = torch.Generator().manual_seed(seed)
-    unit = torch.randn(images.shape[1:], generator=generator).to(images.device)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    unit = torch.randn(images.shape[1:], generator=generator, device="cpu", dtype=torch.float32).to(images.device)
     scale = constant(images, std)
     return (constant(images, mean) + scale * unit[None]).clamp(0, 1)
 
@@ -80,7 +85,7 @@ def named(name: str, classifier: Classifier, seed: int) -> Background:
     if kind == "colour" and value:
         return functools.partial(constant, colour=_colour(value, len(mean)))
     if kind == "image" and value:
-        other = load_image(value, classifier)[None]
+        other = to_model(read_photo(value), classifier)[None]
         return lambda images: other.to(images.device)
     raise InputError(f"expected a fill among {', '.join(simple)}, colour:…, image:…; got {name!r}")
 
@@ -90,6 +95,8 @@ def _colour(text: str, channels: int) -> tuple[float, ...]:
         rgb = ImageColor.getrgb(text)[:3]
     except ValueError as error:
         raise InputError(f"expected a colour such as red or #ff8000; got {text!r}") from error
+    if channels not in (1, 3):
+        raise InputError(f"expected a classifier of 1 or 3 channels for the colour {text!r}; it takes {channels}")
     if channels == 1:  # luma of ITU-R 601, as Pillow's own conversion to grey
         return ((0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) / 255,)
     return tuple(value / 255 for value in rgb)
