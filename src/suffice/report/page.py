@@ -1,0 +1,280 @@
+"""Explanations as one self-contained HTML file.
+
+`make_entry` reduces an explanation and its photo to what the page shows: the photo and the saliency once, as small
+images, and the outline as an SVG path. The views (dimmed, cut out, outlined) are drawn by the browser from these three,
+so that a page with hundreds of photos can still be opened. `render_report` fills the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import io
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from suffice.explanation import Explanation
+from suffice.images import Frame, Photo
+from suffice.report.figures import (
+    Corner,
+    framed_as,
+    heat,
+    heat_colours,
+    is_ragged,
+    outline,
+    png_bytes,
+    sees_all,
+    shrunk,
+    thumbnail,
+)
+
+_LONGEST_VIEW = 640  # pixels of the photo in the page
+_LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
+_PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
+
+# What HTML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
+_UNPRINTABLE = dict.fromkeys(
+    (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the page shows of one explanation: plain values and small encoded images, 30 to 100 kB.
+
+    Attributes:
+        facts: `Explanation.to_dict()`.
+        demanded: least confidence that is sufficient, in [0, 1]; None where γ is not among the settings.
+        directory: where the files of the explanation lie, relative to the page; empty for none.
+        command: makes the explanation again.
+        size: (width, height) of the views in pixels.
+        box: left, top, width and height of what the model sees, in pixels of the views.
+        sees_all: whether that is the whole photo.
+        crop: (width, height) of the model's input.
+        pixel_art: whether pixels are shown as squares.
+        outline: SVG path data in pixels of the model's input.
+        ragged: whether it is too long for a line of the usual width.
+        saliency_range: least and greatest saliency.
+        photo, saliency, thumbnail: `data:` URIs.
+    """
+
+    facts: dict[str, Any]
+    demanded: float | None
+    directory: str
+    command: str
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    sees_all: bool
+    crop: tuple[int, int]
+    pixel_art: bool
+    outline: str
+    ragged: bool
+    saliency_range: tuple[float, float]
+    photo: str
+    saliency: str
+    thumbnail: str
+
+    @property
+    def folder(self) -> str:
+        """Where the photo lies, as the caller wrote it, with the separator at its end; may be empty."""
+        return str(self.facts["image"]).removesuffix(self.name)
+
+    @property
+    def name(self) -> str:
+        """File name of the photo."""
+        return PurePath(str(self.facts["image"])).name
+
+
+def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, directory: str, command: str) -> Entry:
+    """What `render_report` needs of one explanation; holds on to neither the photo nor the maps.
+
+    Args:
+        explanation: mask and saliency (H, W) in model coordinates.
+        photo: the upright photo that it explains.
+        frame: how the photo was brought to the model.
+        directory: where the explanation's files lie, relative to the page; empty for none.
+        command: makes the explanation again.
+
+    Raises:
+        InputError: a mask of another size than the frame's crop.
+    """
+    view = shrunk(photo.pixels, _LONGEST_VIEW)
+    pixel_art = max(view.size) <= _PIXEL_ART
+    left, top, right, bottom = framed_as(frame, view.size).box
+    keep_confidence = explanation.settings.get("keep_confidence")
+    loops = outline(explanation.mask)
+    facts = explanation.to_dict()
+    return Entry(
+        facts=facts | {"image": facts["image"] or photo.path},
+        demanded=None if keep_confidence is None else float(keep_confidence) * explanation.confidence,
+        directory=directory,
+        command=command,
+        size=view.size,
+        box=(left, top, right - left, bottom - top),
+        sees_all=sees_all(frame),
+        crop=frame.crop,
+        pixel_art=pixel_art,
+        outline=path_data(loops),
+        ragged=is_ragged(loops, frame.crop),
+        saliency_range=(float(explanation.saliency.min()), float(explanation.saliency.max())),
+        photo=_encoded(view, exact=pixel_art),
+        saliency=_encoded(heat(explanation.saliency), exact=pixel_art),
+        thumbnail=_encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
+    )
+
+
+def render_report(entries: Sequence[Entry], *, command: str, failures: Sequence[tuple[str, str]] = ()) -> str:
+    """One self-contained HTML file: an overview where there are several images, then each explanation.
+
+    Args:
+        entries: in the order in which they are shown.
+        command: makes the whole report again.
+        failures: (image, one-line error) of the images that could not be explained.
+
+    Returns:
+        HTML, to be written as UTF-8. The same entries give the same text.
+    """
+    style, script = _source("style.css"), _source("script.js")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            entries=entries,
+            failures=failures,
+            command=command,
+            overview=len(entries) + len(failures) != 1,
+            common=_common(entries),
+            medians=_medians(entries),
+            sufficient=sum(entry.facts["sufficient"] for entry in entries),
+            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
+            # In a page that may name anything as a file or a class, only this style and this script may act.
+            style=Markup(style),
+            script=Markup(script),
+            policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+        )
+    )
+
+
+def path_data(loops: Sequence[Sequence[Corner]]) -> str:
+    """SVG path data of closed polygons with horizontal and vertical sides.
+
+    >>> path_data([[(1, 1), (3, 1), (3, 2), (1, 2)]])
+    'M1 1h2v1h-2z'
+    """
+    parts = []
+    for loop in loops:
+        steps = (f"h{x1 - x0}" if y0 == y1 else f"v{y1 - y0}" for (x0, y0), (x1, y1) in itertools.pairwise(loop))
+        parts.append(f"M{loop[0][0]} {loop[0][1]}{''.join(steps)}z")
+    return "".join(parts)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as a percentage that is never rounded to nothing or to all.
+
+    >>> [percent(share) for share in (0, 0.00049, 0.1234, 0.9996, 0.9999999, 1)]
+    ['0%', '0.049%', '12.3%', '99.960%', '>99.999%', '100%']
+    """
+    if share in (0, 1):
+        return f"{share:.0%}"
+    from_the_end = 100 * min(share, 1 - share)
+    if from_the_end < 0.001:
+        return "<0.001%" if share < 0.5 else ">99.999%"
+    # Two digits of the distance from the nearer end, at least one decimal.
+    return f"{share:.{min(3, max(1, 1 - math.floor(math.log10(from_the_end))))}%}"
+
+
+def told_apart(first: float, second: float) -> tuple[str, str]:
+    """Two shares in [0, 1] as percentages with as many decimals as it takes to see which is larger.
+
+    >>> told_apart(0.34504, 0.34496)
+    ('34.504%', '34.496%')
+    """
+    texts = percent(first), percent(second)
+    for decimals in range(2, 8):
+        if texts[0] != texts[1] or first == second:
+            break
+        texts = f"{first:.{decimals}%}", f"{second:.{decimals}%}"
+    return texts
+
+
+def duration(seconds: float) -> str:
+    """A wall time for a reader.
+
+    >>> [duration(seconds) for seconds in (0.04, 7.26, 75, 3720)]
+    ['0.04 s', '7.3 s', '1 min 15 s', '1 h 02 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _common(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Of model, method, occlusion and version those that all entries share."""
+    if not entries:
+        return {}
+    first = entries[0].facts
+    keys = ("model", "method", "occlusion", "version")
+    return {key: first[key] for key in keys if all(entry.facts[key] == first[key] for entry in entries)}
+
+
+def _medians(entries: Sequence[Entry]) -> dict[str, float]:
+    keys = ("area", "confidence", "explanation_confidence", "forward_passes", "seconds")
+    return {key: statistics.median(entry.facts[key] for entry in entries) for key in keys} if entries else {}
+
+
+def _encoded(image: Image.Image, exact: bool = False) -> str:
+    """An image as a `data:` URI: PNG where every pixel counts, else WebP, a tenth of its size."""
+    if exact:
+        return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=80, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _hash(text: str) -> str:
+    """How a content security policy names an inline style or script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _printable(value: Any) -> Any:
+    return value if isinstance(value, Markup) else str(value).translate(_UNPRINTABLE)
+
+
+def _url_path(path: str) -> str:
+    """A relative path as a link; also of a name that is not UTF-8. A colon is quoted, so it never becomes a scheme."""
+    return quote(PurePath(path).as_posix(), errors="surrogateescape")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("suffice.report", "template"),
+        autoescape=True,
+        finalize=_printable,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., Any]] = {"percent": percent, "duration": duration, "url": _url_path}
+    environment.filters |= filters
+    environment.globals["told_apart"] = told_apart
+    return environment
+
+
+def _source(name: str) -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

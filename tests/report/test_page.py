@@ -1,0 +1,331 @@
+import base64
+import dataclasses
+import hashlib
+import io
+import itertools
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from suffice.classifier import Preprocessing
+from suffice.explanation import Explanation
+from suffice.images import Photo, frame_of
+from suffice.report.page import Entry, make_entry, render_report
+
+torch.set_num_threads(1)
+
+EVIL = "<script>alert('x')</script>&\"quoted\""
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+# What may name something to load or to follow.
+REFERENCES = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}
+
+
+def an_explanation(**changes: Any) -> Explanation:
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[8:20, 10:24] = True
+    explanation = Explanation(
+        mask=mask,
+        saliency=torch.linspace(0, 1, 1024).reshape(32, 32),
+        target=3,
+        target_name="ibex",
+        confidence=0.8,
+        explanation_confidence=0.6,
+        sufficient=True,
+        area=float(mask.float().mean()),
+        method="causal",
+        occlusion="zero",
+        settings={"keep_confidence": 0.5, "iterations": 20},
+        seed=7,
+        forward_passes=1234,
+        seconds=2.5,
+        model="toy",
+        version="0.1.0",
+        image="photos/ibex.png",
+    )
+    return dataclasses.replace(explanation, **changes)
+
+
+def an_entry(size: tuple[int, int] = (300, 200), directory: str = "ibex", **changes: Any) -> Entry:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1] // 4 + 1, size[0] // 4 + 1, 3), dtype=np.uint8)
+    photo = Photo(Image.fromarray(noise).resize(size), 1, "photos/ibex.png")
+    frame = frame_of(size, Preprocessing(input_size=(32, 32)))
+    return make_entry(an_explanation(**changes), photo, frame, directory=directory, command="suffice explain ibex.png")
+
+
+def render(*entries: Entry, failures: tuple[tuple[str, str], ...] = ()) -> str:
+    return render_report(entries, command="suffice explain photos --out out", failures=failures)
+
+
+class Page(HTMLParser):
+    """Elements in order, with the text in each; fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, list[str]]] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names))
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append((tag, []))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        opened, text = self.open.pop()
+        assert opened == tag
+        joined = "".join(text)
+        self.texts.append((tag, re.sub(r"\s+", " ", joined).strip()))
+        if self.open:
+            self.open[-1][1].append(joined)
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.open[-1][1].append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def text(self, tag: str) -> list[str]:
+        return [text for name, text in self.texts if name == tag]
+
+    @property
+    def words(self) -> str:
+        return self.text("main")[0]
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2])))
+
+
+PAGES = {
+    "one": lambda: render(an_entry()),
+    "none": lambda: render(failures=(("a.jpg", "broken"),)),
+    "nothing": lambda: render(),
+    "several": lambda: render(
+        an_entry(), an_entry(sufficient=False), an_entry((20, 20)), failures=((EVIL, "broken"), ("b.png", EVIL))
+    ),
+    "evil": lambda: render(
+        an_entry(
+            directory=EVIL,
+            target_name=EVIL,
+            image=EVIL,
+            model=EVIL,
+            method=EVIL,
+            occlusion=EVIL,
+            version=EVIL,
+            settings={EVIL: EVIL},
+            notes=(EVIL,),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_well_formed_with_unique_ids_and_targets_for_its_links(name: str) -> None:
+    html = PAGES[name]()
+    page = Page(html)
+    assert html.lstrip().startswith("<!DOCTYPE html>")
+    assert page.all("html") == [{"lang": "en"}]
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    used = [value[1:] for _, a in page.elements for key, value in a.items() if key == "href" and value[0] == "#"]
+    used += re.findall(r"url\(#([\w-]+)\)", html)
+    used += [value for _, a in page.elements for key, value in a.items() if key == "aria-labelledby"]
+    assert set(used) <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_loads_nothing_from_elsewhere(name: str) -> None:
+    html = PAGES[name]()
+    page = Page(html)
+    assert not {"link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.elements}
+    for tag, attributes in page.elements:
+        for key, value in attributes.items():
+            if key in REFERENCES:
+                assert value.startswith(("data:image/", "#")) or (tag == "a" and ":" not in value)
+            assert not key.startswith("on")
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_only_the_pages_own_style_and_script_may_act(name: str) -> None:
+    page = Page(PAGES[name]())
+    policy = page.all("meta")[1]["content"]
+    assert "default-src 'none'" in policy
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", PAGES[name](), re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert not any("style" in attributes for _, attributes in page.elements)
+
+
+@pytest.mark.parametrize("name", ["evil", "several"])
+def test_markup_in_names_is_shown_as_text(name: str) -> None:
+    html = PAGES[name]()
+    assert html.count("<script>") == 1
+    assert EVIL not in html
+    assert EVIL in Page(html).words
+
+
+def test_names_that_no_file_can_hold_are_replaced() -> None:
+    html = render(an_entry(image="a\udcffb\0c\x1b.png", directory="a\udcff b:c"))
+    assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c" in html
+    assert 'href="a%FF%20b%3Ac/mask.png"' in html
+    html.encode("utf-8")
+
+
+def test_the_same_entries_give_the_same_page() -> None:
+    assert PAGES["several"]() == PAGES["several"]()
+
+
+def test_a_page_with_one_image_is_small() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)  # the worst photo there is
+    mask = torch.from_numpy(np.random.default_rng(0).random((224, 224)) < 0.5)  # and the worst mask
+    explanation = an_explanation(mask=mask, saliency=torch.rand(224, 224, generator=torch.Generator().manual_seed(0)))
+    frame = frame_of((1600, 1200), Preprocessing())
+    entry = make_entry(explanation, Photo(Image.fromarray(noise)), frame, directory="", command="")
+    assert len(render(entry)) < 1_500_000
+
+
+def test_entry_holds_small_images_only() -> None:
+    entry = an_entry((2000, 1000))
+    assert entry.size == decoded(entry.photo).size == (640, 320)
+    assert decoded(entry.photo).format == "WEBP"
+    assert decoded(entry.saliency).size == (32, 32)
+    assert max(decoded(entry.thumbnail).size) == 144
+    assert entry.box == (160, 0, 320, 320)
+    assert not entry.sees_all
+    assert entry.outline == "M10 8h14v12h-14z"
+    assert not any(isinstance(value, (torch.Tensor, Image.Image)) for value in vars(entry).values())
+
+
+def test_a_tiny_photo_is_shown_pixel_by_pixel() -> None:
+    entry = an_entry((28, 28))
+    assert entry.pixel_art
+    assert entry.sees_all
+    assert decoded(entry.photo).format == "PNG"
+    assert decoded(entry.photo).size == (28, 28)
+    assert "dashed line" not in render(entry)
+    assert "dashed line" in render(an_entry((300, 200)))
+
+
+def test_page_of_one_explanation_says_all_of_it() -> None:
+    page = Page(render(an_entry(notes=("The model is not sure.",))))
+    words = page.words
+    assert page.text("h1") == ["ibex class 3"]
+    for expected in (
+        "Sufficient under zero",
+        "60.0% confidence. 40.0% was demanded.",
+        "Demanded: 40.0% = γ 0.5 × 80.0%",
+        "16.4%",
+        "1,234",
+        "2.5 s",
+        "causal",
+        "toy",
+        "0.1.0",
+        "keep_confidence0.5",
+        "iterations20",
+        "seed7",
+        "The model is not sure.",
+        "photos/ibex.png",
+        "suffice explain ibex.png",
+    ):
+        assert expected in words
+    assert "Not sufficient" not in words
+    assert not page.all("img")  # no overview
+    views = [a for a in page.all("svg") if a.get("role") == "img" and "viewbox" in a]
+    assert len(views) == 4
+    assert all(view["aria-label"] for view in views)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"explanation_confidence": 0.2}, "gives “ibex” 20.0% confidence; 40.0% was demanded"),
+        ({"explanation_confidence": 0.39996}, "gives “ibex” 39.996% confidence; 40.000% was demanded"),
+        ({"explanation_confidence": 0.45}, "another class comes out on top (“ibex” has 45.0%)"),
+        ({"explanation_confidence": 0.2, "settings": {}}, "another class comes out on top"),
+        ({"explanation_confidence": 0.2, "occlusion": "zero,blur"}, "it fails at least one of zero and blur"),
+    ],
+)
+def test_an_insufficient_explanation_is_unmistakable(changes: dict[str, Any], expected: str) -> None:
+    html = render(an_entry(sufficient=False, **changes))
+    words = Page(html).words
+    assert expected in words
+    assert "Not sufficient" in words
+    assert "✕ not enough" in words
+    assert "Sufficient under" not in words
+    assert 'class="line good' not in html
+
+
+def test_several_occlusions_are_named_each() -> None:
+    words = Page(render(an_entry(occlusion="zero, blur,noise"))).words
+    assert "Sufficient under each of zero, blur and noise" in words
+    assert "at least 60.0% confidence" in words
+
+
+def test_empty_and_full_masks_and_a_constant_saliency_are_named() -> None:
+    empty = an_entry(mask=torch.zeros(32, 32, dtype=torch.bool), area=0.0, saliency=torch.zeros(32, 32))
+    assert empty.outline == ""
+    words = Page(render(empty)).words
+    assert "Empty: no pixel is kept." in words
+    assert "nothing was ranked" in words
+    full = an_entry(mask=torch.ones(32, 32, dtype=torch.bool), area=1.0)
+    assert full.outline == "M0 0h32v32h-32z"
+    assert "All that the model sees is kept." in Page(render(full)).words
+
+
+def test_overview_counts_and_lists_everything() -> None:
+    entries = [an_entry(area=area, sufficient=area < 0.5, image=f"{area}.png") for area in (0.1, 0.3, 0.9)]
+    page = Page(render(*entries, failures=(("bad.jpg", "expected an image; got none"),)))
+    words = page.words
+    assert page.text("h1") == ["3 explanations"]
+    assert "Sufficient2 of 3" in words
+    assert "Median area30.0%" in words
+    assert "1 image could not be explained" in words
+    assert "bad.jpgexpected an image; got none" in words
+    thumbnails = page.all("img")
+    assert len(thumbnails) == 3
+    assert all(image["loading"] == "lazy" and "alt" in image for image in thumbnails)
+    rows = [a for a in page.all("td") if "data-value" in a]
+    assert [a["data-value"] for a in rows][1::6] == ["0.1", "0.3", "0.9"]
+    assert page.text("td").count("✕ NO") == 1
+    assert [a["id"] for a in page.all("article")] == ["image-1", "image-2", "image-3"]
+
+
+def test_a_report_without_explanations_still_lists_the_failures() -> None:
+    words = Page(render(failures=(("bad.jpg", "no image"), ("worse.jpg", "nothing there")))).words
+    assert "2 images could not be explained" in words
+    assert "worse.jpg" in words
+
+
+def test_an_entry_without_a_directory_has_no_file_links() -> None:
+    assert "mask.png" in render(an_entry())
+    assert "mask.png" not in render(an_entry(directory=""))
+
+
+def test_commands_are_copied_as_they_are() -> None:
+    entry = dataclasses.replace(an_entry(), command="suffice explain  'a  b.png' --seed 0")
+    html = render(entry)
+    (code,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", html)
+    assert re.sub("<[^>]*>", "", code) == "suffice explain  &#39;a  b.png&#39; --seed 0"
