@@ -238,7 +238,7 @@ class Classifier:
         size = min(size, self._fits or size)
         answers: list[Tensor] = []
         precision: Precision = self.precision if screen else "float32"
-        with _evaluation_mode(self.module), _exact_arithmetic(self.device), torch.no_grad():
+        with _evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
             while done < rows:
                 batch = [x[done : done + size].to(self.device) for x in inputs]
                 try:
@@ -381,19 +381,25 @@ def _evaluation_mode(module: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _exact_arithmetic(device: torch.device) -> Iterator[None]:
-    """On CUDA: repeatable kernels, and float32 that is not rounded to TF32."""
-    if device.type != "cuda":
-        yield
-        return
-    matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
-    flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
+def _exact_arithmetic() -> Iterator[None]:
+    """Repeatable kernels, and float32 that is not rounded to TF32 or bfloat16, whatever the program has chosen."""
+    backends: Any = torch.backends  # what of it has types differs between platforms
+    wanted: tuple[tuple[Any, str, Any], ...] = (
+        (backends.cudnn, "benchmark", False),
+        (backends.cudnn, "deterministic", True),
+        (backends.cudnn.conv, "fp32_precision", "ieee"),
+        (backends.cuda.matmul, "fp32_precision", "ieee"),
+        (backends.mkldnn.conv, "fp32_precision", "ieee"),
+        (backends.mkldnn.matmul, "fp32_precision", "ieee"),
+    )
+    found = [getattr(place, name) for place, name, _ in wanted]
     try:
-        torch.backends.cuda.matmul.allow_tf32 = False
-        with torch.backends.cudnn.flags(**flags):
-            yield
+        for place, name, value in wanted:
+            setattr(place, name, value)
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
+        for (place, name, _), value in zip(wanted, found, strict=True):
+            setattr(place, name, value)
 
 
 def _autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
