@@ -209,14 +209,30 @@ def test_a_page_with_one_image_is_small() -> None:
 
 def test_entry_holds_small_images_only() -> None:
     entry = an_entry((2000, 1000))
-    assert entry.size == decoded(entry.photo).size == (640, 320)
+    assert entry.size == decoded(entry.photo).size == (800, 400)
     assert decoded(entry.photo).format == "WEBP"
     assert decoded(entry.saliency).size == (32, 32)
     assert max(decoded(entry.thumbnail).size) == 144
-    assert entry.box == (160, 0, 320, 320)
+    assert entry.box == (200, 0, 400, 400)
     assert not entry.sees_all
     assert entry.outline == "M10 8h14v12h-14z"
     assert not any(isinstance(value, (torch.Tensor, Image.Image)) for value in vars(entry).values())
+
+
+@pytest.mark.parametrize(
+    ("size", "view"),
+    [((1000, 900), (640, 576)), ((200, 2000), (160, 1600)), ((30, 4000), (12, 1600)), ((300, 200), (300, 200))],
+)
+def test_views_have_room_for_what_the_model_sees(size: tuple[int, int], view: tuple[int, int]) -> None:
+    entry = an_entry(size)
+    assert entry.size == view
+    boxes = [a["viewbox"] for a in Page(render(entry)).all("svg") if "viewbox" in a]
+    assert [[float(number) for number in box.split()] for box in boxes] == [
+        pytest.approx([0, 0, *view]),
+        pytest.approx([0, 0, *view]),
+        pytest.approx(entry.box, abs=0.001),
+        pytest.approx(entry.box, abs=0.001),
+    ]
 
 
 def test_a_tiny_photo_is_shown_pixel_by_pixel() -> None:

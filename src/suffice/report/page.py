@@ -39,7 +39,9 @@ from suffice.report.figures import (
     thumbnail,
 )
 
-_LONGEST_VIEW = 640  # pixels of the photo in the page
+_VIEW = 640  # pixels of the photo's long side in the page, or more, up to the limit below, ...
+_CLOSE_UP = 400  # ... so that of a very wide or tall photo what the model sees has this many
+_LONGEST_VIEW = 1600
 _LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
 _PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
 
@@ -109,7 +111,9 @@ def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, director
     Raises:
         InputError: a mask of another size than the frame's crop.
     """
-    view = shrunk(photo.pixels, _LONGEST_VIEW)
+    left, top, right, bottom = frame.box
+    share = max(right - left, bottom - top) / max(photo.pixels.size)
+    view = shrunk(photo.pixels, min(_LONGEST_VIEW, max(_VIEW, round(_CLOSE_UP / share))))
     pixel_art = max(view.size) <= _PIXEL_ART
     left, top, right, bottom = framed_as(frame, view.size).box
     keep_confidence = explanation.settings.get("keep_confidence")
