@@ -16,3 +16,12 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
+
+
+def reason(error: BaseException) -> str:
+    """The first line of another library's message, or the name of its type where it says nothing.
+
+    >>> reason(OSError("no route to host\\nand advice")), reason(TimeoutError())
+    ('no route to host', 'TimeoutError')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)

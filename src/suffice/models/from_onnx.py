@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.errors import InputError
+from suffice.errors import InputError, reason
 from suffice.models.source import Source
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -28,8 +28,7 @@ def load(path: Path, weights: str | None = None) -> Source:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
-        reason = str(error).splitlines()[:1] or [type(error).__name__]
-        raise InputError(f"{path} is not a readable ONNX model: {reason[0]}") from error
+        raise InputError(f"{path} is not a readable ONNX model: {reason(error)}") from error
     inputs = session.get_inputs()
     fits = len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in _TYPES
     batch, channels, height, width = (

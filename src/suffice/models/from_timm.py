@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from suffice.errors import InputError
+from suffice.errors import InputError, reason
 from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import load_weights
@@ -57,7 +57,7 @@ def _download(name: str) -> Any:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # timm and its hub client raise many types, all of which mean the same here
-        raise InputError(f"timm could not download weights for {name}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"timm could not download weights for {name}: {reason(error)}") from error
 
 
 def _cached(name: str, config: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from suffice.errors import InputError
+from suffice.errors import InputError, reason
 from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import load_weights
@@ -73,4 +73,4 @@ def _download(name: str, newest: Any) -> Any:
     try:
         return models.get_model(name, weights=newest)
     except Exception as error:  # urllib, ssl and hash errors all mean the same here
-        raise InputError(f"torchvision could not download {newest.url}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"torchvision could not download {newest.url}: {reason(error)}") from error

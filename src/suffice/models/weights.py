@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffice.errors import InputError
+from suffice.errors import InputError, reason
 
 # Where training scripts put the weights inside a checkpoint, and what wrappers put before every name.
 _NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
@@ -124,8 +124,7 @@ def _read_pickle(path: Path) -> Any:
             "save it again as safetensors, or with torch.save(model.state_dict(), …)"
         ) from error
     except Exception as error:  # a damaged file breaks the unpickler in a dozen ways, down to AssertionError
-        reason = str(error).splitlines()[:1] or [type(error).__name__]
-        raise InputError(f"{path} is not a readable PyTorch file: {reason[0]}") from error
+        raise InputError(f"{path} is not a readable PyTorch file: {reason(error)}") from error
 
 
 def _is_torchscript(path: Path) -> bool:

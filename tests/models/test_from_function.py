@@ -1,0 +1,164 @@
+"""`package.module:function`: what the function may return, and whose fault an error is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from suffice.errors import InputError
+from suffice.models import load_classifier
+
+IMAGE = torch.full((1, 3, 224, 224), 0.25)
+
+MODELS = """
+import functools
+import torch
+from torch import nn
+from suffice.classifier import Classifier
+
+
+class Means(nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.scale * x.mean((2, 3))
+
+
+def module():
+    return Means().train()
+
+def callable_():
+    return lambda x: x.mean((2, 3)).numpy()
+
+def classifier():
+    return Classifier(
+        Means(), input_size=(8, 4), mean=(0, 0, 0), std=(1, 1, 1), class_names="a b c".split(), device="cpu",
+        batch_size=5, crop_pct=0.5,
+    )
+
+with_default = functools.partial(Means, 2.0)
+
+def nothing():
+    pass
+
+def text():
+    return "resnet50"
+
+def needs(size):
+    return Means()
+
+def fails():
+    raise ZeroDivisionError("my own fault")
+
+def attribute():
+    return torch.no_such_name
+
+instance = Means()
+number = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with code of the user's, in which the user works; nothing of it stays imported."""
+    (tmp_path / "my_models.py").write_text(MODELS)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "__init__.py").write_text("")
+    (tmp_path / "my_package" / "nets.py").write_text("from my_models import module as build\n")
+    (tmp_path / "needs_other.py").write_text("import a_library_that_is_not_here\n")
+    (tmp_path / "needs_part.py").write_text("import my_package.no_such_part\n")
+    (tmp_path / "name_error.py").write_text("import torch\ntorch.no_such_name\ndef build(): pass\n")
+    (tmp_path / "value_error.py").write_text("int('x')\n")
+    (tmp_path / "syntax_error.py").write_text("def build(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+    yield  # type: ignore[misc]
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("model", ["my_models:module", "my_package.nets:build"])
+def test_a_module(model: str) -> None:
+    classifier = load_classifier(model, device="cpu", mean=(0, 0, 0), std=(1, 1, 1))
+    assert classifier.logits(IMAGE).tolist() == [[0.25, 0.25, 0.25]]
+    assert classifier.name == model
+    assert not classifier.require_module("this test").training
+
+
+def test_a_callable_is_a_black_box() -> None:
+    classifier = load_classifier("my_models:callable_", mean=(0, 0, 0), std=(1, 1, 1))
+    assert classifier.logits(IMAGE).tolist() == [[0.25, 0.25, 0.25]]
+    assert classifier.black_box
+
+
+def test_a_partial_is_a_function_too() -> None:
+    classifier = load_classifier("my_models:with_default", mean=(0, 0, 0), std=(1, 1, 1), device="cpu")
+    assert classifier.logits(IMAGE).tolist() == [[0.5, 0.5, 0.5]]
+
+
+def test_a_classifier_keeps_what_it_knows() -> None:
+    classifier = load_classifier("my_models:classifier")
+    assert classifier.logits(IMAGE[:, :, :8, :4]).tolist() == [[0.25, 0.25, 0.25]]
+    assert classifier.class_names == ("a", "b", "c")
+    assert (classifier.batch_size, classifier.preprocessing.crop_pct) == (5, 0.5)
+    assert load_classifier("my_models:classifier", batch_size=2, class_names=["x", "y", "z"]).class_name(0) == "x"
+    assert load_classifier("my_models:classifier", batch_size=2).batch_size == 2
+
+
+def test_weights_go_into_the_module(tmp_path: Path) -> None:
+    save_file({"scale": torch.tensor(4.0)}, tmp_path / "scale.safetensors")
+    classifier = load_classifier("my_models:module", weights="scale.safetensors", mean=(0, 0, 0), std=(1, 1, 1))
+    assert classifier.logits(IMAGE).tolist() == [[1.0, 1.0, 1.0]]
+    with pytest.raises(InputError, match=r"expected an nn\.Module from my_models:callable_ to put weights into"):
+        load_classifier("my_models:callable_", weights="scale.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "received"),
+    [
+        ("no_such_module:build", "there is no Python module 'no_such_module'"),
+        ("no.such.module:build", "there is no Python module 'no'"),
+        ("my_package.nothing:build", "there is no Python module 'my_package.nothing'"),
+        ("my_models.inner:build", "there is no Python module 'my_models.inner'"),
+        ("my_models:no_such_function", "module my_models has no function 'no_such_function'"),
+        ("my_models:nothing", "to return an nn.Module or a callable; got NoneType"),
+        ("my_models:text", "to return an nn.Module or a callable; got str"),
+        ("my_models:needs", "to be a function that needs no argument; it has a missing a required argument: 'size'"),
+        ("my_models:instance", "to be a function that returns a model; got Means"),
+        ("my_models:number", "to be a function that returns a model; got int"),
+        ("my_models.py:module", "there is no Python module 'my_models.py'"),
+        ("./my_models.py:module", "with dots and without .py"),
+        ("my_package/nets:build", "with dots and without .py"),
+        (".my_models:module", "with dots and without .py"),
+        ("C:\\models\\net.pt", "with dots|there is no Python module 'C'"),
+    ],
+)
+def test_a_wrong_name_is_the_callers_mistake(model: str, received: str) -> None:
+    with pytest.raises(InputError, match=received):
+        load_classifier(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        ("needs_other:build", ModuleNotFoundError, "a_library_that_is_not_here"),
+        ("needs_part:build", ModuleNotFoundError, "my_package.no_such_part"),
+        ("name_error:build", AttributeError, "no_such_name"),
+        ("value_error:build", ValueError, "invalid literal"),
+        ("syntax_error:build", SyntaxError, "invalid syntax"),
+        ("my_models:fails", ZeroDivisionError, "my own fault"),
+        ("my_models:attribute", AttributeError, "no_such_name"),
+    ],
+)
+def test_an_error_in_the_users_own_code_comes_through(model: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        load_classifier(model)
+    assert not isinstance(caught.value, InputError)
