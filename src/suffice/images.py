@@ -7,12 +7,13 @@ person sees; the **model** sees a resized crop of the photo. Masks and saliency 
 >>> from suffice.classifier import Preprocessing
 >>> frame = frame_of((640, 480), Preprocessing(input_size=(224, 224), crop_pct=0.875))
 >>> [round(edge, 1) for edge in frame.box]  # left, top, right, bottom of what the model sees of the photo
-[110.0, 30.0, 530.6, 450.0]
+[108.9, 30.0, 529.3, 450.0]
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 import warnings
@@ -39,6 +40,9 @@ SAMPLES = {
     "astronaut": "astronaut.png",
     "rocket": "rocket.jpg",
 }
+
+# Pillow logs some errors that it raises as well, and Python prints what no handler takes.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _RESAMPLING = {
@@ -227,9 +231,9 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
         raise InputError(f"expected an image of at most {LARGEST_PIXELS:,} pixels; {path} has more") from error
     except UnidentifiedImageError as error:
         raise InputError(f"expected an image (JPEG, PNG, WebP, TIFF, GIF, BMP); {path} is none") from error
-    except PermissionError as error:
-        raise InputError(f"expected an image file that may be read; {path}: permission denied") from error
     except Exception as error:  # Pillow's readers raise a dozen types for a damaged file, down to IndexError
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own error, not Pillow's
+            raise InputError(f"expected an image file that can be read; {path}: {error.strerror}") from error
         raise InputError(f"expected a readable image; {path} is damaged or truncated: {error}") from error
 
 
