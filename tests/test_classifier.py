@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -534,6 +535,22 @@ def test_without_a_batch_size_what_fits_in_memory_is_taken(monkeypatch: pytest.M
         module.seen.clear()
         toy(module).logits(torch.rand(40, 3, *SIZE))
         assert module.seen[0] == expected
+
+
+def test_a_long_call_does_not_keep_what_each_batch_answered() -> None:
+    """Kept, they lie in the holes of the memory that batches leave, and a long call grows by a batch each time."""
+    alive: list[int] = []
+    answers: list[weakref.ref[Tensor]] = []
+
+    def model(x: Tensor) -> Tensor:
+        alive.append(sum(answer() is not None for answer in answers))
+        logits = x.mean((2, 3))
+        answers.append(weakref.ref(logits))
+        return logits
+
+    images = torch.rand(20, 3, *SIZE)
+    assert torch.equal(toy(model, batch_size=2).logits(images), images.mean((2, 3)))
+    assert max(alive) <= 1
 
 
 # Precision

@@ -84,6 +84,7 @@ class Classifier:
         mean, std: normalisation, one value a channel; their length is the number of channels.
         class_names: names in the order of the logits; None for numbers.
         name: what reports call the model.
+        weights: where its weights came from, which results record.
         device: where to run; None leaves a module where it is.
         precision: `float32`, or `bfloat16` to screen in bfloat16 what is then confirmed in float32 wherever the
             difference could change a verdict.
@@ -103,6 +104,7 @@ class Classifier:
         std: Sequence[float] = IMAGENET_STD,
         class_names: Sequence[str] | None = None,
         name: str | None = None,
+        weights: str | None = None,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
         batch_size: int | None = None,
@@ -128,6 +130,7 @@ class Classifier:
         )
         self.module = module
         self.name = name or type(module).__name__
+        self.weights = weights
         self.class_names = None if class_names is None else tuple(map(str, class_names))
         self.precision: Precision = precision
         self.batch_size = batch_size
@@ -236,7 +239,7 @@ class Classifier:
             raise InputError(f"expected as many rows in each input; got {[len(x) for x in inputs]}")
         size = batch_size or self.batch_size or self._fitting_batch(inputs[0])
         size = min(size, self._fits or size)
-        answers: list[Tensor] = []
+        logits: Tensor | None = None
         precision: Precision = self.precision if screen else "float32"
         with _evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
             while done < rows:
@@ -250,9 +253,14 @@ class Classifier:
                         raise
                     size = self._fits = max(1, size // 2)
                     continue
-                answers.append(answer)
-                done += len(batch[0])
-        return torch.cat(answers)
+                if logits is None:
+                    # Answers that were kept one by one would lie in the holes that the batches leave, so that no hole
+                    # is large enough for the next batch, and a long call would grow by a batch each time.
+                    logits = answer.new_empty((rows, answer.shape[1]))
+                logits[done : done + len(answer)] = answer
+                done += len(answer)
+        assert logits is not None
+        return logits
 
     def _fitting_batch(self, images: Tensor) -> int:
         if self.device.type == "cuda":

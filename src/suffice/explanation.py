@@ -85,7 +85,8 @@ class Explanation:
             partial.mkdir()
             content = self.to_dict() | {"mask": "mask.png", "saliency": "saliency.npy"}
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            (partial / "explanation.json").write_text(text, encoding="utf-8")
+            # Bytes of a file's name that are no UTF-8 become JSON's own escapes, and come back as they were.
+            (partial / "explanation.json").write_bytes(text.encode("utf-8", "backslashreplace"))
             Image.fromarray(self.mask.numpy().astype(np.uint8) * 255).save(partial / "mask.png")
             np.save(partial / "saliency.npy", self.saliency.numpy())
             for name, data in (extra or {}).items():
@@ -113,7 +114,10 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
         content = json.loads((directory / "explanation.json").read_text(encoding="utf-8"))
         with Image.open(directory / content["mask"]) as image:
             mask = torch.from_numpy(np.asarray(image) > 127)
-        saliency = torch.from_numpy(np.load(directory / content["saliency"], allow_pickle=False))
+        with open(directory / content["saliency"], "rb") as file:  # which numpy leaves open if it is damaged
+            saliency = torch.from_numpy(np.load(file, allow_pickle=False))
+        if mask.shape != saliency.shape or mask.ndim != 2:
+            raise ValueError(f"a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}")
         fields = {**content, "mask": mask, "saliency": saliency, "notes": tuple(content["notes"])}
         return Explanation(**fields)
     except Exception as error:  # json, numpy and Pillow raise a dozen types for damaged files
