@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from suffice.errors import InputError
-from suffice.occlusion.rules import Activation, Mask, NoRuleError, Settings
+from suffice.occlusion.rules import Activation, NoRuleError, Settings
+from suffice.occlusion.rules.activation import Crop, settle, whole, windowed
 
 
 def deactivated_forward(
@@ -55,11 +56,8 @@ def deactivated_forward(
     if bool(full.all()):
         return module(inputs)
     settings = Settings(threshold, add, pooling, some_row_full=bool(full.any()))
-    on = masks[:, None]
-    # Not a product: what lies under the mask may be NaN or infinite.
-    kept = inputs.masked_fill(~on, 0.0)
     try:
-        output = module(Activation(kept, Mask(on), settings, clean=True))
+        output = module(_masked_input(inputs, masks, settings))
     except NoRuleError as error:
         where = _module_at(error.__traceback__, module)
         raise InputError(
@@ -67,6 +65,27 @@ def deactivated_forward(
             "see docs/deactivation.md for how to add a rule"
         ) from error
     return _plain_output(output)
+
+
+def _masked_input(inputs: Tensor, masks: Tensor, settings: Settings) -> Activation:
+    """The input with its mask (first checkpoint of Definition 5); only a window around what is kept is stored."""
+    crops: list[Crop | None] = [None] * 4
+    if not settings.some_row_full:
+        kept = masks.any(0)
+        spans = []
+        for dim, size in ((1, masks.shape[1]), (0, masks.shape[2])):
+            positions = kept.any(dim).nonzero()[:, 0].tolist() or [0]
+            spans.append((positions[0], positions[-1] + 1, size))
+        longest = max(end - start for start, end, _ in spans) if masks.shape[1] == masks.shape[2] else None
+        for dim, (start, end, size) in enumerate(spans):
+            first, length = windowed(start, end, size, longest)
+            if length < size:
+                crops[2 + dim] = Crop(size, first, (start, end), (0, size))
+                inputs, masks = inputs.narrow(2 + dim, first, length), masks.narrow(1 + dim, first, length)
+    on = masks[:, None]
+    # Not a product: what lies under the mask may be NaN or infinite.
+    kept_values = inputs.masked_fill(~on, 0.0)
+    return Activation(kept_values, settle(on), settings, clean=True, crops=tuple(crops))
 
 
 def _check(inputs: Tensor, masks: Tensor, threshold: float, add: str, pooling: str) -> None:
@@ -100,7 +119,7 @@ def _module_at(traceback: TracebackType | None, root: nn.Module) -> str:
 def _plain_output(output: Any) -> Any:
     """The same structure with plain tensors: tuples, lists, mappings, data classes and objects with attributes."""
     if isinstance(output, Activation):
-        return output.value
+        return whole(output).value
     if isinstance(output, Tensor) or output is None or isinstance(output, (str, int, float, bool)):
         return output
     if isinstance(output, tuple):

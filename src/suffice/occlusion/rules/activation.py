@@ -37,6 +37,28 @@ class Mask(NamedTuple):
         return Mask(function(self.on), None if self.constant is None else function(self.constant))
 
 
+class Crop(NamedTuple):
+    """What is stored along one dimension: a window of the positions, or some of them. The rest is off in every image.
+
+    What is off is zero, so an operator computed on the window is exact, and costs less.
+    """
+
+    size: int
+    """How many positions the model believes there are."""
+    start: int
+    """The first position of the window (0 if `positions` says which are stored)."""
+    on: tuple[int, int]
+    """Nothing before the first or from the second position on is on."""
+    real: tuple[int, int]
+    """Positions outside are zero padding that a convolution still has to read."""
+    positions: Tensor | None = None
+    """The stored positions where they are not in a row (tokens), int64, ascending."""
+
+
+Crops = tuple[Crop | None, ...]
+"""A crop for each dimension; None: all of it is stored."""
+
+
 class Activation(Tensor):
     """An activation and its mask; to the model it looks like the activation alone.
 
@@ -45,20 +67,38 @@ class Activation(Tensor):
     """
 
     value: Tensor
-    """The plain activation. What it holds where the mask is off has no meaning, until a checkpoint zeroes it."""
+    """The plain activation, or the part of it that is stored. What it holds where the mask is off has no meaning."""
     mask: Mask | None
-    """None: all is on, for every image of the batch."""
+    """The mask of the value; None: all that is stored is on, in every image of the batch."""
     settings: Settings
     clean: bool
     """Known to be zero wherever the mask is off."""
     tokens: bool
     """Attention has made tokens of the positions: what is off is left out of averages too, never read as zero."""
+    crops: Crops | None
+    """Which part of the activation is stored; None: all of it."""
+    full_shape: torch.Size
+    """What the model believes the shape to be."""
 
     @staticmethod
     def __new__(  # noqa: D102
-        cls, value: Tensor, mask: Mask | None, settings: Settings, clean: bool = False, tokens: bool = False
+        cls,
+        value: Tensor,
+        mask: Mask | None,
+        settings: Settings,
+        clean: bool = False,
+        tokens: bool = False,
+        crops: Crops | None = None,
     ) -> Self:
-        self: Self = Tensor._make_wrapper_subclass(cls, value.shape, dtype=value.dtype, device=value.device)
+        shape = value.shape
+        if crops is not None:
+            if any(c is not None for c in crops):
+                shape = torch.Size(n if c is None else c.size for n, c in zip(shape, crops, strict=True))
+            else:
+                crops = None
+        self: Self = Tensor._make_wrapper_subclass(cls, shape, dtype=value.dtype, device=value.device)
+        self.full_shape = shape
+        self.crops = crops
         self.value = value
         self.mask = mask
         self.settings = settings
@@ -82,7 +122,7 @@ class Activation(Tensor):
         raise NoRuleError(str(func))
 
     # Models ask these constantly; answering here spares a trip through __torch_function__.
-    shape = property(lambda self: self.value.shape)
+    shape = property(lambda self: self.full_shape)
     dtype = property(lambda self: self.value.dtype)
     device = property(lambda self: self.value.device)
     ndim = property(lambda self: self.value.ndim)
@@ -91,23 +131,23 @@ class Activation(Tensor):
     is_nested = property(lambda self: False)
 
     def size(self, dim: int | None = None) -> Any:  # noqa: D102 - as in torch
-        return self.value.shape if dim is None else self.value.shape[dim]
+        return self.shape if dim is None else self.shape[dim]
 
     def dim(self) -> int:  # noqa: D102
         return self.value.ndim
 
     def numel(self) -> int:  # noqa: D102
-        return self.value.numel()
+        return self.shape.numel()
 
     def is_floating_point(self) -> bool:  # noqa: D102
         return self.value.is_floating_point()
 
     def __len__(self) -> int:
-        return len(self.value)
+        return self.shape[0]
 
     def __repr__(self) -> str:  # type: ignore[override]
         on = "all" if self.mask is None else f"{int(self.mask.on.sum())}/{self.mask.on.numel()}"
-        return f"Activation(shape={tuple(self.value.shape)}, on={on})"
+        return f"Activation(shape={tuple(self.shape)}, stored={tuple(self.value.shape)}, on={on})"
 
 
 class NoRuleError(Exception):
@@ -121,20 +161,69 @@ RULES: dict[Any, Rule] = {}
 _NAMESPACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 
 
-def rule(names: str) -> Callable[[Rule], Rule]:
-    """Give a rule to every operator of these names (with spaces between), functions and tensor methods alike."""
+def rule(names: str, *, crops: bool = False) -> Callable[[Rule], Rule]:
+    """Give a rule to every operator of these names (with spaces between), functions and tensor methods alike.
+
+    crops: the rule knows what to do with activations that are stored in part; others are handed them whole.
+    """
 
     def register(function: Rule) -> Rule:
+        entry = function if crops else _given_whole(function)
         for name in names.split():
             found = [getattr(space, name) for space in _NAMESPACES if hasattr(space, name)]
             operators = [f for f in found if callable(f) or hasattr(f, "__set__")]  # not torch.half, torch.cpu
             if not operators:
                 raise AttributeError(f"torch has no operator called {name!r}")
             for operator in operators:
-                RULES[operator if callable(operator) else operator.__get__] = function  # x.T is a getter
+                RULES[operator if callable(operator) else operator.__get__] = entry  # x.T is a getter
         return function
 
     return register
+
+
+def _given_whole(function: Rule) -> Rule:
+    def with_whole_activations(func: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(func, *map(whole, args), **{k: whole(v) for k, v in kwargs.items()})
+
+    return with_whole_activations
+
+
+def whole(x: Any) -> Any:
+    """Store all of an activation again, with zeros where it was not; lists of activations too, anything else as it is.
+
+    The activation itself is changed, not copied: it stays the same activation.
+    """
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(whole, x)) if any(isinstance(t, Activation) for t in x) else x
+    if not isinstance(x, Activation) or x.crops is None:
+        return x
+    value, crops = checkpoint(x), x.crops
+    on = value.new_ones([1] * value.ndim, dtype=torch.bool) if x.mask is None else x.mask.on
+    constant = None
+    for d, crop in enumerate(crops):
+        if crop is None:
+            continue
+        on = on.expand(*on.shape[:d], value.shape[d], *on.shape[d + 1 :])
+        if crop.positions is not None:
+            spread_out = [*value.shape[:d], crop.size, *value.shape[d + 1 :]]
+            value = value.new_zeros(spread_out).index_copy(d, crop.positions, value)
+            on = on.new_zeros([*on.shape[:d], crop.size, *on.shape[d + 1 :]]).index_copy(d, crop.positions, on)
+            continue
+        around = [0, 0] * (value.ndim - 1 - d) + [crop.start, crop.size - crop.start - value.shape[d]]
+        value, on = F.pad(value, around), F.pad(on, around)
+        if crop.real != (0, crop.size):
+            position = torch.arange(crop.size, device=value.device)
+            padding = (position < crop.real[0]) | (position >= crop.real[1])
+            padding = padding.reshape([-1 if i == d else 1 for i in range(value.ndim)])
+            constant = padding if constant is None else constant | padding
+    x.value, x.crops, x.clean = value, None, True
+    x.mask = Mask(on) if constant is None else Mask(on | constant, constant)
+    return x
+
+
+def padded(x: Activation) -> bool:
+    """Whether zero padding around the real positions is still to be read."""
+    return x.crops is not None and any(c is not None and c.real != (0, c.size) for c in x.crops)
 
 
 def plain(x: Any) -> Any:
@@ -143,10 +232,16 @@ def plain(x: Any) -> Any:
 
 
 def derive(
-    source: Activation, value: Tensor, mask: Mask | None, *, clean: bool = False, tokens: bool | None = None
+    source: Activation,
+    value: Tensor,
+    mask: Mask | None,
+    *,
+    clean: bool = False,
+    tokens: bool | None = None,
+    crops: Crops | None = None,
 ) -> Activation:
-    """A new activation computed from `source`: same settings, its own value and mask."""
-    return Activation(value, mask, source.settings, clean, source.tokens if tokens is None else tokens)
+    """A new activation computed from `source`: same settings, its own value, mask and crops."""
+    return Activation(value, mask, source.settings, clean, source.tokens if tokens is None else tokens, crops)
 
 
 def checkpoint(x: Activation) -> Tensor:
@@ -167,6 +262,8 @@ def checkpoint(x: Activation) -> Tensor:
 
 def varies(x: Activation, dims: Sequence[int]) -> bool:
     """Whether the mask differs along any of these dimensions, so that an operator over them mixes on and off."""
+    if x.crops is not None and any(x.crops[d] is not None for d in dims):
+        return True
     return x.mask is not None and any(x.mask.on.shape[d] != 1 for d in dims)
 
 
@@ -189,10 +286,13 @@ def exceeds(kept: Tensor, real: Tensor | float, threshold: float) -> Tensor:
 
 def reduced_mask(x: Activation, dims: Sequence[int], *, keepdim: bool = True) -> Mask | None:
     """The mask after these dimensions are reduced to one position each, by counting what is on along them."""
-    if x.mask is None:
+    dims = [d % x.ndim for d in dims]
+    cropped = x.crops is not None and any(x.crops[d] is not None for d in dims)
+    if x.mask is None and not cropped:
         return None
-    on, constant = x.mask
-    dims = [d % on.ndim for d in dims]
+    on, constant = (x.value.new_ones([1] * x.ndim, dtype=torch.bool), None) if x.mask is None else x.mask
+    if cropped:  # what is not stored is off
+        on = on.expand([x.value.shape[d] if d in dims and c else on.shape[d] for d, c in enumerate(x.crops or ())])
     if constant is not None:
         on, constant = torch.broadcast_tensors(on, constant)
         kept = (on & ~constant).sum(dims, keepdim=True)
@@ -201,8 +301,84 @@ def reduced_mask(x: Activation, dims: Sequence[int], *, keepdim: bool = True) ->
         on = exceeds(kept, real.clamp(min=1), x.settings.threshold) | constant
     elif varies(x, dims):
         kept = on.sum(dims, keepdim=True)
-        on = exceeds(kept, math.prod(on.shape[d] for d in dims), x.settings.threshold)
+        on = exceeds(kept, math.prod(x.shape[d] for d in dims if on.shape[d] != 1 or cropped), x.settings.threshold)
     if not keepdim:
         on = on.squeeze(dims)
         constant = None if constant is None else constant.squeeze(dims)
     return Mask(on, constant)
+
+
+def reduced_crops(x: Activation, dims: Sequence[int], *, keepdim: bool = True) -> Crops | None:
+    """The crops of the dimensions that are left."""
+    if x.crops is None:
+        return None
+    dims = [d % x.ndim for d in dims]
+    return tuple(None if d in dims else c for d, c in enumerate(x.crops) if keepdim or d not in dims)
+
+
+def same_crops(a: Crops | None, b: Crops | None) -> bool:
+    """Whether the same part is stored."""
+    if a is b:
+        return True
+    if a is None or b is None or len(a) != len(b):
+        return False
+    return all(c is d or (c is not None and d is not None and c.positions is None and d.positions is None and c == d)
+               for c, d in zip(a, b, strict=True))  # fmt: skip
+
+
+def windowed(start: int, end: int, size: int, span: int | None = None) -> tuple[int, int]:
+    """First position and length of a window that holds [start, end) of `size` positions (and is `span` long, if given).
+
+    Lengths come in steps of a fourteenth, and from nine tenths on all is taken: a new shape costs the convolution
+    library a compilation, so there must be few.
+    """
+    step = max(1, -(-size // 14))
+    length = -(-(span or end - start) // step) * step
+    if length >= 0.9 * size:
+        return 0, size
+    return min(max(0, (start + end - length) // 2), size - length), length
+
+
+def rewindow(x: Activation, dim: int, start: int, length: int, on: tuple[int, int] | None = None) -> None:
+    """Store another window along one dimension, zero outside the old one. Changes the activation in place."""
+    crop = x.crops[dim] if x.crops else None
+    crop = crop or Crop(x.value.shape[dim], 0, (0, x.value.shape[dim]), (0, x.value.shape[dim]))
+    old = x.value.shape[dim]
+    around = [0, 0] * (x.ndim - 1 - dim) + [crop.start - start, start + length - crop.start - old]
+    if any(around):
+        x.value = F.pad(checkpoint(x), around)
+        mask = Mask(x.value.new_ones([1] * x.ndim, dtype=torch.bool)) if x.mask is None else x.mask
+        x.mask = mask.map(lambda m: F.pad(m.expand(*m.shape[:dim], old, *m.shape[dim + 1 :]), around))
+    new = None if length == crop.size else Crop(crop.size, start, on or crop.on, crop.real)
+    crops: list[Crop | None] = [None] * x.ndim if x.crops is None else list(x.crops)
+    crops[dim] = new
+    x.crops = None if all(c is None for c in crops) else tuple(crops)
+
+
+def align(*activations: Activation) -> None:
+    """Store the same part of all of them: the window around their windows. Changes the activations in place."""
+    first = activations[0]
+    if all(same_crops(first.crops, x.crops) for x in activations):
+        return
+    crops = [x.crops for x in activations]
+    if any(
+        c is None or len(c) != first.ndim or any(d is not None and d.positions is not None for d in c) for c in crops
+    ):
+        for x in activations:
+            whole(x)
+        return
+    for d in range(first.ndim):
+        here = [c[d] for c in crops if c is not None]
+        if all(c is None for c in here):
+            continue
+        size = first.shape[d]
+        if any(c is None for c in here):
+            start, length, on = 0, size, (0, size)
+        else:
+            on = (min(c.on[0] for c in here if c), max(c.on[1] for c in here if c))
+            largest = max(range(len(here)), key=lambda i: activations[i].value.shape[d])
+            start, length = here[largest].start, activations[largest].value.shape[d]  # type: ignore[union-attr]
+            if not (start <= on[0] and on[1] <= start + length):
+                start, length = windowed(*on, size)
+        for x in activations:
+            rewindow(x, d, start, length, on)

@@ -11,25 +11,30 @@ from torch import Tensor
 
 from suffice.occlusion.rules.activation import (
     Activation,
+    Crops,
     Mask,
     NoRuleError,
     checkpoint,
     derive,
+    padded,
     plain,
     reduced_mask,
     rule,
+    same_crops,
     varies,
+    whole,
 )
 
 
-@rule("linear")
+@rule("linear", crops=True)
 def linear(func: Any, x: Any, weight: Any, bias: Any = None) -> Activation:
     """Mixes the last dimension: a checkpoint only if the mask varies along it (flattened maps, token mixing)."""
-    weight, bias = plain(weight), plain(bias)
+    weight, bias = plain(whole(weight)), plain(whole(bias))
     if not isinstance(x, Activation):
         raise NoRuleError("linear layer of a plain tensor with a masked weight")
-    if not varies(x, (-1,)):
-        return derive(x, func(x.value, weight, bias), x.mask)
+    if not varies(x, (-1,)) and not padded(x):
+        return derive(x, func(x.value, weight, bias), x.mask, crops=x.crops)
+    whole(x)
     return derive(x, func(checkpoint(x), weight, bias), reduced_mask(x, (-1,)))
 
 
@@ -60,11 +65,14 @@ def product_mask(a: Any, b: Any) -> Mask | None:
     return Mask(left @ right > 0)
 
 
-@rule("matmul bmm mm __matmul__ __rmatmul__")
+@rule("matmul bmm mm __matmul__ __rmatmul__", crops=True)
 def matmul(func: Any, a: Any, b: Any) -> Any:
     """Scores (queries by keys), weighted sums of values, token mixing: what is off adds nothing."""
     if func.__name__ == "__rmatmul__":
         return torch.matmul(b, a)
+    crops = _product_crops(a, b)
+    if crops is None:
+        a, b = whole(a), whole(b)
     source = a if isinstance(a, Activation) else b
     tokens = any(isinstance(t, Activation) and t.tokens for t in (a, b))
     if plain(a).ndim < 2 or plain(b).ndim < 2:
@@ -77,7 +85,21 @@ def matmul(func: Any, a: Any, b: Any) -> Any:
         return derive(a, out, reduced_mask(a, (-1,)))
     # Zero the operands if positions are mixed: one side alone would do but for infinities on the other.
     values = [checkpoint(t) if mixed and isinstance(t, Activation) else plain(t) for t in (a, b)]
-    return derive(source, func(*values), product_mask(a, b), tokens=tokens)
+    return derive(source, func(*values), product_mask(a, b), tokens=tokens, crops=crops)
+
+
+def _product_crops(a: Any, b: Any) -> Crops | None:
+    """The crops of a matrix product, if both factors store the same of what is summed over; None: take them whole."""
+    of_a, of_b = (t.crops if isinstance(t, Activation) else None for t in (a, b))
+    rank = plain(a).ndim
+    if (of_a is None and of_b is None) or rank != plain(b).ndim or rank < 2:
+        return None
+    if any(isinstance(t, Activation) and padded(t) for t in (a, b)):
+        return None
+    of_a, of_b = of_a or (None,) * rank, of_b or (None,) * rank
+    if any(of_a[:-2]) or any(of_b[:-2]) or not same_crops(of_a[-1:], of_b[-2:-1]):
+        return None
+    return (*of_a[:-1], of_b[-1])
 
 
 @rule("baddbmm addmm")
@@ -128,17 +150,19 @@ def einsum(func: Any, equation: str, *operands: Any) -> Any:
     return derive(activations[0], out, Mask(on), tokens=tokens)
 
 
-@rule("softmax log_softmax _softmax")
+@rule("softmax log_softmax", crops=True)
 def softmax(func: Any, x: Activation, dim: Any = None, *args: Any, **kwargs: Any) -> Activation:
     """What is off is left out, as if it were not there."""
     dim = kwargs.pop("dim", dim)
-    if not varies(x, (dim,)):
-        return derive(x, func(x.value, dim, *args, **kwargs), x.mask)
-    assert x.mask is not None
+    if padded(x):
+        whole(x)
+    if x.mask is None or x.mask.on.shape[dim] == 1:
+        tokens = True if varies(x, (dim,)) else None  # what is not stored is left out
+        return derive(x, func(x.value, dim, *args, **kwargs), x.mask, tokens=tokens, crops=x.crops)
     on = x.mask.on
     left_out = ~on & on.any(dim, keepdim=True)  # where all is off there is nothing to attend to: any finite value does
     out = func(x.value.masked_fill(left_out, -torch.inf), dim, *args, **kwargs)
-    return derive(x, out, x.mask, tokens=True)
+    return derive(x, out, x.mask, tokens=True, crops=x.crops)
 
 
 def _keys_on(*keys: Any) -> Tensor | None:
@@ -164,7 +188,7 @@ def _attending(on: Tensor, attn_mask: Tensor | None) -> Tensor:
     return attn_mask.masked_fill(~(on | ~on.any(-1, keepdim=True)), -torch.inf)
 
 
-@rule("scaled_dot_product_attention")
+@rule("scaled_dot_product_attention", crops=True)
 def scaled_dot_product_attention(
     func: Any,
     query: Any,
@@ -177,7 +201,15 @@ def scaled_dot_product_attention(
 ) -> Activation:
     """Attention (..., L, E) over the keys that are on; a result is on where its query is."""
     source = next(t for t in (query, key, value) if isinstance(t, Activation))
-    q, k, v, bias = plain(query), plain(key), plain(value), plain(attn_mask)
+    of_q, of_k, of_v = ((t.crops if isinstance(t, Activation) else None) for t in (query, key, value))
+    crops = None
+    if any(c is not None for c in (of_q, of_k, of_v)):
+        tokens_only = all(c is None or not any((*c[:-2], c[-1])) for c in (of_q, of_k, of_v))
+        if attn_mask is None and not is_causal and same_crops(of_k, of_v) and tokens_only:
+            crops = of_q
+        else:
+            query, key, value = whole(query), whole(key), whole(value)
+    q, k, v, bias = plain(query), plain(key), plain(value), plain(whole(attn_mask))
     on = _keys_on(key, value)
     if on is None:
         out = func(q, k, v, bias, dropout_p, is_causal, **kwargs)
@@ -190,7 +222,7 @@ def scaled_dot_product_attention(
         if source.settings.some_row_full:
             # Another kernel runs without a mask; rows that are all on must have its very bits.
             out = torch.where(on.all(-1, keepdim=True), func(q, k, v, bias, dropout_p, **kwargs), out)
-    return derive(source, out, _query_mask(query, on), tokens=True)
+    return derive(source, out, _query_mask(query, on), tokens=True, crops=crops)
 
 
 def _query_mask(query: Any, keys_on: Tensor | None) -> Mask | None:

@@ -6,7 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.occlusion.rules.activation import Activation, Mask, checkpoint, derive, plain, rule, settle
+from suffice.occlusion.rules.activation import (
+    Activation,
+    Crop,
+    Crops,
+    Mask,
+    align,
+    checkpoint,
+    derive,
+    padded,
+    plain,
+    rule,
+    settle,
+    whole,
+)
 
 
 def _same(a: Mask | None, b: Mask | None) -> bool:
@@ -27,6 +40,40 @@ def _joined(a: Mask, b: Mask, on: Tensor) -> Mask | None:
     return settle(on, constant & on)
 
 
+def fit(b: Any, a: Activation) -> Any:
+    """The value of an operand that is broadcast over `a`, cut to what `a` stores."""
+    value = plain(whole(b))
+    if not isinstance(value, Tensor) or a.crops is None:
+        return value
+    for back in range(1, min(value.ndim, a.ndim) + 1):
+        crop = a.crops[-back]
+        if crop is not None and value.shape[-back] != 1:
+            if crop.positions is not None:
+                value = value.index_select(-back, crop.positions)
+            else:
+                value = value.narrow(-back, crop.start, a.value.shape[-back])
+    return value
+
+
+def _prepared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation, Activation | None]:
+    """The operands as `_operands` finds them, stored alike."""
+    for x in args:
+        if isinstance(x, Activation) and padded(x):
+            whole(x)
+    a, b = _operands(args, kwargs)
+    if a.crops is None and (b is None or b.crops is None):
+        return a, b
+    if b is not None and a.shape == b.shape:
+        align(a, b)
+    elif b is not None or any(isinstance(x, Tensor) and _outgrows(x, a) for x in args):
+        whole([a, b])
+    return a, b
+
+
+def _outgrows(x: Tensor, a: Activation) -> bool:
+    return torch.broadcast_shapes(x.shape, a.shape) != a.shape
+
+
 def _answer(
     func: Any, x: Activation, args: tuple[Any, ...], out: Tensor, mask: Mask | None, tokens: bool
 ) -> Activation:
@@ -34,7 +81,7 @@ def _answer(
         target = args[0]
         target.mask, target.clean, target.tokens = mask, False, tokens
         return target
-    return derive(x, out, mask, tokens=tokens)
+    return derive(x, out, mask, tokens=tokens, crops=x.crops)
 
 
 def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation, Activation | None]:
@@ -52,10 +99,13 @@ def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation
     return (a, None) if a.numel() > b.numel() else (b, None)
 
 
-@rule("add add_ sub sub_ subtract rsub __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ maximum minimum fmax fmin")
+@rule(
+    "add add_ sub sub_ subtract rsub __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ maximum minimum fmax fmin",
+    crops=True,
+)
 def add(func: Any, *args: Any, **kwargs: Any) -> Activation:
     """Residual add: the union of the masks (or the intersection). A plain tensor is a constant and changes nothing."""
-    a, b = _operands(args, kwargs)
+    a, b = _prepared(args, kwargs)
     mask = a.mask
     tokens = a.tokens
     if b is not None:
@@ -71,7 +121,8 @@ def add(func: Any, *args: Any, **kwargs: Any) -> Activation:
                 for operand in (a, b):
                     if not (mask is not None and operand.mask is not None and _same(operand.mask, mask)):
                         checkpoint(operand)
-    out = func(*map(plain, args), **{k: plain(v) for k, v in kwargs.items()})
+    values = [plain(t) if t is a or t is b else fit(t, a) for t in args]
+    out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
     return _answer(func, a, args, out, mask, tokens)
 
 
@@ -84,16 +135,18 @@ def _intersection(a: Mask | None, b: Mask | None) -> Mask | None:
 @rule(
     "mul mul_ multiply __mul__ __rmul__ __imul__ div div_ divide true_divide __truediv__ __rtruediv__ "
     "__itruediv__ __rdiv__ floor_divide __floordiv__ eq ne gt lt ge le __eq__ __ne__ __gt__ __lt__ __ge__ __le__ "
-    "logical_and logical_or __and__ __or__ atan2 remainder fmod"
+    "logical_and logical_or __and__ __or__ atan2 remainder fmod",
+    crops=True,
 )
 def multiply(func: Any, *args: Any, **kwargs: Any) -> Activation:
     """A product is on where both factors are (0 · y = 0); a smaller factor is a gate and changes nothing."""
-    a, b = _operands(args, kwargs)
+    a, b = _prepared(args, kwargs)
     mask, tokens = a.mask, a.tokens
     if b is not None:
         mask = a.mask if a.mask is b.mask else _intersection(a.mask, b.mask)
         tokens = a.tokens or b.tokens
-    out = func(*map(plain, args), **{k: plain(v) for k, v in kwargs.items()})
+    values = [plain(t) if t is a or t is b else fit(t, a) for t in args]
+    out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
     return _answer(func, a, args, out, mask, tokens)
 
 
@@ -173,17 +226,45 @@ def concatenated_mask(parts: Sequence[Any], values: Sequence[Tensor], dim: int) 
     return settle(on, laid_out(constants) if some_constant else None)
 
 
-@rule("cat concat concatenate")
+@rule("cat concat concatenate", crops=True)
 def cat(func: Any, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Activation:
     """Concatenation: a mask a channel group (or a token). Nothing is zeroed yet."""
     dim = kwargs.pop("axis", dim)
+    crops = _crops_to_cat(tensors, dim)
+    if crops is None:
+        tensors = whole(list(tensors))
     values = [plain(t) for t in tensors]
     out = func(values, dim, **kwargs)
     kept = [(t, v) for t, v in zip(tensors, values, strict=True) if v.ndim == out.ndim]  # cat skips old-style empties
     first = next(t for t in tensors if isinstance(t, Activation))
     mask = concatenated_mask([t for t, _ in kept], [v for _, v in kept], dim % out.ndim)
     tokens = any(isinstance(t, Activation) and t.tokens for t in tensors)
-    return derive(first, out, mask, tokens=tokens)
+    return derive(first, out, mask, tokens=tokens, crops=crops)
+
+
+def _crops_to_cat(tensors: Sequence[Any], dim: int) -> Crops | None:
+    """The crops of a concatenation, if its parts are stored alike or cropped along `dim` alone; None: if neither."""
+    activations = [t for t in tensors if isinstance(t, Activation)]
+    if all(t.crops is None for t in activations) or any(padded(t) for t in activations):
+        return None
+    rank = activations[0].ndim
+    if any(t.ndim != rank for t in tensors):
+        return None
+    dim %= rank
+    if len(activations) == len(tensors) and all(t.crops is None or t.crops[dim] is None for t in activations):
+        align(*activations)  # feature maps side by side
+        return activations[0].crops
+    if any(c is not None for t in activations if t.crops for d, c in enumerate(t.crops) if d != dim):
+        return None
+    indices, size = [], 0
+    for t in tensors:  # tokens after one another
+        crop = t.crops[dim] if isinstance(t, Activation) and t.crops else None
+        stored = plain(t).shape[dim]
+        here = torch.arange(stored, device=t.device) + (crop.start if crop else 0)
+        indices.append((here if crop is None or crop.positions is None else crop.positions) + size)
+        size += t.shape[dim]
+    joined = Crop(size, 0, (0, size), (0, size), torch.cat(indices))
+    return tuple(joined if d == dim else None for d in range(rank))
 
 
 @rule("stack")

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from suffice.errors import InputError
-from suffice.occlusion.rules.activation import Activation, derive, plain, rule
+from suffice.occlusion.rules.activation import Activation, derive, padded, plain, rule, whole
 
 _ZERO_TO_ZERO = (
     "relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu elu elu_ celu selu gelu silu mish hardswish tanh tanh_ "
@@ -25,25 +25,32 @@ def _applied(x: Activation, out: Tensor, clean: bool) -> Activation:
     if out is x.value:  # in place, or nothing to do
         x.clean = clean
         return x
-    return derive(x, out, x.mask, clean=clean)
+    return derive(x, out, x.mask, clean=clean, crops=x.crops)
 
 
-@rule(_ZERO_TO_ZERO)
+def _stored(x: Activation) -> Activation:
+    # Padding is zero now, and would be something else: it has to be there.
+    return whole(x) if x.crops is not None and padded(x) else x
+
+
+@rule(_ZERO_TO_ZERO, crops=True)
 def zero_preserving(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Activation:
     """f(0) = 0: what a checkpoint has zeroed stays zero."""
+    x = _stored(x)
     return _applied(x, func(x.value, *map(plain, args), **kwargs), x.clean)
 
 
-@rule(_ZERO_TO_OTHER)
+@rule(_ZERO_TO_OTHER, crops=True)
 def pointwise(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Activation:
     """f(0) is something else, which the next checkpoint zeroes again."""
     if not isinstance(x, Activation):  # a number to the power of an activation
-        exponent = next(a for a in args if isinstance(a, Activation))
+        exponent = whole(next(a for a in args if isinstance(a, Activation)))
         return derive(exponent, func(x, *map(plain, args), **kwargs), exponent.mask)
-    return _applied(x, func(x.value, *map(plain, args), **kwargs), False)
+    x = whole(x) if any(isinstance(a, Tensor) for a in args) else _stored(x)
+    return _applied(x, func(x.value, *(plain(whole(a)) for a in args), **kwargs), False)
 
 
-@rule("batch_norm")
+@rule("batch_norm", crops=True)
 def batch_norm(
     func: Any, x: Activation, running_mean: Tensor | None, running_var: Tensor | None, *args: Any, **kwargs: Any
 ) -> Activation:
@@ -51,7 +58,8 @@ def batch_norm(
     training = kwargs.get("training", args[2] if len(args) > 2 else False)
     if training or running_mean is None:
         raise InputError("expected batch norm to use running statistics (call model.eval()), got batch statistics")
-    return derive(x, func(x.value, running_mean, running_var, *args, **kwargs), x.mask)
+    x = _stored(x)
+    return derive(x, func(x.value, running_mean, running_var, *args, **kwargs), x.mask, crops=x.crops)
 
 
 @rule("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor")

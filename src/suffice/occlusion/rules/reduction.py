@@ -1,5 +1,6 @@
 """Operators that reduce dimensions, and norms, which reduce to statistics and keep the shape."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
+    padded,
     plain,
+    reduced_crops,
     reduced_mask,
     rule,
     varies,
+    whole,
 )
 
 
@@ -25,36 +29,40 @@ def _dims(x: Activation, dim: Any) -> list[int]:
 
 
 def _left_out(x: Activation) -> bool:
-    return x.mask is not None and (x.tokens or x.settings.pooling == "renormalised")
+    return (x.mask is not None or x.crops is not None) and (x.tokens or x.settings.pooling == "renormalised")
 
 
-@rule("mean sum nanmean")
+@rule("mean sum nanmean", crops=True)
 def average(func: Any, x: Activation, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Activation:
     """`literal`: zeros are averaged in. `renormalised`, or tokens: the average of what is on."""
-    dim = kwargs.pop("axis", dim)
-    dims = _dims(x, dim)
-    mask = reduced_mask(x, dims, keepdim=keepdim)
+    if padded(x):
+        whole(x)
+    dims = _dims(x, kwargs.pop("axis", dim))
+    mask, crops = reduced_mask(x, dims, keepdim=keepdim), reduced_crops(x, dims, keepdim=keepdim)
     if not varies(x, dims):
-        return derive(x, func(x.value, dims, keepdim=keepdim, **kwargs), mask)
+        return derive(x, func(x.value, dims, keepdim=keepdim, **kwargs), mask, crops=crops)
     out = func(checkpoint(x), dims, keepdim=keepdim, **kwargs)
-    if func.__name__ != "sum" and _left_out(x):
-        assert x.mask is not None
-        reduced = [d for d in dims if x.mask.on.shape[d] != 1]
-        kept = x.mask.on.sum(dims, keepdim=keepdim)
-        total = 1
-        for d in reduced:
-            total *= x.mask.on.shape[d]
-        out = out * torch.where(kept > 0, total / kept, 0.0).to(out.dtype)
-    return derive(x, out, mask)
+    if func.__name__ != "sum":
+        stored = math.prod(x.value.shape[d] for d in dims)
+        if not _left_out(x):
+            if stored != (there := math.prod(x.shape[d] for d in dims)):
+                out = out * (stored / there)
+        elif x.mask is not None:
+            kept = x.mask.on.sum(dims, keepdim=keepdim)
+            total = math.prod(x.mask.on.shape[d] for d in dims)
+            out = out * torch.where(kept > 0, total / kept, 0.0).to(out.dtype)
+    return derive(x, out, mask, crops=crops)
 
 
-@rule("amax amin")
+@rule("amax amin", crops=True)
 def extreme(func: Any, x: Activation, dim: Any = (), keepdim: bool = False) -> Activation:
     """`literal`: zeros compete. `renormalised`, or tokens: what is off is passed over."""
     dims = _dims(x, dim)
+    if varies(x, dims) or padded(x):
+        whole(x)
     mask = reduced_mask(x, dims, keepdim=keepdim)
     if not varies(x, dims):
-        return derive(x, func(x.value, dims, keepdim), mask)
+        return derive(x, func(x.value, dims, keepdim), mask, crops=reduced_crops(x, dims, keepdim=keepdim))
     if not _left_out(x):
         return derive(x, func(checkpoint(x), dims, keepdim), mask)
     assert x.mask is not None
@@ -100,11 +108,14 @@ def statistic(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Any:
 
 def _normalised(func: Any, x: Activation, dims: Sequence[int], *args: Any, **kwargs: Any) -> Activation:
     """A norm over `dims`: pointwise if the mask does not vary along them, else what is off counts as zero."""
-    value = checkpoint(x) if varies(x, dims) else x.value
-    return derive(x, func(value, *args, **kwargs), x.mask)
+    if varies(x, dims):
+        return derive(x, func(checkpoint(whole(x)), *args, **kwargs), x.mask)
+    if padded(x):
+        whole(x)
+    return derive(x, func(x.value, *args, **kwargs), x.mask, crops=x.crops)
 
 
-@rule("layer_norm rms_norm")
+@rule("layer_norm rms_norm", crops=True)
 def layer_norm(func: Any, x: Activation, normalized_shape: Sequence[int], *args: Any, **kwargs: Any) -> Activation:
     """Over the trailing dimensions."""
     return _normalised(func, x, range(-len(normalized_shape), 0), normalized_shape, *args, **kwargs)

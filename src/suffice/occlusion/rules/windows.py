@@ -8,7 +8,7 @@ Definition 4, for any stride, dilation, padding, ceil mode or adaptive size, in 
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +16,19 @@ from torch import Tensor
 
 from suffice.occlusion.rules.activation import (
     Activation,
+    Crop,
     Mask,
     NoRuleError,
     checkpoint,
     derive,
     exceeds,
+    padded,
     plain,
     rule,
     settle,
     varies,
+    whole,
+    windowed,
 )
 
 
@@ -68,12 +72,27 @@ def spread(mask: Tensor, reach: Sequence[Tensor]) -> Tensor:
     return count
 
 
-def real_count(reach: Sequence[Tensor]) -> Tensor:
-    """How many positions there are in each window: padding is not among them."""
-    count = reach[0].sum(1)
-    for matrix in reach[1:]:
-        count = count[..., None] * matrix.sum(1)
-    return count
+def real_count(reach: Sequence[Tensor]) -> list[tuple[Tensor, bool]]:
+    """How many positions each window has along each dimension (padding is none), and whether some has nothing."""
+    counts = [matrix.sum(1) for matrix in reach]
+    return [(c, bool((c == 0).any())) for c in counts]
+
+
+@lru_cache(maxsize=4096)
+def convolution_count(
+    size: int,
+    out: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    device: str,
+    dtype: torch.dtype,
+    real: tuple[int, int],
+) -> tuple[Tensor, bool]:
+    """`real_count` of a convolution, of which only the positions in `real` are no padding."""
+    count = convolution_reach(size, out, kernel, stride, padding, dilation, device, dtype)[:, slice(*real)].sum(1)
+    return count, bool((count == 0).any())
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
@@ -82,12 +101,17 @@ def count_dtype(device: torch.device) -> torch.dtype:
 
 
 def attributed_mask(
-    mask: Mask | None, reach: Sequence[Tensor], threshold: float, groups: int | None = None
+    mask: Mask | None,
+    reach: Sequence[Tensor],
+    threshold: float,
+    groups: int | None = None,
+    counts: Sequence[tuple[Tensor, bool]] | None = None,
 ) -> Mask | None:
     """M' = 1(Φ(M) > τ), Definition 4, for a mask (N, 1 or C, *sizes).
 
     groups: how many groups of channels are read together (1: a dense convolution; None: each channel alone, as in
     pooling). The result has one mask for each group, or one for all if the mask did not vary over channels.
+    counts: how many real positions there are, if the tables alone do not say it.
     """
     if mask is None:
         return None
@@ -98,13 +122,18 @@ def attributed_mask(
         nothing = there == 0
         kept_on = exceeds(kept, there.clamp(min=1), threshold)
         return settle(kept_on | nothing, nothing if bool(nothing.any()) else None)
-    grouped = _by_group(on, groups)
-    kept = spread(grouped, reach)
-    there = real_count(reach)
+    kept = spread(_by_group(on, groups), reach)
+    counts = real_count(reach) if counts is None else counts
+    some_nothing = any(zero for _, zero in counts)
+    if threshold == 0.0 and not some_nothing:
+        return settle(kept > 0)
+    there = counts[0][0]
+    for count, _ in counts[1:]:
+        there = there[..., None] * count
     if groups is not None and on.shape[1] > 1:
         there = there * (on.shape[1] // groups)
-    nothing = there == 0
-    if bool(nothing.any()):  # windows on padding alone, holes of a transposed convolution
+    if some_nothing:  # windows on padding alone, holes of a transposed convolution
+        nothing = there == 0
         return settle(exceeds(kept, there.clamp(min=1), threshold) | nothing, nothing[None, None])
     return settle(exceeds(kept, there, threshold))
 
@@ -132,7 +161,97 @@ def _repeated(mask: Mask | None, times: int) -> Mask | None:
     return mask.map(lambda m: m if m.shape[1] == 1 else m.repeat_interleave(times, 1))
 
 
-@rule("conv1d conv2d conv3d")
+class Window(NamedTuple):
+    """What of one output dimension is computed, and from what."""
+
+    start: int
+    length: int
+    on: tuple[int, int]
+    around: tuple[int, int]
+    """How much zero padding (or, negative, how much less) the stored input needs on either side."""
+    reach: Tensor
+    there: tuple[Tensor, bool]
+
+
+def windows_of(x: Activation, out_sizes: Sequence[int], geometry: Sequence[tuple[int, int, int, int]]) -> list[Window]:
+    """The window of a convolution's output that what is on can reach.
+
+    geometry: (kernel, stride, padding, dilation) of each dimension. Where the map is square what is computed is, too:
+    see `windowed` on the number of shapes.
+    """
+    rank = len(geometry)
+    assert x.crops is not None
+    dtype, device = count_dtype(x.device), str(x.device)
+    spans = []
+    for size, crop, out, (kernel, stride, padding, dilation) in zip(
+        x.shape[-rank:], x.crops[-rank:], out_sizes, geometry, strict=True
+    ):
+        on = crop.on if crop else (0, size)
+        first = max(0, -(-(on[0] + padding - dilation * (kernel - 1)) // stride))
+        last = min(out - 1, (on[1] - 1 + padding) // stride)
+        spans.append((min(first, last), last + 1))
+    square = len(set(out_sizes)) == 1
+    longest = max(b - a for a, b in spans)
+    result = []
+    for i, (size, crop, out, (kernel, stride, padding, dilation)) in enumerate(
+        zip(x.shape[-rank:], x.crops[-rank:], out_sizes, geometry, strict=True)
+    ):
+        stored = x.value.shape[i - rank]
+        old = crop.start if crop else 0
+        first, end = spans[i]
+        start, length = windowed(first, end, out, longest if square else None)
+        if x.settings.some_row_full:
+            start, length = 0, out
+        elif length == stored and stride == 1 and out == size and old <= first and end <= old + stored:
+            start = old  # as it is, no copy
+        begin = start * stride - padding
+        finish = (start + length - 1) * stride - padding + dilation * (kernel - 1) + 1
+        arguments = (size, out, kernel, stride, padding, dilation, device, dtype)
+        count, zero = convolution_count(*arguments, crop.real if crop else (0, size))
+        result.append(
+            Window(
+                start,
+                length,
+                (first, end),
+                (old - begin, finish - old - stored),
+                convolution_reach(*arguments)[start : start + length, old : old + stored],
+                (count[start : start + length], zero),
+            )
+        )
+    return result
+
+
+def around(windows: Sequence[Window]) -> list[int]:
+    """The padding of all windows in the order of F.pad."""
+    return [n for w in reversed(windows) for n in w.around]
+
+
+def crops_of(windows: Sequence[Window], out_sizes: Sequence[int]) -> tuple[Crop | None, ...]:
+    """The crops of the output: (N, C, *sizes)."""
+    return (
+        None,
+        None,
+        *(
+            None if w.length == size else Crop(size, w.start, w.on, (0, size))
+            for w, size in zip(windows, out_sizes, strict=True)
+        ),
+    )
+
+
+def _only_windows(x: Activation, rank: int) -> bool:
+    """Only the trailing dimensions are cropped, and to windows."""
+    assert x.crops is not None
+    return all(c is None for c in x.crops[:-rank]) and all(c is None or c.positions is None for c in x.crops[-rank:])
+
+
+def _stored_mask(x: Activation, rank: int) -> Mask:
+    """The mask at full size in its trailing dimensions, also where all that is stored is on."""
+    mask = Mask(x.value.new_ones([1] * x.ndim, dtype=torch.bool)) if x.mask is None else x.mask
+    sizes = x.value.shape[-rank:]
+    return mask.map(lambda m: m.expand(*m.shape[:-rank], *sizes))
+
+
+@rule("conv1d conv2d conv3d", crops=True)
 def convolution(
     func: Any,
     x: Any,
@@ -146,7 +265,7 @@ def convolution(
     """Zero what is off, convolve, and count: the mask's own convolution with a kernel of ones."""
     if not isinstance(x, Activation):
         raise NoRuleError(f"{func.__name__} of a plain tensor with a masked weight")
-    weight, bias = plain(weight), plain(bias)
+    weight, bias = plain(whole(weight)), plain(whole(bias))
     rank = weight.ndim - 2
     kernel, steps, spacing = weight.shape[2:], _each(stride, rank), _each(dilation, rank)
     if isinstance(padding, str):
@@ -154,26 +273,49 @@ def convolution(
         margins = tuple(t // 2 for t in total) if padding == "same" else (0,) * rank
     else:
         margins = _each(padding, rank)
-    one_to_one = all(k == 1 for k in kernel) and not any(margins)
-    if one_to_one and not varies(x, (-rank - 1,)):
+    if x.crops is not None and (isinstance(padding, str) or x.ndim != rank + 2 or not _only_windows(x, rank)):
+        whole(x)
+    pointwise = all(k == 1 for k in kernel) and not any(margins) and not varies(x, (-rank - 1,))
+    if pointwise and all(s == 1 for s in steps) and not padded(x):
+        return derive(x, func(x.value, weight, bias, 1, 0, 1, groups), x.mask, crops=x.crops)
+    if pointwise and x.crops is None:
         # Nothing is mixed: positions are only kept or skipped.
         mask = x.mask
-        if mask is not None and any(s != 1 for s in steps):
+        if mask is not None:
             skip: tuple[Any, ...] = (..., *(slice(None, None, s) for s in steps))
             mask = mask.map(lambda m: m if m.shape[-rank:] == (1,) * rank else m[skip])
         return derive(x, func(x.value, weight, bias, stride, padding, dilation, groups), mask)
-    out = func(checkpoint(x), weight, bias, stride, padding, dilation, groups)
-    if x.mask is None:
-        return derive(x, out, None)
-    if x.value.ndim == rank + 1:
-        raise NoRuleError(f"{func.__name__} without a batch dimension")
-    dtype = count_dtype(x.device)
-    reach = [
-        convolution_reach(n, o, k, s, p, d, str(x.device), dtype)
-        for n, o, k, s, p, d in zip(_sizes(x, rank), out.shape[-rank:], kernel, steps, margins, spacing, strict=True)
-    ]
-    mask = attributed_mask(_spatial(x, rank), reach, x.settings.threshold, groups)
-    return derive(x, out, _repeated(mask, out.shape[1] // groups))
+    geometry = list(zip(kernel, steps, margins, spacing, strict=True))
+    if x.crops is None:
+        out = func(checkpoint(x), weight, bias, stride, padding, dilation, groups)
+        if x.mask is None:
+            return derive(x, out, None)
+        if x.ndim == rank + 1:
+            raise NoRuleError(f"{func.__name__} without a batch dimension")
+        dtype, device = count_dtype(x.device), str(x.device)
+        arguments = [
+            (n, o, *g, device, dtype) for n, o, g in zip(x.shape[-rank:], out.shape[-rank:], geometry, strict=True)
+        ]
+        reach = [convolution_reach(*a) for a in arguments]
+        counts = [convolution_count(*a, (0, a[0])) for a in arguments]
+        crops = None
+    else:
+        sizes = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, (k, s, p, d) in zip(x.shape[-rank:], geometry, strict=True)
+        ]
+        windows = windows_of(x, sizes, geometry)
+        # The convolution pads by itself if it would pad as much as it always does; else the input is copied.
+        own = [w.around[0] for w in windows]
+        alike = all(0 <= w.around[0] <= p and 0 <= w.around[0] - w.around[1] < s
+                    for w, (_, s, p, _) in zip(windows, geometry, strict=True))  # fmt: skip
+        if alike and not x.settings.some_row_full:
+            out = func(checkpoint(x), weight, bias, stride, own, dilation, groups)
+        else:
+            out = func(F.pad(checkpoint(x), around(windows)), weight, bias, stride, 0, dilation, groups)
+        reach, counts = [w.reach for w in windows], [w.there for w in windows]
+        crops = crops_of(windows, sizes)
+    mask = attributed_mask(_stored_mask(x, rank), reach, x.settings.threshold, groups, counts)
+    return derive(x, out, _repeated(mask, out.shape[1] // groups), crops=crops)
 
 
 def _spatial(x: Activation, rank: int) -> Mask | None:
@@ -245,7 +387,7 @@ def _renormalised(x: Activation) -> bool:
     return x.mask is not None and (x.tokens or x.settings.pooling == "renormalised")
 
 
-@rule("avg_pool1d avg_pool2d avg_pool3d")
+@rule("avg_pool1d avg_pool2d avg_pool3d", crops=True)
 def average_pool(
     func: Any,
     x: Activation,
@@ -257,6 +399,11 @@ def average_pool(
     divisor_override: Any = None,
 ) -> Activation:
     """`literal`: zeros are averaged in. `renormalised`: the average of what is active."""
+    if not ceil_mode and divisor_override is None and (count_include_pad or not any(_each(padding, 1))):
+        window = _pooled_window(func, x, 0.0, kernel_size, stride, padding)
+        if window is not None:
+            return window
+    x = whole(x)
     rank = _pool_rank(func)
     last = () if rank == 1 else (divisor_override,)
     arguments = (kernel_size, stride or kernel_size, padding, ceil_mode, count_include_pad, *last)
@@ -274,7 +421,33 @@ def _share(x: Activation, average: Any) -> Tensor:
     return torch.where(part > 0, whole / part, 0.0)
 
 
-@rule("max_pool1d max_pool2d max_pool3d")
+def _pooled_window(
+    func: Any, x: Activation, outside: float, kernel: Any, stride: Any, padding: Any
+) -> Activation | None:
+    """Pooling of a window, with zeros for what is off and `outside` for padding; None if it takes the whole."""
+    rank = _pool_rank(func)
+    if x.crops is None or padded(x) or not _only_windows(x, rank) or x.settings.some_row_full or _renormalised(x):
+        return None
+    steps = _each(kernel if stride is None or stride == [] else stride, rank)
+    geometry = [(k, s, p, 1) for k, s, p in zip(_each(kernel, rank), steps, _each(padding, rank), strict=True)]
+    sizes = [(n + 2 * p - k) // s + 1 for n, (k, s, p, _) in zip(x.shape[-rank:], geometry, strict=True)]
+    windows = windows_of(x, sizes, geometry)
+    value = F.pad(checkpoint(x), around(windows))
+    for dim, (w, (_, s, p, _)) in enumerate(zip(windows, geometry, strict=True), start=x.ndim - rank):
+        begin = w.start * s - p
+        over = begin + value.shape[dim] - x.shape[dim]
+        if outside != 0.0 and begin < 0:
+            value.narrow(dim, 0, -begin).fill_(outside)
+        if outside != 0.0 and over > 0:
+            value.narrow(dim, value.shape[dim] - over, over).fill_(outside)
+    out = func(value, kernel, steps)
+    mask = attributed_mask(
+        _stored_mask(x, rank), [w.reach for w in windows], x.settings.threshold, None, [w.there for w in windows]
+    )
+    return derive(x, out, mask, crops=crops_of(windows, sizes))
+
+
+@rule("max_pool1d max_pool2d max_pool3d", crops=True)
 def max_pool(
     func: Any,
     x: Activation,
@@ -288,6 +461,11 @@ def max_pool(
     """`literal`: zeros compete. `renormalised`: what is off is passed over."""
     if return_indices:
         raise NoRuleError(f"{func.__name__} with return_indices=True")
+    if not ceil_mode and dilation in (1, (1, 1)):
+        window = _pooled_window(func, x, -torch.inf, kernel_size, stride, padding)
+        if window is not None:
+            return window
+    x = whole(x)
     rank = _pool_rank(func)
     out = func(_competing(x), kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
     return derive(x, _zero_if_nothing(x, out), _pooled_mask(x, out, rank, kernel_size, stride, padding, dilation))
@@ -311,9 +489,13 @@ def _adaptive_mask(x: Activation, out: Tensor, rank: int) -> Mask | None:
     return attributed_mask(_spatial(x, rank), reach, x.settings.threshold)
 
 
-@rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d")
+@rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", crops=True)
 def adaptive_average_pool(func: Any, x: Activation, output_size: Any) -> Activation:
     """Average pooling with windows of its own choice."""
+    rank = _pool_rank(func)
+    if x.crops is not None and all(n == 1 for n in _each(output_size, rank)):
+        return x.mean(list(range(-rank, 0)), keepdim=True)  # type: ignore[return-value]
+    x = whole(x)
     out = func(checkpoint(x), output_size)
     if _renormalised(x):
         out = out * _share(x, lambda ones: func(ones, output_size))
