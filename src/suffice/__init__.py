@@ -1,1 +1,44 @@
-"""The smallest evidence that suffices for a classifier's decision."""
+"""The smallest evidence that suffices for a classifier's decision.
+
+The names below are the public contract. They are loaded when first used, so that `import suffice` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suffice.classifier import Classifier as Classifier
+    from suffice.classifier import Preprocessing as Preprocessing
+    from suffice.errors import InputError as InputError
+    from suffice.explainers import explain as explain
+    from suffice.explanation import Explanation as Explanation
+    from suffice.explanation import load_explanation as load_explanation
+    from suffice.images import load_image as load_image
+    from suffice.models import load_classifier as load_classifier
+    from suffice.occlusion import masked_logits as masked_logits
+
+_HOME = {
+    "Classifier": "suffice.classifier",
+    "Preprocessing": "suffice.classifier",
+    "InputError": "suffice.errors",
+    "explain": "suffice.explainers",
+    "Explanation": "suffice.explanation",
+    "load_explanation": "suffice.explanation",
+    "load_image": "suffice.images",
+    "load_classifier": "suffice.models",
+    "masked_logits": "suffice.occlusion",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'suffice' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -75,6 +75,7 @@ def load_classifier(
     return Classifier(
         source.module,
         name=source.name,
+        weights=None if weights is None else os.fspath(weights),
         class_names=names,
         device=device,
         precision=precision,

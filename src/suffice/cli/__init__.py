@@ -1,0 +1,63 @@
+"""The command line: `suffice COMMAND …`, one file a command.
+
+Nothing heavy is imported before a command needs it, so that `suffice --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from suffice.cli import explain
+from suffice.cli.process import complain
+from suffice.errors import InputError
+
+app = typer.Typer(
+    name="suffice",
+    help="Find the smallest part of an image that suffices for a classifier's decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
+)
+app.command("explain")(explain.explain)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"suffice {version('suffice')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _suffice(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Find the smallest part of an image that suffices for a classifier's decision."""
+
+
+# typer hides click, or a copy of it, and with it the base of all its complaints.
+_ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+def main() -> None:
+    """Run the command line; exit status 0 done, 1 some images failed, 2 a wrong call or bad input, 130 interrupted."""
+    try:
+        status = typer.main.get_command(app).main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except InputError as error:
+        complain(str(error))
+        sys.exit(2)
+    except _ClickException as error:
+        complain(error.format_message())
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has enough
+        sys.stderr.close()
+        sys.exit(0)
