@@ -96,7 +96,9 @@ def main() -> None:
                 plain, measured = ratio(model, kind, batch, rounds)
                 rows.append([name, batch, kind, f"{1000 * plain:.1f}", f"{measured:.2f}", limit])
                 verdict = "" if measured <= limit else f"  above {limit}"
-                print(f"{name:24} {batch:3} {kind:20} plain {1000 * plain:8.1f} ms  x {measured:.2f}{verdict}", flush=True)
+                print(
+                    f"{name:24} {batch:3} {kind:20} plain {1000 * plain:8.1f} ms  x {measured:.2f}{verdict}", flush=True
+                )
     if options.save:
         with TABLE.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from suffice.errors import InputError
 from suffice.occlusion.rules import Activation, NoRuleError, Settings
-from suffice.occlusion.rules.activation import Crop, settle, whole, windowed
+from suffice.occlusion.rules.activation import Crop, filled, settle, whole, windowed
 
 
 def deactivated_forward(
@@ -84,7 +84,7 @@ def _masked_input(inputs: Tensor, masks: Tensor, settings: Settings) -> Activati
                 inputs, masks = inputs.narrow(2 + dim, first, length), masks.narrow(1 + dim, first, length)
     on = masks[:, None]
     # Not a product: what lies under the mask may be NaN or infinite.
-    kept_values = inputs.masked_fill(~on, 0.0)
+    kept_values = filled(inputs, ~on, 0.0)
     return Activation(kept_values, settle(on), settings, clean=True, crops=tuple(crops))
 
 

@@ -260,6 +260,11 @@ def checkpoint(x: Activation) -> Tensor:
     return x.value
 
 
+def filled(value: Tensor, where: Tensor, number: float) -> Tensor:
+    """`value` with a number at some positions, in the same memory format: another one would round differently."""
+    return value.clone().masked_fill_(where, number)
+
+
 def varies(x: Activation, dims: Sequence[int]) -> bool:
     """Whether the mask differs along any of these dimensions, so that an operator over them mixes on and off."""
     if x.crops is not None and any(x.crops[d] is not None for d in dims):

@@ -16,6 +16,7 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
+    filled,
     padded,
     plain,
     reduced_mask,
@@ -161,7 +162,7 @@ def softmax(func: Any, x: Activation, dim: Any = None, *args: Any, **kwargs: Any
         return derive(x, func(x.value, dim, *args, **kwargs), x.mask, tokens=tokens, crops=x.crops)
     on = x.mask.on
     left_out = ~on & on.any(dim, keepdim=True)  # where all is off there is nothing to attend to: any finite value does
-    out = func(x.value.masked_fill(left_out, -torch.inf), dim, *args, **kwargs)
+    out = func(filled(x.value, left_out, -torch.inf), dim, *args, **kwargs)
     return derive(x, out, x.mask, tokens=True, crops=x.crops)
 
 
@@ -221,7 +222,8 @@ def scaled_dot_product_attention(
         out = func(q, k, v, _attending(on, bias), dropout_p, **kwargs)
         if source.settings.some_row_full:
             # Another kernel runs without a mask; rows that are all on must have its very bits.
-            out = torch.where(on.all(-1, keepdim=True), func(q, k, v, bias, dropout_p, **kwargs), out)
+            unmasked = func(q, k, v, bias, dropout_p, **kwargs)
+            out = unmasked.where(on.all(-1, keepdim=True), out)
     return derive(source, out, _query_mask(query, on), tokens=True, crops=crops)
 
 

@@ -14,9 +14,11 @@ from suffice.occlusion.rules.activation import (
     align,
     checkpoint,
     derive,
+    filled,
     padded,
     plain,
     rule,
+    same_crops,
     settle,
     whole,
 )
@@ -40,9 +42,18 @@ def _joined(a: Mask, b: Mask, on: Tensor) -> Mask | None:
     return settle(on, constant & on)
 
 
-def fit(b: Any, a: Activation) -> Any:
-    """The value of an operand that is broadcast over `a`, cut to what `a` stores."""
-    value = plain(whole(b))
+def fit(b: Any, a: Activation, *, divisor: bool = False) -> Any:
+    """The value of an operand that is broadcast over `a`, cut to what `a` stores; a divisor is 1 where it is off.
+
+    Nothing over nothing is NaN, and would stay so when a checkpoint multiplies it by zero.
+    """
+    if b is not a and not same_crops(getattr(b, "crops", None), a.crops):
+        b = whole(b)
+    value = plain(b)
+    if divisor and isinstance(b, Activation) and b.mask is not None:
+        value = filled(value, ~b.mask.on, 1.0)
+    if isinstance(b, Activation) and b.crops is not None:
+        return value
     if not isinstance(value, Tensor) or a.crops is None:
         return value
     for back in range(1, min(value.ndim, a.ndim) + 1):
@@ -121,7 +132,7 @@ def add(func: Any, *args: Any, **kwargs: Any) -> Activation:
                 for operand in (a, b):
                     if not (mask is not None and operand.mask is not None and _same(operand.mask, mask)):
                         checkpoint(operand)
-    values = [plain(t) if t is a or t is b else fit(t, a) for t in args]
+    values = [fit(t, a) for t in args]
     out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
     return _answer(func, a, args, out, mask, tokens)
 
@@ -145,7 +156,8 @@ def multiply(func: Any, *args: Any, **kwargs: Any) -> Activation:
     if b is not None:
         mask = a.mask if a.mask is b.mask else _intersection(a.mask, b.mask)
         tokens = a.tokens or b.tokens
-    values = [plain(t) if t is a or t is b else fit(t, a) for t in args]
+    divides = "div" in func.__name__
+    values = [fit(t, a, divisor=divides and i == 1) for i, t in enumerate(args)]
     out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
     return _answer(func, a, args, out, mask, tokens)
 

@@ -15,9 +15,9 @@ _ZERO_TO_ZERO = (
 )
 _ZERO_TO_OTHER = (
     "hardtanh hardtanh_ sigmoid sigmoid_ logsigmoid hardsigmoid softplus hardshrink softshrink tanhshrink "
-    "threshold threshold_ exp exp_ log log1p expm1 sqrt sqrt_ rsqrt reciprocal sin cos floor ceil round clamp "
-    "clamp_ clamp_min clamp_min_ clamp_max clip clip_ pow __pow__ __rpow__ logical_not bitwise_not __invert__ "
-    "log2 sinh cosh atan isnan isfinite isinf relu6_"
+    "threshold threshold_ exp exp_ expm1 sqrt sqrt_ sin cos floor ceil round clamp "
+    "clamp_ clamp_min clamp_min_ clamp_max clip clip_ logical_not bitwise_not __invert__ "
+    "sinh cosh atan isnan isfinite isinf relu6_"
 )
 
 
@@ -43,11 +43,18 @@ def zero_preserving(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Acti
 @rule(_ZERO_TO_OTHER, crops=True)
 def pointwise(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Activation:
     """f(0) is something else, which the next checkpoint zeroes again."""
-    if not isinstance(x, Activation):  # a number to the power of an activation
-        exponent = whole(next(a for a in args if isinstance(a, Activation)))
-        return derive(exponent, func(x, *map(plain, args), **kwargs), exponent.mask)
     x = whole(x) if any(isinstance(a, Tensor) for a in args) else _stored(x)
     return _applied(x, func(x.value, *(plain(whole(a)) for a in args), **kwargs), False)
+
+
+@rule("log log1p log2 rsqrt reciprocal pow __pow__ __rpow__")
+def infinite_at_zero(func: Any, *args: Any, **kwargs: Any) -> Activation:
+    """f(0) may be infinite, and a checkpoint multiplies by zero: what is off is put to zero at once."""
+    x = next(a for a in args if isinstance(a, Activation))
+    out = func(*map(plain, args), **kwargs)
+    if x.mask is None:
+        return derive(x, out, None)
+    return derive(x, out.masked_fill(~x.mask.on, 0.0), x.mask, clean=True)
 
 
 @rule("batch_norm", crops=True)

@@ -12,6 +12,7 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
+    filled,
     padded,
     plain,
     reduced_crops,
@@ -67,7 +68,7 @@ def extreme(func: Any, x: Activation, dim: Any = (), keepdim: bool = False) -> A
         return derive(x, func(checkpoint(x), dims, keepdim), mask)
     assert x.mask is not None
     never = -torch.inf if func.__name__ == "amax" else torch.inf
-    out = func(x.value.masked_fill(~x.mask.on, never), dims, keepdim)
+    out = func(filled(x.value, ~x.mask.on, never), dims, keepdim)
     return derive(x, out.masked_fill(out == never, 0.0), mask)
 
 

@@ -22,6 +22,7 @@ from suffice.occlusion.rules.activation import (
     checkpoint,
     derive,
     exceeds,
+    filled,
     padded,
     plain,
     rule,
@@ -473,12 +474,12 @@ def max_pool(
 
 def _competing(x: Activation) -> Tensor:
     if x.mask is not None and _renormalised(x):
-        return x.value.masked_fill(~x.mask.on, -torch.inf)
+        return filled(x.value, ~x.mask.on, -torch.inf)
     return checkpoint(x)
 
 
 def _zero_if_nothing(x: Activation, out: Tensor) -> Tensor:
-    return out.masked_fill(out == -torch.inf, 0.0) if _renormalised(x) else out
+    return filled(out, out == -torch.inf, 0.0) if _renormalised(x) else out
 
 
 def _adaptive_mask(x: Activation, out: Tensor, rank: int) -> Mask | None:
