@@ -1,0 +1,44 @@
+# make demo   installs into .venv and explains a sample photo
+# make test   lint, types, doctests and tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint types format benchmark clean
+
+demo: .venv/demo
+	$(BIN)/suffice explain sample:cat --out suffice-out
+
+test: lint types
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+types: .venv/dev
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# The measured results of the README. Give PHOTOS, a folder of ImageNet photos with the label at the end of each name.
+benchmark: .venv/dev
+	$(BIN)/python benchmarks/explain_photos.py $(PHOTOS)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ .venv/demo
+
+clean:
+	rm -rf .venv dist build suffice-out
