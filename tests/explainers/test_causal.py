@@ -29,20 +29,24 @@ def monotone_functions() -> list[frozenset[tuple[int, ...]]]:
     return found
 
 
+def answered(running, passes):
+    """What a search or a part of one returns once each of its questions was answered by `passes`; and how many."""
+    asked, questions = 0, next(running)
+    while True:
+        asked += len(questions)
+        try:
+            questions = running.send([bool(passes(question)) for question in questions])
+        except StopIteration as finished:
+            return finished.value, asked
+
+
 def test_the_minimal_sets_of_every_monotone_function_are_found() -> None:
     functions = monotone_functions()
     assert len(functions) == 167  # Dedekind's number for four variables is 168; the one that never passes is left out
     rest = [Box(0, 0, 1, 1)]  # so that the empty set of parts may pass too
     masks = {mask_of([*rest, *(PARTS[i] for i in s)], SIZE).tobytes(): s for s in SUBSETS}
     for passing in functions:
-        running, asked = minimal_passing(PARTS, rest, SIZE), 0
-        try:
-            questions = next(running)
-            while True:
-                asked += len(questions)
-                questions = running.send([masks[q.tobytes()] in passing for q in questions])
-        except StopIteration as finished:
-            minimal = finished.value
+        minimal, asked = answered(minimal_passing(PARTS, rest, SIZE), lambda q, p=passing: masks[q.tobytes()] in p)
         brute = {s for s in passing if not any(set(t) < set(s) for t in passing)}
         assert set(minimal) == brute
         assert len(minimal) == len(brute)
@@ -50,14 +54,10 @@ def test_the_minimal_sets_of_every_monotone_function_are_found() -> None:
 
 
 def test_nothing_at_all_is_never_asked() -> None:
-    running = minimal_passing(PARTS, [], SIZE)
-    questions = next(running)
-    try:
-        while True:
-            assert all(q.any() for q in questions)
-            questions = running.send([True] * len(questions))
-    except StopIteration as finished:
-        assert sorted(finished.value) == [(0,), (1,), (2,), (3,)]
+    nothing: list[bool] = []
+    minimal, _ = answered(minimal_passing(PARTS, [], SIZE), lambda q: nothing.append(not q.any()) or True)
+    assert sorted(minimal) == [(0,), (1,), (2,), (3,)]
+    assert not any(nothing)
 
 
 def test_responsibility_is_one_over_the_smallest_minimal_set() -> None:
@@ -80,12 +80,7 @@ def test_quarters_cover_the_box_once_and_are_not_thin() -> None:
 def test_a_search_keeps_what_is_sufficient_all_along() -> None:
     needed = mask_of([Box(4, 20, 9, 25), Box(22, 3, 27, 9)], SIZE)
     running = search(SIZE, CausalSettings(smallest_box=2, depth=60), np.random.default_rng(1))
-    questions = next(running)
-    try:
-        while True:
-            questions = running.send([bool((q >= needed).all()) for q in questions])
-    except StopIteration as finished:
-        responsibility, kept = finished.value
+    (responsibility, kept), _ = answered(running, lambda q: (q >= needed).all())
     assert (kept >= needed).all()
     assert kept.mean() < 0.25
     assert responsibility[needed].min() > responsibility[~kept].max()
