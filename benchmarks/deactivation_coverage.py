@@ -34,7 +34,8 @@ from suffice.occlusion.deactivation import deactivated_forward
 
 TABLE = Path(__file__).parents[1] / "results" / "deactivation-coverage.csv"
 COLUMNS = [
-    "library", "family", "model", "status", "theorem_1", "leak", "effect", "image_size", "parameters_m", "seconds", "note",
+    "library", "family", "model", "status", "theorem_1", "leak", "effect", "image_size", "parameters_m", "seconds",
+    "note",
 ]  # fmt: skip
 
 

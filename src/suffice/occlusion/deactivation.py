@@ -51,11 +51,22 @@ def deactivated_forward(
         InputError: shapes, types or settings are wrong, or the module uses an operator without a rule; the message
             names the operator and the submodule.
     """
-    _check(inputs, masks, threshold, add, pooling)
+    if not 0.0 <= threshold < 1.0:
+        raise InputError(f"expected a threshold in [0, 1), got {threshold}")
+    if add not in ("union", "intersection"):
+        raise InputError(f"expected add to be 'union' or 'intersection', got {add!r}")
+    if pooling not in ("literal", "renormalised"):
+        raise InputError(f"expected pooling to be 'literal' or 'renormalised', got {pooling!r}")
+    return masked_forward(module, inputs, masks, Settings(threshold, add, pooling))
+
+
+def masked_forward(module: nn.Module, inputs: Tensor, masks: Tensor, settings: Settings) -> Any:
+    """The same as `deactivated_forward` for any settings of the rules (see there; the settings are not checked)."""
+    _check(inputs, masks)
     full = masks.flatten(1).all(1)
     if bool(full.all()):
         return module(inputs)
-    settings = Settings(threshold, add, pooling, some_row_full=bool(full.any()))
+    settings = settings._replace(some_row_full=bool(full.any()))
     try:
         output = module(_masked_input(inputs, masks, settings))
     except NoRuleError as error:
@@ -70,7 +81,7 @@ def deactivated_forward(
 def _masked_input(inputs: Tensor, masks: Tensor, settings: Settings) -> Activation:
     """The input with its mask (first checkpoint of Definition 5); only a window around what is kept is stored."""
     crops: list[Crop | None] = [None] * 4
-    if not settings.some_row_full:
+    if not settings.some_row_full and settings.fill is None:
         kept = masks.any(0)
         spans = []
         for dim, size in ((1, masks.shape[1]), (0, masks.shape[2])):
@@ -88,7 +99,7 @@ def _masked_input(inputs: Tensor, masks: Tensor, settings: Settings) -> Activati
     return Activation(kept_values, settle(on), settings, clean=True, crops=tuple(crops))
 
 
-def _check(inputs: Tensor, masks: Tensor, threshold: float, add: str, pooling: str) -> None:
+def _check(inputs: Tensor, masks: Tensor) -> None:
     if inputs.ndim != 4 or not inputs.is_floating_point():
         raise InputError(f"expected float inputs (N, C, H, W), got {inputs.dtype} {tuple(inputs.shape)}")
     expected = (inputs.shape[0], *inputs.shape[2:])
@@ -96,12 +107,6 @@ def _check(inputs: Tensor, masks: Tensor, threshold: float, add: str, pooling: s
         raise InputError(f"expected bool masks {expected}, got {masks.dtype} {tuple(masks.shape)}")
     if masks.device != inputs.device:
         raise InputError(f"expected masks on {inputs.device}, got {masks.device}")
-    if not 0.0 <= threshold < 1.0:
-        raise InputError(f"expected a threshold in [0, 1), got {threshold}")
-    if add not in ("union", "intersection"):
-        raise InputError(f"expected add to be 'union' or 'intersection', got {add!r}")
-    if pooling not in ("literal", "renormalised"):
-        raise InputError(f"expected pooling to be 'literal' or 'renormalised', got {pooling!r}")
 
 
 def _module_at(traceback: TracebackType | None, root: nn.Module) -> str:

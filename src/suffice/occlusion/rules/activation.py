@@ -22,6 +22,8 @@ class Settings(NamedTuple):
     pooling: Literal["literal", "renormalised"] = "literal"
     some_row_full: bool = False
     """Some image of the batch is kept whole, so its row must come out bit for bit as in a plain forward pass."""
+    fill: Callable[[Tensor, Tensor, Sequence[int]], Tensor] | None = None
+    """What a convolution reads where its input is off: (value, on, kernel size) -> value. None: zeros."""
 
 
 class Mask(NamedTuple):

@@ -276,6 +276,8 @@ def convolution(
         margins = _each(padding, rank)
     if x.crops is not None and (isinstance(padding, str) or x.ndim != rank + 2 or not _only_windows(x, rank)):
         whole(x)
+    if x.settings.fill is not None:
+        whole(x)
     pointwise = all(k == 1 for k in kernel) and not any(margins) and not varies(x, (-rank - 1,))
     if pointwise and all(s == 1 for s in steps) and not padded(x):
         return derive(x, func(x.value, weight, bias, 1, 0, 1, groups), x.mask, crops=x.crops)
@@ -288,7 +290,10 @@ def convolution(
         return derive(x, func(x.value, weight, bias, stride, padding, dilation, groups), mask)
     geometry = list(zip(kernel, steps, margins, spacing, strict=True))
     if x.crops is None:
-        out = func(checkpoint(x), weight, bias, stride, padding, dilation, groups)
+        value = checkpoint(x)
+        if x.settings.fill is not None and x.mask is not None:
+            value = x.settings.fill(value, x.mask.on, kernel)
+        out = func(value, weight, bias, stride, padding, dilation, groups)
         if x.mask is None:
             return derive(x, out, None)
         if x.ndim == rank + 1:

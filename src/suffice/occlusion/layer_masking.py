@@ -1,0 +1,75 @@
+"""Layer masking: the nearest earlier way to hide pixels inside the network, and the baseline for `deactivate`.
+
+Balasubramanian and Feizi, *Towards Improved Input Masking for Convolutional Neural Networks* (ICCV 2023): the input
+of every convolution is masked, and around what is kept the masked values are filled with averages of their kept
+neighbours, so that the edge of the mask does not look like an edge of the image. Written from that description, with
+the masks and the operators of `suffice.occlusion.deactivation`: only what happens before a convolution, at a residual
+add and in a pool differs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suffice.occlusion.deactivation import masked_forward
+from suffice.occlusion.rules.activation import Settings
+
+
+def layer_masked_forward(module: nn.Module, inputs: Tensor, masks: Tensor) -> Any:
+    """What the module says of each input under layer masking.
+
+    Before each convolution what is off is filled from its neighbours (`filled_from_neighbours`), as many times as the
+    kernel is wide, and zero beyond; its output is on where any of its input is (a max-pool of the mask); averages are
+    over what is on; a residual sum is on where both operands are. The module is neither edited nor hooked; where masks
+    are all True the result is that of `module(inputs)`.
+
+    Args:
+        module: in eval mode, on the device of the inputs.
+        inputs: (N, C, H, W), normalised as the module expects.
+        masks: bool (N, H, W), True = kept.
+
+    Returns:
+        The module's own output, of whatever type, with plain tensors in it.
+
+    Raises:
+        InputError: shapes or types are wrong, or the module uses an operator without a rule.
+    """
+    return masked_forward(module, inputs, masks, Settings(0.0, "intersection", "renormalised", fill=layer_fill))
+
+
+def filled_from_neighbours(value: Tensor, on: Tensor, times: int) -> Tensor:
+    """Fill what is off with the average of its 3x3 neighbours that are on, and take it for on; do so several times.
+
+    >>> value, on = torch.tensor([[[[2.0, 4.0, 0.0, 0.0, 9.0]]]]), torch.tensor([[[[True, True, False, False, False]]]])
+    >>> filled_from_neighbours(value, on, 2)
+    tensor([[[[2., 4., 4., 4., 0.]]]])
+
+    Args:
+        value: (N, C, H, W).
+        on: bool (N, 1 or C, H, W).
+        times: how far to fill, in positions.
+
+    Returns:
+        (N, C, H, W), zero where nothing that is on is near enough.
+    """
+    value = value * on
+    for _ in range(times):
+        if bool(on.all()):
+            break
+        count = F.avg_pool2d(on.to(value.dtype), 3, 1, 1)  # as a ninth; the divisor cancels out
+        total = F.avg_pool2d(value, 3, 1, 1)
+        reached = count > 0
+        value = torch.where(on, value, torch.where(reached, total / count.where(reached, 1.0), 0.0))
+        on = reached
+    return value
+
+
+def layer_fill(value: Tensor, on: Tensor, kernel: Sequence[int]) -> Tensor:
+    """The input of a convolution with what is off filled in; a 1x1 kernel looks at no neighbours."""
+    if value.ndim != 4 or max(kernel) == 1:
+        return value * on
+    sizes = torch.broadcast_shapes(on.shape, (1, 1, *value.shape[2:]))
+    return filled_from_neighbours(value, on.expand(sizes), max(kernel))
