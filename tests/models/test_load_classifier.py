@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -100,9 +102,9 @@ def test_options_override_what_the_model_brings(tmp_path: Path) -> None:
 
 
 def test_too_few_names_are_seen_at_the_first_question() -> None:
-    classifier = load_classifier("timm:test_resnet", weights="random", class_names=["cat", "dog"], device="cpu")
+    classifier = load_classifier(weights="random", class_names=["cat", "dog"], device="cpu")
     with pytest.raises(InputError, match=r"2 classes.*got 1000: the class names do not fit the model"):
-        classifier.logits(torch.rand(1, 3, 160, 160))
+        classifier.logits(torch.rand(1, 3, 224, 224))
 
 
 @pytest.mark.parametrize(
@@ -183,3 +185,22 @@ def test_where_a_model_runs(
     monkeypatch.setattr("suffice.models.Classifier", lambda module, **options: asked.update(options))
     load_classifier("it", device=device)
     assert asked["device"] == expected
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
+def test_weights_of_a_fine_tuned_model_fit_once_its_classes_are_named(name: str, tmp_path: Path) -> None:
+    names = ["cat", "dog", "horse"]
+    source, architecture = name.split(":")
+    tuned = (
+        timm.create_model(architecture, num_classes=3)
+        if source == "timm"
+        else torchvision.models.get_model(architecture, num_classes=3)
+    ).eval()
+    torch.save(tuned.state_dict(), tmp_path / "tuned.pth")
+    with pytest.raises(InputError, match="of another shape"):
+        load_classifier(name, weights=tmp_path / "tuned.pth", device="cpu")
+    classifier = load_classifier(name, weights=tmp_path / "tuned.pth", class_names=names, device="cpu")
+    image = torch.rand(1, 3, *classifier.preprocessing.input_size)
+    with torch.no_grad():
+        assert torch.equal(classifier.logits(image), tuned(classifier.normalise(image)))
+    assert classifier.class_index("dog") == 1

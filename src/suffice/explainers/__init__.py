@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from suffice.classifier import Classifier
+from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError
 from suffice.explainers import causal
 from suffice.explainers.method import Found, MethodSettings, Progress
@@ -69,7 +69,7 @@ def explain(
     chosen = check_settings(method, keep_confidence, seed, settings)
     run = METHODS[method][1]
     occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
-    pixels = torch.as_tensor(image)
+    pixels = as_tensor(image)
     pixels = classifier.check_images(pixels[None] if pixels.ndim == 3 else pixels)[0]
 
     started, passes = time.perf_counter(), classifier.forward_passes

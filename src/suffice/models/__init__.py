@@ -24,7 +24,7 @@ from suffice.models import embedded, from_function, from_onnx, from_timm, from_t
 from suffice.models.class_names import read_class_names
 from suffice.models.source import Source
 
-_PREFIXES: dict[str, Callable[[str, str | None], Source]] = {
+_PREFIXES: dict[str, Callable[[str, str | None, int | None], Source]] = {
     "timm": from_timm.load,
     "torchvision": from_torchvision.load,
 }
@@ -47,7 +47,8 @@ def load_classifier(
         model: see the table above; None for the embedded default, EfficientNet-Lite0 on ImageNet-1k.
         weights: a `.safetensors`, `.pth` or `.pt` file (never unpickled as code); `random` for none at all;
             `download` to let timm or torchvision fetch their own; None for the file in their cache.
-        class_names: names in the order of the logits, a text file of one name a line, or `imagenet-1k`.
+        class_names: names in the order of the logits, a text file of one name a line, or `imagenet-1k`. A timm or
+            torchvision model is built with as many classes, so that the weights of a fine-tuned one fit.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here, and the CPU for a black box.
         precision: `float32`, or `bfloat16` to screen faster and confirm in float32.
         batch_size: images in one forward pass; None for what fits in memory.
@@ -63,12 +64,12 @@ def load_classifier(
     Traceback (most recent call last):
     suffice.errors.InputError: timm has no model 'resnet_9000'; similar names: ...
     """
-    source = _source(model, None if weights is None else os.fspath(weights))
+    names = None if class_names is None else read_class_names(class_names)
+    source = _source(model, None if weights is None else os.fspath(weights), None if names is None else len(names))
     known = {"input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"}
     if unknown := set(preprocessing) - known:
         raise InputError(f"expected preprocessing options among {sorted(known)}; got {sorted(unknown)}")
     settings = {**source.preprocessing, **{k: v for k, v in preprocessing.items() if v is not None}}
-    names = source.class_names if class_names is None else read_class_names(class_names)
     if device == "auto":
         # What a black box can take is not known; a CPU tensor is the safest guess.
         device = source.device or ("auto" if isinstance(source.module, nn.Module) else "cpu")
@@ -76,7 +77,7 @@ def load_classifier(
         source.module,
         name=source.name,
         weights=None if weights is None else os.fspath(weights),
-        class_names=names,
+        class_names=source.class_names if names is None else names,
         device=device,
         precision=precision,
         batch_size=batch_size or source.batch_size,
@@ -84,12 +85,12 @@ def load_classifier(
     )
 
 
-def _source(model: str | None, weights: str | None) -> Source:
+def _source(model: str | None, weights: str | None, num_classes: int | None) -> Source:
     if model is None or model == embedded.NAME:
         return embedded.load(weights)
     prefix, colon, rest = model.partition(":")
     if colon and rest and prefix in _PREFIXES:
-        return _PREFIXES[prefix](rest, weights)
+        return _PREFIXES[prefix](rest, weights, num_classes)
     if model.lower().endswith(".onnx"):
         return from_onnx.load(Path(model), weights)
     if colon and rest:

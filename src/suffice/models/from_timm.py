@@ -13,7 +13,7 @@ from suffice.models.weights import load_weights
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
-def load(name: str, weights: str | None = None) -> Source:
+def load(name: str, weights: str | None = None, num_classes: int | None = None) -> Source:
     """A timm model; `weights` is a file, `random`, `download`, or None for the file in the Hugging Face cache."""
     import timm
     from timm.data.config import resolve_model_data_config
@@ -26,7 +26,7 @@ def load(name: str, weights: str | None = None) -> Source:
         module = _download(name)
     else:
         try:
-            module = timm.create_model(name, pretrained=False)
+            module = timm.create_model(name, pretrained=False, **_head(num_classes))
         except RuntimeError as error:  # an unknown tag after the dot
             raise InputError(f"timm cannot build {name!r}: {error}") from error
         if weights != "random":
@@ -49,6 +49,10 @@ def load(name: str, weights: str | None = None) -> Source:
         },
         imagenet_1k() if getattr(module, "num_classes", None) == 1000 else None,
     )
+
+
+def _head(num_classes: int | None) -> dict[str, Any]:
+    return {} if num_classes is None else {"num_classes": num_classes}
 
 
 def _download(name: str) -> Any:

@@ -16,7 +16,7 @@ from suffice.models.weights import load_weights
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
-def load(name: str, weights: str | None = None) -> Source:
+def load(name: str, weights: str | None = None, num_classes: int | None = None) -> Source:
     """A torchvision classifier; `weights` is a file, `random`, `download`, or None for the file in torch's cache."""
     import torch
     from torchvision import models
@@ -29,7 +29,7 @@ def load(name: str, weights: str | None = None) -> Source:
     if weights == "download":
         module = _download(name, newest)
     else:
-        module = _without_weights(name)
+        module = _without_weights(name, num_classes)
         if weights != "random":
             file = weights or Path(torch.hub.get_dir(), "checkpoints", newest.url.rpartition("/")[2])
             if weights is None and not Path(file).is_file():
@@ -50,20 +50,22 @@ def load(name: str, weights: str | None = None) -> Source:
             "interpolation": preset.interpolation.value,
             "crop_pct": crop / resize,
         },
-        imagenet_1k(),
+        imagenet_1k() if num_classes in (None, 1000) else None,
     )
 
 
-def _without_weights(name: str) -> Any:
+def _without_weights(name: str, num_classes: int | None) -> Any:
     import inspect
 
     from torchvision import models
 
     builder = models.get_model_builder(name)
     # Their builders warn unless told how to start the weights, which are to be replaced anyway.
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     if name in ("googlenet", "inception_v3") and "aux_logits" in inspect.getsource(builder):
         options["aux_logits"] = True
+    if num_classes is not None:
+        options["num_classes"] = num_classes
     return builder(weights=None, **options)
 
 

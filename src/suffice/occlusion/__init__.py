@@ -6,6 +6,7 @@
 |---|---|---|
 | `zero`, `min`, `max`, `mean`, `blur`, `noise`, `colour:…`, `image:…` | paint | `fill.py` |
 | `deactivate` | the activations that see only masked pixels, switched off | `deactivation.py` |
+| `deactivate:intersection`, `deactivate:renormalised` | the same, with its options (see there) joined by colons | |
 | `layer-masking` | masked inputs of each layer, filled from their neighbours | `layer_masking.py` |
 """
 
@@ -24,8 +25,10 @@ from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError
 from suffice.occlusion import fill
 from suffice.occlusion.deactivation import deactivated_forward
+from suffice.occlusion.layer_masking import layer_masked_forward
 
-NAMES = ("deactivate", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
+NAMES = ("deactivate", "layer-masking", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
+_DEACTIVATE_OPTIONS = {"union": "add", "intersection": "add", "literal": "pooling", "renormalised": "pooling"}
 _WITH_VALUE = ("colour:", "image:")
 
 
@@ -80,13 +83,24 @@ def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0,
     """
     if not 0 <= threshold < 1:
         raise InputError(f"expected threshold (the paper's τ) in [0, 1); got {threshold}")
-    if name == "deactivate":
+    kind, *options = name.split(":")
+    if kind == "deactivate":
         classifier.require_module("the occlusion 'deactivate'")
+        if unknown := [option for option in options if option not in _DEACTIVATE_OPTIONS]:
+            raise InputError(f"expected options of deactivate among {', '.join(_DEACTIVATE_OPTIONS)}; got {unknown}")
+        chosen: dict[str, Any] = {_DEACTIVATE_OPTIONS[option]: option for option in options}
 
         def deactivated(module: Any, images: Tensor, masks: Tensor) -> Any:
-            return deactivated_forward(module, classifier.normalise(images), masks, threshold=threshold)
+            return deactivated_forward(module, classifier.normalise(images), masks, threshold=threshold, **chosen)
 
         return Occlusion(name, classifier, forward=deactivated)
+    if name == "layer-masking":
+        classifier.require_module("the occlusion 'layer-masking'")
+
+        def layer_masked(module: Any, images: Tensor, masks: Tensor) -> Any:
+            return layer_masked_forward(module, classifier.normalise(images), masks)
+
+        return Occlusion(name, classifier, forward=layer_masked)
     try:
         return Occlusion(name, classifier, background=fill.named(name, classifier, seed))
     except InputError:
