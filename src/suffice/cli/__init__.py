@@ -11,13 +11,14 @@ from typing import Any
 import typer
 
 from suffice.cli import explain
-from suffice.cli.process import complain
+from suffice.cli.process import UnreadError, complain, print_any_name
 from suffice.errors import InputError
+
+_INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
 
 app = typer.Typer(
     name="suffice",
     help="Find the smallest part of an image that suffices for a classifier's decision.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
@@ -33,11 +34,15 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _suffice(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Find the smallest part of an image that suffices for a classifier's decision."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise InputError("expected a command; got none")
 
 
 # typer hides click, or a copy of it, and with it the base of all its complaints.
@@ -45,9 +50,15 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 def main() -> None:
-    """Run the command line; exit status 0 done, 1 some images failed, 2 a wrong call or bad input, 130 interrupted."""
+    """Run the command line.
+
+    Exit status: 0 done; 1 some images failed; 2 a wrong call or bad input; 130 interrupted; 141 nobody reads on.
+    """
+    print_any_name()
     try:
         status = typer.main.get_command(app).main(standalone_mode=False)
+        if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+            raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
     except InputError as error:
         complain(str(error))
@@ -57,7 +68,6 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has enough
-        sys.stderr.close()
-        sys.exit(0)
+        sys.exit(_INTERRUPTED)
+    except UnreadError:
+        sys.exit(_UNREAD)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suffice.cli.process import complain, keep_buffers
-from suffice.errors import InputError
+from suffice.cli.process import UnreadError, complain, keep_buffers, print_any_name, say
+from suffice.errors import InputError, reason
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from suffice.report.page import Entry
 
 _DEFAULT_OUT = "suffice-out"
+_PARTIAL_REPORT = ".report.html"
 
 
 def explain(
@@ -68,10 +71,13 @@ def explain(
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 to screen faster; verdicts are those of float32.")
     ] = "float32",
-    batch_size: Annotated[int | None, typer.Option(help="Images in one pass. [default: what fits]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one pass. [default: what fits]")] = None,
     input_size: Annotated[
         int | None, typer.Option(help="Side of the model's input in pixels. [default: its own]")
     ] = None,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
+    ] = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
     if not 0 <= keep_confidence <= 1:
@@ -79,6 +85,8 @@ def explain(
     settings = _parse_settings(setting or [])
     if out is None and not as_json:
         out = _DEFAULT_OUT
+    if as_json:
+        print_any_name("utf-8")
 
     # Only now what takes a second to import.
     from suffice.explainers import check_settings
@@ -90,15 +98,16 @@ def explain(
     check_settings(method, keep_confidence, seed, settings)
     paths = find_images(images)
     keep_buffers()
-    classifier = load_classifier(
-        model,
-        weights=weights,
-        class_names=classes,
-        device=device,
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        batch_size=batch_size,
-        input_size=None if input_size is None else (input_size, input_size),
-    )
+    with _one_line(f"could not load {model or 'the embedded model'}", show_traceback):
+        classifier = load_classifier(
+            model,
+            weights=weights,
+            class_names=classes,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+            batch_size=batch_size,
+            input_size=None if input_size is None else (input_size, input_size),
+        )
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -111,10 +120,12 @@ def explain(
         "seed": seed,
         "threshold": threshold,
     }
-    # What shapes a result but is not in it; batch size and device do not.
+    # What shapes a result but is not in it; the batch size does not.
     loading = {"model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size}
+    if device != "auto":
+        loading["device"] = device
     with _writable(out) as folder:
-        job = _Job(classifier, {**call, **settings}, loading, images, folder, as_json)
+        job = _Job(classifier, {**call, **settings}, loading, images, folder, as_json, show_traceback)
         return job.run(paths)
 
 
@@ -128,62 +139,83 @@ class _Job:
     arguments: list[str]
     folder: Path | None
     as_json: bool
+    show_traceback: bool
     entries: list[Entry] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def run(self, paths: list[str]) -> int:
         """Explain each path; returns the exit status."""
         try:
-            with _progress(paths) as progress:
-                for path, name in zip(paths, _unique_names(paths), strict=True):
-                    try:
-                        self._explain(path, name, progress(path))
-                    except InputError as error:
-                        if len(paths) == 1:
-                            raise
-                        self.failures.append((path, str(error)))
-                        complain(str(error))
-        finally:
-            # Also after an interruption: what is done is worth a report.
-            if self.folder is not None and (self.entries or self.failures):
-                self._write_report(self.folder)
+            self._explain_all(paths)
+        except BaseException:
+            # Also after an interruption what is done is worth a report; what went wrong first is what is told.
+            with contextlib.suppress(InputError, UnreadError):
+                self._write_report()
+            raise
+        self._write_report()
         return 1 if self.failures else 0
 
-    def _explain(self, path: str, name: str, progress: Callable[[float], None]) -> None:
+    def _explain_all(self, paths: list[str]) -> None:
+        bar = _progress_bar(len(paths))
+        for path, name in zip(paths, _unique_names(paths), strict=True):
+            try:
+                with (
+                    bar(path) as progress,
+                    _one_line(f"could not explain {path} with {self.classifier.name}", self.show_traceback),
+                ):
+                    explanation, directory = self._explain(path, name, len(paths) > 1, progress)
+            except InputError as error:
+                if len(paths) == 1:
+                    raise
+                self.failures.append((path, str(error)))
+                complain(str(error))
+            else:
+                say(_as_json(explanation, directory) if self.as_json else _as_text(explanation))
+
+    def _explain(
+        self, path: str, name: str, several: bool, progress: Callable[[float], None]
+    ) -> tuple[Explanation, Path | None]:
         from suffice.explainers import explain as explain_image
         from suffice.images import frame_of, prepare, read_photo
 
         photo = read_photo(path)
         image = prepare(photo, self.classifier)
         explanation = explain_image(self.classifier, image, name=path, progress=progress, **self.call)
-        directory = None
-        if self.folder is not None:
-            from suffice.report.figures import overlay, png_bytes
-            from suffice.report.page import make_entry
+        if self.folder is None:
+            return explanation, None
+        from suffice.report.figures import overlay, png_bytes
+        from suffice.report.page import make_entry
 
-            frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
-            directory = self.folder / name
-            explanation.save(directory, {"overlay.png": png_bytes(overlay(explanation, photo, frame))})
-            command = self._command([path], explanation)
-            self.entries.append(make_entry(explanation, photo, frame, directory=name, command=command))
-        if self.as_json:
-            _print_json(explanation, directory)
-        else:
-            _print_text(explanation)
+        frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
+        directory = self.folder / name
+        explanation.save(directory, {"overlay.png": png_bytes(overlay(explanation, photo, frame))})
+        # One of several is made again beside the others, so that the report of them all stays.
+        out = self.folder / "again" / name if several else self.folder
+        command = self._command([path], out, explanation)
+        self.entries.append(make_entry(explanation, photo, frame, directory=name, command=command))
+        return explanation, directory
 
-    def _write_report(self, folder: Path) -> None:
+    def _write_report(self) -> None:
+        if self.folder is None or not (self.entries or self.failures):
+            return
         from suffice.report.page import render_report
 
-        page = render_report(self.entries, command=self._command(self.arguments), failures=self.failures)
-        partial = folder / ".report.html"
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(folder / "report.html")
+        page = render_report(self.entries, command=self._command(self.arguments, self.folder), failures=self.failures)
+        report, partial = self.folder / "report.html", self.folder / _PARTIAL_REPORT
+        try:
+            partial.write_text(page, encoding="utf-8")
+            partial.replace(report)
+        except OSError as error:
+            raise InputError(f"could not write {report}: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
         if not self.as_json:
-            print(f"report: {folder / 'report.html'}")
+            say(f"report: {report}")
 
-    def _command(self, images: list[str], explanation: Explanation | None = None) -> str:
+    def _command(self, images: list[str], out: Path, explanation: Explanation | None = None) -> str:
         """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
-        words = ["suffice", "explain", *images]
+        words: list[str] = []
         for option, value in self.loading.items():
             words += [] if value is None else [f"--{option}", str(value)]
         settings = dict(self.call) if explanation is None else {**self.call, **explanation.settings}
@@ -192,27 +224,43 @@ class _Job:
                 words += [f"--{name.replace('_', '-')}", str(value)]
             elif name not in ("target", "weights"):
                 words += ["--set", f"{name}={value}"]
-        return shlex.join([*words, "--out", str(self.folder)])
+        words += ["--out", str(out)]
+        dashed = any(image.startswith("-") for image in images)
+        return shlex.join(["suffice", "explain", *([*words, "--", *images] if dashed else [*images, *words])])
 
 
-def _print_json(explanation: Explanation, directory: Path | None) -> None:
+@contextlib.contextmanager
+def _one_line(what: str, show_traceback: bool) -> Iterator[None]:
+    """Make one line of what the user's own model raises, or anything else that nobody foresaw."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if show_traceback:
+            traceback.print_exception(error)
+        kind = type(error).__name__
+        said = f"{kind}: {reason(error)}" if str(error) else kind
+        raise InputError(f"{what}: {said}{'' if show_traceback else ' (--traceback shows where)'}") from error
+
+
+def _as_json(explanation: Explanation, directory: Path | None) -> str:
     maps = {"mask": "mask.png", "saliency": "saliency.npy"}
     where = {name: None if directory is None else str(directory / file) for name, file in maps.items()}
-    print(json.dumps(explanation.to_dict() | where, ensure_ascii=False, allow_nan=False), flush=True)
+    return json.dumps(explanation.to_dict() | where, ensure_ascii=False, allow_nan=False)
 
 
-def _print_text(explanation: Explanation) -> None:
+def _as_text(explanation: Explanation) -> str:
     verdict = "suffices" if explanation.sufficient else "does NOT suffice"
-    print(
+    lines = [
         f"{explanation.image}: {explanation.target_name} (class {explanation.target}), "
-        f"confidence {explanation.confidence:.2f}\n"
+        f"confidence {explanation.confidence:.2f}",
         f"  {explanation.area:.1%} of what the model sees {verdict} under {explanation.occlusion}: "
-        f"confidence {explanation.explanation_confidence:.2f}\n"
+        f"confidence {explanation.explanation_confidence:.2f}",
         f"  {explanation.forward_passes} forward passes, {explanation.seconds:.1f} s",
         *(f"  note: {note}" for note in explanation.notes),
-        sep="\n",
-        flush=True,
-    )
+    ]
+    return "\n".join(lines)
 
 
 def _parse_settings(pairs: list[str]) -> dict[str, str]:
@@ -226,58 +274,77 @@ def _parse_settings(pairs: list[str]) -> dict[str, str]:
 
 
 def _unique_names(paths: list[str]) -> list[str]:
-    """A folder name for each path: its stem, numbered where several share it."""
+    """A folder name for each path: its stem, numbered where several share it, on any file system.
+
+    >>> _unique_names(["a/cat.png", "b/Cat.jpg", "report.html.png", "..png"])
+    ['cat', 'Cat-2', 'report.html-2', 'image']
+    """
     names: list[str] = []
+    taken = {"report.html", _PARTIAL_REPORT}
     for path in paths:
-        stem = Path(path.removeprefix("sample:")).stem or "image"
+        stem = Path(path.removeprefix("sample:")).stem
+        if not stem.strip("."):
+            stem = "image"
         name, number = stem, 2
-        while name in names:
+        while name.casefold() in taken:
             name, number = f"{stem}-{number}", number + 1
         names.append(name)
+        taken.add(name.casefold())
     return names
 
 
 @contextlib.contextmanager
 def _writable(out: str | None) -> Iterator[Path | None]:
-    """The output folder, made and tried out; gone again if it was made here and nothing came of it."""
+    """The output folder, made and tried out; what was made here is gone again if nothing came of it."""
     if out is None:
         yield None
         return
     folder = Path(out)
-    new = not folder.exists()
+    missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"expected an output folder that can be written to; got {out}: {error.strerror}") from error
-    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"expected an output folder that can be written to; got {out}: {error.strerror}"
+            ) from error
         yield folder
     finally:
-        if new and not any(folder.iterdir()):
-            folder.rmdir()
+        for place in missing:
+            with contextlib.suppress(OSError):  # it holds something, or was never made
+                place.rmdir()
 
 
-@contextlib.contextmanager
-def _progress(paths: list[str]) -> Iterator[Callable[[str], Callable[[float], None]]]:
-    """A progress bar on stderr, where that is a terminal: for each path, a function that is told the share done."""
-    if not sys.stderr.isatty():
-        yield lambda path: lambda share: None
-        return
+def _progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Callable[[float], None]]]:
+    """A progress bar on stderr, where that is a terminal: for each path, a function that is told the share done.
+
+    It is there only while an image is being explained, and gone before its result is printed.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        return lambda path: contextlib.nullcontext(lambda share: None)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        image = bar.add_task("", total=1.0)
-        every = bar.add_task(f"{len(paths)} images", total=len(paths), visible=len(paths) > 1)
-        started = 0
+    finished = 0
 
-        def start(path: str) -> Callable[[float], None]:
-            nonlocal started
-            bar.update(every, completed=started)
-            bar.reset(image, description=Path(path).name, total=1.0)
-            started += 1
-            return lambda share: bar.update(image, completed=share)
+    @contextlib.contextmanager
+    def shown(path: str) -> Iterator[Callable[[float], None]]:
+        nonlocal finished
+        number = f" ({finished + 1} of {count})" if count > 1 else ""
+        columns = (
+            TextColumn("{task.description}", markup=False),  # a file may be called [/]
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+        )
+        # rich would send stdout to this bar's console, which is stderr.
+        with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+            task = bar.add_task(Path(path).name + number, total=count, completed=finished)
+            try:
+                yield lambda share: bar.update(task, completed=finished + share)
+            finally:
+                finished += 1
 
-        yield start
+    return shown

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
+import os
 import sys
 
+from suffice.errors import InputError
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+
+
+class UnreadError(Exception):
+    """Whoever read our output has enough, as in `suffice … | head`."""
 
 
 def keep_buffers() -> None:
@@ -19,6 +27,43 @@ def keep_buffers() -> None:
         glibc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def print_any_name(encoding: str | None = None) -> None:
+    r"""Let stdout and stderr take every file's name; what they cannot encode becomes `\u…`, as in JSON.
+
+    Args:
+        encoding: of stdout from now on; None leaves it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            new = encoding if stream is sys.stdout else None
+            stream.reconfigure(encoding=new or stream.encoding, errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """A result, on stdout, at once.
+
+    Raises:
+        UnreadError: nobody reads it.
+        InputError: it cannot be written, as where stdout is a file on a full disk.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _discard_stdout()
+        if isinstance(error, BrokenPipeError):
+            raise UnreadError from error
+        raise InputError(f"could not write the results to stdout: {error.strerror}") from error
+
+
 def complain(message: str) -> None:
     """One line on stderr."""
-    print(f"suffice: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # closed, as by `2>&-`; print would take stdout instead
+        print(f"suffice: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
+
+
+def _discard_stdout() -> None:
+    """Send what is still in the buffer nowhere, or Python fails on it once more as it ends."""
+    with contextlib.suppress(OSError):  # not a file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
