@@ -3,7 +3,8 @@
     python benchmarks/deactivation_cost.py [--models resnet50 …] [--batches 1 16] [--rounds 15]
 
 Times are of this one thread on the processor, so that other work on the machine counts less. Plain and deactivating
-passes alternate, so that both see the same machine; the ratio is that of their medians. The last row for each model runs a box of another place and size each time, as an explainer does.
+passes alternate, so that both see the same machine; the ratio is that of their medians. The last row for each model
+runs a box of another place and size each time, as an explainer does.
 """
 
 import argparse

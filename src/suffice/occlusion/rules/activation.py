@@ -115,7 +115,12 @@ class Activation(Tensor):
         rule = RULES.get(func)
         if rule is None:
             raise NoRuleError(getattr(func, "__name__", str(func)))
-        return rule(func, *args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in ALWAYS_BY_RULE and (source := _if_all_on(args, kwargs)) is not None:
+            # Everything is on, and stays so: the plain operator on the plain values.
+            out = func(*map(_plain_nested, args), **{k: _plain_nested(v) for k, v in kwargs.items()})
+            return _as_activations(out, source, args)
+        return rule(func, *args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -160,13 +165,48 @@ Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
 """The rule of each operator: called as rule(operator, *args, **kwargs) with the operator's own arguments."""
 
+ALWAYS_BY_RULE: set[Any] = set()
+"""Operators whose rule is asked even if all is on."""
+
+
+def _if_all_on(args: Sequence[Any], kwargs: dict[str, Any]) -> Activation | None:
+    """An activation among the arguments if all of them are on everywhere (one of tokens, if any is), else None."""
+    found = None
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        for y in x if type(x) in (list, tuple) else (x,):
+            if type(y) is Activation:
+                if y.mask is not None or y.crops is not None:
+                    return None
+                if found is None or y.tokens:
+                    found = y
+    return found
+
+
+def _plain_nested(x: Any) -> Any:
+    if type(x) is Activation:
+        return x.value
+    return type(x)(map(plain, x)) if type(x) in (list, tuple) else x
+
+
+def _as_activations(out: Any, source: Activation, args: Sequence[Any]) -> Any:
+    if isinstance(out, Tensor):
+        first = args[0] if args else None
+        if type(first) is Activation and out is first.value:  # in place
+            return first
+        return Activation(out, None, source.settings, tokens=source.tokens)
+    if isinstance(out, (tuple, list)):
+        return type(out)([_as_activations(o, source, ()) for o in out])
+    return out
+
+
 _NAMESPACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 
 
-def rule(names: str, *, crops: bool = False) -> Callable[[Rule], Rule]:
+def rule(names: str, *, crops: bool = False, always: bool = False) -> Callable[[Rule], Rule]:
     """Give a rule to every operator of these names (with spaces between), functions and tensor methods alike.
 
     crops: the rule knows what to do with activations that are stored in part; others are handed them whole.
+    always: the rule is asked even if all is on; else the operator itself is called then.
     """
 
     def register(function: Rule) -> Rule:
@@ -177,7 +217,10 @@ def rule(names: str, *, crops: bool = False) -> Callable[[Rule], Rule]:
             if not operators:
                 raise AttributeError(f"torch has no operator called {name!r}")
             for operator in operators:
-                RULES[operator if callable(operator) else operator.__get__] = entry  # x.T is a getter
+                key = operator if callable(operator) else operator.__get__  # x.T is a getter
+                RULES[key] = entry
+                if always:
+                    ALWAYS_BY_RULE.add(key)
         return function
 
     return register

@@ -237,7 +237,7 @@ def _query_mask(query: Any, keys_on: Tensor | None) -> Mask | None:
     return None if keys_on is None else Mask(keys_on.any(-1, keepdim=True))
 
 
-@rule("multi_head_attention_forward")
+@rule("multi_head_attention_forward", always=True)
 def multi_head_attention(
     func: Any, query: Any, key: Any, value: Any, *args: Any, key_padding_mask: Any = None, **kwargs: Any
 ) -> Any:

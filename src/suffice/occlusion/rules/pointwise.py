@@ -69,7 +69,10 @@ def batch_norm(
     return derive(x, func(x.value, running_mean, running_var, *args, **kwargs), x.mask, crops=x.crops)
 
 
-@rule("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor")
+@rule(
+    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor",
+    always=True,
+)
 def creation(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Tensor:
     """Takes nothing from the activation but shape, type and device: a constant, so a plain tensor."""
     out: Tensor = func(x.value, *args, **kwargs)
