@@ -56,7 +56,7 @@ def main() -> None:
     """
     print_any_name()
     try:
-        status = typer.main.get_command(app).main(standalone_mode=False)
+        status = typer.main.get_command(app).main(prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)

@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUT = "suffice-out"
 _PARTIAL_REPORT = ".report.html"
+_LARGEST_SEED = 2**63 - 1  # that torch takes
+
+
+# typer's own words do not say what was received.
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected a whole number; got {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected a number; got {text!r}") from None
 
 
 def explain(
@@ -53,11 +69,16 @@ def explain(
         ),
     ] = "deactivate",
     keep_confidence: Annotated[
-        float, typer.Option(help="Share of the whole image's confidence to keep, 0 to 1 (γ).")
+        float,
+        typer.Option(
+            parser=_number, metavar="NUMBER", help="Share of the whole image's confidence to keep, 0 to 1 (γ)."
+        ),
     ] = 0.5,
     target: Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")] = None,
-    threshold: Annotated[float, typer.Option(help="τ of deactivate, from 0 up to below 1.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    threshold: Annotated[
+        float, typer.Option(parser=_number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as iterations=20."),
@@ -71,9 +92,15 @@ def explain(
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 to screen faster; verdicts are those of float32.")
     ] = "float32",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images in one pass. [default: what fits]")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(parser=_whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
+    ] = None,
     input_size: Annotated[
-        int | None, typer.Option(help="Side of the model's input in pixels. [default: its own]")
+        int | None,
+        typer.Option(
+            parser=_whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+        ),
     ] = None,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
@@ -82,6 +109,10 @@ def explain(
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
     if not 0 <= keep_confidence <= 1:
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
+    if seed > _LARGEST_SEED:
+        raise InputError(f"expected --seed from 0 to {_LARGEST_SEED}; got {seed}")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     settings = _parse_settings(setting or [])
     if out is None and not as_json:
         out = _DEFAULT_OUT

@@ -1,0 +1,115 @@
+"""Models with known answers for the tests of the command line, which loads them as `toy_models:NAME`."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+import torch
+from torch import Tensor, nn
+
+from suffice.classifier import Classifier
+
+SIDE = 32
+CORNER = 8  # side of the top left square, which alone decides
+
+# The colour of the pixel at the bottom right, and what happens to a model that sees it.
+MARKERS = {
+    "interrupt": (0, 0, 255),
+    "fail": (255, 0, 0),
+    "nan": (0, 255, 0),
+    "memory": (255, 255, 0),
+    "wait": (255, 0, 255),
+}
+
+batch_sizes: list[int] = []
+dtypes: set[torch.dtype] = set()
+
+
+class BrightCorner(nn.Module):
+    """Class 1 where the top left corner is brighter than 0.5 on average; fails in the way that a photo asks for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch_sizes.append(len(x))
+        seen = {tuple(round(255 * value) for value in pixel) for pixel in x[:, :, -1, -1].tolist()}
+        if MARKERS["interrupt"] in seen:
+            raise KeyboardInterrupt
+        if MARKERS["fail"] in seen:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nand a second line")
+        if MARKERS["memory"] in seen:
+            raise MemoryError
+        if MARKERS["wait"] in seen:
+            pathlib.Path("waiting").touch()
+            time.sleep(120)
+        logits = torch.stack([torch.full((len(x),), 0.5), x[:, :, :CORNER, :CORNER].mean((1, 2, 3))], 1) * 20
+        return logits * torch.nan if MARKERS["nan"] in seen else logits
+
+
+class SmallConvolution(nn.Module):
+    """A convolutional network, so that batches and precision make a difference to the last bits."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(7)
+        self.convolution = nn.Conv2d(3, width, 5, stride=2, padding=2)
+        self.head = nn.Linear(width, 4)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=random)
+        self.convolution.bias.data.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.convolution(x).relu()
+        batch_sizes.append(len(x))
+        dtypes.add(features.dtype)
+        return self.head(features.mean((2, 3))) * 2
+
+
+class Odd(nn.Module):
+    """Returns what `shape` makes of logits."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> object:
+        logits = torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
+        return {"flat": logits[:, 0], "maps": logits[..., None], "single": logits[:, :1], "text": "cat"}[self.shape]
+
+
+def _classifier(module: nn.Module, names: str | None = None) -> Classifier:
+    return Classifier(
+        module,
+        input_size=(SIDE, SIDE),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        class_names=None if names is None else names.split(","),
+        device="cpu",
+    )
+
+
+def corner() -> Classifier:
+    return _classifier(BrightCorner(), "plain,bright corner")
+
+
+def convolution() -> Classifier:
+    return _classifier(SmallConvolution())
+
+
+def flat() -> Classifier:
+    return _classifier(Odd("flat"))
+
+
+def maps() -> Classifier:
+    return _classifier(Odd("maps"))
+
+
+def single() -> Classifier:
+    return _classifier(Odd("single"))
+
+
+def text() -> Classifier:
+    return _classifier(Odd("text"))
+
+
+def broken() -> Classifier:
+    raise ZeroDivisionError("my own fault")
