@@ -64,8 +64,8 @@ def explain(
     occlusion: Annotated[
         str,
         typer.Option(
-            help="How absence is shown: deactivate, zero, min, max, mean, blur, noise, colour:NAME, image:FILE; "
-            "several joined by commas mean all at once."
+            help="How absence is shown: deactivate, layer-masking, zero, min, max, mean, blur, noise, colour:NAME, "
+            "image:FILE; several joined by commas mean all at once."
         ),
     ] = "deactivate",
     keep_confidence: Annotated[
