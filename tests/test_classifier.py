@@ -618,3 +618,43 @@ def test_default_model_names_18_of_20_photos_right(
     images = torch.stack([load_image(path, default_classifier) for path, _ in imagenet20])
     labels = torch.tensor([label for _, label in imagenet20])
     assert int((default_classifier.logits(images).argmax(1) == labels).sum()) == 18
+
+
+class Viewing(nn.Module):
+    """As many networks are written: a convolution, then `view`, which takes numbers in order only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 6 * 6, 5)
+        self.last: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.append(x.is_contiguous(memory_format=torch.channels_last))
+        x = self.conv(x)
+        return self.linear(x.view(len(x), -1))
+
+
+def test_screening_lays_images_out_with_the_channels_last_unless_the_module_cannot_take_them() -> None:
+    module, images = Viewing(), torch.rand(5, 3, 8, 8)
+    classifier = Classifier(module, input_size=(8, 8))
+    expected = classifier.logits(images)
+    assert module.last == [False]
+    for _ in range(2):
+        screened = classifier.batched(lambda m, x: m(classifier.normalise(x)), images, screen=True)
+        assert torch.equal(screened, expected)
+    assert module.last == [False, True, False, False]  # tried once, given up for good
+    assert classifier.forward_passes == 15
+
+
+def test_a_screened_network_gets_its_images_with_the_channels_last(default_classifier: Classifier) -> None:
+    seen: list[bool] = []
+
+    def forward(module: nn.Module, x: Tensor) -> Tensor:
+        x = default_classifier.normalise(x)
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return module(x)
+
+    images = torch.rand(2, 3, 224, 224)
+    screened = default_classifier.batched(forward, images, screen=True)
+    assert seen == [True]
+    torch.testing.assert_close(screened, default_classifier.logits(images), atol=1e-4, rtol=0)

