@@ -608,3 +608,16 @@ def test_pillows_warnings_are_kept_from_the_reader_and_nobody_else(tmp_path: Pat
     before = list(warnings.filters)
     read_photo(tmp_path / "a.png")
     assert list(warnings.filters) == before
+
+
+def test_a_png_whose_pixels_were_damaged_is_refused(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(draw(64, 64, 3)).save(whole, "PNG")
+    data = whole.getvalue()
+    start = data.index(b"IDAT") + 4
+    for position in range(start, len(data) - 24, max(1, (len(data) - start) // 40)):
+        broken = bytearray(data)
+        broken[position] ^= 0x5A
+        (tmp_path / "broken.png").write_bytes(broken)
+        with pytest.raises(InputError, match=r"damaged or truncated"):
+            read_photo(tmp_path / "broken.png")

@@ -209,6 +209,9 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and from half its size limit on
             with Image.open(source) as opened:
+                if opened.format == "PNG":  # the one format with checksums, which Pillow passes over as it loads
+                    opened.verify()
+            with Image.open(source) as opened:
                 width, height = opened.size
                 if min(width, height) < SMALLEST_SIDE:
                     raise InputError(
