@@ -27,7 +27,7 @@ format: .venv/dev
 
 # The measured results of the README. Give PHOTOS, a folder of ImageNet photos with the label at the end of each name.
 benchmark: .venv/dev
-	$(BIN)/python benchmarks/explain_photos.py $(PHOTOS)
+	$(BIN)/python benchmarks/explain_photos.py $(PHOTOS) --csv results/explain-photos.csv
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

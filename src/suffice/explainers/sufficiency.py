@@ -7,6 +7,7 @@ in every context of 𝒦. Here a context is an occlusion.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,10 +20,11 @@ from suffice.classifier import Classifier
 from suffice.occlusion import Occlusion
 
 # Rows of one batch differ from the same rows alone by up to about 4e-6 in their logits (float32, sums in another
-# order). A verdict that could turn on less than this is asked again for the row alone.
+# order). A verdict that could turn on as little is asked again for the row alone.
 _FLOAT32_ERROR = 1e-4
-# A screened logit is trusted to this many times the largest error seen so far.
-_SAFETY = 4.0
+# A screened answer is trusted to this many times the largest error seen so far, which at least so many answers show.
+_SAFETY = 2.0
+_CALIBRATION = 4
 
 
 class Answer(NamedTuple):
@@ -65,10 +67,10 @@ class SufficiencyTest:
         self.target, self.keep_confidence = target, keep_confidence
         self.confidence = float(whole_logits.softmax(0)[target])
         self._answers: dict[bytes, Answer] = {}
-        self._error = _FLOAT32_ERROR
-        if classifier.precision != "float32":
-            screened = classifier.batched(lambda m, x: m(classifier.normalise(x)), image[None], screen=True)[0]
-            self._error = max(self._error, _SAFETY * float((screened - whole_logits).abs().max()))
+        # How far an answer in a batch may be off, in margin and in log-odds. In float32 it is known; for a screen in
+        # less precision it is learnt from the answers that were asked again.
+        self._tolerance = 2 * _FLOAT32_ERROR
+        self._to_calibrate = 0 if classifier.precision == "float32" else _CALIBRATION
 
     @property
     def asked(self) -> int:
@@ -98,12 +100,18 @@ class SufficiencyTest:
 
     def _ask(self, masks: Tensor) -> list[Answer]:
         answers = self._least([self._logits(occlusion, masks, exact=False) for occlusion in self._occlusions])
-        return [self.exact(masks[row]) if self._is_close(answer) else answer for row, answer in enumerate(answers)]
+        for row, screened in enumerate(answers):
+            if self._to_calibrate > 0 or self._is_close(screened):
+                answers[row] = exact = self.exact(masks[row])
+                if self.classifier.precision != "float32":
+                    self._to_calibrate -= 1
+                    off = max(abs(exact.margin - screened.margin), abs(_log_odds(exact) - _log_odds(screened)))
+                    self._tolerance = max(self._tolerance, _SAFETY * off)
+        return answers
 
     def _is_close(self, answer: Answer) -> bool:
-        # An error of e in each logit moves the margin by up to 2e and the confidence by up to e/2.
-        demanded = self.keep_confidence * self.confidence
-        return abs(answer.margin) <= 2 * self._error or abs(answer.confidence - demanded) <= self._error / 2
+        demanded = Answer(0.0, self.keep_confidence * self.confidence)
+        return abs(answer.margin) <= self._tolerance or abs(_log_odds(answer) - _log_odds(demanded)) <= self._tolerance
 
     def _logits(self, occlusion: Occlusion, masks: Tensor, exact: bool) -> Tensor:
         images = self.image.expand(len(masks), *self.image.shape)
@@ -116,6 +124,12 @@ class SufficiencyTest:
         others[:, :, self.target] = -torch.inf
         margin = (stacked[:, :, self.target] - others.amax(2)).amin(0)
         return [Answer(*pair) for pair in zip(margin.tolist(), confidence.tolist(), strict=True)]
+
+
+def _log_odds(answer: Answer) -> float:
+    """log p/(1 - p) of the confidence, which moves by as much as the logits do; finite also for 0 and 1."""
+    confidence = min(max(answer.confidence, 1e-12), 1 - 1e-7)
+    return math.log(confidence / (1 - confidence))
 
 
 def _packed(masks: Tensor) -> npt.NDArray[np.uint8]:
