@@ -70,7 +70,9 @@ def explain(
     run = METHODS[method][1]
     occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
     pixels = as_tensor(image)
-    pixels = classifier.check_images(pixels[None] if pixels.ndim == 3 else pixels)[0]
+    if pixels.ndim != 3:
+        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
+    pixels = classifier.check_images(pixels[None])[0]
 
     started, passes = time.perf_counter(), classifier.forward_passes
     whole = classifier.logits(pixels[None])[0]

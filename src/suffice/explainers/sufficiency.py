@@ -48,6 +48,7 @@ class SufficiencyTest:
         target: class that must stay on top.
         occlusions: all of them must keep it.
         keep_confidence: γ in [0, 1].
+        whole_logits: (K,), of the whole image.
 
     Attributes:
         confidence: of the target for the whole image, in [0, 1].
