@@ -199,9 +199,11 @@ def test_no_explanation_is_an_honest_result() -> None:
     assert any("No sufficient part" in note for note in explanation.notes)
 
 
-def test_progress_grows_to_the_end() -> None:
+@pytest.mark.parametrize("iterations", [1, 4, 9])
+def test_progress_grows_to_the_end(iterations: int) -> None:
     told: list[float] = []
-    suffice.explain(*toy(BOXES, needed=2), **FINE, progress=told.append)
+    settings = {**FINE, "depth": 3, "iterations": iterations}
+    suffice.explain(*toy(BOXES, needed=2), **settings, progress=told.append)
     assert told == sorted(told)
     assert 0 < told[0] <= told[-1] <= 1
 

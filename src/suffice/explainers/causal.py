@@ -71,6 +71,8 @@ class Box(NamedTuple):
         return min(self.bottom - self.top, self.right - self.left)
 
 
+_ROUNDS = 4  # of questions that one cut into four parts takes at most: three parts, two, one, none
+
 Subset = tuple[int, ...]
 """Some of the parts of a box, by index."""
 
@@ -92,7 +94,8 @@ def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress
         search((size[0], size[1]), settings, np.random.default_rng([seed, index]))
         for index in range(settings.iterations)
     ]
-    results = side_by_side(searches, test, lambda done: progress(0.8 * done / (settings.depth * len(searches))))
+    rounds = settings.depth * _ROUNDS + 1  # at most; the last one only ends the searches
+    results = side_by_side(searches, test, lambda done: progress(0.8 * done / rounds))
     saliency = np.mean([responsibility for responsibility, _ in results], axis=0)
     ranking = ranked_cells(saliency, settings.cell)
     count = smallest_prefix(test, ranking)
