@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,34 +94,40 @@ def test_output_to_a_full_disk(suffice: Any, save_photo: Any, monkeypatch: pytes
     stream.close()
 
 
-@pytest.fixture
-def largest_file() -> Iterator[Any]:
-    """Sets how large a file may become; what is more fails, as on a full disk."""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Lets no file become larger; what is more fails, as on a full disk.
+
+    Ends before the test does: the limit holds for pytest's own report as well, if that goes into a file.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @posix
 @pytest.mark.parametrize("existed", [False, True])
-def test_no_space_for_the_maps(existed: bool, suffice: Any, save_photo: Any, contents: Any, largest_file: Any) -> None:
+def test_no_space_for_the_maps(existed: bool, suffice: Any, save_photo: Any, contents: Any) -> None:
     photo = save_photo("photo.png")
     if existed:  # what is there is not lost for what cannot be written
         assert suffice.corner(photo, "--out", "out").status == 0
     before = contents()
-    largest_file(1000)  # saliency.npy has 4224 bytes
-    run = suffice.corner(photo, "--out", "out", "--seed", "1")
+    with largest_file(1000):  # saliency.npy has 4224 bytes
+        run = suffice.corner(photo, "--out", "out", "--seed", "1")
     assert run.status == 2
     assert "could not write out/photo" in run.complaints(1)[0]
     assert contents() == before
 
 
 @posix
-def test_no_space_for_the_report(suffice: Any, save_photo: Any, contents: Any, largest_file: Any) -> None:
+def test_no_space_for_the_report(suffice: Any, save_photo: Any, contents: Any) -> None:
     photos = [save_photo("a.png", 1), save_photo("b.png", 2)]
-    largest_file(10_000)
-    run = suffice.corner(*photos, "--out", "out")
+    with largest_file(10_000):
+        run = suffice.corner(*photos, "--out", "out")
     assert run.status == 2
     assert "could not write out/report.html: File too large" in run.complaints(1)[0]
     assert "report: " not in run.out
