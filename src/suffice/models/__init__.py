@@ -3,6 +3,7 @@
 | name | source | file |
 |---|---|---|
 | nothing, or `efficientnet-lite0` | the embedded default | `embedded.py` |
+| `efficientnet-lite1`, `efficientnet-lite2` | its larger relatives | `embedded.py` |
 | `timm:NAME` | timm | `from_timm.py` |
 | `torchvision:NAME` | torchvision | `from_torchvision.py` |
 | `package.module:function` | your code | `from_function.py` |
@@ -86,8 +87,8 @@ def load_classifier(
 
 
 def _source(model: str | None, weights: str | None, num_classes: int | None) -> Source:
-    if model is None or model == embedded.NAME:
-        return embedded.load(weights)
+    if model is None or model in embedded.NAMES:
+        return embedded.load(model or embedded.NAME, weights)
     prefix, colon, rest = model.partition(":")
     if colon and rest and prefix in _PREFIXES:
         return _PREFIXES[prefix](rest, weights, num_classes)
@@ -95,4 +96,6 @@ def _source(model: str | None, weights: str | None, num_classes: int | None) -> 
         return from_onnx.load(Path(model), weights)
     if colon and rest:
         return from_function.load(prefix, rest, weights)
-    raise InputError(f"unknown model {model!r}; expected {EXPECTED}, or nothing for {embedded.NAME}")
+    raise InputError(
+        f"unknown model {model!r}; expected {EXPECTED}, or {', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
+    )

