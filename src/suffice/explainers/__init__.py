@@ -3,6 +3,7 @@
 | method | file |
 |---|---|
 | `causal` | `causal.py` |
+| `lime` | `lime.py` |
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError
-from suffice.explainers import causal
+from suffice.explainers import causal, lime
 from suffice.explainers.method import Found, MethodSettings, Progress
 from suffice.explainers.sufficiency import SufficiencyTest
 from suffice.explanation import Explanation
@@ -28,6 +29,7 @@ from suffice.occlusion import make_occlusions
 
 METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, int, Progress], Found]]] = {
     "causal": (causal.CausalSettings, causal.explain),
+    "lime": (lime.LimeSettings, lime.explain),
 }
 
 
@@ -50,7 +52,7 @@ def explain(
     Args:
         classifier: whose decision is explained.
         image: (C, H, W) in [0, 1], as `load_image` returns it.
-        method: `causal`.
+        method: a name in `METHODS`.
         occlusion: how absence is shown (see `suffice.occlusion`); several joined by commas mean all of them at once.
         target: class by number or name; None for the model's own choice.
         keep_confidence: γ in [0, 1]; the explanation keeps the class on top with at least γ x its confidence.
