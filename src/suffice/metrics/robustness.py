@@ -1,0 +1,274 @@
+"""ρ-robustness: the share of backgrounds on which a part of an image still gives the image's class.
+
+>>> import torch, suffice
+>>> redness = lambda x: torch.stack([x[:, 0].mean((1, 2)), torch.full((len(x),), 0.75)], 1)  # class 0: mean red > 3/4
+>>> classifier = suffice.Classifier(redness, input_size=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
+>>> upper = torch.tensor([[True, True], [False, False]])  # kept red, so that the background must have a red above 1/2
+>>> robustness_solid(classifier, torch.ones(3, 2, 2), upper, target=0, count=1000)
+Robustness(rho=0.504, standard_error=0.016, backgrounds=1000)
+
+Source: Activation-Deactivation, Definition 2 with the two sets of backgrounds of sections 5.1 and 5.2: 100 solid
+colours, and 100 images of other classes. As in a sufficiency test, the class holds where its logit is above all others;
+γ plays no part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suffice.classifier import Classifier, as_tensor
+from suffice.errors import InputError
+from suffice.images import find_images
+from suffice.metrics.metric import Metric
+from suffice.metrics.parts import different_parts, one_mask
+from suffice.metrics.standard_error import mean_with_error
+
+ROBUSTNESS_SOLID = Metric("robustness_solid", 0.0, 1.0, True, "share of solid colours on which the class holds")
+ROBUSTNESS_IMAGES = Metric("robustness_images", 0.0, 1.0, True, "share of other images on which the class holds")
+
+BACKGROUNDS = 100
+"""How many the paper takes of each kind."""
+
+# Rows of one batch differ from the same rows alone by up to about 1e-5 in their logits (float32, sums in another
+# order). A verdict that could turn on as little is asked again for the row alone, so that ρ does not depend on batches.
+_FLOAT32_ERROR = 1e-4
+
+_LABEL = re.compile(r"(?:^|[^0-9])([0-9]+)$")  # the number at the end of a name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Robustness:
+    """On how many backgrounds a part keeps its class, and on which.
+
+    Attributes:
+        rho: ρ, in [0, 1]: the mean of `on_top`.
+        standard_error: of ρ over the backgrounds, as a sample of all such backgrounds; None for a single one.
+        on_top: bool (N,), for each background whether the target is on top.
+        confidences: float32 (N,), softmax probability of the target on each background.
+    """
+
+    rho: float
+    standard_error: float | None
+    on_top: Tensor
+    confidences: Tensor
+
+    def __repr__(self) -> str:
+        error = "None" if self.standard_error is None else f"{self.standard_error:.3f}"
+        return f"Robustness(rho={self.rho:.3f}, standard_error={error}, backgrounds={len(self.on_top)})"
+
+
+def robustness_solid(
+    classifier: Classifier,
+    image: Tensor | np.ndarray[Any, Any],
+    mask: Tensor | np.ndarray[Any, Any],
+    target: int | str,
+    *,
+    count: int = BACKGROUNDS,
+    seed: int = 0,
+) -> Robustness:
+    """ρ-robustness of a part on solid colours, 𝒦₁ of section 5.1; see `robustness_on` for the rest.
+
+    Args:
+        classifier: which is asked, `count` times.
+        image: (C, H, W) in [0, 1].
+        mask: bool (H, W), True = kept.
+        target: class by number or name.
+        count: number of colours.
+        seed: of the colours; see `solid_colours`.
+
+    Raises:
+        InputError: as `robustness_on`, or no colours.
+    """
+    colours = solid_colours(len(classifier.preprocessing.mean), count=count, seed=seed)
+    return robustness_on(classifier, image, one_mask(mask), target, colours)[0]
+
+
+def robustness_images(
+    classifier: Classifier,
+    image: Tensor | np.ndarray[Any, Any],
+    mask: Tensor | np.ndarray[Any, Any],
+    target: int | str,
+    backgrounds: Tensor | np.ndarray[Any, Any],
+) -> Robustness:
+    """ρ-robustness of a part on other images, 𝒦₂ of section 5.1; see `robustness_on` for the rest.
+
+    Args:
+        classifier: which is asked, N times.
+        image: (C, H, W) in [0, 1].
+        mask: bool (H, W), True = kept.
+        target: class by number or name.
+        backgrounds: (N, C, H, W) in [0, 1], images of other classes; which these are is the caller's to know
+            (`photos_of_other_classes` chooses among photos with labels).
+
+    Raises:
+        InputError: as `robustness_on`.
+    """
+    return robustness_on(classifier, image, one_mask(mask), target, classifier.check_images(backgrounds))[0]
+
+
+def robustness_on(
+    classifier: Classifier,
+    image: Tensor | np.ndarray[Any, Any],
+    masks: Tensor | np.ndarray[Any, Any],
+    target: int | str,
+    backgrounds: Tensor | np.ndarray[Any, Any],
+) -> tuple[Robustness, ...]:
+    """ρ-robustness of several parts of one image on the same backgrounds: the parts share them, and full batches.
+
+    Args:
+        classifier: which is asked in float32 once for each pair of a different mask and a background, and again for
+            a pair whose verdict a batch could change.
+        image: (C, H, W) in [0, 1].
+        masks: bool (M, H, W), True = kept.
+        target: class by number or name.
+        backgrounds: (N, C, H, W) in [0, 1], or (N, C, 1, 1) for solid colours.
+
+    Returns:
+        One result a mask, in their order; ρ is the same whatever the batch size, confidences to about 1e-6.
+
+    Raises:
+        InputError: shapes that disagree, masks that are not bool, values out of [0, 1], no backgrounds, a class that
+            there is not.
+
+    Source: Activation-Deactivation, Definition 2.
+    """
+    pixels, different, which = different_parts(classifier, image, masks)
+    behind = _check_backgrounds(as_tensor(backgrounds), pixels)
+    classifier.class_index(target)  # a name that there is not is said before the model is asked
+    logits = _pasted_logits(classifier, pixels, different, behind, target)  # (D, N, K)
+    index = classifier.class_index(target)
+    on_top, confidence = _margin(logits, index) > 0, logits.softmax(2)[:, :, index]
+    results = []
+    for row in which.tolist():
+        rho = mean_with_error(on_top[row].tolist())
+        results.append(Robustness(rho.value, rho.standard_error, on_top[row], confidence[row]))
+    return tuple(results)
+
+
+def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0) -> Tensor:
+    """Solid colours as backgrounds: each channel uniform in [0, 1), independently, so uniform in the RGB cube.
+
+    Args:
+        channels: of an image.
+        count: number of colours.
+        seed: of the draw; the same colours for the same seed, whatever else has been drawn.
+
+    Returns:
+        float32 (N, C, 1, 1).
+
+    Raises:
+        InputError: fewer than one colour, or a negative seed.
+    """
+    if count < 1:
+        raise InputError(f"expected at least one background; got count={count}")
+    if seed < 0:
+        raise InputError(f"expected a seed of at least 0; got {seed}")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.rand(count, channels, 1, 1, generator=generator, device="cpu", dtype=torch.float32)
+
+
+def photos_of_other_classes(
+    folder: str | Path,
+    target: int,
+    *,
+    count: int = BACKGROUNDS,
+    seed: int = 0,
+    labels: Mapping[str, int] | None = None,
+) -> list[Path]:
+    """Photos of a folder that show another class than the target, for `robustness_images`.
+
+        backgrounds = torch.stack([load_image(path, classifier) for path in photos_of_other_classes(folder, 285)])
+
+    Args:
+        folder: where the photos lie.
+        target: class that none of them may show, by its number.
+        count: at most so many; more are drawn from without replacement.
+        seed: of that draw.
+        labels: class of each photo by its file name, of which others are passed over; None for the number at the end
+            of the name, as in `photo_285.jpg`.
+
+    Returns:
+        Paths in the order of their names; fewer than `count` where the folder has no more.
+
+    Raises:
+        InputError: not a folder, a photo without a label, or none of another class.
+    """
+    if count < 1:
+        raise InputError(f"expected at least one background; got count={count}")
+    paths = [Path(path) for path in find_images([str(folder)])] if Path(folder).is_dir() else []
+    if labels is not None:
+        paths = [path for path in paths if path.name in labels]
+    if not paths:
+        raise InputError(f"expected a folder of photos with labels; got {folder}, which holds none")
+    others = [path for path in paths if (label_of(path) if labels is None else labels[path.name]) != target]
+    if not others:
+        raise InputError(f"expected photos of other classes than {target} in {folder}; all {len(paths)} show it")
+    return sorted(random.Random(seed).sample(others, count)) if len(others) > count else others
+
+
+def label_of(path: Path) -> int:
+    """The class that the number at the end of a photo's name gives; raises InputError where there is none.
+
+    >>> label_of(Path("imagenet_00_243.jpg"))
+    243
+    """
+    number = _LABEL.search(path.stem)
+    if number is None:
+        raise InputError(f"expected a label at the end of the name, as in photo_285.jpg; got {path.name}")
+    return int(number[1])
+
+
+def _check_backgrounds(backgrounds: Tensor, image: Tensor) -> Tensor:
+    channels, *size = image.shape[1:]
+    shape = tuple(backgrounds.shape)
+    if len(shape) != 4 or shape[1] != channels or shape[2:] not in ((1, 1), tuple(size)):
+        raise InputError(
+            f"expected backgrounds (N, {channels}, {size[0]}, {size[1]}), or (N, {channels}, 1, 1) for solid colours; "
+            f"got {shape}"
+        )
+    if len(backgrounds) == 0:
+        raise InputError("expected at least one background; got none")
+    backgrounds = backgrounds.to(torch.float32)
+    if not bool(((backgrounds >= 0) & (backgrounds <= 1)).all()):
+        raise InputError("expected backgrounds in [0, 1], before normalisation; got values outside, or NaN")
+    return backgrounds
+
+
+def _pasted_logits(
+    classifier: Classifier, image: Tensor, masks: Tensor, backgrounds: Tensor, target: int | str
+) -> Tensor:
+    """Logits (D, N, K) of each part of an image pasted on each background."""
+    pairs = torch.cartesian_prod(torch.arange(len(masks)), torch.arange(len(backgrounds)))
+    parts, behind = masks[:, None].to(classifier.device), backgrounds.to(classifier.device)
+
+    def pasted(module: Any, pixels: Tensor, pair: Tensor) -> Any:
+        # The pixels of a pair come into being in its batch only: all of them at once would be gigabytes.
+        part, background = pair.unbind(1)
+        return module(classifier.normalise(torch.where(parts[part], pixels, behind[background])))
+
+    def ask(rows: Tensor, **options: Any) -> Tensor:
+        return classifier.batched(pasted, image.expand(len(rows), *image.shape[1:]), rows, **options)
+
+    # Less precision than float32 is for searches; the layout that a screen takes costs no precision.
+    logits = ask(pairs, screen=classifier.precision == "float32")
+    # Now that the number of classes is known, a target out of range can be told.
+    close = _margin(logits, classifier.class_index(target)).abs() <= 2 * _FLOAT32_ERROR
+    if bool(close.any()):
+        logits[close] = ask(pairs[close], batch_size=1)
+    return logits.view(len(masks), len(backgrounds), -1)
+
+
+def _margin(logits: Tensor, target: int) -> Tensor:
+    """Logit of the target minus the largest other logit, over the last dimension."""
+    others = logits.clone()
+    others[..., target] = -torch.inf
+    return logits[..., target] - others.amax(-1)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from suffice.errors import InputError
+from suffice.metrics import METRICS, explanation_area
+
+
+def test_the_share_of_kept_pixels() -> None:
+    mask = torch.rand(13, 7) > 0.4
+    assert explanation_area(mask) == np.count_nonzero(mask.numpy()) / 91
+    assert explanation_area(mask.numpy()) == explanation_area(mask)
+    assert explanation_area(torch.zeros(3, 3, dtype=torch.bool)) == 0
+    assert explanation_area(torch.ones(3, 3, dtype=torch.bool)) == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "received"),
+    [
+        (torch.rand(3, 3), r"expected a mask of type bool, True = kept; got torch\.float32"),
+        (torch.zeros(1, 3, 3, dtype=torch.bool), r"expected a mask \(H, W\).*got \(1, 3, 3\)"),
+        (torch.zeros(0, 3, dtype=torch.bool), r"at least one pixel; got \(0, 3\)"),
+        ("a mask", "expected a tensor or an array"),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask: torch.Tensor, received: str) -> None:
+    with pytest.raises(InputError, match=received):
+        explanation_area(mask)
+
+
+def test_each_metric_says_its_range_and_which_way_is_better() -> None:
+    assert {name: (m.least, m.greatest, m.higher_is_better) for name, m in METRICS.items()} == {
+        "robustness_solid": (0, 1, True),
+        "robustness_images": (0, 1, True),
+        "area": (0, 1, False),
+        "confidence": (0, 1, True),
+    }
+    assert "".join(m.arrow for m in METRICS.values()) == "↑↑↓↑"
