@@ -48,8 +48,8 @@ WORKER = Path(__file__).with_name("against_rex_worker.py")
 SUFFICE = ("occlusion=deactivate keep_confidence=0", "occlusion=zero keep_confidence=0", "default")
 
 KEY = ("photo", "tool", "configuration", "seed")
-COLUMNS = (*KEY, "run", "target", "confidence", "gamma", "seconds", "cpu_seconds", "calls", "images", "area")
-COLUMNS += ("sufficient", "own_confidence", "rho", "kept_zero", "kept_black", "kept_white", "kept_mean")
+COLUMNS = (*KEY, "run", "target", "confidence", "gamma", "seconds", "cpu_seconds", "pass_seconds", "calls", "images")
+COLUMNS += ("area", "sufficient", "own_confidence", "rho", "kept_zero", "kept_black", "kept_white", "kept_mean")
 COLUMNS += ("settings", "error")
 JUDGED = ("area", "rho", "kept_zero", "kept_black", "kept_white", "kept_mean")
 
@@ -145,6 +145,18 @@ class Judge:
     def logits(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
             return torch.cat([self.model(normalised(batch)) for batch in images.split(20)])
+
+    def pass_seconds(self) -> float:
+        """CPU seconds of one image through the plain network, now: the median of five.
+
+        Where others use the machine even CPU time doubles, as they share its caches and cores. This says by how much.
+        """
+        image, taken = torch.zeros(1, 3, 224, 224), []
+        for _ in range(5):
+            started = time.process_time()
+            self.logits(image)
+            taken.append(time.process_time() - started)
+        return statistics.median(taken)
 
     def __call__(self, image: Tensor, mask: np.ndarray, target: int) -> dict[str, Any]:
         """Of an image (3, H, W) in [0, 1] and a mask, bool (H, W): ρ, and whether each of four fills keeps `target`."""
@@ -306,13 +318,12 @@ def standard_error(values: Sequence[float]) -> float:
 def compare(rex: Sequence[Row], ours: Sequence[Row]) -> dict[str, float]:
     """Two configurations on the photos that both of them explained, seed by seed; a ratio is ReX's over ours.
 
-    Raises:
-        ValueError: no photo that both of them explained.
+    Only `photos`, 0, where they have none in common.
     """
     theirs = {(row["photo"], row["seed"]): row for row in rex if not row["error"]}
     pairs = [(theirs[at], row) for row in ours if not row["error"] and (at := (row["photo"], row["seed"])) in theirs]
     if not pairs:
-        raise ValueError("expected a photo that both of them explained")
+        return {"photos": 0}
 
     def column(name: str, side: int) -> list[float]:
         return [float(pair[side][name]) for pair in pairs]
@@ -321,13 +332,20 @@ def compare(rex: Sequence[Row], ours: Sequence[Row]) -> dict[str, float]:
         "photos": len(pairs),
         "same_run": sum(a["run"] == b["run"] for a, b in pairs),
     }
+    # CPU time over that of one plain pass at the time: what is left of it when the machine's other work is taken out.
+    passes = [
+        [float(row["cpu_seconds"]) / float(row["pass_seconds"]) for row in pair] for pair in pairs if timed(*pair)
+    ]
+    result["passes_ratio"] = statistics.median(a / b for a, b in passes) if passes else math.nan
+    for side, tool in enumerate(("rex", "suffice")):
+        result[f"passes_{tool}"] = statistics.median(pair[side] for pair in passes) if passes else math.nan
     for name in ("seconds", "cpu_seconds", "calls", "images"):
         both = zip(column(name, 0), column(name, 1), strict=True)
         result[f"{name}_ratio"] = statistics.median(a / b for a, b in both)
         result[f"{name}_rex"] = statistics.median(column(name, 0))
         result[f"{name}_suffice"] = statistics.median(column(name, 1))
-    result["images_suffice_most"] = max(column("images", 1))
     for side, tool in enumerate(("rex", "suffice")):
+        result[f"images_{tool}_most"] = max(column("images", side))
         result[f"area_{tool}"] = statistics.median(column("area", side))
         for name in ("area", "rho"):
             result[f"{name}_mean_{tool}"] = statistics.fmean(column(name, side))
@@ -342,51 +360,74 @@ def compare(rex: Sequence[Row], ours: Sequence[Row]) -> dict[str, float]:
     return result
 
 
-def print_summary(rows: Sequence[Row], first_seed: str) -> None:
-    """Each configuration of suffice against each of ReX."""
-    main_rows = [row for row in rows if row["seed"] == first_seed]
+def timed(*rows: Row) -> bool:
+    """Whether rows say what a plain pass took beside them."""
+    return all(row["pass_seconds"] for row in rows)
 
-    def of(tool: str) -> dict[str, list[Row]]:
-        found: dict[str, list[Row]] = {}
-        for row in main_rows:
-            if row["tool"] == tool:
-                found.setdefault(row["configuration"], []).append(row)
-        return found
 
-    for name, rex in of("rex").items():
-        print(f"\n## Against ReX, {name}, seed {first_seed}\n")
-        header = ("suffice", "photos (same run)", "wall time", "CPU time", "calls", "images", "most images")
-        header += ("median area", "mean area ± SE", "ρ ± SE", "ρ higher/equal/lower", "area no larger")
-        header += ("sufficient", "on black/white/mean")
-        print("|", " | ".join(header), "|\n|", "---|" * len(header), sep="")
-        shown_rex = False
-        for configuration, ours in of("suffice").items():
-            try:
-                c = compare(rex, ours)
-            except ValueError:
-                print(f"| {configuration} | 0 |")
-                continue
-            n = int(c["photos"])
-            sides = ["rex", "suffice"] if not shown_rex else ["suffice"]
-            for side in sides:
-                mine = side == "suffice"
-                cells = [configuration if mine else "(ReX itself)", f"{n} ({c['same_run']:.0f})" if mine else f"{n}"]
-                for measure, unit in (("seconds", " s"), ("cpu_seconds", " s"), ("calls", ""), ("images", "")):
-                    ratio = f", {c[measure + '_ratio']:.1f}x less" if mine else ""
-                    cells.append(f"{c[f'{measure}_{side}']:.4g}{unit}{ratio}")
-                cells.append(f"{c['images_suffice_most']:.0f}" if mine else "")
-                cells.append(f"{c[f'area_{side}']:.1%}")
-                cells.append(f"{c[f'area_mean_{side}']:.1%} ± {c[f'area_error_{side}']:.1%}")
-                cells.append(f"{c[f'rho_mean_{side}']:.3f} ± {c[f'rho_error_{side}']:.3f}")
-                lower = n - c["rho_higher"] - c["rho_equal"]
-                cells.append(f"{c['rho_higher']:.0f}/{c['rho_equal']:.0f}/{lower:.0f}" if mine else "")
-                cells.append(f"{c['area_no_larger']:.0f}" if mine else "")
-                cells.append(f"{c[f'sufficient_{side}']:.0f}")
-                cells.append("/".join(f"{c[f'kept_{on}_{side}']:.0f}" for on in ("black", "white", "mean")))
-                print("|", " | ".join(cells), "|")
-            shown_rex = True
-    failed = [row for row in rows if row["error"]]
-    for row in failed:
+def by_configuration(rows: Iterable[Row], tool: str) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["tool"] == tool:
+            found.setdefault(row["configuration"], []).append(row)
+    return found
+
+
+def summary_column(c: dict[str, float], tool: str) -> dict[str, str]:
+    """What the summary shows of one side of a comparison, by the name of the line; ratios only for suffice."""
+    ours = tool == "suffice"
+
+    def less(measure: str, unit: str = "") -> str:
+        return f"{c[f'{measure}_{tool}']:.4g}{unit}" + (f" ({c[f'{measure}_ratio']:.1f}x less)" if ours else "")
+
+    lower = c["photos"] - c["rho_higher"] - c["rho_equal"]
+    return {
+        "photos": f"{c['photos']:.0f}" + (f" ({c['same_run']:.0f} in one run with ReX)" if ours else ""),
+        "wall time, median": less("seconds", " s"),
+        "CPU time, median": less("cpu_seconds", " s"),
+        "the same in plain passes": less("passes"),
+        "model calls, median": less("calls"),
+        "images through the model, median": less("images"),
+        "the most images": f"{c[f'images_{tool}_most']:.0f}",
+        "area, median": f"{c[f'area_{tool}']:.1%}",
+        "area, mean ± SE": f"{c[f'area_mean_{tool}']:.1%} ± {c[f'area_error_{tool}']:.1%}",
+        "photos with no larger area": f"{c['area_no_larger']:.0f}" if ours else "",
+        "ρ on solid colours, mean ± SE": f"{c[f'rho_mean_{tool}']:.3f} ± {c[f'rho_error_{tool}']:.3f}",
+        "photos with higher, equal, lower ρ": f"{c['rho_higher']:.0f}, {c['rho_equal']:.0f}, {lower:.0f}"
+        if ours
+        else "",
+        "sufficient at its own occlusion": f"{c[f'sufficient_{tool}']:.0f}",
+        "class kept on grey": f"{c[f'kept_zero_{tool}']:.0f}",
+        "class kept on black, white, mean": ", ".join(
+            f"{c[f'kept_{on}_{tool}']:.0f}" for on in ("black", "white", "mean")
+        ),
+    }
+
+
+def print_summary(rows: Sequence[Row], seed: str) -> None:
+    """Each configuration of suffice against each of ReX, on the rows of one seed, as tables."""
+    main_rows = [row for row in rows if row["seed"] == seed]
+    ours = by_configuration(main_rows, "suffice")
+    for name, theirs in by_configuration(main_rows, "rex").items():
+        compared = {configuration: compare(theirs, chosen) for configuration, chosen in ours.items()}
+        compared = {configuration: c for configuration, c in compared.items() if c["photos"]}
+        columns = {f"suffice, {configuration}": summary_column(c, "suffice") for configuration, c in compared.items()}
+        itself = compare(theirs, theirs)
+        if itself["photos"]:
+            columns = {f"ReX, {name}": summary_column(itself, "rex")} | columns
+        if columns:
+            print(f"\n| seed {seed} |", " | ".join(columns), "|\n|", "---|" * (len(columns) + 1), sep="")
+            for line in next(iter(columns.values())):
+                print("|", line, "|", " | ".join(column[line] for column in columns.values()), "|")
+    done = [row for row in rows if not row["error"] and timed(row)]
+    if done:
+        waited = statistics.median(float(row["seconds"]) / float(row["cpu_seconds"]) for row in done)
+        spread = sorted(float(row["pass_seconds"]) * 1000 for row in done)
+        print(f"\nWall time over CPU time {waited:.2f} in the median; one plain pass ", end="")
+        print(f"{spread[0]:.0f} to {spread[-1]:.0f} ms of CPU time. ", end="")
+        quiet = waited < 1.1 and spread[-1] < 1.3 * spread[0]
+        print("The machine was quiet." if quiet else "The machine had other work: measure times again on a quiet one.")
+    for row in (row for row in rows if row["error"]):
         print(f"\nfailed: {row['photo']}, {row['tool']} {row['configuration']}, seed {row['seed']}: {row['error']}")
 
 
@@ -409,7 +450,6 @@ def print_stability(rows: Sequence[Row], mask_of: Callable[[Key], Path], path: P
             names = ("tool", "configuration", "photo", "seeds", "iou")
             value = mean_pairwise_iou([load_mask(mask) for mask in masks])
             kept[group] = dict(zip(names, (*group, str(len(members)), f"{value:.4f}"), strict=True))
-    kept = {group: row for group, row in kept.items() if group in groups}
     if not kept:
         return
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -418,8 +458,8 @@ def print_stability(rows: Sequence[Row], mask_of: Callable[[Key], Path], path: P
         writer.writerows(kept[group] for group in sorted(kept))
     print("\n## Stability: mean IoU of the masks of one photo under several seeds\n")
     print("| tool | configuration | photos | seeds | mean IoU ± SE | least |\n|---|---|---|---|---|---|")
-    for tool, configuration in sorted({group[:2] for group in kept}):
-        chosen = [row for group, row in sorted(kept.items()) if group[:2] == (tool, configuration)]
+    for tool, configuration in sorted({group[:2] for group in kept if group in groups}):
+        chosen = [row for group, row in sorted(kept.items()) if group[:2] == (tool, configuration) and group in groups]
         values = [float(row["iou"]) for row in chosen]
         seeds = "/".join(sorted({row["seeds"] for row in chosen}))
         mean = f"{statistics.fmean(values):.3f} ± {standard_error(values):.3f}"
@@ -546,6 +586,7 @@ def explained(
     """The values of one cell, or an `error` that says why there are none."""
     settings = parse_configuration(cell.configuration)
     try:
+        before = judge.pass_seconds()
         if cell.tool == "suffice":
             values = ours.explain(image, mask, settings, cell.seed)
         else:
@@ -553,6 +594,7 @@ def explained(
             pixels.parent.mkdir(parents=True, exist_ok=True)
             np.save(pixels, image.numpy())
             values = rex.explain(pixels, mask, settings, cell.seed)
+        values["pass_seconds"] = (before + judge.pass_seconds()) / 2
         whole = judge.logits(image[None])[0].softmax(0)
         if int(whole.argmax()) != values["target"] or abs(float(whole.max()) - values["confidence"]) > 1e-3:
             raise RuntimeError(

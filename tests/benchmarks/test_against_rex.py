@@ -24,7 +24,16 @@ def worker(bench):
 
 
 def row(bench, photo, tool, *, configuration="default", seed=0, run="once", **values):
-    numbers = {"seconds": 1.0, "cpu_seconds": 1.0, "calls": 1, "images": 1, "area": 0.1, "rho": 0.5, "sufficient": 1}
+    numbers = {
+        "seconds": 1.0,
+        "cpu_seconds": 1.0,
+        "pass_seconds": 0.5,
+        "calls": 1,
+        "images": 1,
+        "area": 0.1,
+        "rho": 0.5,
+        "sufficient": 1,
+    }
     numbers |= {"kept_zero": 1, "kept_black": 0, "kept_white": 0, "kept_mean": 0, "run": run}
     return bench.as_row(bench.Cell(Path(photo), tool, configuration, seed), numbers | values)
 
@@ -49,13 +58,13 @@ def test_compare_takes_the_median_of_ratios_not_the_ratio_of_medians(bench):
     assert found["same_run"] == 2
     assert found["seconds_ratio"] == 15  # of 10, 45 and 15; the medians alone would say 30 / 2
     assert (found["rho_higher"], found["rho_equal"], found["area_no_larger"]) == (1, 1, 2)
+    assert found["passes_suffice"] == 2
     assert found["rho_mean_suffice"] == pytest.approx(1.7 / 3)
     assert found["area_error_suffice"] == pytest.approx(0.1 / 3)
 
 
-def test_compare_wants_a_photo_in_common(bench):
-    with pytest.raises(ValueError, match="both"):
-        bench.compare([row(bench, "a", "rex")], [row(bench, "b", "suffice")])
+def test_compare_of_nothing_in_common_is_no_photos(bench):
+    assert bench.compare([row(bench, "a", "rex")], [row(bench, "b", "suffice")]) == {"photos": 0}
 
 
 def test_rows_come_back_and_are_not_made_again(bench, tmp_path):
@@ -170,3 +179,24 @@ def test_rex_that_cannot_be_installed_is_tried_once_and_says_why(bench, tmp_path
         with pytest.raises(RuntimeError, match="No matching distribution"):
             rex.explain(Path("a"), Path("b"), {}, 0)
     assert len(tried) == 1
+
+
+def test_summary_shows_what_failed_and_stability_what_the_seeds_share(bench, worker, tmp_path, capsys):
+    rows = [row(bench, "a", "rex", seconds=20.0), row(bench, "a", "suffice"), row(bench, "a", "suffice", seed=1)]
+    rows.append(bench.as_row(bench.Cell(Path("b"), "rex", "default", 0), {"error": "RuntimeError: no answer"}))
+    bench.print_summary(rows, "0")
+    said = capsys.readouterr().out
+    assert "| wall time, median | 20 s | 1 s (20.0x less) |" in said
+    assert "failed: b, rex default, seed 0: RuntimeError: no answer" in said
+
+    def mask_of(key):
+        return tmp_path / f"{key[1]}-{key[3]}.npz"
+
+    half = np.zeros((4, 4), bool)
+    half[:2] = True
+    worker.save_mask(tmp_path / "suffice-0.npz", np.ones((4, 4), bool))
+    worker.save_mask(tmp_path / "suffice-1.npz", half)
+    for _ in range(2):  # the second time without the masks, from the file beside the rows
+        bench.print_stability(rows, mask_of, tmp_path / "stability.csv")
+        assert "| suffice | default | 1 | 2 | 0.500 ± nan | 0.500 |" in capsys.readouterr().out
+        (tmp_path / "suffice-1.npz").unlink(missing_ok=True)
