@@ -240,8 +240,11 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    path.unlink(missing_ok=True)
-    append_rows(path, rows)
+    """All rows anew; the old file is there until the new one is whole."""
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    append_rows(new, rows)
+    new.replace(path)
 
 
 def code_of_suffice() -> str:
