@@ -52,13 +52,15 @@ def run(bench: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return suffice.Classifier(Corner(), input_size=SIZE, mean=(0,) * 3, std=(1,) * 3, name=name)
 
     monkeypatch.setattr(suffice, "load_classifier", load, raising=False)
+    draw = bench.plot
+    monkeypatch.setattr(bench, "plot", lambda *arguments: command.plots and draw(*arguments))
     rows = tmp_path / "results" / "compare-rows.csv"
 
     def command(*arguments: str) -> tuple[int, list[dict[str, str]]]:
         monkeypatch.setattr(sys, "argv", ["compare_occlusions.py", *arguments, "--rows", str(rows)])
         return bench.main(), bench.read_rows(rows)
 
-    command.folder = str(folder)  # type: ignore[attr-defined]
+    command.folder, command.plots = str(folder), False  # type: ignore[attr-defined]
     return command
 
 
@@ -130,7 +132,8 @@ def test_an_occlusion_that_there_is_not_ends_the_run(run: Any, capsys: pytest.Ca
 
 
 def test_tables_and_plots_of_the_rows_that_are_there(run: Any, tmp_path: Path) -> None:
-    run(run.folder, "--models", "toy", "other", "--occlusions", "min", "max", "deactivate", "--gammas", "0", "0.5")
+    run.plots = True
+    run(run.folder, "--models", "toy", "other", "--occlusions", "min", "deactivate", "--gammas", "0", "0.5")
     results = tmp_path / "results"
     assert {path.name for path in results.iterdir()} == {
         "compare-rows.csv", "compare-summary.csv", "compare-tables.md", "compare-causal-by-gamma.png",
