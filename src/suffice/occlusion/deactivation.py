@@ -11,13 +11,14 @@ import dataclasses
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from suffice.errors import InputError
 from suffice.occlusion.rules import Activation, NoRuleError, Settings
-from suffice.occlusion.rules.activation import Crop, filled, settle, whole, windowed
+from suffice.occlusion.rules.activation import Crop, RunAgainError, State, filled, settle, whole, windowed
 
 
 def deactivated_forward(
@@ -66,16 +67,25 @@ def masked_forward(module: nn.Module, inputs: Tensor, masks: Tensor, settings: S
     full = masks.flatten(1).all(1)
     if bool(full.all()):
         return module(inputs)
-    settings = settings._replace(some_row_full=bool(full.any()))
+    some_row_full = bool(full.any())
     try:
-        output = module(_masked_input(inputs, masks, settings))
+        while True:
+            without = _WITHOUT.get(module, frozenset())
+            try:
+                of_this_pass = settings._replace(some_row_full=some_row_full, state=State(without))
+                return _plain_output(module(_masked_input(inputs, masks, of_this_pass)))
+            except RunAgainError as error:
+                _WITHOUT[module] = without | {str(error)}
     except NoRuleError as error:
         where = _module_at(error.__traceback__, module)
         raise InputError(
             f"expected operators that have a deactivation rule, got {error} in {where}; "
             "see docs/deactivation.md for how to add a rule"
         ) from error
-    return _plain_output(output)
+
+
+_WITHOUT: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+"""The shortcuts that a module cannot take (see `State`), found out by a first pass that had to be run again."""
 
 
 def _masked_input(inputs: Tensor, masks: Tensor, settings: Settings) -> Activation:

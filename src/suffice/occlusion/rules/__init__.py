@@ -1,6 +1,6 @@
 """How a mask passes through one operator, for every operator that vision models use; one module a family."""
 
-from suffice.occlusion.rules import attention, combine, pointwise, reduction, shape, windows
+from suffice.occlusion.rules import attention, combine, convolution, pointwise, pooling, reduction, resize, shape
 from suffice.occlusion.rules.activation import RULES, Activation, Mask, NoRuleError, Settings, rule
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Settings",
     "attention",
     "combine",
+    "convolution",
     "pointwise",
+    "pooling",
     "reduction",
+    "resize",
     "rule",
     "shape",
-    "windows",
 ]

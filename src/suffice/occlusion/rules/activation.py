@@ -24,6 +24,44 @@ class Settings(NamedTuple):
     """Some image of the batch is kept whole, so its row must come out bit for bit as in a plain forward pass."""
     fill: Callable[[Tensor, Tensor, Sequence[int]], Tensor] | None = None
     """What a convolution reads where its input is off: (value, on, kernel size) -> value. None: zeros."""
+    state: "State | None" = None
+    """What may change during the pass. None: no shortcuts."""
+
+
+class State:
+    """The shortcuts of one forward pass. Each is taken on trust; where the trust fails, `RunAgainError` ends the pass.
+
+    `defer`: a convolution's output is ours until the model reads it, so a norm and an activation function that come
+    next can work in place (`suffice.occlusion.rules.fusion`). Any other operator has what waits computed first: nothing
+    that a convolution reads can change before it runs. Trust: the model does not read what came before the norm.
+
+    `unwrap`: a residual sum that is on everywhere goes back to the model as a plain tensor, and the rest of the model
+    runs as if we were not there: for small images a third of the time is what an operator costs in Python. Trust: it
+    meets no activation that is still masked; there a plain tensor would be taken for a constant.
+    """
+
+    def __init__(self, without: frozenset[str] = frozenset()) -> None:
+        self.defer, self.unwrap = "defer" not in without, "unwrap" not in without
+        self.waiting: Activation | None = None
+        """The activation, at most one, that has not been computed yet."""
+        self.unwrapped = False
+        """A plain tensor may be an activation by now."""
+
+
+class Deferred:
+    """How to compute the value of an activation that waits."""
+
+    def compute(self) -> Tensor:
+        """The value, in memory that nobody else has seen."""
+        raise NotImplementedError
+
+
+class RunAgainError(BaseException):
+    """The pass has to be run again without the shortcut that the argument names. No Exception: no model must catch it.
+
+    >>> str(RunAgainError("unwrap"))
+    'unwrap'
+    """
 
 
 class Mask(NamedTuple):
@@ -68,19 +106,24 @@ class Activation(Tensor):
     instead of computing with the mask forgotten.
     """
 
-    value: Tensor
-    """The plain activation, or the part of it that is stored. What it holds where the mask is off has no meaning."""
-    mask: Mask | None
+    mask: Mask | None = None
     """The mask of the value; None: all that is stored is on, in every image of the batch."""
     settings: Settings
-    clean: bool
+    clean: bool = False
     """Known to be zero wherever the mask is off."""
-    tokens: bool
+    tokens: bool = False
     """Attention has made tokens of the positions: what is off is left out of averages too, never read as zero."""
-    crops: Crops | None
+    crops: Crops | None = None
     """Which part of the activation is stored; None: all of it."""
     full_shape: torch.Size
     """What the model believes the shape to be."""
+    deferred: Deferred | None = None
+    """How to compute the value, as long as it waits."""
+    _value: Tensor | None = None
+
+    # Models ask these constantly; attributes of our own spare a trip through __torch_function__.
+    dtype: torch.dtype = None  # type: ignore[assignment]
+    device: torch.device = None  # type: ignore[assignment]
 
     @staticmethod
     def __new__(  # noqa: D102
@@ -91,22 +134,60 @@ class Activation(Tensor):
         clean: bool = False,
         tokens: bool = False,
         crops: Crops | None = None,
+        deferred: Deferred | None = None,
+        stored: Sequence[int] | None = None,
     ) -> Self:
-        shape = value.shape
+        # With `deferred` the value is only one of the same type and device, and `stored` the shape to come.
+        shape = value.shape if stored is None else torch.Size(stored)
         if crops is not None:
             if any(c is not None for c in crops):
-                shape = torch.Size(n if c is None else c.size for n, c in zip(shape, crops, strict=True))
+                shape = torch.Size([n if c is None else c.size for n, c in zip(shape, crops, strict=True)])
             else:
                 crops = None
-        self: Self = Tensor._make_wrapper_subclass(cls, shape, dtype=value.dtype, device=value.device)
+        dtype, device = value.dtype, value.device
+        self: Self = _make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         self.full_shape = shape
-        self.crops = crops
-        self.value = value
-        self.mask = mask
         self.settings = settings
-        self.clean = clean
-        self.tokens = tokens
+        self.dtype = dtype
+        self.device = device
+        # The rest has defaults in the class: this is called for every operator of a model.
+        if deferred is None:
+            self._value = value
+        else:
+            self.deferred = deferred
+        if mask is not None:
+            self.mask = mask
+        if crops is not None:
+            self.crops = crops
+        if clean:
+            self.clean = True
+        if tokens:
+            self.tokens = True
         return self
+
+    @property
+    def value(self) -> Tensor:
+        """The plain activation, or the stored part of it. What it holds where the mask is off has no meaning."""
+        if self._value is None:
+            if self.deferred is None:
+                raise RunAgainError("defer")
+            self.value = self.deferred.compute()
+        return self._value  # type: ignore[return-value]
+
+    @value.setter
+    def value(self, value: Tensor) -> None:
+        self._value = value
+        if self.deferred is not None:
+            self.hand_over()
+
+    def hand_over(self) -> Deferred:
+        """Wait no longer: the value is known, or is to be computed by another activation."""
+        deferred, self.deferred = self.deferred, None
+        state = self.settings.state
+        assert deferred is not None
+        if state is not None and state.waiting is self:
+            state.waiting = None
+        return deferred
 
     @classmethod
     def __torch_function__(
@@ -116,11 +197,29 @@ class Activation(Tensor):
         if rule is None:
             raise NoRuleError(getattr(func, "__name__", str(func)))
         kwargs = kwargs or {}
-        if func not in ALWAYS_BY_RULE and (source := _if_all_on(args, kwargs)) is not None:
-            # Everything is on, and stays so: the plain operator on the plain values.
+        source, all_on, nested = _found(args, kwargs)
+        if source is None:  # deep inside something else: the rule knows, or says that it does not
+            return rule(func, *args, **kwargs)
+        state = source.settings.state
+        if state is not None:
+            if (waiting := state.waiting) is not None:
+                if waiting is source and (follow := FOLLOWERS.get(func)) is not None:
+                    out = follow(*args, **kwargs)
+                    if out is not None:
+                        return out
+                waiting.value  # noqa: B018 - computes it
+            if state.unwrapped and not all_on and func in JOINING and _holds_unknown(args, kwargs):
+                raise RunAgainError("unwrap")
+        if not all_on or func in ALWAYS_BY_RULE:
+            return rule(func, *args, **kwargs)
+        # Everything is on, and stays so: the plain operator on the plain values.
+        if nested:
             out = func(*map(_plain_nested, args), **{k: _plain_nested(v) for k, v in kwargs.items()})
-            return _as_activations(out, source, args)
-        return rule(func, *args, **kwargs)
+        elif kwargs:
+            out = func(*map(plain, args), **{k: plain(v) for k, v in kwargs.items()})
+        else:
+            out = func(*map(plain, args))
+        return _as_activations(out, source, args)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -128,33 +227,31 @@ class Activation(Tensor):
     ) -> Any:
         raise NoRuleError(str(func))
 
-    # Models ask these constantly; answering here spares a trip through __torch_function__.
     shape = property(lambda self: self.full_shape)
-    dtype = property(lambda self: self.value.dtype)
-    device = property(lambda self: self.value.device)
-    ndim = property(lambda self: self.value.ndim)
-    is_cuda = property(lambda self: self.value.is_cuda)
-    requires_grad = property(lambda self: self.value.requires_grad)
+    ndim = property(lambda self: len(self.full_shape))
+    is_cuda = property(lambda self: self.device.type == "cuda")
+    requires_grad = property(lambda self: self.deferred is None and self.value.requires_grad)
     is_nested = property(lambda self: False)
 
     def size(self, dim: int | None = None) -> Any:  # noqa: D102 - as in torch
-        return self.shape if dim is None else self.shape[dim]
+        return self.full_shape if dim is None else self.full_shape[dim]
 
     def dim(self) -> int:  # noqa: D102
-        return self.value.ndim
+        return len(self.full_shape)
 
     def numel(self) -> int:  # noqa: D102
-        return self.shape.numel()
+        return self.full_shape.numel()
 
     def is_floating_point(self) -> bool:  # noqa: D102
-        return self.value.is_floating_point()
+        return self.dtype.is_floating_point
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.full_shape[0]
 
     def __repr__(self) -> str:  # type: ignore[override]
         on = "all" if self.mask is None else f"{int(self.mask.on.sum())}/{self.mask.on.numel()}"
-        return f"Activation(shape={tuple(self.shape)}, stored={tuple(self.value.shape)}, on={on})"
+        stored = "not yet" if self._value is None else tuple(self._value.shape)
+        return f"Activation(shape={tuple(self.shape)}, stored={stored}, on={on})"
 
 
 class NoRuleError(Exception):
@@ -169,17 +266,43 @@ ALWAYS_BY_RULE: set[Any] = set()
 """Operators whose rule is asked even if all is on."""
 
 
-def _if_all_on(args: Sequence[Any], kwargs: dict[str, Any]) -> Activation | None:
-    """An activation among the arguments if all of them are on everywhere (one of tokens, if any is), else None."""
-    found = None
-    for x in (*args, *kwargs.values()) if kwargs else args:
+JOINING: set[Any] = set()
+"""Operators for which it matters whether an operand is a plain tensor or an activation that is on everywhere."""
+
+
+def _holds_unknown(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an operand may be an activation that was unwrapped: a plain tensor that is no parameter."""
+    for x in (*args, *kwargs.values()):
         for y in x if type(x) in (list, tuple) else (x,):
-            if type(y) is Activation:
-                if y.mask is not None or y.crops is not None:
-                    return None
-                if found is None or y.tokens:
-                    found = y
-    return found
+            if type(y) is Tensor and y.ndim > 0:
+                return True
+    return False
+
+
+FOLLOWERS: dict[Any, Callable[..., Any]] = {}
+"""Operators that can join a convolution that waits: called with their own arguments, None if they cannot after all."""
+
+
+def _found(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Activation | None, bool, bool]:
+    """The first activation among the arguments (the first of tokens, if any is); all on? any inside a list?"""
+    found: Any = None
+    all_on, nested = True, False
+    for x in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(x)
+        if kind is Activation:
+            if x.mask is not None or x.crops is not None:
+                all_on = False
+            if found is None or (x.tokens and not found.tokens):
+                found = x
+        elif kind is list or kind is tuple:
+            for y in x:
+                if type(y) is Activation:
+                    nested = True
+                    if y.mask is not None or y.crops is not None:
+                        all_on = False
+                    if found is None or (y.tokens and not found.tokens):
+                        found = y
+    return found, all_on, nested
 
 
 def _plain_nested(x: Any) -> Any:
@@ -191,7 +314,7 @@ def _plain_nested(x: Any) -> Any:
 def _as_activations(out: Any, source: Activation, args: Sequence[Any]) -> Any:
     if isinstance(out, Tensor):
         first = args[0] if args else None
-        if type(first) is Activation and out is first.value:  # in place
+        if type(first) is Activation and out is first._value:  # in place
             return first
         return Activation(out, None, source.settings, tokens=source.tokens)
     if isinstance(out, (tuple, list)):
@@ -199,14 +322,17 @@ def _as_activations(out: Any, source: Activation, args: Sequence[Any]) -> Any:
     return out
 
 
+_make_wrapper_subclass = Tensor._make_wrapper_subclass
+
 _NAMESPACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 
 
-def rule(names: str, *, crops: bool = False, always: bool = False) -> Callable[[Rule], Rule]:
+def rule(names: str, *, crops: bool = False, always: bool = False, joins: bool = False) -> Callable[[Rule], Rule]:
     """Give a rule to every operator of these names (with spaces between), functions and tensor methods alike.
 
     crops: the rule knows what to do with activations that are stored in part; others are handed them whole.
     always: the rule is asked even if all is on; else the operator itself is called then.
+    joins: a second operand that is a plain tensor is a constant, and may be none once something has been unwrapped.
     """
 
     def register(function: Rule) -> Rule:
@@ -221,6 +347,8 @@ def rule(names: str, *, crops: bool = False, always: bool = False) -> Callable[[
                 RULES[key] = entry
                 if always:
                     ALWAYS_BY_RULE.add(key)
+                if joins:
+                    JOINING.add(key)
         return function
 
     return register
@@ -273,7 +401,7 @@ def padded(x: Activation) -> bool:
 
 def plain(x: Any) -> Any:
     """The value of an activation; anything else as it is."""
-    return x.value if isinstance(x, Activation) else x
+    return x.value if type(x) is Activation else x
 
 
 def derive(
@@ -355,7 +483,7 @@ def reduced_mask(x: Activation, dims: Sequence[int], *, keepdim: bool = True) ->
     if not keepdim:
         on = on.squeeze(dims)
         constant = None if constant is None else constant.squeeze(dims)
-    return Mask(on, constant)
+    return settle(on, constant)
 
 
 def reduced_crops(x: Activation, dims: Sequence[int], *, keepdim: bool = True) -> Crops | None:

@@ -66,7 +66,7 @@ def product_mask(a: Any, b: Any) -> Mask | None:
     return Mask(left @ right > 0)
 
 
-@rule("matmul bmm mm __matmul__ __rmatmul__", crops=True)
+@rule("matmul bmm mm __matmul__ __rmatmul__", crops=True, joins=True)
 def matmul(func: Any, a: Any, b: Any) -> Any:
     """Scores (queries by keys), weighted sums of values, token mixing: what is off adds nothing."""
     if func.__name__ == "__rmatmul__":
@@ -103,7 +103,7 @@ def _product_crops(a: Any, b: Any) -> Crops | None:
     return (*of_a[:-1], of_b[-1])
 
 
-@rule("baddbmm addmm")
+@rule("baddbmm addmm", joins=True)
 def add_matmul(func: Any, x: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """β · x + α · a b."""
     if isinstance(x, Activation):
@@ -112,7 +112,7 @@ def add_matmul(func: Any, x: Any, a: Any, b: Any, *, beta: float = 1, alpha: flo
     return derive(product, func(x, plain(a), plain(b), beta=beta, alpha=alpha), product.mask)
 
 
-@rule("einsum")
+@rule("einsum", joins=True)
 def einsum(func: Any, equation: str, *operands: Any) -> Any:
     """Like a matrix product: on where some term of the sum is on in all its factors."""
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
@@ -189,7 +189,7 @@ def _attending(on: Tensor, attn_mask: Tensor | None) -> Tensor:
     return attn_mask.masked_fill(~(on | ~on.any(-1, keepdim=True)), -torch.inf)
 
 
-@rule("scaled_dot_product_attention", crops=True)
+@rule("scaled_dot_product_attention", crops=True, joins=True)
 def scaled_dot_product_attention(
     func: Any,
     query: Any,
@@ -237,7 +237,7 @@ def _query_mask(query: Any, keys_on: Tensor | None) -> Mask | None:
     return None if keys_on is None else Mask(keys_on.any(-1, keepdim=True))
 
 
-@rule("multi_head_attention_forward", always=True)
+@rule("multi_head_attention_forward", always=True, joins=True)
 def multi_head_attention(
     func: Any, query: Any, key: Any, value: Any, *args: Any, key_padding_mask: Any = None, **kwargs: Any
 ) -> Any:

@@ -82,7 +82,9 @@ def _prepared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation
 
 
 def _outgrows(x: Tensor, a: Activation) -> bool:
-    return torch.broadcast_shapes(x.shape, a.shape) != a.shape
+    if x.ndim > a.ndim:
+        return True
+    return any(n not in (1, m) for n, m in zip(reversed(x.shape), reversed(a.shape), strict=False))
 
 
 def _answer(
@@ -113,8 +115,10 @@ def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation
 @rule(
     "add add_ sub sub_ subtract rsub __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ maximum minimum fmax fmin",
     crops=True,
+    always=True,
+    joins=True,
 )
-def add(func: Any, *args: Any, **kwargs: Any) -> Activation:
+def add(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Residual add: the union of the masks (or the intersection). A plain tensor is a constant and changes nothing."""
     a, b = _prepared(args, kwargs)
     mask = a.mask
@@ -134,7 +138,12 @@ def add(func: Any, *args: Any, **kwargs: Any) -> Activation:
                         checkpoint(operand)
     values = [fit(t, a) for t in args]
     out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
-    return _answer(func, a, args, out, mask, tokens)
+    result = _answer(func, a, args, out, mask, tokens)
+    state = a.settings.state
+    if b is not None and mask is None and a.crops is None and state is not None and state.unwrap:
+        state.unwrapped, state.defer = True, False  # the same memory may go by two names now
+        return out
+    return result
 
 
 def _intersection(a: Mask | None, b: Mask | None) -> Mask | None:
@@ -148,6 +157,7 @@ def _intersection(a: Mask | None, b: Mask | None) -> Mask | None:
     "__itruediv__ __rdiv__ floor_divide __floordiv__ eq ne gt lt ge le __eq__ __ne__ __gt__ __lt__ __ge__ __le__ "
     "logical_and logical_or __and__ __or__ atan2 remainder fmod",
     crops=True,
+    joins=True,
 )
 def multiply(func: Any, *args: Any, **kwargs: Any) -> Activation:
     """A product is on where both factors are (0 · y = 0); a smaller factor is a gate and changes nothing."""
@@ -162,7 +172,7 @@ def multiply(func: Any, *args: Any, **kwargs: Any) -> Activation:
     return _answer(func, a, args, out, mask, tokens)
 
 
-@rule("addcmul addcmul_")
+@rule("addcmul addcmul_", joins=True)
 def addcmul(func: Any, x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
     """x + value · a · b (with the operator's own rounding when nothing but x or the product carries a mask)."""
     activations = [t for t in (x, a, b) if isinstance(t, Activation)]
@@ -175,13 +185,13 @@ def addcmul(func: Any, x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
     return derive(largest, func(plain(x), plain(a), plain(b), value=value), largest.mask)
 
 
-@rule("lerp")
+@rule("lerp", joins=True)
 def lerp(func: Any, a: Any, b: Any, weight: Any) -> Any:
     """a + weight · (b - a)."""
     return a + weight * (b - a)
 
 
-@rule("where")
+@rule("where", joins=True)
 def where(func: Any, *args: Any, **kwargs: Any) -> Any:
     """A choice between two activations is on where either is, like a sum; the condition only chooses.
 
@@ -238,7 +248,7 @@ def concatenated_mask(parts: Sequence[Any], values: Sequence[Tensor], dim: int) 
     return settle(on, laid_out(constants) if some_constant else None)
 
 
-@rule("cat concat concatenate", crops=True)
+@rule("cat concat concatenate", crops=True, joins=True)
 def cat(func: Any, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Activation:
     """Concatenation: a mask a channel group (or a token). Nothing is zeroed yet."""
     dim = kwargs.pop("axis", dim)
@@ -279,7 +289,7 @@ def _crops_to_cat(tensors: Sequence[Any], dim: int) -> Crops | None:
     return tuple(joined if d == dim else None for d in range(rank))
 
 
-@rule("stack")
+@rule("stack", joins=True)
 def stack(func: Any, tensors: Sequence[Any], dim: int = 0) -> Activation:
     """Concatenation along a new dimension."""
     rank = plain(tensors[0]).ndim + 1

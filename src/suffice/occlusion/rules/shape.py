@@ -219,7 +219,7 @@ def view(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Any:
     return answers[0] if isinstance(out, Tensor) else type(out)(answers)
 
 
-@rule("__setitem__")
+@rule("__setitem__", joins=True)
 def write(func: Any, x: Any, index: Any, value: Any) -> None:
     """What is written brings its own mask along."""
     if not isinstance(x, Activation):
