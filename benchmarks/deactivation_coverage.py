@@ -13,7 +13,8 @@ fault), and a batch of three images: one kept whole, one with scattered cells ke
   image and the batch without it. Must be 0.
 - effect: how far the logits of the masked images are from the plain ones. Must not be 0.
 
-A worker process does the models one after the other; if it dies, that is the model's row, and another goes on.
+A worker process does the models one after the other; if it dies, or gives no result within --limit seconds, that is
+the model's row, and another worker goes on.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -183,27 +185,48 @@ def work(jobs: list[tuple[str, str, str]]) -> None:
         print("ROW " + json.dumps(row_of(*job)), flush=True)
 
 
-def run(jobs: list[tuple[str, str, str]]) -> None:
-    """Give the jobs to workers and write each row as it comes."""
+def run(jobs: list[tuple[str, str, str]], limit: float) -> None:
+    """Give the jobs to workers and write each row as it comes; a model may take `limit` seconds."""
     rows = {(r["library"], r["model"]): r for r in read()}
     while jobs:
         command = [sys.executable, __file__, "--work", json.dumps(jobs)]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert worker.stdout is not None
+        expired = threading.Event()
+        watch = _watch(worker, limit, expired)
         for line in worker.stdout:
             if line.startswith("ROW "):
+                watch.cancel()
+                watch = _watch(worker, limit, expired)
                 row = json.loads(line[4:])
                 rows[row["library"], row["model"]] = row
                 write(list(rows.values()))
                 print(f"{row['model']:40} {row['status']:8} {row['seconds']:6} s  {row['note']}", flush=True)
                 jobs = jobs[1:]
-        if worker.wait() != 0 and jobs:
+        worker.wait()
+        watch.cancel()
+        if worker.returncode != 0 and jobs:
             library, family, name = jobs[0]
-            note = f"the worker process died with status {worker.returncode}"
+            died = f"the worker process died with status {worker.returncode}"
+            note = f"no result within {limit:g} s" if expired.is_set() else died
             row = {"library": library, "family": family, "model": name, "status": "error", "note": note}
             rows[library, name] = row
             write(list(rows.values()))
+            print(f"{name:40} error    {note}", flush=True)
             jobs = jobs[1:]
+
+
+def _watch(worker: subprocess.Popen[str], limit: float, expired: threading.Event) -> threading.Timer:
+    """Kill the worker after `limit` seconds, and say that it was us."""
+
+    def stop() -> None:
+        expired.set()
+        worker.kill()
+
+    timer = threading.Timer(limit, stop)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def read() -> list[dict[str, Any]]:
@@ -243,6 +266,7 @@ def main() -> None:
         "--redo", nargs="*", default=[], metavar="NAME", help="models or families to do again, or 'failed'"
     )
     parser.add_argument("--print", action="store_true", help="print the table and do nothing else")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds that one model may take")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -259,7 +283,7 @@ def main() -> None:
             j for j in jobs
             if {j[1], j[2]} & again or ("failed" in again and done.get((j[0], j[2]), {}).get("status") != "exact")
         }  # fmt: skip
-        run([j for j in jobs if j in redo or (j[0], j[2]) not in done])
+        run([j for j in jobs if j in redo or (j[0], j[2]) not in done], options.limit)
     show()
 
 
