@@ -8,13 +8,13 @@ classifies as labelled, every method, every occlusion and every γ of the paper,
 confidence in it, and ρ-robustness on 100 solid colours and on the other photos of the folder (of other classes, 100 at
 most), as in the paper's figures 5, 6 and A1 and its tables 1 and F. Rows go to `results/compare-rows.csv`
 as they are done; those already there are not computed again, so that a run may be stopped and started, and a cell that
-failed is a row with its error (`--retry` asks it again).
+failed is a row with its error (`--retry` asks it again; `--renew` drops what explainers and occlusions of another
+state have made).
 
 **At equal γ** an occlusion can win by keeping more. So there are rows **at equal area** as well: the ranking behind the
-explanation at γ = 0.5 is cut at fixed shares of the pixels, and ρ is measured of
-what is left, for every photo and occlusion at the same sizes. Interpolating between the sizes that the six γ happen to
-give was the alternative; it would compare different photos at each size, as an occlusion with small explanations has
-none at the larger sizes.
+explanation at γ = 0.5 is cut at fixed shares of the pixels, and ρ is measured of what is left, for every photo and
+occlusion at the same sizes. Interpolating between the sizes that the six γ happen to give was the alternative; it would
+compare different photos at each size, as an occlusion with small explanations has none at the larger sizes.
 """
 
 from __future__ import annotations
@@ -147,11 +147,15 @@ def cut_at(saliency: np.ndarray[Any, Any], area: float) -> torch.Tensor:
 def run(arguments: argparse.Namespace) -> None:
     """Every cell that lacks rows, appended to the file as it is done."""
     rows = read_rows(arguments.rows)
-    if arguments.retry:
-        rows = [row for row in rows if not row["error"]]
-        write_rows(arguments.rows, rows)
-    there = {key_of(row) for row in rows}
     code = code_of_suffice()
+    if old := sum(row["code"] != code for row in rows):
+        say(f"{old} of {len(rows)} rows are of another state of the code" + ("; dropped" if arguments.renew else ""))
+    kept = [
+        row for row in rows if not (arguments.retry and row["error"]) and not (arguments.renew and row["code"] != code)
+    ]
+    if len(kept) < len(rows):
+        write_rows(arguments.rows, kept)
+    there = {key_of(row) for row in kept}
     cells: list[tuple[suffice.Classifier, Cell, list[tuple[str, float]]]] = []
     for model in arguments.models:
         classifier = suffice.load_classifier(model, device="cpu")
@@ -478,6 +482,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=Path, default=Path("results/compare-rows.csv"))
     parser.add_argument("--retry", action="store_true", help="measure what failed again")
+    parser.add_argument("--renew", action="store_true", help="drop rows that another state of the code has made")
     parser.add_argument("--report", action="store_true", help="only tables and plots")
     arguments = parser.parse_args()
     if not arguments.report:

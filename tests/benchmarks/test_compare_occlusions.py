@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_a_cell_that_fails_is_a_row_and_can_be_asked_again(
     status, rows = run(*options, "--retry")
     assert status == 0
     assert [r["error"] for r in rows] == [""] * 6
+
+
+def test_rows_of_another_state_of_the_code_are_told_and_can_be_made_anew(
+    bench: Any, run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (run.folder, "--models", "toy", "--occlusions", "min", "--gammas", "0.5", "--areas")
+    _, rows = run(*options)
+    monkeypatch.setattr(bench, "code_of_suffice", lambda: "another")
+    assert run(*options)[1] == rows
+    assert "3 of 3 rows are of another state of the code\n" in capsys.readouterr().err
+    assert run(*options, "--renew")[1] == [{**row, "code": "another", "seconds": ANY} for row in rows]
 
 
 def test_an_occlusion_that_there_is_not_ends_the_run(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
