@@ -435,7 +435,8 @@ def plot(groups: Groups, by: str, path: Path) -> None:
                     continue
                 heights = [mean_with_error(values[name] for values in groups[g].values()) for g in here]
                 areas = [mean_with_error(values["area"] for values in groups[g].values()) for g in here]
-                across = [Mean(g.level, None, 1) for g in here] if by == "gamma" else areas
+                beside = 0.006 * (index - (len(occlusions) - 1) / 2)  # so that bars at one γ do not hide each other
+                across = [Mean(g.level + beside, None, 1) for g in here] if by == "gamma" else areas
                 axis.errorbar(
                     [mean.value for mean in across],
                     [mean.value for mean in heights],
@@ -460,7 +461,8 @@ def plot(groups: Groups, by: str, path: Path) -> None:
             if row == 0:
                 count = max(len(photos) for g, photos in groups.items() if g.model == model)
                 axis.set_title(f"{model} (N = {count})", fontsize=10)
-    axes[0][0].legend(fontsize=7, loc="best")
+    drawn = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), fontsize=8, loc="outside lower center", ncols=3)
     figure.suptitle("Mean over photos; bars are standard errors of the mean", fontsize=9)
     figure.savefig(path, dpi=130, metadata={"Software": None})
 

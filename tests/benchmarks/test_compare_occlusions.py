@@ -176,6 +176,6 @@ def test_means_and_paired_differences_by_hand(bench: Any) -> None:
     found = bench.difference(groups, ours, theirs, "robustness_solid")
     assert found.value == pytest.approx(((0.6 - 0.2) + (0.7 - 0.6)) / 2)
     assert found.standard_error == pytest.approx(0.15)
-    assert "| γ 0.5 | zero | deactivate | +0.25 ± +0.15 |" in "\n".join(
+    assert "| γ 0.5 | zero | deactivate | +0.25 ± 0.15 |" in "\n".join(
         bench.against_best_fill(groups, "efficientnet-lite0", "causal")
     )

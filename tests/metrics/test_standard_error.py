@@ -40,6 +40,7 @@ def test_one_value_has_none_and_equal_values_have_zero() -> None:
     assert str(mean_with_error([0.5])) == "0.500 (n = 1)"
     assert mean_with_error([0.1] * 7).standard_error == 0
     assert f"{mean_with_error([0.1, 0.2]):.1%}" == "15.0% ± 5.0%"
+    assert f"{mean_with_error([0.1, 0.2]):+.2f}" == "+0.15 ± 0.05"
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ class Mean:
         return format(self, ".3f")
 
     def __format__(self, spec: str) -> str:
-        """The mean ± its standard error, each with the same format, such as `.2%`."""
+        """The mean ± its standard error, each with the same format, such as `.2%`; a sign is the mean's alone."""
         if self.standard_error is None:
             return f"{self.value:{spec}} (n = {self.count})"
-        return f"{self.value:{spec}} ± {self.standard_error:{spec}}"
+        return f"{self.value:{spec}} ± {self.standard_error:{spec.lstrip('+')}}"
 
 
 def mean_with_error(values: Iterable[float]) -> Mean:
