@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from suffice.classifier import Preprocessing as Preprocessing
     from suffice.errors import InputError as InputError
     from suffice.explainers import explain as explain
+    from suffice.explainers import explain_series as explain_series
+    from suffice.explainers import explain_several as explain_several
     from suffice.explanation import Explanation as Explanation
     from suffice.explanation import load_explanation as load_explanation
     from suffice.images import load_image as load_image
@@ -24,6 +26,8 @@ _HOME = {
     "Preprocessing": "suffice.classifier",
     "InputError": "suffice.errors",
     "explain": "suffice.explainers",
+    "explain_series": "suffice.explainers",
+    "explain_several": "suffice.explainers",
     "Explanation": "suffice.explanation",
     "load_explanation": "suffice.explanation",
     "load_image": "suffice.images",

@@ -4,6 +4,9 @@ Every check of an input raises `InputError` with one line that says what was exp
 command line turns it into that line on stderr and exit status 2; anything else is a bug and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A wrong call or an unusable input: what was expected and what was received, in one line.
@@ -25,3 +28,13 @@ def reason(error: BaseException) -> str:
     ('no route to host', 'TimeoutError')
     """
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that is nearest, to follow the unknown one; empty where none is near.
+
+    >>> did_you_mean("casual", ["causal", "lime"]), did_you_mean("x", ["causal"])
+    (' (did you mean causal?)', '')
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -30,6 +30,8 @@ class Explanation:
         explanation_confidence: the same when only the mask is present, under the occlusion in use (the least, of
             several), in [0, 1].
         sufficient: whether the mask alone keeps the target on top with at least `keep_confidence` x `confidence`.
+        minimal: whether it was shown that no block of the mask alone can be left out.
+        minimal_block: side in pixels of the blocks that this holds for; None where it was not shown.
         area: share of the pixels in the mask, in [0, 1].
         method, occlusion, settings, seed: what made it, in the words that make it again.
         forward_passes: images that went through the model for it.
@@ -56,6 +58,8 @@ class Explanation:
     version: str
     image: str = ""
     notes: tuple[str, ...] = ()
+    minimal: bool = False
+    minimal_block: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the two maps, fit for JSON; where those lie once saved is in `mask` and `saliency`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.explainers.causal import Box, CausalSettings, mask_of, minimal_passing, quarters, search, shares
+from suffice.explainers.causal import CausalSettings, minimal_passing, quarters, search, shares
+from suffice.explainers.descent import Box, mask_of
 
 SIZE = (32, 32)
 PARTS = [Box(0, 0, 16, 16), Box(0, 16, 16, 32), Box(16, 0, 32, 16), Box(16, 16, 32, 32)]
@@ -112,40 +114,47 @@ def toy(boxes: list[Box], needed: int, batch_size: int | None = None) -> tuple[s
 
 
 BOXES = [Box(0, 0, 4, 4), Box(20, 12, 24, 16), Box(8, 28, 12, 32)]
-FINE = {"occlusion": "min", "cell": 4, "smallest_box": 4, "depth": 40, "prune": 64}
+FINE = {"occlusion": "min", "block": 4}
+PARTITIONS = {"search": "partitions", "occlusion": "min", "cell": 4, "smallest_box": 4, "depth": 40, "prune": 64}
+BOTH = pytest.mark.parametrize("settings", [FINE, PARTITIONS], ids=["boxes", "partitions"])
 
 
-def test_three_patches_that_are_all_needed_are_found_exactly() -> None:
+@BOTH
+def test_three_patches_that_are_all_needed_are_found_exactly(settings: dict[str, Any]) -> None:
     classifier, image = toy(BOXES, needed=3)
-    explanation = suffice.explain(classifier, image, **FINE)
+    explanation = suffice.explain(classifier, image, **settings)
     assert np.array_equal(explanation.mask.numpy(), mask_of(BOXES, SIZE))
     assert explanation.sufficient
     assert explanation.area == 3 * 16 / 1024
     assert explanation.target == 1
 
 
-def test_one_of_three_patches_is_enough_where_one_is_needed() -> None:
+@BOTH
+def test_one_of_three_patches_is_enough_where_one_is_needed(settings: dict[str, Any]) -> None:
     classifier, image = toy(BOXES, needed=1)
-    explanation = suffice.explain(classifier, image, **FINE, keep_confidence=0.9)
+    explanation = suffice.explain(classifier, image, **settings, keep_confidence=0.9)
     assert any(np.array_equal(explanation.mask.numpy(), mask_of([box], SIZE)) for box in BOXES)
 
 
-def test_keep_confidence_decides_how_much_is_kept() -> None:
+@BOTH
+def test_keep_confidence_decides_how_much_is_kept(settings: dict[str, Any]) -> None:
     # Two of three patches keep the class on top with confidence 1/(1 + exp(-3)) = 0.953, all three with 0.9999.
     classifier, image = toy(BOXES, needed=2)
-    areas = [suffice.explain(classifier, image, **FINE, keep_confidence=g).area for g in (0.0, 0.94, 0.96)]
+    areas = [suffice.explain(classifier, image, **settings, keep_confidence=g).area for g in (0.0, 0.94, 0.96)]
     assert areas == [2 * 16 / 1024, 2 * 16 / 1024, 3 * 16 / 1024]
 
 
-def test_forward_passes_are_those_that_the_model_saw() -> None:
+@BOTH
+def test_forward_passes_are_those_that_the_model_saw(settings: dict[str, Any]) -> None:
     classifier, image = toy(BOXES, needed=3)
-    explanation = suffice.explain(classifier, image, **FINE)
+    explanation = suffice.explain(classifier, image, **settings)
     assert explanation.forward_passes == sum(classifier.module.asked) == classifier.forward_passes
 
 
+@BOTH
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_the_batch_size_changes_nothing(batch_size: int) -> None:
-    settings = {**FINE, "occlusion": "noise,mean"}
+def test_the_batch_size_changes_nothing(batch_size: int, settings: dict[str, Any]) -> None:
+    settings = {**settings, "occlusion": "noise,mean"}
     reference = suffice.explain(*toy(BOXES, needed=2), **settings, seed=5)
     classifier, image = toy(BOXES, needed=2, batch_size=batch_size)
     again = suffice.explain(classifier, image, **settings, seed=5)
@@ -156,7 +165,7 @@ def test_the_batch_size_changes_nothing(batch_size: int) -> None:
 
 
 def test_the_seed_decides_the_random_cuts() -> None:
-    maps = [suffice.explain(*toy(BOXES, needed=1), **FINE, seed=seed).saliency for seed in (0, 0, 1)]
+    maps = [suffice.explain(*toy(BOXES, needed=1), **PARTITIONS, seed=seed).saliency for seed in (0, 0, 1)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
 
@@ -168,9 +177,10 @@ def test_global_random_state_is_left_alone() -> None:
     assert np.array_equal(np.random.get_state()[1], numpy_state)
 
 
-def test_a_target_that_the_model_did_not_choose() -> None:
+@BOTH
+def test_a_target_that_the_model_did_not_choose(settings: dict[str, Any]) -> None:
     classifier, image = toy(BOXES, needed=3)  # class 0 wins as soon as one patch is hidden
-    explanation = suffice.explain(classifier, image, target=0, **FINE)
+    explanation = suffice.explain(classifier, image, target=0, **settings)
     assert explanation.sufficient
     assert explanation.target == 0
     assert "own choice for the whole image is 1" in explanation.notes[0]
@@ -194,7 +204,7 @@ class Never(nn.Module):
 
 def test_no_explanation_is_an_honest_result() -> None:
     classifier = suffice.Classifier(Never(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
-    explanation = suffice.explain(classifier, torch.rand(3, *SIZE), target=2, occlusion="min", smallest_box=8)
+    explanation = suffice.explain(classifier, torch.rand(3, *SIZE), target=2, occlusion="min", block=8)
     assert not explanation.sufficient
     assert any("No sufficient part" in note for note in explanation.notes)
 
@@ -202,7 +212,7 @@ def test_no_explanation_is_an_honest_result() -> None:
 @pytest.mark.parametrize("iterations", [1, 4, 9])
 def test_progress_grows_to_the_end(iterations: int) -> None:
     told: list[float] = []
-    settings = {**FINE, "depth": 3, "iterations": iterations}
+    settings = {**PARTITIONS, "depth": 3, "iterations": iterations}
     suffice.explain(*toy(BOXES, needed=2), **settings, progress=told.append)
     assert told == sorted(told)
     assert 0 < told[0] <= told[-1] <= 1

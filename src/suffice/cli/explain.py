@@ -60,14 +60,21 @@ def explain(
     classes: Annotated[
         str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
     ] = None,
-    method: Annotated[str, typer.Option(help="How to search: causal.")] = "causal",
+    method: Annotated[str, typer.Option(help="How to search: causal or lime.")] = "causal",
     occlusion: Annotated[
         str,
         typer.Option(
-            help="How absence is shown: deactivate, layer-masking, zero, min, max, mean, blur, noise, colour:NAME, "
-            "image:FILE; several joined by commas mean all at once."
+            help="How absence is shown: robust, deactivate, layer-masking, zero, min, max, mean, blur, noise, "
+            "colour:NAME, image:FILE; several joined by commas mean all at once."
         ),
-    ] = "deactivate",
+    ] = "robust",
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="sufficient; contrastive: without it the class is lost, too; complete: contrastive, and keeps all of "
+            "the confidence."
+        ),
+    ] = "sufficient",
     keep_confidence: Annotated[
         float,
         typer.Option(
@@ -126,7 +133,7 @@ def explain(
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
-    check_settings(method, keep_confidence, seed, settings)
+    check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
     with _one_line(f"could not load {model or 'the embedded model'}", show_traceback):
@@ -146,6 +153,7 @@ def explain(
     call = {
         "method": method,
         "occlusion": occlusion,
+        "kind": kind,
         "target": target,
         "keep_confidence": keep_confidence,
         "seed": seed,

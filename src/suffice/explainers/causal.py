@@ -6,16 +6,21 @@
 ...         return torch.stack([torch.full((len(x),), 0.5), x[:, :, :8, :8].mean((1, 2, 3))], 1) * 20
 >>> classifier = suffice.Classifier(Corner(), input_size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
 >>> bright = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.8
->>> explanation = suffice.explain(classifier, bright, occlusion="min", cell=4, smallest_box=4)
+>>> explanation = suffice.explain(classifier, bright, occlusion="min", block=4)
 >>> explanation.sufficient, bool(explanation.mask[8:].any() or explanation.mask[:, 8:].any())  # inside the corner
 (True, False)
 
-A **search** keeps a set of boxes that is sufficient, at first the whole image. Again and again its largest box is cut
-into four at a random point, the minimal subsets of the four that still pass (with the other boxes kept) are found, and
-the smallest of them stays. Several searches run side by side, each from its own random cuts, so that their
-questions share batches. Every passing minimal set found on the way is an approximate cause: each of its boxes has
-responsibility 1/|boxes|, and a pixel's saliency is the mean over the searches of what its boxes earned. Cells of the
-image are then added down this ranking until the class holds.
+With `search="boxes"`, the default, the **search** goes from the whole image down (`descent.py`): what is not needed is
+cut off at the sides of a box, then taken off its rim block by block, until no block can be left out. The sufficient
+sets met on the way are nested, and the responsibility of a pixel is 1/|X| for the smallest set X of them that it
+belongs to, |X| counted in blocks; inside the last set blocks are ranked by what leaving them out costs.
+
+With `search="partitions"` a **search** keeps a set of boxes that is sufficient, at first the whole image. Again and
+again its largest box is cut into four at a random point, the minimal subsets of the four that still pass (with the
+other boxes kept) are found, and the smallest of them stays. Several searches run side by side, each from its own
+random cuts, so that their questions share batches. Every passing minimal set found on the way is an approximate cause:
+each of its boxes has responsibility 1/|boxes|, and a pixel's saliency is the mean over the searches of what its boxes
+earned. Cells of the image are then added down this ranking until the class holds.
 
 What differs from the reference tool, and why: it asks all 14 proper subsets and credits each that passes, while only
 minimal ones are causes (AC3) and most can be ruled out unasked; boxes outside the split stay kept, where the reference
@@ -30,13 +35,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from suffice.explainers.descent import Box, mask_of, peeled, smallest_box
 from suffice.explainers.extraction import Mask, pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Found, MethodSettings, Progress
 from suffice.explainers.sufficiency import SufficiencyTest
@@ -45,30 +51,14 @@ from suffice.explainers.sufficiency import SufficiencyTest
 class CausalSettings(MethodSettings):
     """Settings of the causal explainer, by the field's own names where it has them."""
 
-    iterations: int = Field(4, ge=1, le=1000)  # independent searches, each from its own random cuts
-    depth: int = Field(8, ge=1, le=100)  # cuts in one search at most
-    smallest_box: int = Field(24, ge=2)  # pixels; a box is cut while both sides are at least twice this
-    cell: int = Field(8, ge=1)  # pixels; side of the cells in which the explanation grows
-    prune: int = Field(16, ge=0)  # chunks in the last pruning round; 0 leaves the prefix as it is
-
-
-class Box(NamedTuple):
-    """Pixels from (top, left) up to, but not with, (bottom, right)."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def area(self) -> int:
-        """Pixels."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
-    @property
-    def side(self) -> int:
-        """The shorter side in pixels."""
-        return min(self.bottom - self.top, self.right - self.left)
+    search: Literal["boxes", "partitions"] = "boxes"  # from the sides in, or by random cuts into four as ReX
+    block: int = Field(16, ge=1)  # boxes: pixels; side of the blocks that are left out, and none of which can be
+    budget: int = Field(600, ge=1)  # boxes: no new round of questions after so many images through the model
+    iterations: int = Field(4, ge=1, le=1000)  # partitions: independent searches, each from its own random cuts
+    depth: int = Field(8, ge=1, le=100)  # partitions: cuts in one search at most
+    smallest_box: int = Field(24, ge=2)  # partitions: pixels; a box is cut while both sides are at least twice this
+    cell: int = Field(8, ge=1)  # partitions: pixels; side of the cells in which the explanation grows
+    prune: int = Field(16, ge=0)  # partitions: chunks in the last pruning round; 0 leaves the prefix as it is
 
 
 _ROUNDS = 4  # of questions that one cut into four parts takes at most: three parts, two, one, none
@@ -86,9 +76,48 @@ def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress
     Args:
         test: image, target, occlusions and γ.
         settings: of the search.
-        seed: of the random cuts.
+        seed: of the random cuts (`boxes` has none).
         progress: told the share of the work that is done.
     """
+    if settings.search == "boxes":
+        return by_boxes(test, settings, progress)
+    return by_partitions(test, settings, seed, progress)
+
+
+def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress) -> Found:
+    """From the sides of the image in, then block by block."""
+    started = test.classifier.forward_passes
+
+    def told() -> None:
+        progress(min(0.95, (test.classifier.forward_passes - started) / settings.budget))
+
+    region = test.region.numpy()
+    chain = smallest_box(test, region, max(1, settings.block // 2), told)
+    if not chain:
+        return Found(np.zeros(region.shape), region)
+    left = peeled(test, chain[-1], settings.block, started + settings.budget, told)
+    saliency = nested_responsibility([*chain, left.mask], settings.block)
+    saliency += left.importance * saliency.max()
+    return Found(saliency, left.mask, settings.block if left.minimal else None)
+
+
+def nested_responsibility(chain: Sequence[Mask], block: int) -> npt.NDArray[np.float64]:
+    """1/|X| for the smallest of nested sufficient sets X that each pixel belongs to, |X| in blocks; 0 outside of all.
+
+    >>> whole = np.ones((1, 4), dtype=bool)
+    >>> nested_responsibility([whole, whole & [True, True, False, False]], 1)
+    array([[0.5 , 0.5 , 0.25, 0.25]])
+
+    Source: Activation-Deactivation, appendix B.
+    """
+    responsibility = np.zeros(chain[0].shape)
+    for mask in chain:
+        responsibility[mask] = block**2 / np.count_nonzero(mask)
+    return responsibility
+
+
+def by_partitions(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Found:
+    """Responsibility over random partitions into four, then extraction by rank."""
     size = tuple(test.image.shape[1:])
     searches = [
         search((size[0], size[1]), settings, np.random.default_rng([seed, index]))
@@ -189,14 +218,6 @@ def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[Subset])
     of_parts = [(parts[index], 1 / (len(rest) + count)) for index, count in smallest.items()]
     least = min(len(subset) for subset in passing)
     return of_parts + [(box, 1 / (len(rest) + least)) for box in rest]
-
-
-def mask_of(boxes: Sequence[Box], size: tuple[int, int]) -> Mask:
-    """Boxes as a mask, bool (H, W)."""
-    mask = np.zeros(size, dtype=bool)
-    for box in boxes:
-        mask[box.top : box.bottom, box.left : box.right] = True
-    return mask
 
 
 def side_by_side(

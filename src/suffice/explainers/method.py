@@ -25,7 +25,9 @@ class Found(NamedTuple):
     Attributes:
         saliency: (H, W), larger = more important.
         mask: bool (H, W), its candidate for an explanation; whether it is sufficient is checked by the caller.
+        minimal_block: side in pixels of the blocks none of which can be left out of the mask; None: not shown.
     """
 
     saliency: npt.NDArray[np.float64]
     mask: npt.NDArray[np.bool_]
+    minimal_block: int | None = None

@@ -8,12 +8,12 @@
 | `deactivate` | the activations that see only masked pixels, switched off | `deactivation.py` |
 | `deactivate:intersection`, `deactivate:renormalised` | the same, with its options (see there) joined by colons | |
 | `layer-masking` | masked inputs of each layer, filled from their neighbours | `layer_masking.py` |
+| `robust` | the four colours of `ROBUST` at once: a set 𝒦 of contexts (Definition 1) | |
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +22,15 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
-from suffice.errors import InputError
+from suffice.errors import InputError, did_you_mean
 from suffice.occlusion import fill
 from suffice.occlusion.deactivation import deactivated_forward
 from suffice.occlusion.layer_masking import layer_masked_forward
 
-NAMES = ("deactivate", "layer-masking", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
+# A regular tetrahedron in the colour cube, a tenth away from its corners black, yellow, magenta and cyan: four colours
+# as far from one another as four can be. What keeps its class on each of them keeps it on nearly every other colour.
+ROBUST = ("colour:#1a1a1a", "colour:#e6e61a", "colour:#e61ae6", "colour:#1ae6e6")
+NAMES = ("robust", "deactivate", "layer-masking", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
 _DEACTIVATE_OPTIONS = {"union": "add", "intersection": "add", "literal": "pooling", "renormalised": "pooling"}
 _WITH_VALUE = ("colour:", "image:")
 
@@ -61,12 +64,32 @@ class Occlusion:
         assert self.background is not None
         # Of one image many times over, the background is made once.
         one_image = len(images) == 1 or images.stride(0) == 0
-        background = self.background(images[:1] if one_image else images).expand(len(images), *images.shape[1:])
+        backgrounds = self.background(images[:1] if one_image else images).expand(len(images), *images.shape[1:])
+        return painted_logits(self.classifier, images, masks, backgrounds, screen=screen, batch_size=batch_size)
 
-        def filled(module: Any, x: Tensor, mask: Tensor, behind: Tensor) -> Any:
-            return module(self.classifier.normalise(torch.where(mask[:, None], x, behind)))
 
-        return self.classifier.batched(filled, images, masks, background, screen=screen, batch_size=batch_size)
+def painted_logits(
+    classifier: Classifier,
+    images: Tensor,
+    masks: Tensor,
+    backgrounds: Tensor,
+    *,
+    screen: bool = False,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Logits (N, K) of images with a background painted where the mask is off.
+
+    Args:
+        classifier: which is asked.
+        images, backgrounds: (N, C, H, W) in [0, 1].
+        masks: bool (N, H, W), True = kept.
+        screen, batch_size: as in `Classifier.batched`.
+    """
+
+    def painted(module: Any, x: Tensor, mask: Tensor, behind: Tensor) -> Any:
+        return module(classifier.normalise(torch.where(mask[:, None], x, behind)))
+
+    return classifier.batched(painted, images, masks, backgrounds, screen=screen, batch_size=batch_size)
 
 
 def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0, seed: int = 0) -> Occlusion:
@@ -74,7 +97,7 @@ def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0,
 
     Args:
         classifier: which is asked.
-        name: one name; `make_occlusions` takes several joined by commas.
+        name: one name; `make_occlusions` takes several joined by commas, and `robust`, which is several.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of `noise`.
 
@@ -83,6 +106,8 @@ def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0,
     """
     if not 0 <= threshold < 1:
         raise InputError(f"expected threshold (the paper's τ) in [0, 1); got {threshold}")
+    if name == "robust":
+        raise InputError(f"expected one occlusion; got robust, which is {len(ROBUST)} at once")
     kind, *options = name.split(":")
     if kind == "deactivate":
         classifier.require_module("the occlusion 'deactivate'")
@@ -106,9 +131,9 @@ def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0,
     except InputError:
         if name.startswith(_WITH_VALUE):
             raise
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"unknown occlusion {name!r}{hint}; expected {', '.join(NAMES)}") from None
+        raise InputError(
+            f"unknown occlusion {name!r}{did_you_mean(name, NAMES)}; expected {', '.join(NAMES)}"
+        ) from None
 
 
 def make_occlusions(
@@ -128,7 +153,18 @@ def make_occlusions(
             parts.append(name)
     if not all(parts) or len(set(parts)) != len(parts):
         raise InputError(f"expected occlusions joined by commas, each once; got {names!r}")
+    if "robust" in parts:
+        at = parts.index("robust")
+        parts = list(dict.fromkeys([*parts[:at], *_robust(classifier), *parts[at + 1 :]]))
     return tuple(make_occlusion(classifier, part, threshold=threshold, seed=seed) for part in parts)
+
+
+def _robust(classifier: Classifier) -> tuple[str, ...]:
+    """The names that `robust` stands for: colours, of which a classifier of other than 3 channels knows only greys."""
+    channels = len(classifier.preprocessing.mean)
+    if channels == 3:
+        return ROBUST
+    return ("colour:#1a1a1a", "colour:#e6e6e6") if channels == 1 else ("min", "max", "mean")
 
 
 def masked_logits(
