@@ -19,7 +19,7 @@ from PIL import Image
 from suffice.cli import main
 
 HERE = Path(__file__).parent
-SMALL = ("--set", "cell=4", "--set", "smallest_box=4", "--set", "iterations=2")
+SMALL = ("--set", "search=partitions", "--set", "cell=4", "--set", "smallest_box=4", "--set", "iterations=2")
 
 
 @dataclasses.dataclass(frozen=True)

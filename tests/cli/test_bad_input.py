@@ -123,7 +123,10 @@ BAD_CALLS: dict[str, tuple[list[str], str]] = {
 }
 BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "method": (["--method", "casual"], "unknown method 'casual' (did you mean causal?); expected causal"),
-    "occlusion": (["--occlusion", "blurr"], "unknown occlusion 'blurr' (did you mean blur?); expected deactivate"),
+    "occlusion": (
+        ["--occlusion", "blurr"],
+        "unknown occlusion 'blurr' (did you mean blur?); expected robust, deactivate",
+    ),
     "occlusion twice": (["--occlusion", "min,min"], "each once; got 'min,min'"),
     "occlusion image": (["--occlusion", "image:none.png"], "there is none at none.png"),
     "class too large": (["--target", "2"], "expected a class from 0 to 1; got 2"),
@@ -140,7 +143,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "seed too large": (["--seed", str(2**63)], f"to {2**63 - 1}; got {2**63}"),
     "threshold 1": (["--threshold", "1"], "in [0, 1); got 1.0"),
     "threshold nan": (["--threshold", "nan"], "in [0, 1); got nan"),
-    "set name": (["--set", "iteratoins=3"], "unknown option 'iteratoins' of method causal; expected iterations, depth"),
+    "set name": (["--set", "iteratoins=3"], "unknown option 'iteratoins' of method causal; expected search, block"),
     "set value": (["--set", "iterations=many"], "iterations of method causal: input should be a valid integer"),
     "set range": (["--set", "iterations=0"], "greater than or equal to 1; got '0'"),
     "set without value": (["--set", "iterations"], "expected --set NAME=VALUE; got 'iterations'"),

@@ -343,7 +343,7 @@ def test_no_image_at_all_is_refused() -> None:
 @pytest.mark.parametrize(
     ("occlusion", "received"),
     [
-        ("gray", "unknown occlusion 'gray'; expected deactivate, layer-masking, zero"),
+        ("gray", "unknown occlusion 'gray'; expected robust, deactivate, layer-masking, zero"),
         ("zeros", r"unknown occlusion 'zeros' \(did you mean zero\?\)"),
         ("", "unknown occlusion ''"),
         ("Zero", "unknown occlusion 'Zero' .*did you mean zero"),

@@ -259,7 +259,7 @@ class _Job:
             words += [] if value is None else [f"--{option}", str(value)]
         settings = dict(self.call) if explanation is None else {**self.call, **explanation.settings}
         for name, value in settings.items():
-            if name in ("method", "occlusion", "keep_confidence", "seed", "threshold", "precision"):
+            if name in ("method", "occlusion", "kind", "keep_confidence", "seed", "threshold", "precision"):
                 words += [f"--{name.replace('_', '-')}", str(value)]
             elif name not in ("target", "weights"):
                 words += ["--set", f"{name}={value}"]
