@@ -201,7 +201,7 @@ class _Question:
         self.image = classifier.check_images(pixels[None])[0]
         self._target = target
         self._whole: Tensor | None = None
-        self._known: Known = {}
+        self._known = Known()
 
     def explain(
         self, keep_confidence: float, *, region: Tensor | None = None, progress: Progress | None = None

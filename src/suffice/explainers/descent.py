@@ -9,8 +9,9 @@ them can be left out the result is minimal: Definition 1 (EXIC3) of Activation-D
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,12 @@ Mask = npt.NDArray[np.bool_]
 _RIM = 0.2
 # Which shares of the blocks that can be left out alone are tried together, the largest first.
 _SHARES = (1.0, 0.75, 0.5, 0.3, 0.15)
-# Where the whole image fails, boxes of these shares of its sides are tried all over it.
-_PROBES = (0.75, 0.5, 0.3)
+# Boxes with these shares of the sides are tried all over the image, each a bit less than half its width from the next.
+_WINDOWS, _STEP = (0.36, 0.5, 0.64), 0.4
+# A window may be so many times the best box and still be worth a second descent.
+_WORTH = 1.5
+# Of the windows of one size so many are asked of all occlusions.
+_TRIED = 3
 
 
 class Box(NamedTuple):
@@ -80,6 +85,8 @@ def smallest_box(
 ) -> list[Mask]:
     """Nested sufficient masks, from `region` down to the part of it in a box of which no side can be cut off.
 
+    From the whole region in, and from the best of some small windows in; what ends smaller counts.
+
     Args:
         test: the question.
         region: bool (H, W), where to search, not empty.
@@ -89,23 +96,17 @@ def smallest_box(
     Returns:
         The masks, larger first; empty where nothing sufficient was found, which can only be if `region` is not.
     """
-    box, chain = bounds(region), [region]
-    if not test(torch.from_numpy(region[None]))[0]:
-        start = _some_box(test, region)
-        if start is None:
-            return []
-        box, chain = start, [region & mask_of([start], region.shape)]
-    for strip in (8 * finest, 4 * finest, 2 * finest, finest):
-        while True:
-            candidates = [cut for cut in _cuts(box, strip) if cut.side >= finest]
-            masks = [region & mask_of([cut], region.shape) for cut in candidates]
-            chosen = _best(test, masks)
-            progress()
-            if chosen is None:
-                break
-            box = candidates[chosen]
-            chain.append(masks[chosen])
-    return chain
+    found: list[list[Mask]] = []
+    if test(torch.from_numpy(region[None]))[0]:
+        found.append([region, *_cut_down(test, region, bounds(region), 8 * finest, finest, progress)])
+    # Cutting goes one way and may end beside the best part; a start from a small part costs little.
+    largest = _WORTH * np.count_nonzero(found[0][-1]) if found else math.inf
+    start = _some_box(test, region, largest)
+    if start is not None:
+        inside = region & mask_of([start], region.shape)
+        chain = [inside, *_cut_down(test, region, start, 4 * finest, finest, progress)]
+        found.append([region, *chain] if found else chain)
+    return min(found, key=lambda chain: np.count_nonzero(chain[-1]), default=[])
 
 
 def peeled(
@@ -124,43 +125,75 @@ def peeled(
         budget: no round begins after this many images have gone through the model.
         progress: called after each round.
     """
-    importance = np.zeros(mask.shape)
+    ranked = _Ranked([], np.zeros((0, *mask.shape), dtype=bool), test.leader)
     for length, rim in ((2 * side, True), (side, True), (side, False)):
         blocks = _blocks(bounds(mask), length)
         left_out = True
         while left_out:
             if test.classifier.forward_passes >= budget:
-                return Peeled(mask, False, importance)
+                return Peeled(mask, False, _importance(test, mask, ranked))
             left_out = False
             chosen = [block for block in blocks if _inside(mask, block).any()]
             if rim:
-                chosen = [block for block in chosen if _exposure(mask, block, length // 2) > _RIM]
-            trials = [mask & ~mask_of([block], mask.shape) for block in chosen]
-            asked = [index for index, trial in enumerate(trials) if trial.any()]
+                chosen = [block for block in chosen if _exposure(mask, block, max(1, length // 2)) > _RIM]
+            without = [mask & ~mask_of([block], mask.shape) for block in chosen]
+            asked = [index for index, trial in enumerate(without) if trial.any()]
             if asked:
-                order, slack = test.ranked(torch.from_numpy(np.stack([trials[index] for index in asked])))
-                smaller = _without(test, mask, [chosen[asked[row]] for row in order], each=not rim)
+                blocks_asked = [chosen[index] for index in asked]
+                trials, leader = np.stack([without[index] for index in asked]), test.leader
+                order = test.ranked(torch.from_numpy(trials))
+                smaller = _without(test, mask, [blocks_asked[row] for row in order], each=not rim)
                 left_out = smaller is not None
-                if not left_out:
-                    importance = _importance(mask, [chosen[index] for index in asked], slack)
-                mask = mask if smaller is None else smaller
+                if smaller is None:
+                    ranked = _Ranked(blocks_asked, trials, leader)
+                else:
+                    mask = smaller
             progress()
-    return Peeled(mask, True, importance)
+    return Peeled(mask, True, _importance(test, mask, ranked))
 
 
-def _some_box(test: SufficiencyTest, region: Mask) -> Box | None:
-    """A box that is sufficient although the whole is not: the class is not the model's choice for the whole image."""
+class _Ranked(NamedTuple):
+    """Blocks, the mask without each of them, bool (N, H, W), and the occlusion under which they are ranked."""
+
+    blocks: Sequence[Box]
+    trials: Mask
+    occlusion: int
+
+
+def _cut_down(
+    test: SufficiencyTest, region: Mask, box: Box, widest: int, finest: int, progress: Callable[[], object]
+) -> list[Mask]:
+    """Ever smaller sufficient boxes, as masks: strips are cut off a sufficient one, from the widest to the finest."""
+    chain: list[Mask] = []
+    strip = widest
+    while strip >= finest:
+        candidates = [cut for cut in _cuts(box, strip) if cut.side >= finest]
+        masks = [region & mask_of([cut], region.shape) for cut in candidates]
+        chosen = _best(test, masks)
+        progress()
+        if chosen is None:
+            strip //= 2
+        else:
+            box = candidates[chosen]
+            chain.append(masks[chosen])
+    return chain
+
+
+def _some_box(test: SufficiencyTest, region: Mask, largest: float) -> Box | None:
+    """A sufficient box among windows all over the region, of the smallest size that has one; none above `largest`."""
     around = bounds(region)
     height, width = around.bottom - around.top, around.right - around.left
-    for share in _PROBES:
+    for share in _WINDOWS:
         rows, columns = max(1, round(share * height)), max(1, round(share * width))
-        count = round(2 * (1 / share - 1)) + 1
+        if rows * columns > largest:
+            break
+        count = round((1 / share - 1) / _STEP) + 1
         boxes = [
             Box(int(top), int(left), int(top) + rows, int(left) + columns)
             for top in np.linspace(around.top, around.bottom - rows, count).round()
             for left in np.linspace(around.left, around.right - columns, count).round()
         ]
-        found = _best(test, [region & mask_of([box], region.shape) for box in boxes])
+        found = _best(test, [region & mask_of([box], region.shape) for box in boxes], _TRIED)
         if found is not None:
             return boxes[found]
     return None
@@ -176,12 +209,16 @@ def _cuts(box: Box, strip: int) -> list[Box]:
     ]
 
 
-def _best(test: SufficiencyTest, masks: Sequence[Mask]) -> int | None:
-    """The sufficient one of several masks that leaves the leading occlusion most slack; None where none is."""
+def _best(test: SufficiencyTest, masks: Sequence[Mask], tried: int | None = None) -> int | None:
+    """The sufficient one of several masks that leaves the leading occlusion most slack; None where none is.
+
+    tried: how many are asked of all occlusions at most; None: as many as it takes.
+    """
     asked = [index for index, mask in enumerate(masks) if mask.any()]
     if not asked:
         return None
-    order = [asked[row] for row in test.ranked(torch.from_numpy(np.stack([masks[index] for index in asked])))[0]]
+    order = [asked[row] for row in test.ranked(torch.from_numpy(np.stack([masks[index] for index in asked])))]
+    order = order[:tried]
     found = test.first(len(order), lambda index: masks[order[index]])
     return None if found is None else order[found]
 
@@ -201,8 +238,8 @@ def _blocks(box: Box, side: int) -> list[Box]:
     ]
 
 
-def _inside(mask: Mask, box: Box) -> Mask:
-    return mask[box.top : box.bottom, box.left : box.right]
+def _inside(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+    return pixels[box.top : box.bottom, box.left : box.right]
 
 
 def _exposure(mask: Mask, block: Box, width: int) -> float:
@@ -229,10 +266,14 @@ def _without(test: SufficiencyTest, mask: Mask, blocks: Sequence[Box], each: boo
     return None if found is None else trials[found]
 
 
-def _importance(mask: Mask, blocks: Sequence[Box], slack: Sequence[float]) -> npt.NDArray[np.float64]:
-    """The rank of each block's slack, in (0, 1], the block without which least is left first; 0 outside of the mask."""
+def _importance(test: SufficiencyTest, mask: Mask, ranked: _Ranked) -> npt.NDArray[np.float64]:
+    """The rank of each block's slack, in (0, 1], the block without which least is left first; 0 outside of the mask.
+
+    Where the budget ended the search, blocks of the last finished pass are ranked, and may have been left out since.
+    """
     importance = np.zeros(mask.shape)
-    for rank, index in enumerate(np.argsort(slack, kind="stable")):
-        block = blocks[index]
-        importance[block.top : block.bottom, block.left : block.right] = 1 - rank / len(blocks)
+    if ranked.blocks:
+        slack = test.slack(torch.from_numpy(ranked.trials), ranked.occlusion)
+        for rank, index in enumerate(np.argsort(slack, kind="stable")):
+            _inside(importance, ranked.blocks[index])[...] = 1 - rank / len(ranked.blocks)
     return importance * mask

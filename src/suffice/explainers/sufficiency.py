@@ -10,6 +10,7 @@ is asked first, the others only about what it left: a mask that fails costs one 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,8 @@ from suffice.classifier import Classifier
 from suffice.occlusion import Occlusion, painted_logits
 
 Kind = Literal["sufficient", "contrastive"]
-Known = dict[tuple[int, bytes], "Answer"]
-"""Answers by occlusion and mask."""
+Key = tuple[int, bytes]
+"""Index of an occlusion, and a mask."""
 
 # Rows of one batch differ from the same rows alone by up to about 4e-6 in their logits (float32, sums in another
 # order). A verdict that could turn on as little is asked again for the row alone.
@@ -47,6 +48,24 @@ class Answer(NamedTuple):
     confidence: float
 
 
+@dataclasses.dataclass(eq=False)
+class Known:
+    """What the model has answered about one image and target; tests that differ in γ, kind or region can share it.
+
+    Attributes:
+        answers: by occlusion and mask.
+        exact: which of them were given in float32, to the mask alone.
+        tolerance: how far the other ones may be off, in margin and in log-odds. In float32 it is known; for a screen
+            in less precision it is learnt from the answers that were asked again.
+        to_calibrate: how many answers of a screen in less precision are still asked again whatever they are.
+    """
+
+    answers: dict[Key, Answer] = dataclasses.field(default_factory=dict)
+    exact: set[Key] = dataclasses.field(default_factory=set)
+    tolerance: float = 2 * _FLOAT32_ERROR
+    to_calibrate: int = _CALIBRATION
+
+
 class SufficiencyTest:
     """Answers for masks of one image, each mask asked once, the same whatever the batch size and precision.
 
@@ -60,7 +79,7 @@ class SufficiencyTest:
         kind: `sufficient`; or `contrastive`, where besides the class must be lost, under each occlusion, when the mask
             is hidden and all else is shown.
         region: bool (H, W), the pixels that there are; what lies outside is never shown. None: all.
-        known: answers of another test of the same image, target and occlusions, which are shared with it.
+        known: of another test of the same image, target and occlusions, which then shares its answers.
 
     Attributes:
         confidence: of the target for the whole image, in [0, 1].
@@ -84,22 +103,17 @@ class SufficiencyTest:
         self.target, self.keep_confidence, self.kind = target, keep_confidence, kind
         self.region = torch.ones(image.shape[1:], dtype=torch.bool) if region is None else region
         self.confidence = float(whole_logits.softmax(0)[target])
-        self.known: Known = {} if known is None else known
+        self.known = Known() if known is None else known
         # Indices of the occlusions, the one that ruled out a mask last leads.
         self._order = list(range(len(self._occlusions)))
         self._backgrounds = [
             None if o.background is None else o.background(image[None])[0].expand(image.shape) for o in occlusions
         ]
-        # How far an answer in a batch may be off, in margin and in log-odds. In float32 it is known; for a screen in
-        # less precision it is learnt from the answers that were asked again.
-        self._tolerance = 2 * _FLOAT32_ERROR
-        self._to_calibrate = 0 if classifier.precision == "float32" else _CALIBRATION
-        self._exact: set[tuple[int, bytes]] = set()
 
     @property
     def asked(self) -> int:
         """Number of different masks asked about so far."""
-        return len({mask for _, mask in self.known})
+        return len({mask for _, mask in self.known.answers})
 
     def __call__(self, masks: Tensor) -> Tensor:
         """Whether each of the masks, bool (N, H, W), is sufficient (or contrastive): bool (N,)."""
@@ -129,11 +143,11 @@ class SufficiencyTest:
         masks = masks & self.region
         keys = _keys(masks)
         self._ask([(index, row) for index in self._order for row in range(len(masks))], masks, keys)
-        return [_least([self.known[index, key] for index in self._order]) for key in keys]
+        return [_least([self.known.answers[index, key] for index in self._order]) for key in keys]
 
     def exact(self, mask: Tensor) -> Answer:
         """The answer for one mask, bool (H, W), in float32 and asked alone: what an explanation reports."""
-        return _least([self._exactly(index, mask & self.region) for index in range(len(self._occlusions))])
+        return _least([self._settle(index, mask & self.region) for index in range(len(self._occlusions))])
 
     def holds(self, mask: Tensor) -> bool:
         """The verdict on one mask, bool (H, W), in float32 and asked alone."""
@@ -141,30 +155,40 @@ class SufficiencyTest:
         if not sufficient or self.kind == "sufficient":
             return sufficient
         rest = ~(mask & self.region)
-        return all(self._exactly(index, rest).margin <= 0 for index in range(len(self._occlusions)))
+        return all(self._settle(index, rest).margin <= 0 for index in range(len(self._occlusions)))
 
-    def ranked(self, masks: Tensor) -> tuple[list[int], list[float]]:
-        """What the leading occlusion says of masks, bool (N, H, W).
+    @property
+    def leader(self) -> int:
+        """Index of the occlusion that is asked first."""
+        return self._order[0]
 
-        Returns:
-            The indices of those that it does not rule out, the most slack first; and the slack of all: how much can be
-            lost before the mask fails, in logits (or log-odds), below 0 where it fails.
+    def ranked(self, masks: Tensor) -> list[int]:
+        """Which of the masks, bool (N, H, W), the leading occlusion does not rule out, the most slack first."""
+        masks = masks & self.region
+        rows = list(range(len(masks)))
+        lost = set(self._lost_under([self.leader], masks, _keys(masks), rows)[self.leader])
+        left = [row for row in rows if row not in lost]
+        slack = dict(zip(left, self.slack(masks[left], self.leader), strict=True))
+        return sorted(left, key=lambda row: -slack[row])
+
+    def slack(self, masks: Tensor, index: int) -> list[float]:
+        """How much each of the masks, bool (N, H, W), can lose before it fails under one occlusion; below 0 it fails.
+
+        The least of the margin, of the log-odds beyond those that γ demands (where it demands any) and, where a mask
+        that is sufficient is to be contrastive, of minus the margin with the mask hidden. All are in logits.
         """
         masks = masks & self.region
-        keys, lead, rows = _keys(masks), self._order[0], list(range(len(masks)))
-        lost = set(self._lost_under([lead], masks, keys, rows)[lead])
-
-        def slack(row: int) -> float:
-            return self._slack(lead, masks[row])
-
-        left = sorted((row for row in rows if row not in lost), key=slack, reverse=True)
+        self._lost_under([index], masks, _keys(masks), list(range(len(masks))))
+        slack = [self._slack(index, mask) for mask in masks]
         # An order that could turn on rounding is settled by answers asked alone.
-        for first, second in itertools.pairwise(left):
-            if slack(first) - slack(second) <= self._tolerance:
+        order = sorted(range(len(masks)), key=lambda row: -slack[row])
+        for first, second in itertools.pairwise(order):
+            if slack[first] - slack[second] <= self.known.tolerance:
                 for row in (first, second):
-                    self._settle(lead, masks[row], keys[row])
-        left.sort(key=lambda row: (-slack(row), row))
-        return left, [slack(row) for row in rows]
+                    self._settle(index, masks[row])
+                    if self.kind == "contrastive" and self.passes(self._settle(index, masks[row])):
+                        self._settle(index, ~masks[row])
+        return [self._slack(index, mask) for mask in masks]
 
     def first(self, count: int, mask: Callable[[int], npt.NDArray[np.bool_]]) -> int | None:
         """The first of `count` candidates that is sufficient, or None; `mask(index)` gives each, bool (H, W).
@@ -194,7 +218,9 @@ class SufficiencyTest:
     ) -> dict[int, list[int]]:
         """The rows that fail under each occlusion of a group."""
         self._ask([(index, row) for index in group for row in rows], masks, keys)
-        lost = {index: [row for row in rows if not self.passes(self.known[index, keys[row]])] for index in group}
+        lost = {
+            index: [row for row in rows if not self.passes(self.known.answers[index, keys[row]])] for index in group
+        }
         if self.kind == "contrastive":
             gone = set().union(*lost.values())
             kept = [row for row in rows if row not in gone]
@@ -202,16 +228,17 @@ class SufficiencyTest:
             hidden_keys = _keys(hidden)
             self._ask([(index, row) for index in group for row in kept], hidden, hidden_keys)
             for index in group:
-                lost[index] += [row for row in kept if self.known[index, hidden_keys[row]].margin > 0]
+                lost[index] += [row for row in kept if self.known.answers[index, hidden_keys[row]].margin > 0]
         return lost
 
     def _slack(self, index: int, mask: Tensor) -> float:
-        answer = self.known[index, _keys(mask[None])[0]]
+        answer = self.known.answers[index, _keys(mask[None])[0]]
         slack = answer.margin
         if self.keep_confidence > 0:
             slack = min(slack, _log_odds(answer) - _log_odds(self._demanded))
-        rest = self.known.get((index, _keys(~mask[None])[0]))  # asked only where the mask itself is sufficient
-        return slack if rest is None or self.kind == "sufficient" else min(slack, -rest.margin)
+        if self.kind == "contrastive" and self.passes(answer):  # else it was not asked, or by another test
+            slack = min(slack, -self.known.answers[index, _keys(~mask[None])[0]].margin)
+        return slack
 
     @property
     def _demanded(self) -> Answer:
@@ -219,10 +246,13 @@ class SufficiencyTest:
 
     def _ask(self, questions: Sequence[tuple[int, int]], masks: Tensor, keys: Sequence[bytes]) -> None:
         """Learn the answers to (occlusion, row) that are not known; all that is painted goes in one batch."""
-        new: dict[tuple[int, bytes], int] = {}
+        new: dict[Key, int] = {}
         for index, row in questions:
-            if (index, keys[row]) not in self.known:
+            answer = self.known.answers.get((index, keys[row]))
+            if answer is None:
                 new.setdefault((index, keys[row]), row)
+            elif self._is_close(answer):  # where a test of another γ had asked, or the tolerance has grown
+                self._settle(index, masks[row])
         painted = [key for key in new if self._backgrounds[key[0]] is not None]
         if painted:
             rows = torch.tensor([new[key] for key in painted])
@@ -237,29 +267,33 @@ class SufficiencyTest:
             images = self.image.expand(len(rows), *self.image.shape)
             self._learn(asked, masks[rows], self._occlusions[index](images, masks[rows], screen=True))
 
-    def _learn(self, keys: Sequence[tuple[int, bytes]], masks: Tensor, logits: Tensor) -> None:
+    def _learn(self, keys: Sequence[Key], masks: Tensor, logits: Tensor) -> None:
+        known, screens = self.known, self.classifier.precision != "float32"
         for key, mask, screened in zip(keys, masks, self._read(logits), strict=True):
-            self.known[key] = screened
-            if self._to_calibrate > 0 or self._is_close(screened):
-                exact = self._settle(key[0], mask, key[1])
-                if self.classifier.precision != "float32":
-                    self._to_calibrate -= 1
+            known.answers[key] = screened
+            if (screens and known.to_calibrate > 0) or self._is_close(screened):
+                exact = self._settle(key[0], mask)
+                if screens:
+                    known.to_calibrate -= 1
                     off = max(abs(exact.margin - screened.margin), abs(_log_odds(exact) - _log_odds(screened)))
-                    self._tolerance = max(self._tolerance, _SAFETY * off)
+                    known.tolerance = max(known.tolerance, _SAFETY * off)
 
-    def _settle(self, index: int, mask: Tensor, key: bytes) -> Answer:
-        """Put the exact answer in the place of a screened one."""
-        if (index, key) not in self._exact:
-            self._exact.add((index, key))
-            self.known[index, key] = self._exactly(index, mask)
-        return self.known[index, key]
+    def _settle(self, index: int, mask: Tensor) -> Answer:
+        """The exact answer, which takes the place of a screened one."""
+        key = index, _keys(mask[None])[0]
+        if key not in self.known.exact:
+            self.known.answers[key] = self._exactly(index, mask)
+            self.known.exact.add(key)
+        return self.known.answers[key]
 
     def _exactly(self, index: int, mask: Tensor) -> Answer:
         return self._read(self._occlusions[index](self.image[None], mask[None], batch_size=1))[0]
 
     def _is_close(self, answer: Answer) -> bool:
-        off = abs(_log_odds(answer) - _log_odds(self._demanded))
-        return abs(answer.margin) <= self._tolerance or off <= self._tolerance
+        """Whether the verdict on an answer could turn on what it may be off by."""
+        if abs(answer.margin) <= self.known.tolerance:
+            return True
+        return self.keep_confidence > 0 and (abs(_log_odds(answer) - _log_odds(self._demanded)) <= self.known.tolerance)
 
     def _read(self, logits: Tensor) -> list[Answer]:
         confidence = logits.softmax(1)[:, self.target]
