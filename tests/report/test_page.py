@@ -300,6 +300,78 @@ def test_several_occlusions_are_named_each() -> None:
     assert "at least 60.0% confidence" in words
 
 
+def test_commas_inside_of_a_name_do_not_make_several() -> None:
+    words = Page(render(an_entry(occlusion="colour:rgb(255, 128, 0)"))).words
+    assert "Sufficient under colour:rgb(255, 128, 0)" in words
+    assert "at least" not in words.partition("How to read this")[0]
+    words = Page(render(an_entry(occlusion="colour:rgb(255, 128, 0), image:a,b.png,deactivate:union,min"))).words
+    assert "under each of colour:rgb(255, 128, 0), image:a,b.png, deactivate:union and min" in words
+
+
+def test_robust_is_several_colours() -> None:
+    words = Page(render(an_entry(occlusion="robust"))).words
+    assert "Sufficient under each of the colours of robust" in words
+    assert "at least 60.0% confidence" in words
+    assert "Explanation alone, the least" in words
+    assert "robust hides it under one colour after the other" in words
+    words = Page(render(an_entry(occlusion="robust,deactivate", sufficient=False, explanation_confidence=0.1))).words
+    assert "Not sufficient: it fails at least one of the colours of robust and deactivate" in words
+    assert "robust" not in Page(render(an_entry())).words
+
+
+def test_what_was_shown_to_be_minimal_says_for_which_blocks() -> None:
+    words = Page(render(an_entry(minimal=True, minimal_block=16))).words
+    assert "Minimal: no block of 16 pixels can be left out of it." in words
+    assert "Minimal for blocks of16 pixels" in words
+    assert "each was left out in turn" in words
+    assert "no block of 1 pixel can" in Page(render(an_entry(minimal=True, minimal_block=1))).words
+
+
+@pytest.mark.parametrize("changes", [{}, {"minimal": True, "minimal_block": 1, "area": 0.0}])
+def test_what_was_not_shown_to_be_minimal_is_not_spoken_of(changes: dict[str, Any]) -> None:
+    assert "inimal" not in Page(render(an_entry(**changes))).words
+
+
+LOST = "Without this part, all else present, the model no longer decides for “ibex”: the class is lost"
+
+
+@pytest.mark.parametrize(
+    ("kind", "occlusion", "expected"),
+    [
+        ("contrastive", "zero", ("Sufficient and contrastive under zero", f"{LOST}.")),
+        ("contrastive", "robust", ("Sufficient and contrastive under each of the colours", f"{LOST} each time.")),
+        ("complete", "zero", ("Complete under zero", f"{LOST}.", "has all of the confidence")),
+    ],
+)
+def test_a_kind_is_named_and_said_in_words(kind: str, occlusion: str, expected: tuple[str, ...]) -> None:
+    entry = an_entry(occlusion=occlusion, settings={"keep_confidence": 0.5, "kind": kind})
+    words = Page(render(entry)).words
+    for text in (*expected, f"Kind{kind}", "what must go for the decision to change"):
+        assert text in words
+    assert f"{kind.capitalize()}2 of 2" in Page(render(entry, entry)).words
+    assert ("γ = 1" in words) is (kind == "complete")
+
+
+@pytest.mark.parametrize(
+    ("confidence", "expected"),
+    [
+        (0.2, "gives “ibex” 20.0% confidence; 40.0% was demanded"),
+        (
+            0.45,
+            "another class comes out on top (“ibex” has 45.0%), or without it, all else present, the class is not lost",
+        ),
+        (0.6, "still decides for “ibex”, with 60.0% confidence, but without it, all else present, it does so, too"),
+    ],
+)
+def test_what_is_not_contrastive_says_which_half_failed(confidence: float, expected: str) -> None:
+    settings = {"keep_confidence": 0.5, "kind": "contrastive"}
+    words = Page(render(an_entry(sufficient=False, explanation_confidence=confidence, settings=settings))).words
+    assert expected in words
+    assert "Not contrastive under zero" in words
+    assert "✕ not contrastive" in words
+    assert LOST not in words
+
+
 def test_empty_and_full_masks_and_a_constant_saliency_are_named() -> None:
     empty = an_entry(mask=torch.zeros(32, 32, dtype=torch.bool), area=0.0, saliency=torch.zeros(32, 32))
     assert empty.outline == ""

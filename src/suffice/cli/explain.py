@@ -290,12 +290,22 @@ def _as_json(explanation: Explanation, directory: Path | None) -> str:
 
 
 def _as_text(explanation: Explanation) -> str:
-    verdict = "suffices" if explanation.sufficient else "does NOT suffice"
+    kind = explanation.settings.get("kind", "sufficient")
+    verdict = {
+        "sufficient": "suffices",
+        "contrastive": "suffices, and without it the class is lost,",
+        "complete": "suffices for all of the confidence, and without it the class is lost,",
+    }[kind]
+    if not explanation.sufficient:
+        verdict = "does NOT suffice" if kind == "sufficient" else f"is NOT {kind}"
+    # Of an empty part there is nothing to leave out.
+    shown = explanation.minimal and explanation.area > 0
+    minimal = f"; no block of {explanation.minimal_block} pixels can be left out" if shown else ""
     lines = [
         f"{explanation.image}: {explanation.target_name} (class {explanation.target}), "
         f"confidence {explanation.confidence:.2f}",
         f"  {explanation.area:.1%} of what the model sees {verdict} under {explanation.occlusion}: "
-        f"confidence {explanation.explanation_confidence:.2f}",
+        f"confidence {explanation.explanation_confidence:.2f}{minimal}",
         f"  {explanation.forward_passes} forward passes, {explanation.seconds:.1f} s",
         *(f"  note: {note}" for note in explanation.notes),
     ]
