@@ -116,7 +116,8 @@ def peeled(
 
     Rounds of questions: what does the leading occlusion say of the mask without each block? The blocks that it does
     not need are then left out, as many together as go, those first that cost least. Blocks of twice the side go first,
-    from the rim on; in the last rounds all blocks are tried.
+    from the rim on. A block that a larger mask needed is taken to be needed still, until in the last round all blocks
+    are asked about again: that round is the certificate.
 
     Args:
         test: the question.
@@ -128,27 +129,32 @@ def peeled(
     ranked = _Ranked([], np.zeros((0, *mask.shape), dtype=bool), test.leader)
     for length, rim in ((2 * side, True), (side, True), (side, False)):
         blocks = _blocks(bounds(mask), length)
-        left_out = True
-        while left_out:
-            if test.classifier.forward_passes >= budget:
-                return Peeled(mask, False, _importance(test, mask, ranked))
-            left_out = False
-            chosen = [block for block in blocks if _inside(mask, block).any()]
+        needed: set[Box] = set()  # by a mask that was larger: not asked again before the last round
+        while True:
+            chosen = [block for block in blocks if block not in needed and _inside(mask, block).any()]
             if rim:
                 chosen = [block for block in chosen if _exposure(mask, block, max(1, length // 2)) > _RIM]
             without = [mask & ~mask_of([block], mask.shape) for block in chosen]
             asked = [index for index, trial in enumerate(without) if trial.any()]
+            if test.classifier.forward_passes + len(asked) > budget:
+                return Peeled(mask, False, _importance(test, mask, ranked))
+            smaller: Mask | None = None
             if asked:
                 blocks_asked = [chosen[index] for index in asked]
                 trials, leader = np.stack([without[index] for index in asked]), test.leader
                 order = test.ranked(torch.from_numpy(trials))
                 smaller = _without(test, mask, [blocks_asked[row] for row in order], each=not rim)
-                left_out = smaller is not None
-                if smaller is None:
+                if smaller is None and not needed:
                     ranked = _Ranked(blocks_asked, trials, leader)
                 else:
-                    mask = smaller
+                    needed.update(blocks_asked[row] for row in set(range(len(asked))) - set(order))
             progress()
+            if smaller is not None:
+                mask = smaller
+            elif rim or not needed:
+                break
+            else:
+                needed.clear()
     return Peeled(mask, True, _importance(test, mask, ranked))
 
 
