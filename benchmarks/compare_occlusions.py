@@ -48,7 +48,7 @@ from suffice.metrics.robustness import label_of
 from suffice.occlusion import make_occlusions
 
 MODELS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
-OCCLUSIONS = ("deactivate", "min", "max", "zero", "mean", "layer-masking")
+OCCLUSIONS = ("robust", "deactivate", "min", "max", "zero", "mean", "layer-masking")
 FILLS = ("min", "max", "zero", "mean")  # the masking values of the paper
 GAMMAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 AREAS = (0.05, 0.1, 0.2, 0.3)
@@ -73,13 +73,6 @@ class Cell(NamedTuple):
     occlusion: str
 
 
-def explanations(
-    classifier: suffice.Classifier, image: torch.Tensor, gammas: Sequence[float], **keywords: Any
-) -> list[suffice.Explanation]:
-    """One explanation for each γ."""
-    return [suffice.explain(classifier, image, keep_confidence=gamma, **keywords) for gamma in gammas]
-
-
 # Measuring
 
 
@@ -93,7 +86,7 @@ def measure(
     gammas = [level for at, level in demands if at == "gamma"]
     areas = [level for at, level in demands if at == "area"]
     asked = sorted({*gammas, *([RANKED_AT] if areas else [])})
-    found = explanations(
+    found = suffice.explain_series(
         classifier, image, asked, method=cell.method, occlusion=cell.occlusion, target=target, seed=seed
     )
     by_gamma = dict(zip(asked, found, strict=True))
