@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow lint types format benchmark benchmark-rex clean
 
 demo: .venv/demo
-	$(BIN)/suffice explain sample:cat --out suffice-out
+	$(BIN)/suffice explain sample:coffee --out suffice-out
 
 test: lint types
 	$(BIN)/python -m pytest

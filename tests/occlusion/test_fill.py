@@ -374,9 +374,11 @@ def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
 def test_names_are_joined_by_commas(tmp_path: Path) -> None:
     classifier, _ = toy()
     Image.fromarray(np.arange(108, dtype=np.uint8).reshape(SIZE)).save(tmp_path / "a, b.png")
-    names = f"zero, min ,colour:rgb(255, 128, 0),image:{tmp_path / 'a, b.png'} ,colour:red,deactivate"
+    photo = f"image:{tmp_path / 'a, b.png'}"
+    names = f"zero, min ,colour:rgb(255, 128, 0),{photo} ,colour:red,deactivate:intersection,deactivate"
     assert [occlusion.name for occlusion in make_occlusions(classifier, names)] == [
-        "zero", "min", "colour:rgb(255, 128, 0)", f"image:{tmp_path / 'a, b.png'}", "colour:red", "deactivate",
+        "zero", "min", "colour:rgb(255, 128, 0)", photo, "colour:red",
+        "deactivate:intersection", "deactivate",
     ]  # fmt: skip
     assert [occlusion.name for occlusion in make_occlusions(classifier, "blur")] == ["blur"]
 

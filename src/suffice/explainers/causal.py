@@ -53,7 +53,7 @@ class CausalSettings(MethodSettings):
 
     search: Literal["boxes", "partitions"] = "boxes"  # from the sides in, or by random cuts into four as ReX
     block: int = Field(16, ge=1)  # boxes: pixels; side of the blocks that are left out, and none of which can be
-    budget: int = Field(540, ge=1)  # boxes: no new round of questions after so many images through the model
+    budget: int = Field(540, ge=1)  # boxes: no new round of peeling that would take more images through the model
     iterations: int = Field(4, ge=1, le=1000)  # partitions: independent searches, each from its own random cuts
     depth: int = Field(8, ge=1, le=100)  # partitions: cuts in one search at most
     smallest_box: int = Field(24, ge=2)  # partitions: pixels; a box is cut while both sides are at least twice this

@@ -146,7 +146,7 @@ def make_occlusions(
     parts: list[str] = []
     for part in names.split(","):
         name = part.strip()
-        starts = not name or name in NAMES or name.startswith(_WITH_VALUE)
+        starts = not name or name.partition(":")[0] in NAMES or name.startswith(_WITH_VALUE)
         if not starts and parts and parts[-1].startswith(_WITH_VALUE):
             parts[-1] += f",{part.rstrip()}"
         else:
