@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from suffice.explainers.extraction import Mask
 from suffice.explainers.sufficiency import SufficiencyTest
-
-Mask = npt.NDArray[np.bool_]
 
 # A block is on the rim of a mask if more than this share of what lies around it is off.
 _RIM = 0.2
