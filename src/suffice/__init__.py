@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from suffice.explanation import Explanation as Explanation
     from suffice.explanation import load_explanation as load_explanation
     from suffice.images import load_image as load_image
+    from suffice.metrics import score as score
+    from suffice.metrics import score_many as score_many
     from suffice.models import load_classifier as load_classifier
     from suffice.occlusion import masked_logits as masked_logits
 
@@ -31,6 +33,8 @@ _HOME = {
     "Explanation": "suffice.explanation",
     "load_explanation": "suffice.explanation",
     "load_image": "suffice.images",
+    "score": "suffice.metrics",
+    "score_many": "suffice.metrics",
     "load_classifier": "suffice.models",
     "masked_logits": "suffice.occlusion",
 }

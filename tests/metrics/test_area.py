@@ -31,10 +31,22 @@ def test_what_is_no_mask_is_refused(mask: torch.Tensor, received: str) -> None:
 
 
 def test_each_metric_says_its_range_and_which_way_is_better() -> None:
-    assert {name: (m.least, m.greatest, m.higher_is_better) for name, m in METRICS.items()} == {
-        "robustness_solid": (0, 1, True),
-        "robustness_images": (0, 1, True),
-        "area": (0, 1, False),
-        "confidence": (0, 1, True),
+    assert {name: (m.least, m.greatest, m.arrow) for name, m in METRICS.items()} == {
+        "insertion": (0, 1, "↑"),
+        "deletion": (0, 1, "↓"),
+        "insertion_percent": (0, 1, "↑"),
+        "deletion_percent": (0, 1, "↓"),
+        "fid_minus": (-1, 1, "↓"),
+        "fid_plus": (-1, 1, "↑"),
+        "fid_minus_percent": (-1, 1, "↓"),
+        "fid_plus_percent": (-1, 1, "↑"),
+        "msi": (-2, 1, "↑"),
+        "msi_base": (-1, 1, "↑"),
+        "msi_penalty": (0, 1, "↓"),
+        "robustness_solid": (0, 1, "↑"),
+        "robustness_images": (0, 1, "↑"),
+        "area": (0, 1, "↓"),
+        "confidence": (0, 1, "↑"),
+        "confidence_drop": (0, 1, "↓"),
     }
-    assert "".join(m.arrow for m in METRICS.values()) == "↑↑↓↑"
+    assert all(m.higher_is_better == (m.arrow == "↑") for m in METRICS.values())

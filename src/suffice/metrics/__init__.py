@@ -2,22 +2,29 @@
 
 | metric | better | what it says | file |
 |---|---|---|---|
+| `insertion`, `insertion_percent` | ↑ | how soon the class comes as salient pixels appear | `insertion_deletion.py` |
+| `deletion`, `deletion_percent` | ↓ | how long it stays as they vanish | `insertion_deletion.py` |
+| `fid_minus`, `fid_minus_percent` | ↓ | what is lost while they alone are shown | `fidelity.py` |
+| `fid_plus`, `fid_plus_percent` | ↑ | what is lost while they are hidden | `fidelity.py` |
+| `msi`, `msi_base`, `msi_penalty` | ↑ ↑ ↓ | the part suffices, the rest does not, and it is small | `msi.py` |
 | `robustness_solid` | ↑ | share of solid colours on which the part keeps its class (ρ) | `robustness.py` |
 | `robustness_images` | ↑ | share of images of other classes on which it does | `robustness.py` |
 | `area` | ↓ | share of the pixels that is kept | `area.py` |
 | `confidence` | ↑ | probability of the target with the part alone | `confidence.py` |
+| `confidence_drop` | ↓ | share of the confidence that the part alone loses | `confidence_drop.py` |
 
+`score` and `score_many` (`scoring.py`) give any of them, for maps from any tool (`maps.py`), from one sweep
+(`sweep.py`).
 Means over photos come with their standard error (`standard_error.py`).
 """
 
 from __future__ import annotations
 
-from suffice.metrics.area import AREA, explanation_area
-from suffice.metrics.confidence import CONFIDENCE, confidences, explanation_confidence
+from suffice.metrics.area import explanation_area
+from suffice.metrics.confidence import confidences, explanation_confidence
+from suffice.metrics.maps import as_saliency
 from suffice.metrics.metric import Metric
 from suffice.metrics.robustness import (
-    ROBUSTNESS_IMAGES,
-    ROBUSTNESS_SOLID,
     Robustness,
     photos_of_other_classes,
     robustness_images,
@@ -25,16 +32,17 @@ from suffice.metrics.robustness import (
     robustness_solid,
     solid_colours,
 )
+from suffice.metrics.scoring import METRICS, Scores, check_metrics, score, score_many
 from suffice.metrics.standard_error import Mean, mean_with_error
-
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (ROBUSTNESS_SOLID, ROBUSTNESS_IMAGES, AREA, CONFIDENCE)}
-"""What each metric's values mean, by its name."""
 
 __all__ = [
     "METRICS",
     "Mean",
     "Metric",
     "Robustness",
+    "Scores",
+    "as_saliency",
+    "check_metrics",
     "confidences",
     "explanation_area",
     "explanation_confidence",
@@ -43,5 +51,7 @@ __all__ = [
     "robustness_images",
     "robustness_on",
     "robustness_solid",
+    "score",
+    "score_many",
     "solid_colours",
 ]

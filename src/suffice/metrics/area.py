@@ -15,7 +15,7 @@ from suffice.classifier import as_tensor
 from suffice.errors import InputError
 from suffice.metrics.metric import Metric
 
-AREA = Metric("area", 0.0, 1.0, False, "share of the pixels that is kept")
+AREA = Metric("area", 0.0, 1.0, False, "share of the pixels that is kept", ("alpha_min", "normalise", "at_threshold"))
 
 
 def explanation_area(mask: Tensor | np.ndarray[Any, Any]) -> float:

@@ -16,7 +16,14 @@ from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.occlusion import make_occlusions
 
-CONFIDENCE = Metric("confidence", 0.0, 1.0, True, "probability of the target with the part alone")
+CONFIDENCE = Metric(
+    "confidence",
+    0.0,
+    1.0,
+    True,
+    "probability of the target with the part alone",
+    ("alpha_min", "normalise", "at_threshold"),
+)
 
 
 def explanation_confidence(

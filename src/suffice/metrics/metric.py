@@ -14,6 +14,7 @@ class Metric:
         least, greatest: the values that it can take.
         higher_is_better: the direction.
         meaning: in a few words, for a table's head.
+        options: of `suffice.score`, those that it knows (see `scoring.py`).
     """
 
     name: str
@@ -21,6 +22,7 @@ class Metric:
     greatest: float
     higher_is_better: bool
     meaning: str
+    options: tuple[str, ...] = ()
 
     @property
     def arrow(self) -> str:

@@ -32,8 +32,13 @@ from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
 
-ROBUSTNESS_SOLID = Metric("robustness_solid", 0.0, 1.0, True, "share of solid colours on which the class holds")
-ROBUSTNESS_IMAGES = Metric("robustness_images", 0.0, 1.0, True, "share of other images on which the class holds")
+_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
+ROBUSTNESS_SOLID = Metric(
+    "robustness_solid", 0.0, 1.0, True, "share of solid colours on which the class holds", (*_OF_A_PART, "count")
+)
+ROBUSTNESS_IMAGES = Metric(
+    "robustness_images", 0.0, 1.0, True, "share of other images on which the class holds", (*_OF_A_PART, "backgrounds")
+)
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""

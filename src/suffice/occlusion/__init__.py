@@ -67,6 +67,43 @@ class Occlusion:
         backgrounds = self.background(images[:1] if one_image else images).expand(len(images), *images.shape[1:])
         return painted_logits(self.classifier, images, masks, backgrounds, screen=screen, batch_size=batch_size)
 
+    def ask(
+        self,
+        images: Tensor,
+        which: Tensor,
+        masks: Callable[[Tensor], Tensor],
+        *,
+        screen: bool = False,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """The same for masks that come into being on the device, a batch at a time: thousands of them cost no memory.
+
+        Args:
+            images: (M, C, H, W) in [0, 1], on any device; a fill's background is made once for each.
+            which: int64 (N,), the image of each row.
+            masks: row numbers (B,) -> bool (B, H, W), on the classifier's device; rows are asked in their order.
+            screen, batch_size: as in `Classifier.batched`.
+
+        Returns:
+            Logits (N, K), float32 on the CPU.
+        """
+        classifier = self.classifier
+        one_image = len(images) == 1 or images.stride(0) == 0
+        pixels = images[:1].to(classifier.device).expand(images.shape) if one_image else images.to(classifier.device)
+        which = which.to(classifier.device)
+        behind: Tensor | None = None
+        if self.background is not None:
+            behind = self.background(pixels[:1] if one_image else pixels)
+            behind = behind.expand(len(images), *behind.shape[1:])
+
+        def gather(rows: Tensor) -> tuple[Tensor, ...]:
+            of = which[rows]
+            x = pixels[:1].expand(len(of), *pixels.shape[1:]) if one_image else pixels[of]
+            return (x, masks(rows)) if behind is None else (x, masks(rows), behind[of])
+
+        rows, forward = torch.arange(len(which)), self.forward or _painted(classifier)
+        return classifier.batched(forward, rows, gather=gather, screen=screen, batch_size=batch_size)
+
 
 def painted_logits(
     classifier: Classifier,
@@ -85,11 +122,15 @@ def painted_logits(
         masks: bool (N, H, W), True = kept.
         screen, batch_size: as in `Classifier.batched`.
     """
+    forward = _painted(classifier)
+    return classifier.batched(forward, images, masks, backgrounds, screen=screen, batch_size=batch_size)
 
-    def painted(module: Any, x: Tensor, mask: Tensor, behind: Tensor) -> Any:
-        return module(classifier.normalise(torch.where(mask[:, None], x, behind)))
 
-    return classifier.batched(painted, images, masks, backgrounds, screen=screen, batch_size=batch_size)
+def _painted(classifier: Classifier) -> Callable[[Any, Tensor, Tensor, Tensor], Any]:
+    def forward(module: Any, images: Tensor, masks: Tensor, backgrounds: Tensor) -> Any:
+        return module(classifier.normalise(torch.where(masks[:, None], images, backgrounds)))
+
+    return forward
 
 
 def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0, seed: int = 0) -> Occlusion:

@@ -1,0 +1,561 @@
+"""Any explanation to numbers: `score` for one image and map, `score_many` for many, all metrics from one sweep.
+
+>>> import torch, suffice
+>>> class Corner(torch.nn.Module):  # class 1 where the top left pixel is bright
+...     def forward(self, x):
+...         return torch.stack([torch.full((len(x),), 0.5), x[:, 0, 0, 0]], 1) * 100
+>>> classifier = suffice.Classifier(Corner(), input_size=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
+>>> saliency = [[1.0, 0.2], [0.2, 0.0]]
+>>> scores = suffice.score(classifier, torch.ones(3, 2, 2), saliency, ["msi", "msi_base", "msi_penalty", "area"])
+>>> {name: round(value, 2) for name, value in scores.items()}
+{'msi': 0.74, 'msi_base': 0.99, 'msi_penalty': 0.25, 'area': 0.25}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from suffice.classifier import Classifier, as_tensor
+from suffice.errors import InputError, did_you_mean
+from suffice.explanation import Explanation
+from suffice.metrics import confidence_drop as drop
+from suffice.metrics import fidelity, msi, sweep
+from suffice.metrics import insertion_deletion as curves
+from suffice.metrics.area import AREA
+from suffice.metrics.confidence import CONFIDENCE
+from suffice.metrics.maps import as_saliency
+from suffice.metrics.metric import Metric
+from suffice.metrics.robustness import (
+    BACKGROUNDS,
+    ROBUSTNESS_IMAGES,
+    ROBUSTNESS_SOLID,
+    robustness_on,
+    solid_colours,
+)
+from suffice.metrics.standard_error import Mean, mean_with_error
+from suffice.occlusion import Occlusion, check_masks, make_occlusions
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        curves.INSERTION,
+        curves.DELETION,
+        curves.INSERTION_PERCENT,
+        curves.DELETION_PERCENT,
+        fidelity.FID_MINUS,
+        fidelity.FID_PLUS,
+        fidelity.FID_MINUS_PERCENT,
+        fidelity.FID_PLUS_PERCENT,
+        msi.MSI,
+        msi.MSI_BASE,
+        msi.MSI_PENALTY,
+        ROBUSTNESS_SOLID,
+        ROBUSTNESS_IMAGES,
+        AREA,
+        CONFIDENCE,
+        drop.CONFIDENCE_DROP,
+    )
+}
+"""What each metric's values mean, by its name, in the order in which tables show them."""
+
+Progress = Callable[[float], None]
+"""Told the share of the work that is done, in [0, 1]."""
+
+_ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
+
+
+class ScoreOptions(BaseModel):
+    """Options of the metrics; unknown ones and values out of range are errors.
+
+    Attributes:
+        alpha_min: α_min in [0, 1); above it a map's pixels are the part. Of an `Explanation` the mask is the part.
+        step: in (0, 1], between two thresholds (0.01 unless given), or share of the pixels in a step (0.02).
+        measure: what insertion, deletion and MSI are of: the `confidence` in the label (unless given, for one image),
+            or `accuracy`, whether the label is above all other classes (unless given, for many).
+        fid_measure: the same for Fid- and Fid+.
+        normalise: `min-max` or `none`; see `sweep.normalised`. Unless given, min-max for all but maps that are on a
+            scale of their own: masks, and the saliency of an `Explanation` by LAX.
+        at_threshold: whether a pixel of exactly the value α is `hidden` (>) or `shown` (>=).
+        hide: what MSI's Hide leaves below α_min: nothing (`inside`) or `all`.
+        ties: `order`, `together` or `random`; see `sweep.rank_pixels`.
+        drop: of confidence: by a `mask`, or `soft`, by the image times its map.
+        count: of the colours of ρ.
+        backgrounds: (B, C, H, W) in [0, 1], of `robustness_images`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    alpha_min: float = Field(0.5, ge=0, lt=1)
+    step: float | None = Field(None, gt=0, le=1)
+    measure: Literal["confidence", "accuracy"] | None = None
+    fid_measure: Literal["confidence", "accuracy"] = "confidence"
+    normalise: sweep.Normalise | None = None
+    at_threshold: Literal["hidden", "shown"] = "hidden"
+    hide: msi.Hide = "inside"
+    ties: sweep.Ties = "order"
+    drop: Literal["mask", "soft"] = "mask"
+    count: int = Field(BACKGROUNDS, ge=1)
+    backgrounds: Any = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """How an answer changes along the order of the pixels.
+
+    Attributes:
+        positions: float64 (P,): thresholds α, falling, or shares of the pixels, rising.
+        values: float64 (N, P), confidence in the label, or whether it is on top.
+        by: `value` or `percent`.
+    """
+
+    positions: Tensor
+    values: Tensor
+    by: Literal["value", "percent"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """The metrics of N maps.
+
+    Attributes:
+        values: by the name of the metric, float64 (N,); finite.
+        curves: `insertion`, `deletion`, the same with `_percent`, `msi_show`, `msi_hide`: as far as they were needed.
+        labels: int64 (N,), the classes that were meant.
+        confidence: float64 (N,), of the whole image in its label.
+        parts: bool (N, H, W), what `area`, `confidence` and ρ are of.
+        constant: bool (N,), whether a map ranks nothing.
+        forward_passes: images that went through the model.
+        seconds: wall time.
+    """
+
+    values: dict[str, Tensor]
+    curves: dict[str, Curve]
+    labels: Tensor
+    confidence: Tensor
+    parts: Tensor
+    constant: Tensor
+    forward_passes: int
+    seconds: float
+
+    def means(self) -> dict[str, Mean]:
+        """The mean of each metric with its standard error."""
+        return {name: mean_with_error(values.tolist()) for name, values in self.values.items()}
+
+    def of(self, index: int) -> dict[str, float]:
+        """The metrics of one map."""
+        return {name: float(values[index]) for name, values in self.values.items()}
+
+
+def score(
+    classifier: Classifier,
+    image: Tensor | np.ndarray[Any, Any],
+    saliency: Any,
+    metrics: Iterable[str] | str | None = None,
+    label: int | str | None = None,
+    occlusion: str = "zero",
+    *,
+    threshold: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, float]:
+    """The metrics of one explanation of one image.
+
+    Args:
+        classifier: which is asked.
+        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        saliency: an `Explanation`, or a map from any tool, larger = more important: (H, W), or with leading dimensions
+            of 1, of any scale and sign; bool for a mask; a lower resolution is resized bilinearly; the channels of
+            attributions (C, H, W) are summed.
+        metrics: names in `METRICS`; None for all (`robustness_images` only where `backgrounds` are given).
+        label: class by number or name; None for the explanation's target, or the model's own choice.
+        occlusion: how absence is shown; of several joined by commas the worst counts: the least confidence where
+            salient pixels are shown, the greatest where they are hidden.
+        threshold: τ in [0, 1) of `deactivate`.
+        seed: of every random draw.
+        progress: called with the share of the work that is done.
+        options: of the metrics, see `ScoreOptions`.
+
+    Returns:
+        By name, finite, in the order asked for. `METRICS[name]` says the range and which direction is better.
+
+    Raises:
+        InputError: an unknown metric, none at all, an option that none of the metrics knows, a map that is not finite
+            or has other proportions than the image, a class or an occlusion that there is not.
+    """
+    pixels = as_tensor(image)
+    if pixels.ndim != 3:
+        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
+    masks, chosen = None, label
+    if isinstance(saliency, Explanation):
+        masks, saliency, chosen, options = _of_explanation(saliency, label, options)
+    found = score_many(
+        classifier,
+        pixels[None],
+        as_saliency(saliency, pixels.shape[1:])[None],
+        None if chosen is None else [chosen],
+        metrics,
+        occlusion,
+        masks=masks,
+        threshold=threshold,
+        seed=seed,
+        progress=progress,
+        **{"measure": "confidence", **options} if _takes(metrics, "measure") else options,
+    )
+    return found.of(0)
+
+
+def score_many(
+    classifier: Classifier,
+    images: Tensor | np.ndarray[Any, Any],
+    saliency: Tensor | np.ndarray[Any, Any],
+    labels: Sequence[int | str] | Tensor | np.ndarray[Any, Any] | None = None,
+    metrics: Iterable[str] | str | None = None,
+    occlusion: str = "zero",
+    *,
+    masks: Tensor | np.ndarray[Any, Any] | None = None,
+    threshold: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Scores:
+    """The metrics of many maps, each with its image and label; by accuracy unless `measure` says otherwise.
+
+    All metrics are means over images, of MSI as of its penalty (equation 5): `Scores.means` is a row of the paper's
+    tables. Images and steps share full batches; images are taken some at a time, so that they need not fit a device.
+
+    Args:
+        classifier: which is asked.
+        images: (N, C, H, W) in [0, 1]; for many maps of one image, `image.expand(N, -1, -1, -1)`, of which what does
+            not depend on the map is asked once.
+        saliency: (N, h, w), as of `score`.
+        labels: N classes, the true ones as a rule; None for those that the model gives the whole images.
+        metrics, occlusion, threshold, seed, progress, options: as of `score`.
+        masks: bool (N, H, W), the parts that `area`, `confidence`, `confidence_drop` and ρ are of; None for the
+            pixels above `alpha_min`.
+
+    Raises:
+        InputError: as `score`.
+    """
+    started, passes = time.perf_counter(), classifier.forward_passes
+    names = check_metrics(metrics, **options)
+    chosen = ScoreOptions(**options)
+    chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
+    images, maps = as_tensor(images), as_tensor(saliency)
+    if images.ndim != 4 or len(images) == 0:
+        raise InputError(f"expected images (N, C, H, W), at least one; got {tuple(images.shape)}")
+    if maps.ndim != 3 or len(maps) != len(images):
+        raise InputError(f"expected a saliency map for each of {len(images)} images; got {tuple(maps.shape)}")
+    classes = _labels(classifier, labels, len(images))
+    parts = None if masks is None else check_masks(masks, images).cpu()
+    ways = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
+    if chosen.drop == "soft":
+        for way in ways:
+            drop.check_fill(way)
+    total = len(images)
+
+    done: list[Scores] = []
+    at_once = max(1, _ELEMENTS_AT_ONCE // images[0].numel())
+    for first in range(0, total, at_once):
+        some = slice(first, first + at_once)
+        pixels = classifier.check_images(images[some])
+        progress_of = _share_of(progress, first, len(pixels), total)
+        done.append(
+            _scores(
+                classifier,
+                ways,
+                pixels,
+                torch.stack([as_saliency(one, images.shape[2:]) for one in maps[some]]),
+                None if classes is None else classes[some],
+                None if parts is None else parts[some],
+                names,
+                chosen,
+                seed,
+                progress_of,
+            )
+        )
+    return _joined(done, classifier.forward_passes - passes, time.perf_counter() - started)
+
+
+def check_metrics(metrics: Iterable[str] | str | None, **options: Any) -> list[str]:
+    """The metrics' names, after all that can be wrong with the call is said, before anything is loaded.
+
+    Raises:
+        InputError: an unknown metric, none at all, an option that none of them knows or that is out of range.
+    """
+    names = [metrics] if isinstance(metrics, str) else None if metrics is None else list(metrics)
+    if names is None:
+        names = [name for name in METRICS if name != "robustness_images" or options.get("backgrounds") is not None]
+    if not names:
+        raise InputError(f"expected at least one metric of {', '.join(METRICS)}; got none")
+    for name in names:
+        if name not in METRICS:
+            raise InputError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}; expected {', '.join(METRICS)}")
+    known = dict.fromkeys(option for name in names for option in METRICS[name].options)
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"unknown option {option!r} of {', '.join(names)}{did_you_mean(option, known)}; "
+                f"expected {', '.join(known) or 'none'}"
+            )
+    try:
+        ScoreOptions(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"option {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; got {first['input']!r}"
+        ) from None
+    if "robustness_images" in names and options.get("backgrounds") is None:
+        raise InputError("expected the option backgrounds, images of other classes, for robustness_images; got none")
+    return list(dict.fromkeys(names))
+
+
+def _takes(metrics: Iterable[str] | str | None, option: str) -> bool:
+    names = METRICS if metrics is None else [metrics] if isinstance(metrics, str) else metrics
+    return any(option in METRICS[name].options for name in names if name in METRICS)
+
+
+def _of_explanation(
+    explanation: Explanation, label: int | str | None, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, int | str, dict[str, Any]]:
+    chosen = explanation.target if label is None else label
+    if explanation.method == "lax":
+        options = {"normalise": "none", **options}
+    return explanation.mask[None], explanation.saliency, chosen, options
+
+
+def _share_of(progress: Progress | None, first: int, count: int, total: int) -> Progress:
+    return lambda share: None if progress is None else progress((first + share * count) / total)
+
+
+def _labels(classifier: Classifier, labels: Any, count: int) -> Tensor | None:
+    if labels is None:
+        return None
+    given = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
+    if len(given) != count:
+        raise InputError(f"expected a label for each of {count} images; got {len(given)}")
+    return torch.tensor([classifier.class_index(label) for label in given])
+
+
+_NEEDED_CURVES = {
+    "insertion": ("insertion",),
+    "fid_minus": ("insertion",),
+    "deletion": ("deletion",),
+    "fid_plus": ("deletion",),
+    "insertion_percent": ("insertion_percent",),
+    "fid_minus_percent": ("insertion_percent",),
+    "deletion_percent": ("deletion_percent",),
+    "fid_plus_percent": ("deletion_percent",),
+    "msi": ("msi_show", "msi_hide", "above", "below"),
+    "msi_base": ("msi_show", "msi_hide", "above", "below"),
+}
+_WHAT_REMAINS = ("deletion", "deletion_percent", "msi_hide", "below")
+"""Where salient pixels are hidden: of several occlusions the one under which most is left is the worst."""
+
+
+def _scores(
+    classifier: Classifier,
+    occlusions: Sequence[Occlusion],
+    images: Tensor,
+    saliency: Tensor,
+    labels: Tensor | None,
+    masks: Tensor | None,
+    names: Sequence[str],
+    options: ScoreOptions,
+    seed: int,
+    progress: Progress,
+) -> Scores:
+    """The scores of some images at once: images (N, C, H, W), saliency (N, H, W), masks bool (N, H, W)."""
+    normalise = options.normalise or "min-max"
+    ranking = sweep.rank_pixels(saliency.to(classifier.device), normalise, options.ties, seed)
+    above = sweep.count_above(ranking, torch.tensor([options.alpha_min]), at_threshold=options.at_threshold)
+    parts = ranking.rank < above[..., None] if masks is None else masks.to(classifier.device)
+    plan = _Plan(ranking, options, above, parts)
+    needed = dict.fromkeys(curve for name in names for curve in _NEEDED_CURVES.get(name, ()))
+    if "confidence" in names or ("confidence_drop" in names and options.drop == "mask"):
+        needed["part"] = None
+    runs = {name: getattr(plan, name)() for name in needed}
+
+    answers = sweep.ask(
+        occlusions,
+        images,
+        ranking,
+        torch.cat([torch.empty(len(images), 0, 2, dtype=torch.int64), *(each.cpu() for each, _ in runs.values())], 1),
+        labels,
+        parts=parts if "part" in runs else None,
+        exact_labels="accuracy" in (options.measure, options.fid_measure),
+        progress=progress,
+    )
+    confidence: dict[str, Tensor] = {}
+    correct: dict[str, Tensor] = {}
+    at = 0
+    for name, (run, _) in runs.items():
+        here = slice(at, at + run.shape[1])
+        worst = torch.amax if name in _WHAT_REMAINS else torch.amin
+        confidence[name] = worst(answers.confidence[:, :, here], 0)
+        correct[name] = worst(answers.correct[:, :, here].double(), 0)
+        at += run.shape[1]
+
+    main = correct if options.measure == "accuracy" else confidence
+    by_label = options.fid_measure == "accuracy"
+    fid, whole = (correct, answers.whole_correct.double()) if by_label else (confidence, answers.whole_confidence)
+    positions = {name: where for name, (_, where) in runs.items()}
+    values: dict[str, Tensor] = {}
+    for name in names:
+        if name in ("insertion", "insertion_percent"):
+            values[name] = curves.insertion(main[name], positions[name])
+        elif name in ("deletion", "deletion_percent"):
+            values[name] = curves.deletion(main[name], positions[name])
+        elif name in ("fid_minus", "fid_minus_percent"):
+            curve = name.replace("fid_minus", "insertion")
+            values[name] = fidelity.fid_minus(whole, fid[curve], positions[curve])
+        elif name in ("fid_plus", "fid_plus_percent"):
+            curve = name.replace("fid_plus", "deletion")
+            values[name] = fidelity.fid_plus(whole, fid[curve], positions[curve])
+        elif name == "area":
+            values[name] = parts.double().mean((1, 2)).cpu()
+        elif name == "confidence":
+            values[name] = confidence["part"][:, 0]
+        elif name == "confidence_drop":
+            values[name] = drop.confidence_drop(
+                answers.whole_confidence,
+                confidence["part"][:, 0]
+                if options.drop == "mask"
+                else _blended(occlusions, images, sweep.normalised(saliency, normalise), answers.labels),
+            )
+        elif name in ("robustness_solid", "robustness_images"):
+            values[name] = _robustness(classifier, name, images, parts.cpu(), answers.labels, options, seed)
+    if any(name.startswith("msi") for name in names):
+        penalty = msi.msi_penalty(sweep.normalised(saliency, normalise), options.alpha_min)
+        base = (
+            msi.msi_base(
+                main["above"][:, 0], main["below"][:, 0], main["msi_show"], main["msi_hide"], positions["msi_show"]
+            )
+            if "above" in main
+            else torch.zeros_like(penalty)
+        )
+        found = {"msi_penalty": penalty, "msi_base": base, "msi": msi.msi(base, penalty)}
+        values |= {name: found[name] for name in names if name in found}
+    return Scores(
+        {name: values[name] for name in names},
+        {
+            name: Curve(positions[name], main[name], "percent" if name.endswith("percent") else "value")
+            for name in runs
+            if positions[name] is not None
+        },
+        answers.labels,
+        answers.whole_confidence,
+        parts.cpu(),
+        saliency.amin((1, 2)) == saliency.amax((1, 2)),
+        0,
+        0.0,
+    )
+
+
+class _Plan:
+    """Which runs of pixels each curve asks about, int64 (N, P, 2), and where on its axis each of them lies."""
+
+    def __init__(self, ranking: sweep.Ranking, options: ScoreOptions, above: Tensor, parts: Tensor) -> None:
+        self.ranking, self.options, self.count_above_min, self.parts = ranking, options, above, parts
+
+    def insertion(self) -> tuple[Tensor, Tensor]:
+        counts, thresholds = self._by_value(0.0)
+        return self._first(counts), thresholds
+
+    def deletion(self) -> tuple[Tensor, Tensor]:
+        counts, thresholds = self._by_value(0.0)
+        return self._all_but_first(counts), thresholds
+
+    def insertion_percent(self) -> tuple[Tensor, Tensor]:
+        counts, shares = sweep.percent_steps(self.ranking, self.options.step or sweep.STEP_PERCENT)
+        return self._first(counts), shares
+
+    def deletion_percent(self) -> tuple[Tensor, Tensor]:
+        counts, shares = sweep.percent_steps(self.ranking, self.options.step or sweep.STEP_PERCENT)
+        return self._all_but_first(counts), shares
+
+    def msi_show(self) -> tuple[Tensor, Tensor]:
+        counts, thresholds = self._by_value(self.options.alpha_min)
+        return self._first(counts), thresholds
+
+    def msi_hide(self) -> tuple[Tensor, Tensor]:
+        counts, thresholds = self._by_value(self.options.alpha_min)
+        if self.options.hide == "all":
+            return self._all_but_first(counts), thresholds
+        return torch.stack([counts, self.count_above_min.expand_as(counts)], 2), thresholds
+
+    def above(self) -> tuple[Tensor, None]:
+        return self._first(self.count_above_min), None
+
+    def below(self) -> tuple[Tensor, None]:
+        return self._all_but_first(self.count_above_min), None
+
+    def part(self) -> tuple[Tensor, None]:
+        """The part: a run, where it is the first pixels of the order, else what `sweep.ask` is given as `parts`."""
+        size = self.parts.flatten(1).sum(1)
+        last = torch.where(self.parts, self.ranking.rank, -1).flatten(1).amax(1)
+        run = torch.stack([torch.zeros_like(size), size], 1)
+        return torch.where((last + 1 == size)[:, None], run, -1)[:, None], None
+
+    def _by_value(self, least: float) -> tuple[Tensor, Tensor]:
+        thresholds = sweep.thresholds_between(least, self.options.step or sweep.STEP_BY_VALUE)
+        return sweep.count_above(self.ranking, thresholds, at_threshold=self.options.at_threshold), thresholds
+
+    def _first(self, counts: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(counts), counts], 2)
+
+    def _all_but_first(self, counts: Tensor) -> Tensor:
+        return torch.stack([counts, torch.full_like(counts, self.ranking.pixels)], 2)
+
+
+def _blended(occlusions: Sequence[Occlusion], images: Tensor, saliency: Tensor, labels: Tensor) -> Tensor:
+    answers = [drop.blended_logits(occlusion, images, saliency).double().softmax(1) for occlusion in occlusions]
+    return torch.stack(answers).amin(0).gather(1, labels[:, None])[:, 0]
+
+
+def _robustness(
+    classifier: Classifier,
+    name: str,
+    images: Tensor,
+    parts: Tensor,
+    labels: Tensor,
+    options: ScoreOptions,
+    seed: int,
+) -> Tensor:
+    if name == "robustness_solid":
+        behind = solid_colours(images.shape[1], count=options.count, seed=seed)
+    else:
+        behind = classifier.check_images(options.backgrounds)
+    if images.stride(0) == 0 and len(labels.unique()) == 1:  # equal parts of one image are asked once
+        found = robustness_on(classifier, images[0], parts, int(labels[0]), behind)
+        return torch.tensor([each.rho for each in found], dtype=torch.float64)
+    each_alone = zip(images, parts, labels.tolist(), strict=True)
+    return torch.tensor(
+        [robustness_on(classifier, image, part[None], label, behind)[0].rho for image, part, label in each_alone],
+        dtype=torch.float64,
+    )
+
+
+def _joined(done: Sequence[Scores], forward_passes: int, seconds: float) -> Scores:
+    first = done[0]
+    return Scores(
+        {name: torch.cat([each.values[name] for each in done]) for name in first.values},
+        {
+            name: dataclasses.replace(curve, values=torch.cat([each.curves[name].values for each in done]))
+            for name, curve in first.curves.items()
+        },
+        torch.cat([each.labels for each in done]),
+        torch.cat([each.confidence for each in done]),
+        torch.cat([each.parts for each in done]),
+        torch.cat([each.constant for each in done]),
+        forward_passes,
+        seconds,
+    )
