@@ -287,7 +287,7 @@ class Classifier:
         return int(min(largest, max(1, available / 4 // one)))
 
     def _checked(self, output: Any, rows: int) -> Tensor:
-        logits = _as_logits(output)
+        logits = as_logits(output)
         if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
             raise InputError(
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
@@ -306,20 +306,20 @@ class Classifier:
         return logits
 
 
-def _as_logits(output: Any) -> Tensor:
+def as_logits(output: Any) -> Tensor:
     """The logits in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, np.ndarray) and output.dtype.kind in "fiu":
         return as_tensor(output)
     if hasattr(output, "logits"):
-        return _as_logits(output.logits)
+        return as_logits(output.logits)
     if isinstance(output, Mapping) and "logits" in output:
-        return _as_logits(output["logits"])
+        return as_logits(output["logits"])
     if isinstance(output, Mapping) and len(output) == 1:
-        return _as_logits(next(iter(output.values())))
+        return as_logits(next(iter(output.values())))
     if isinstance(output, (tuple, list)) and output:
-        return _as_logits(output[0])
+        return as_logits(output[0])
     raise InputError(
         "expected logits as a tensor, an array, the first item of a tuple, a mapping's 'logits' or an object's "
         f".logits; got {type(output).__name__}"

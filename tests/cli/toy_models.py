@@ -113,3 +113,15 @@ def text() -> Classifier:
 
 def broken() -> Classifier:
     raise ZeroDivisionError("my own fault")
+
+
+def trainable() -> Classifier:
+    """A small network for two classes of photos of 16 x 16 pixels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(16, 2),
+        )  # fmt: skip
+    return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))

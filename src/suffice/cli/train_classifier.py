@@ -1,0 +1,106 @@
+"""`suffice train-classifier DATASET`: a base model for a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from suffice.cli.explain import _one_line, _parse_settings, _whole_number
+from suffice.cli.process import keep_buffers, say
+from suffice.errors import InputError
+
+WEIGHTS = "classifier.safetensors"
+
+
+def train_classifier(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="synthetic-mnist, cifar10, cub200-20, …, or a folder of classes.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="timm:NAME, torchvision:NAME or module.path:function. [default: the ResNet-18 made for DATASET, else "
+            "torchvision:resnet18]"
+        ),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="A file of weights to start from. [default: random]")] = None,
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and weights.")
+    ] = "classifier",
+    preset: Annotated[str, typer.Option(help="default, paper (500 epochs) or quick.")] = "default",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="epochs, batch_size, optimizer, learning_rate, weight_decay, schedule, …",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    test_images: Annotated[
+        int | None,
+        typer.Option(parser=_whole_number, metavar="INTEGER", help="Images that the accuracy is of. [default: all]"),
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu, auto …, as of Lightning's Trainer.")] = "auto",
+    devices: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Processes on a node.")] = 1,
+    nodes: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Nodes of a cluster.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto, ddp, …, as of Lightning's Trainer.")] = "auto",
+    workers: Annotated[
+        int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Processes that read images.")
+    ] = 0,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
+    ] = False,
+) -> int:
+    """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
+    from suffice.datasets import load_dataset, random_subset
+    from suffice.models import load_classifier
+    from suffice.training.classifier import PRESETS, ClassifierTask, accuracy
+    from suffice.training.run import Examples, Machine, TrainingSettings, fit, make_settings, to_stderr, write_whole
+
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
+    given: dict[str, Any] = {**_parse_settings(setting or []), "seed": seed}
+    settings = make_settings(TrainingSettings, PRESETS[preset], given)
+    hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
+    machine = make_settings(Machine, hardware, {"workers": workers})
+    training = load_dataset(dataset, data, "train", seed=seed)
+    test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images)
+    keep_buffers()
+    model = model or default_model(dataset)
+    with _one_line(f"could not train {model} on {dataset}", show_traceback):
+        classifier = load_classifier(model, weights=weights or "random", class_names=training.class_names, device="cpu")
+        task = ClassifierTask(classifier, training, settings)
+        tell = to_stderr("suffice")
+        folder = Path(out)
+        what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights}
+        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
+            return 0  # another process writes what comes out
+        from safetensors.torch import save
+
+        result = {
+            "dataset": dataset,
+            "model": model,
+            "weights": str(folder / WEIGHTS),
+            "images": len(training),
+            "steps": settings.steps(len(training)),
+            "test_images": len(test),
+            "test_accuracy": accuracy(classifier, test),
+            "settings": settings.model_dump(),
+        }
+        state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
+        write_whole(folder / WEIGHTS, save(state, {"suffice": json.dumps(result)}))
+    say(json.dumps(result))
+    return 0
+
+
+def default_model(dataset: str) -> str:
+    """The model that is taken for a data set where none is named."""
+    own = {"synthetic-mnist": "synthetic_mnist", "cifar10": "cifar10", "cub200-20": "cub200_20"}
+    return f"suffice.models.resnet18:{own[dataset]}" if dataset in own else "torchvision:resnet18"

@@ -1,0 +1,91 @@
+"""Data sets by name: photos with labels, and the object's own mask where it is known.
+
+| name | what has to be in the data folder | masks | file |
+|---|---|---|---|
+| `synthetic-mnist` | `MNIST/raw` | yes | `synthetic_mnist.py` |
+| `cifar10` | `cifar-10-batches-py` | | `torchvision_sets.py` |
+| `cub200`, `cub200-20` | `CUB_200_2011` (and `segmentations`) | yes | `cub200.py` |
+| `imagenet` | `imagenet/train`, `imagenet/val` | | `imagenet.py` |
+| `imagenet-v2` | `imagenetv2-matched-frequency-format-val` | | `imagenet.py` |
+| `caltech256` | `caltech256/256_ObjectCategories` | | `torchvision_sets.py` |
+| `voc` | `VOCdevkit/VOC2012` | | `torchvision_sets.py` |
+| any folder | one folder of images for each class | | `folder.py` |
+
+Nothing is downloaded: what is not there is an error that says what to fetch and where to put it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from suffice.datasets.cub200 import Cub200
+from suffice.datasets.dataset import FileDataset, ImageDataset, Subset, random_subset
+from suffice.datasets.folder import ClassFolders
+from suffice.datasets.imagenet import ImageNet, ImageNetV2
+from suffice.datasets.synthetic_mnist import SyntheticMnist
+from suffice.datasets.torchvision_sets import Caltech256, Cifar10, Voc
+from suffice.errors import InputError, did_you_mean
+
+DATASETS: dict[str, tuple[tuple[str, ...], Callable[[Path, str, int], ImageDataset]]] = {
+    "synthetic-mnist": (("train", "test"), lambda root, split, seed: SyntheticMnist(root, split, seed)),
+    "cifar10": (("train", "test"), lambda root, split, seed: Cifar10(root, split)),
+    "cub200": (("train", "test", "all"), lambda root, split, seed: Cub200(root, split)),
+    "cub200-20": (("train", "test", "all"), lambda root, split, seed: Cub200(root, split, 20, seed)),
+    "imagenet": (("train", "test"), lambda root, split, seed: ImageNet(root, split)),
+    "imagenet-v2": (("test",), lambda root, split, seed: ImageNetV2(root)),
+    "caltech256": (("train", "test", "all"), lambda root, split, seed: Caltech256(root, split, seed)),
+    "voc": (("train", "test", "all"), lambda root, split, seed: Voc(root, split)),
+}
+"""Splits, and how it is read, by name."""
+
+
+def load_dataset(
+    name: str, root: str | os.PathLike[str] | None = None, split: str = "test", *, seed: int = 0
+) -> ImageDataset:
+    """A data set by name, or any folder with one folder of images for each class.
+
+    Args:
+        name: one of `DATASETS`, or the path of a folder.
+        root: where the data sets lie; None for the folder that the variable SUFFICE_DATA names, or `data`.
+        split: `train`, `test` or, where there is no reason against it, `all`.
+        seed: of what is drawn: scenes, classes, a split that the data set itself does not have.
+
+    Raises:
+        InputError: an unknown name or split, or files that are not there, with what to put where.
+
+    >>> load_dataset("cub200", "no/such/folder")
+    Traceback (most recent call last):
+    suffice.errors.InputError: expected CUB-200-2011 in no/such/folder/CUB_200_2011; there is none: put ...
+    """
+    where = Path(root if root is not None else os.environ.get("SUFFICE_DATA") or "data")
+    splits, read = DATASETS.get(name, (("train", "test", "all"), None))
+    if read is None and not Path(name).is_dir():
+        raise InputError(
+            f"unknown data set {name!r}{did_you_mean(name, DATASETS)}; expected {', '.join(DATASETS)}, or a folder "
+            "with one folder of images for each class"
+        )
+    if split not in splits:
+        raise InputError(f"expected a split of {name} among {', '.join(splits)}; got {split!r}")
+    if seed < 0:
+        raise InputError(f"expected a seed of at least 0; got {seed}")
+    return ClassFolders(Path(name), split, seed) if read is None else read(where, split, seed)
+
+
+__all__ = [
+    "DATASETS",
+    "Caltech256",
+    "Cifar10",
+    "ClassFolders",
+    "Cub200",
+    "FileDataset",
+    "ImageDataset",
+    "ImageNet",
+    "ImageNetV2",
+    "Subset",
+    "SyntheticMnist",
+    "Voc",
+    "load_dataset",
+    "random_subset",
+]

@@ -1,0 +1,153 @@
+"""What a data set is: photos with labels, read one at a time."""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from suffice.errors import InputError
+from suffice.images import Photo, find_images, read_photo
+
+
+class ImageDataset(abc.ABC):
+    """Photos with labels; nothing is read before it is asked for.
+
+    Attributes:
+        name: what reports call it.
+        class_names: in the order of the labels.
+        labels: one an image, 0 to len(class_names) - 1.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abc.abstractmethod
+    def photo(self, index: int) -> Photo:
+        """The photo; raises InputError with its path where it cannot be read."""
+
+    def mask(self, index: int) -> Tensor | None:
+        """Ground truth, bool (H, W) in the photo's pixels: where the object is; None where it is not known."""
+        return None
+
+
+class FileDataset(ImageDataset):
+    """A data set whose photos are files.
+
+    Args:
+        name: of the data set.
+        paths: one an image.
+        labels: one an image.
+        class_names: in the order of the labels.
+
+    Raises:
+        InputError: no images, or fewer than two classes.
+    """
+
+    def __init__(self, name: str, paths: Sequence[str | Path], labels: Sequence[int], class_names: Sequence[str]):
+        if not paths:
+            raise InputError(f"expected images in {name}; there are none")
+        if len(class_names) < 2:
+            raise InputError(f"expected at least two classes in {name}; got only {class_names[0]!r}")
+        self.name, self.class_names = name, tuple(class_names)
+        self.paths, self.labels = [os.fspath(path) for path in paths], list(labels)
+
+    def photo(self, index: int) -> Photo:
+        """The photo as `read_photo` reads it."""
+        return read_photo(self.paths[index])
+
+
+class Subset(ImageDataset):
+    """Some images of a data set, in the order given.
+
+    Args:
+        whole: the data set.
+        indices: of the images.
+    """
+
+    def __init__(self, whole: ImageDataset, indices: Sequence[int]):
+        self.whole, self.indices = whole, [int(index) for index in indices]
+        self.name, self.class_names = whole.name, whole.class_names
+        self.labels = [whole.labels[index] for index in self.indices]
+
+    def photo(self, index: int) -> Photo:
+        """The photo of the whole data set."""
+        return self.whole.photo(self.indices[index])
+
+    def mask(self, index: int) -> Tensor | None:
+        """The ground truth of the whole data set."""
+        return self.whole.mask(self.indices[index])
+
+
+def random_subset(dataset: ImageDataset, count: int | None, seed: int = 0) -> ImageDataset:
+    """`count` images drawn without replacement, the same for the same seed; None or too many: all, as they stand."""
+    if count is None or count >= len(dataset):
+        return dataset
+    if count < 1:
+        raise InputError(f"expected at least 1 image of {dataset.name}; got {count}")
+    return Subset(dataset, np.random.default_rng([seed]).permutation(len(dataset))[:count].tolist())
+
+
+def only_classes(dataset: FileDataset, count: int, seed: int = 0) -> FileDataset:
+    """`count` of the classes, drawn by the seed, numbered anew in the order in which they stood."""
+    if not 2 <= count <= len(dataset.class_names):
+        raise InputError(f"expected 2 to {len(dataset.class_names)} classes of {dataset.name}; got {count}")
+    chosen = sorted(np.random.default_rng([seed]).permutation(len(dataset.class_names))[:count].tolist())
+    number = {old: new for new, old in enumerate(chosen)}
+    kept = [index for index, label in enumerate(dataset.labels) if label in number]
+    return FileDataset(
+        dataset.name,
+        [dataset.paths[index] for index in kept],
+        [number[dataset.labels[index]] for index in kept],
+        [dataset.class_names[label] for label in chosen],
+    )
+
+
+def held_out(labels: Sequence[int], split: str, seed: int, share: float = 0.2) -> list[int]:
+    """Indices of one split of a data set that has none of its own: a fifth of every class, but at least one, is `test`.
+
+    >>> held_out([0, 0, 0, 0, 0, 1, 1], "test", seed=0), held_out([0, 0, 0, 0, 0, 1, 1], "train", seed=0)
+    ([2, 5], [0, 1, 3, 4, 6])
+    >>> len(held_out([0, 0, 0, 0, 0, 1, 1], "all", seed=0))
+    7
+    """
+    order = np.random.default_rng([seed])
+    test: list[int] = []
+    for label in sorted(set(labels)):
+        members = [index for index, other in enumerate(labels) if other == label]
+        test += order.permutation(members)[: max(1, round(share * len(members)))].tolist()
+    chosen = set(test)
+    return [index for index in range(len(labels)) if split == "all" or (index in chosen) == (split == "test")]
+
+
+def class_folders(folder: Path, name: str) -> tuple[list[str], list[int], list[str]]:
+    """Paths, labels and class names of a folder with one folder a class, sorted by name.
+
+    Raises:
+        InputError: no such folder, no class in it, or a class without images.
+    """
+    if not folder.is_dir():
+        raise InputError(f"expected a folder with one folder of images for each class at {folder}; there is none")
+    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise InputError(f"expected one folder of images for each class in {folder}; there are no folders in it")
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, class_name in enumerate(classes):
+        try:
+            images = find_images([str(folder / class_name)])
+        except InputError:
+            raise InputError(
+                f"expected images in each class folder of {name}; {folder / class_name} has none: add some or remove it"
+            ) from None
+        paths += images
+        labels += [label] * len(images)
+    return paths, labels, classes

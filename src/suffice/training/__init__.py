@@ -1,0 +1,10 @@
+"""Training: base models, and adapters on frozen ones, by Lightning's Trainer (`pip install "suffice[train]"`).
+
+| what is trained | file |
+|---|---|
+| a classifier | `classifier.py` |
+| a LAX adapter | `adapter.py` |
+
+`run.py` is what they share: which images each step sees, checkpoints, resume, and what stops a run. Nothing here is
+imported before training is asked for, as Lightning is an extra.
+"""

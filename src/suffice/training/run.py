@@ -1,0 +1,466 @@
+"""One training run: batches from a seed, checkpoints that appear whole or not at all, resume with nothing lost.
+
+A run is a folder. It holds `run.json` (what is trained, on what, with which settings), `checkpoint.ckpt` (the last one)
+and `history.csv` (means of the losses between checkpoints). Called again with the same settings, a run goes on at its
+last checkpoint and ends with the very weights that it would have had without the interruption: which images a step
+sees, and every random draw, is a function of the seed and the number of the step.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sized
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from suffice.classifier import Classifier
+from suffice.datasets import ImageDataset
+from suffice.errors import InputError, reason
+from suffice.images import to_model
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
+except ImportError as error:
+    raise InputError('training needs Lightning: pip install "suffice[train]"') from error
+
+CHECKPOINT, RUN, HISTORY = "checkpoint.ckpt", "run.json", "history.csv"
+_UNREADABLE_IN_A_ROW = 100
+
+
+class TrainingSettings(BaseModel):
+    """What shapes the weights; unknown settings and values out of range are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: float = Field(gt=0, le=100_000)  # times that each image is seen; may be a part of one
+    batch_size: int = Field(32, ge=1)  # images in a step, of all processes together
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, le=100)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: down to 0, after a rise over the first `warmup`
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of the steps; with a schedule that is not constant
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    seed: int = Field(0, ge=0, lt=2**31)
+    checkpoint_every: int = Field(50, ge=1)  # steps
+
+    def steps(self, images: int) -> int:
+        """Steps of a run over so many images."""
+        return max(1, math.ceil(self.epochs * images / self.batch_size))
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Share of `learning_rate` at a step, in [0, 1].
+
+        >>> settings = TrainingSettings(epochs=1, schedule="cosine", warmup=0.2)
+        >>> [round(settings.learning_rate_at(step, 10), 2) for step in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 1.0, 0.5, 0.04]
+        """
+        if self.schedule == "constant":
+            return 1.0
+        rise = self.warmup * steps
+        if step < rise:
+            return min(1.0, (step + 1) / rise)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - rise) / (steps - rise))
+
+
+class Machine(BaseModel):
+    """What a run is done with, in the words of Lightning's Trainer; it does not shape the weights beyond rounding."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accelerator: str = "auto"
+    devices: int = Field(1, ge=1)  # processes on each node
+    nodes: int = Field(1, ge=1)
+    strategy: str = "auto"
+    workers: int = Field(0, ge=0)  # processes that read images, for each device
+
+
+class Examples(Dataset[tuple[Tensor, int]]):
+    """A data set as the model takes it: float32 (C, H, W) in [0, 1], and the label.
+
+    An image that cannot be read is reported once and stands aside for the next one, so that one damaged file among
+    thousands does not end a run.
+
+    Args:
+        dataset: photos and labels.
+        classifier: whose preprocessing is used.
+        report: told of each image that cannot be read.
+
+    Raises:
+        InputError: when asked for an image, and a hundred in a row cannot be read.
+    """
+
+    def __init__(self, dataset: ImageDataset, classifier: Classifier, report: Callable[[str], None]):
+        self.dataset, self.report = dataset, report
+        # A stand-in with the same preprocessing, as workers get a copy of all that is here.
+        shape = classifier.preprocessing
+        self._like = Classifier(_no_model, input_size=shape.input_size, mean=shape.mean, std=shape.std, device="cpu",
+                                interpolation=shape.interpolation, crop_pct=shape.crop_pct, crop_mode=shape.crop_mode,
+                                name=classifier.name)  # fmt: skip
+        self._unreadable: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        said = ""
+        for ahead in range(min(len(self), _UNREADABLE_IN_A_ROW)):
+            at = (index + ahead) % len(self)
+            try:
+                return to_model(self.dataset.photo(at), self._like), self.dataset.labels[at]
+            except InputError as error:
+                said = str(error)
+                if at not in self._unreadable:
+                    self._unreadable.add(at)
+                    self.report(f"left out: {said}")
+        raise InputError(
+            f"expected images that can be read in {self.dataset.name}; the last of many that cannot: {said}"
+        )
+
+
+def _no_model(images: Tensor) -> Tensor:
+    raise NotImplementedError
+
+
+class Batches:
+    """Which images each step sees: every image once an epoch, in an order drawn by the seed.
+
+    Args:
+        images: how many there are.
+        batch_size: images in a step, of all processes together.
+        steps: of the whole run.
+        seed: of the order.
+        start: the step that comes next, asked when the loader starts: 0, or that of the last checkpoint.
+        rank, world: of this process, and how many there are.
+
+    Raises:
+        InputError: processes that cannot share a batch evenly.
+
+    >>> [sorted(batch) for batch in Batches(4, 4, 2, seed=0, start=lambda: 0)]
+    [[0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: Callable[[], int],
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if batch_size % world:
+            raise InputError(f"expected a batch size that {world} processes can share evenly; got {batch_size}")
+        self.images, self.batch_size, self.steps, self.seed, self.start = images, batch_size, steps, seed, start
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        orders: dict[int, list[int]] = {}
+        for step in range(self.start(), self.steps):
+            batch = []
+            for position in range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world):
+                epoch, place = divmod(position, self.images)
+                if epoch not in orders:
+                    orders = {epoch: np.random.default_rng([self.seed, epoch]).permutation(self.images).tolist()}
+                batch.append(orders[epoch][place])
+            yield batch
+
+
+class Task(LightningModule):
+    """What is trained: a module with a loss, its optimizer, and the stop where a number is no longer finite.
+
+    Subclasses give `loss`, from images (N, C, H, W) in [0, 1], labels (N,) and a generator to the terms of the loss by
+    name, of which `loss` is the one that is minimised.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.settings, self.steps = settings, 0
+        self.terms: dict[str, float] = {}
+
+    def loss(self, images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+        """The terms of the loss by name."""
+        raise NotImplementedError
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Lightning's name for the loss of one step."""
+        images, labels = batch
+        numbers = [self.settings.seed, self.global_step, self.global_rank]
+        seed = int(np.random.default_rng(numbers).integers(2**62))
+        terms = self.loss(images, labels, torch.Generator(self.device).manual_seed(seed))
+        self.terms = {name: float(value.detach()) for name, value in terms.items()}
+        return terms["loss"]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a step that would spoil the weights; after a reduction every process sees the same gradients."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not gradients or not all(bool(torch.isfinite(g).all()) for g in gradients):
+            where = Path(self.trainer.default_root_dir, CHECKPOINT)
+            kept = f"the last good checkpoint is {where}" if where.is_file() else "there is no checkpoint yet"
+            loss, rate = self.terms.get("loss", math.nan), self.settings.learning_rate
+            raise InputError(
+                f"expected a finite loss and gradient; at step {self.global_step + 1} the loss is {loss:g}: try a "
+                f"learning rate below {rate:g}; {kept}"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule of the settings."""
+        settings = self.settings
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                parameters, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+            )
+        else:
+            kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+            optimizer = kind(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: settings.learning_rate_at(step, max(self.steps, step + 1))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """A checkpoint is written beside the last one and takes its place when it is whole; it never holds code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises InputError where it cannot be written, as on a full disk; the last one is then as it was."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        try:
+            write_whole(Path(path), buffer.getbuffer())
+        except InputError as error:
+            kept = "the last good one is intact" if Path(path).is_file() else "there is none before it"
+            raise InputError(f"{error}; of the checkpoints {kept}") from error
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Raises InputError for a damaged file."""
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file breaks the reader in a dozen ways
+            raise InputError(
+                f"expected a checkpoint in {path}; got {reason(error)}: remove it to start anew"
+            ) from error
+
+
+class _Keep(Callback):
+    """Checkpoint and history every few steps and after the last one, and a word on how it goes."""
+
+    def __init__(self, folder: Path, steps: int, every: int, tell: Callable[[str], None]):
+        self._folder, self._steps, self._every, self._tell = folder, steps, every, tell
+        self._rows: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._told = self._started = time.monotonic()
+        self._first = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._rows = list(state_dict["rows"])
+
+    def on_train_start(self, trainer: Any, task: Any) -> None:
+        self._first, self._started = trainer.global_step, time.monotonic()
+        if self._first and trainer.is_global_zero:
+            self._tell(f"goes on after step {self._first} of {self._steps}")
+
+    def on_train_batch_end(self, trainer: Any, task: Any, *ignored: Any) -> None:
+        for name, value in task.terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        now = time.monotonic()
+        if trainer.is_global_zero and now - self._told > 30:
+            self._told = now
+            left = (now - self._started) / (trainer.global_step - self._first) * (self._steps - trainer.global_step)
+            self._tell(f"step {trainer.global_step} of {self._steps}, {self._said()}, about {left / 60:.0f} min left")
+        if trainer.global_step % self._every == 0 or trainer.global_step == self._steps:
+            self._keep(trainer)
+
+    def _keep(self, trainer: Any) -> None:
+        means = {name: value / self._count for name, value in self._sums.items()}
+        self._rows.append({"step": trainer.global_step, **means})
+        self._sums, self._count = {}, 0
+        trainer.save_checkpoint(self._folder / CHECKPOINT)
+        if trainer.is_global_zero:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(self._rows[-1]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self._rows)
+            write_whole(self._folder / HISTORY, text.getvalue().encode())
+
+    def _said(self) -> str:
+        return ", ".join(f"{name} {value / self._count:.3f}" for name, value in self._sums.items())
+
+
+def fit(
+    task: Task,
+    examples: Dataset[Any],
+    machine: Machine,
+    folder: Path,
+    what: Mapping[str, Any],
+    tell: Callable[[str], None],
+) -> bool:
+    """Train, from the last checkpoint in `folder` on if there is one.
+
+    Args:
+        task: what is trained.
+        examples: images and labels.
+        machine: devices, nodes, strategy.
+        folder: of the run.
+        what: what the run is, besides the settings of the task: whatever must be the same to go on with it.
+        tell: told how it goes, in lines.
+
+    Returns:
+        Whether this process is the first of all, which writes the results.
+
+    Raises:
+        InputError: the folder holds another run or cannot be written to; the loss is not finite; a damaged checkpoint.
+        KeyboardInterrupt: interrupted; the last checkpoint stays.
+    """
+    assert isinstance(examples, Sized)
+    settings, steps = task.settings, task.settings.steps(len(examples))
+    task.steps = steps
+    _claim(folder, {**what, "settings": settings.model_dump(), "images": len(examples)})
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        # Lightning warns of few workers, of a missing validation loop and the like, which are choices here.
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        _quiet()
+        try:
+            trainer = Trainer(
+                accelerator=machine.accelerator,
+                devices=machine.devices,
+                num_nodes=machine.nodes,
+                strategy=machine.strategy,
+                precision=settings.precision,
+                max_steps=steps,
+                max_epochs=-1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                default_root_dir=folder,
+                plugins=[AtomicCheckpoints()],
+                callbacks=[_Keep(folder, steps, settings.checkpoint_every, tell)],
+            )
+        except (ValueError, RuntimeError, TypeError) as error:  # how Lightning says that there is no such device
+            raise InputError(f"Lightning's Trainer refuses {machine}: {reason(error)}") from error
+        batches = Batches(
+            len(examples),
+            settings.batch_size,
+            steps,
+            settings.seed,
+            lambda: trainer.global_step,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        loader = DataLoader(
+            examples, batch_sampler=batches, num_workers=machine.workers, persistent_workers=machine.workers > 0
+        )
+        last = folder / CHECKPOINT
+        task.train()  # Lightning leaves each module in the mode that it is in
+        trainer.fit(task, loader, ckpt_path=last if last.is_file() else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+    return bool(trainer.is_global_zero)
+
+
+def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """A preset with what was given in place of its values; raises InputError on an unknown setting or value."""
+    try:
+        return kind(**{**preset, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"unknown setting {option!r}; expected {', '.join(kind.model_fields)}") from None
+        raise InputError(f"setting {option}: {first['msg'].lower()}; got {first['input']!r}") from None
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """A file that appears whole or not at all; raises InputError where it cannot be written."""
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            partial = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise InputError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def _claim(folder: Path, what: dict[str, Any]) -> None:
+    """Make the folder this run's, or see that it is."""
+    record = folder / RUN
+    what = json.loads(json.dumps(what))
+    if record.is_file():
+        try:
+            known = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"expected the settings of a run in {record}; got {reason(error)}") from error
+        if known != what:
+            raise InputError(
+                f"expected {folder} to be of this run or empty; it holds another one, with {_difference(known, what)}: "
+                "give another --out, or remove it"
+            )
+        return
+    if (folder / CHECKPOINT).is_file():
+        raise InputError(
+            f"expected {RUN} beside {folder / CHECKPOINT}; there is none: remove the checkpoint to start anew"
+        )
+    write_whole(record, (json.dumps(what, indent=2) + "\n").encode())
+
+
+def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    for name in {**known, **wanted}:
+        ours, theirs = wanted.get(name), known.get(name)
+        if ours != theirs:
+            if isinstance(ours, dict) and isinstance(theirs, dict):
+                return _difference(theirs, ours)
+            return f"{name} {theirs!r} where {ours!r} is asked for"
+    return "the same settings"
+
+
+def _quiet() -> None:
+    """No lines of Lightning's own on which devices there are: errors alone."""
+    import logging
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def to_stderr(name: str) -> Callable[[str], None]:
+    """A function that prints lines on stderr, each after a name."""
+
+    def tell(line: str) -> None:
+        if sys.stderr is not None:
+            print(f"{name}: {line}", file=sys.stderr, flush=True)
+
+    return tell

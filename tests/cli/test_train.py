@@ -1,0 +1,81 @@
+"""`suffice train-classifier`: a folder of classes in, weights out that every command takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+QUICK = ("--accelerator", "cpu", "--set", "epochs=8", "--set", "batch_size=8", "--set", "learning_rate=0.02")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of photos, 16 x 16: bright at the left, or at the right."""
+    random = np.random.default_rng(0)
+    for name in ("left", "right"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for index in range(15):
+            pixels = random.integers(0, 100, (16, 16, 3), dtype=np.uint8)
+            pixels[4:12, slice(0, 6) if name == "left" else slice(10, 16)] = 255
+            Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return tmp_path / "photos"
+
+
+def train(suffice: Callable[..., Any], photos: Path, *words: str) -> Any:
+    return suffice("train-classifier", str(photos), "--model", "toy_models:trainable", *QUICK, *words)
+
+
+def test_weights_that_explain_takes(suffice: Callable[..., Any], photos: Path) -> None:
+    run = train(suffice, photos, "--out", "base")
+
+    assert run.status == 0
+    (result,) = run.json
+    assert (result["test_accuracy"], result["test_images"], result["images"]) == (1.0, 6, 24)
+    with safe_open(result["weights"], "pt") as file:
+        assert json.loads(file.metadata()["suffice"])["settings"]["epochs"] == 8
+    explained = suffice(
+        "explain", str(photos / "left" / "00.png"), "--model", "toy_models:trainable", "--weights", result["weights"],
+        "--occlusion", "min", "--set", "block=4", "--json",
+    )  # fmt: skip
+    assert explained.status == 0, explained.err
+    assert explained.json[0]["target"] == 0
+
+
+def test_the_same_call_again_gives_the_same_and_another_one_is_refused(
+    suffice: Callable[..., Any], photos: Path
+) -> None:
+    first = train(suffice, photos, "--out", "base")
+    weights = Path("base/classifier.safetensors").read_bytes()
+    before = torch.get_rng_state()
+    assert train(suffice, photos, "--out", "base").json == first.json
+    assert Path("base/classifier.safetensors").read_bytes() == weights
+    assert torch.equal(before, torch.get_rng_state())
+    other = train(suffice, photos, "--out", "base", "--seed", "1")
+    assert other.status == 2
+    assert "it holds another one, with seed 0 where 1 is asked for" in other.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--set", "epoch=3"), "unknown setting 'epoch'; expected epochs, batch_size"),
+        (("--set", "learning_rate=-1"), "setting learning_rate: input should be greater than 0; got '-1'"),
+        (("--preset", "slow"), "unknown preset 'slow'; expected default, paper, quick"),
+        (("--devices", "0"), "setting devices: input should be greater than or equal to 1; got 0"),
+        (("--accelerator", "abacus"), "Lightning's Trainer refuses"),
+        (("--model", "toy_models:convolution"), "expected logits for 2 classes from toy_models:convolution; got 4"),
+    ],
+)
+def test_wrong_calls_are_one_line(suffice: Callable[..., Any], photos: Path, words: tuple[str, ...], said: str) -> None:
+    run = train(suffice, photos, *words)
+    assert (run.status, run.out) == (2, "")
+    assert said in run.complaints(1)[0]

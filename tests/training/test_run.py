@@ -1,0 +1,196 @@
+"""Which images a step sees, resume to the last bit, and what stops a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from suffice.classifier import Classifier
+from suffice.datasets import load_dataset
+from suffice.errors import InputError
+from suffice.training import run
+from suffice.training.classifier import ClassifierTask, accuracy
+from suffice.training.run import CHECKPOINT, HISTORY, Batches, Examples, Machine, TrainingSettings, fit
+
+CPU = Machine(accelerator="cpu")
+SETTINGS = TrainingSettings(epochs=3, batch_size=6, learning_rate=3e-3, schedule="cosine", checkpoint_every=5, seed=4)
+
+
+def tiny() -> Classifier:
+    """A small network with BatchNorm, the same weights each time."""
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 5, 2, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 2)
+    )
+    return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), name="tiny")
+
+
+def train(photos: Path, folder: Path, settings: TrainingSettings = SETTINGS) -> tuple[Classifier, list[str]]:
+    """One run to its end, or to where it was stopped."""
+    classifier, told = tiny(), list[str]()
+    dataset = load_dataset(str(photos), split="train")
+    task = ClassifierTask(classifier, dataset, settings)
+    assert fit(task, Examples(dataset, classifier, told.append), CPU, folder, {"task": "test"}, told.append)
+    classifier.module.eval()
+    return classifier, told
+
+
+def test_every_image_is_seen_once_an_epoch_wherever_it_starts_and_whatever_the_number_of_processes() -> None:
+    whole = list(Batches(10, 4, 21, seed=3, start=lambda: 0))
+    assert list(Batches(10, 4, 21, seed=3, start=lambda: 7)) == whole[7:]
+    seen = [index for batch in whole for index in batch]
+    for epoch in range(8):
+        assert Counter(seen[10 * epoch : 10 * epoch + 10]) == Counter(range(10))
+    assert seen[:10] != seen[10:20]
+
+    halves = [list(Batches(10, 4, 21, seed=3, start=lambda: 0, rank=rank, world=2)) for rank in (0, 1)]
+    for both, *parts in zip(whole, *halves, strict=True):
+        assert sorted(both) == sorted(parts[0] + parts[1])
+    with pytest.raises(InputError, match="expected a batch size that 3 processes can share evenly; got 4"):
+        Batches(10, 4, 7, seed=3, start=lambda: 0, rank=0, world=3)
+
+
+def test_a_run_that_was_stopped_ends_with_the_very_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = train(photos, tmp_path / "whole")
+    read = Examples.__getitem__
+    count = 0
+
+    def dies(self: Examples, index: int) -> Any:
+        nonlocal count
+        count += 1
+        if count > 6 * 8:  # in the ninth step of twelve, after the checkpoint of the fifth
+            raise RuntimeError("killed")
+        return read(self, index)
+
+    monkeypatch.setattr(Examples, "__getitem__", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(photos, tmp_path / "parts")
+    monkeypatch.setattr(Examples, "__getitem__", read)
+    assert (tmp_path / "parts" / CHECKPOINT).is_file()
+
+    resumed, told = train(photos, tmp_path / "parts")
+
+    assert "goes on after step 5 of 12" in told
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, resumed.module.state_dict()[name]), name
+    first, second = ((tmp_path / name / HISTORY).read_text() for name in ("whole", "parts"))
+    assert first == second
+    assert [line.split(",")[0] for line in first.splitlines()] == ["step", "5", "10", "12"]
+
+
+def test_a_finished_run_is_not_trained_again(photos: Path, tmp_path: Path) -> None:
+    first, _ = train(photos, tmp_path / "run")
+    again, _ = train(photos, tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), again.module.parameters(), strict=True))
+
+
+def test_it_learns(photos: Path, tmp_path: Path) -> None:
+    settings = TrainingSettings(epochs=30, batch_size=8, learning_rate=1e-2, optimizer="adamw", checkpoint_every=100)
+    classifier, _ = train(photos, tmp_path / "run", settings)
+    assert accuracy(classifier, load_dataset(str(photos), split="test")) == 1.0
+
+
+def test_accuracy_is_counted_by_hand(photos: Path) -> None:
+    bright_left = lambda x: torch.stack([x[..., :8].mean((1, 2, 3)), torch.full((len(x),), 0.3)], 1)  # noqa: E731
+    classifier = Classifier(bright_left, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
+    dataset = load_dataset(str(photos), split="test")
+    right = 0
+    for index, label in enumerate(dataset.labels):
+        left = np.asarray(dataset.photo(index).pixels)[:, :8].mean() / 255
+        right += (label == 0) == (left > 0.3)
+    assert accuracy(classifier, dataset, batch_size=3) == right / 8
+
+
+def test_a_folder_of_another_run_is_not_touched(photos: Path, tmp_path: Path) -> None:
+    train(photos, tmp_path / "run")
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    with pytest.raises(InputError, match=r"it holds another one, with batch_size 6 where 4 is asked for: give another"):
+        train(photos, tmp_path / "run", SETTINGS.model_copy(update={"batch_size": 4}))
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_it_and_the_last_checkpoint_is_good(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = ClassifierTask.loss
+
+    def breaks(self: ClassifierTask, *batch: Any) -> Any:
+        terms = loss(self, *batch)
+        return terms if self.global_step < 8 else {**terms, "loss": terms["loss"] * torch.nan}
+
+    monkeypatch.setattr(ClassifierTask, "loss", breaks)
+    with pytest.raises(InputError, match=r"at step 9 the loss is nan: try a learning rate below 0\.003; the last good"):
+        train(photos, tmp_path / "run")
+    kept = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    assert kept["global_step"] == 5
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in kept["state_dict"].values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    replace = run.os.fsync
+    written = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 3:  # run.json, the first checkpoint and its history
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(descriptor)
+
+    monkeypatch.setattr(run.os, "fsync", full)
+    with pytest.raises(InputError, match=r"could not write .*checkpoint\.ckpt: No space left on device; .*is intact"):
+        train(photos, folder)
+    monkeypatch.undo()
+    assert torch.load(folder / CHECKPOINT, weights_only=True)["global_step"] == 5
+    assert sorted(file.name for file in folder.iterdir()) == [CHECKPOINT, HISTORY, "run.json"]
+    assert "goes on after step 5 of 12" in train(photos, folder)[1]
+
+
+def test_a_damaged_image_is_named_once_and_left_out(photos: Path, tmp_path: Path) -> None:
+    (photos / "train" / "left" / "03.png").write_bytes(b"not a picture")
+    _, told = train(photos, tmp_path / "run")
+    left_out = [line for line in told if line.startswith("left out: ")]
+    assert len(left_out) == 1
+    assert "03.png" in left_out[0]
+
+
+def test_where_nothing_can_be_read_it_stops(photos: Path, tmp_path: Path) -> None:
+    for file in photos.rglob("*.png"):
+        file.write_bytes(b"not a picture")
+    with pytest.raises(InputError, match="expected images that can be read in"):
+        train(photos, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_said(photos: Path, tmp_path: Path) -> None:
+    train(photos, tmp_path / "run")
+    (tmp_path / "run" / CHECKPOINT).write_bytes(b"half a check")
+    with pytest.raises(InputError, match=r"expected a checkpoint in .*checkpoint\.ckpt; got .*: remove it"):
+        train(photos, tmp_path / "run")
+
+
+def test_a_run_leaves_torchs_random_numbers_and_is_recorded(photos: Path, tmp_path: Path) -> None:
+    train(photos, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["learning_rate"] == 3e-3
+    assert record["images"] == 24
+
+
+def test_a_model_with_other_outputs_is_refused(photos: Path) -> None:
+    dataset = load_dataset(str(photos), split="train")
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = Classifier(network, input_size=(16, 16), name="three")
+    with pytest.raises(InputError, match=r"expected a model with 2 outputs, one a class of .*; three has 3"):
+        ClassifierTask(classifier, dataset, SETTINGS)
