@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import shlex
-import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffice.cli.command import number, one_line, parse_settings, progress_bar, whole_number, writable
 from suffice.cli.process import UnreadError, complain, keep_buffers, print_any_name, say
-from suffice.errors import InputError, reason
+from suffice.errors import InputError
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
@@ -27,21 +24,6 @@ if TYPE_CHECKING:
 _DEFAULT_OUT = "suffice-out"
 _PARTIAL_REPORT = ".report.html"
 _LARGEST_SEED = 2**63 - 1  # that torch takes
-
-
-# typer's own words do not say what was received.
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"expected a whole number; got {text!r}") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise typer.BadParameter(f"expected a number; got {text!r}") from None
 
 
 def explain(
@@ -78,14 +60,14 @@ def explain(
     keep_confidence: Annotated[
         float,
         typer.Option(
-            parser=_number, metavar="NUMBER", help="Share of the whole image's confidence to keep, 0 to 1 (γ)."
+            parser=number, metavar="NUMBER", help="Share of the whole image's confidence to keep, 0 to 1 (γ)."
         ),
     ] = 0.5,
     target: Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")] = None,
     threshold: Annotated[
-        float, typer.Option(parser=_number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
+        float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as iterations=20."),
@@ -101,12 +83,12 @@ def explain(
     ] = "float32",
     batch_size: Annotated[
         int | None,
-        typer.Option(parser=_whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
+        typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
     ] = None,
     input_size: Annotated[
         int | None,
         typer.Option(
-            parser=_whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+            parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
         ),
     ] = None,
     show_traceback: Annotated[
@@ -120,7 +102,7 @@ def explain(
         raise InputError(f"expected --seed from 0 to {_LARGEST_SEED}; got {seed}")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
-    settings = _parse_settings(setting or [])
+    settings = parse_settings(setting or [])
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:
@@ -136,7 +118,7 @@ def explain(
     check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
-    with _one_line(f"could not load {model or 'the embedded model'}", show_traceback):
+    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
         classifier = load_classifier(
             model,
             weights=weights,
@@ -163,7 +145,7 @@ def explain(
     loading = {"model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size}
     if device != "auto":
         loading["device"] = device
-    with _writable(out) as folder:
+    with writable(out) as folder:
         job = _Job(classifier, {**call, **settings}, loading, images, folder, as_json, show_traceback)
         return job.run(paths)
 
@@ -195,12 +177,12 @@ class _Job:
         return 1 if self.failures else 0
 
     def _explain_all(self, paths: list[str]) -> None:
-        bar = _progress_bar(len(paths))
+        bar = progress_bar(len(paths))
         for path, name in zip(paths, _unique_names(paths), strict=True):
             try:
                 with (
                     bar(path) as progress,
-                    _one_line(f"could not explain {path} with {self.classifier.name}", self.show_traceback),
+                    one_line(f"could not explain {path} with {self.classifier.name}", self.show_traceback),
                 ):
                     explanation, directory = self._explain(path, name, len(paths) > 1, progress)
             except InputError as error:
@@ -268,21 +250,6 @@ class _Job:
         return shlex.join(["suffice", "explain", *([*words, "--", *images] if dashed else [*images, *words])])
 
 
-@contextlib.contextmanager
-def _one_line(what: str, show_traceback: bool) -> Iterator[None]:
-    """Make one line of what the user's own model raises, or anything else that nobody foresaw."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if show_traceback:
-            traceback.print_exception(error)
-        kind = type(error).__name__
-        said = f"{kind}: {reason(error)}" if str(error) else kind
-        raise InputError(f"{what}: {said}{'' if show_traceback else ' (--traceback shows where)'}") from error
-
-
 def _as_json(explanation: Explanation, directory: Path | None) -> str:
     maps = {"mask": "mask.png", "saliency": "saliency.npy"}
     where = {name: None if directory is None else str(directory / file) for name, file in maps.items()}
@@ -312,16 +279,6 @@ def _as_text(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _parse_settings(pairs: list[str]) -> dict[str, str]:
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals):
-            raise InputError(f"expected --set NAME=VALUE; got {pair!r}")
-        settings[name.replace("-", "_")] = value
-    return settings
-
-
 def _unique_names(paths: list[str]) -> list[str]:
     """A folder name for each path: its stem, numbered where several share it, on any file system.
 
@@ -340,60 +297,3 @@ def _unique_names(paths: list[str]) -> list[str]:
         names.append(name)
         taken.add(name.casefold())
     return names
-
-
-@contextlib.contextmanager
-def _writable(out: str | None) -> Iterator[Path | None]:
-    """The output folder, made and tried out; what was made here is gone again if nothing came of it."""
-    if out is None:
-        yield None
-        return
-    folder = Path(out)
-    missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"expected an output folder that can be written to; got {out}: {error.strerror}"
-            ) from error
-        yield folder
-    finally:
-        for place in missing:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
-                place.rmdir()
-
-
-def _progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Callable[[float], None]]]:
-    """A progress bar on stderr, where that is a terminal: for each path, a function that is told the share done.
-
-    It is there only while an image is being explained, and gone before its result is printed.
-    """
-    if sys.stderr is None or not sys.stderr.isatty():
-        return lambda path: contextlib.nullcontext(lambda share: None)
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    finished = 0
-
-    @contextlib.contextmanager
-    def shown(path: str) -> Iterator[Callable[[float], None]]:
-        nonlocal finished
-        number = f" ({finished + 1} of {count})" if count > 1 else ""
-        columns = (
-            TextColumn("{task.description}", markup=False),  # a file may be called [/]
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
-        )
-        # rich would send stdout to this bar's console, which is stderr.
-        with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-            task = bar.add_task(Path(path).name + number, total=count, completed=finished)
-            try:
-                yield lambda share: bar.update(task, completed=finished + share)
-            finally:
-                finished += 1
-
-    return shown
