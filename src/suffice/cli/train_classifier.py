@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from suffice.cli.explain import _one_line, _parse_settings, _whole_number
+from suffice.cli.command import one_line, parse_settings, whole_number
 from suffice.cli.process import keep_buffers, say
 from suffice.errors import InputError
 
@@ -42,17 +42,17 @@ def train_classifier(
             help="epochs, batch_size, optimizer, learning_rate, weight_decay, schedule, …",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
     test_images: Annotated[
         int | None,
-        typer.Option(parser=_whole_number, metavar="INTEGER", help="Images that the accuracy is of. [default: all]"),
+        typer.Option(parser=whole_number, metavar="INTEGER", help="Images that the accuracy is of. [default: all]"),
     ] = None,
     accelerator: Annotated[str, typer.Option(help="cpu, gpu, auto …, as of Lightning's Trainer.")] = "auto",
-    devices: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Processes on a node.")] = 1,
-    nodes: Annotated[int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Nodes of a cluster.")] = 1,
+    devices: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes on a node.")] = 1,
+    nodes: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of a cluster.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp, …, as of Lightning's Trainer.")] = "auto",
     workers: Annotated[
-        int, typer.Option(parser=_whole_number, metavar="INTEGER", help="Processes that read images.")
+        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes that read images.")
     ] = 0,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
@@ -66,7 +66,7 @@ def train_classifier(
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
-    given: dict[str, Any] = {**_parse_settings(setting or []), "seed": seed}
+    given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
     settings = make_settings(TrainingSettings, PRESETS[preset], given)
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
@@ -74,7 +74,7 @@ def train_classifier(
     test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images)
     keep_buffers()
     model = model or default_model(dataset)
-    with _one_line(f"could not train {model} on {dataset}", show_traceback):
+    with one_line(f"could not train {model} on {dataset}", show_traceback):
         classifier = load_classifier(model, weights=weights or "random", class_names=training.class_names, device="cpu")
         task = ClassifierTask(classifier, training, settings)
         tell = to_stderr("suffice")
