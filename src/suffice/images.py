@@ -296,6 +296,28 @@ def to_photo(values: Tensor | np.ndarray[Any, Any], frame: Frame) -> np.ndarray[
     return np.where(seen, _interpolated(along_x, y, axis=0), 0.0).astype(np.float32)
 
 
+def from_photo(values: np.ndarray[Any, Any], frame: Frame) -> np.ndarray[Any, Any]:
+    """A map from the upright photo to model coordinates, the way the photo itself went.
+
+    Args:
+        values: float (photo height, photo width).
+        frame: how the photo was brought to the model.
+
+    Returns:
+        float32 (H, W), resized bilinearly; 0 where the model sees more than the photo.
+
+    Raises:
+        InputError: values of another size than the photo.
+    """
+    width, height = frame.photo_size
+    if values.shape != (height, width):
+        raise InputError(f"expected a map of the photo, {height} x {width}; got {values.shape}")
+    (left, top), (crop_width, crop_height) = frame.offset, frame.crop
+    picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    picture = picture.resize(frame.resized, Image.Resampling.BILINEAR)
+    return np.array(picture.crop((left, top, left + crop_width, top + crop_height)), dtype=np.float32)
+
+
 def to_file(values: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
     """An upright array in the order in which the file stores its pixels, for a reader that ignores EXIF.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from suffice.cli import explain, train_classifier
+from suffice.cli import explain, score, train_classifier
 from suffice.cli.process import UnreadError, complain, print_any_name
 from suffice.errors import InputError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
 )
 app.command("explain")(explain.explain)
+app.command("score")(score.score)
 app.command("train-classifier")(train_classifier.train_classifier)
 
 

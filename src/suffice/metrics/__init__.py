@@ -13,8 +13,8 @@
 | `confidence` | ↑ | probability of the target with the part alone | `confidence.py` |
 | `confidence_drop` | ↓ | share of the confidence that the part alone loses | `confidence_drop.py` |
 
-`score` and `score_many` (`scoring.py`) give any of them, for maps from any tool (`maps.py`), from one sweep
-(`sweep.py`).
+`score`, `score_maps` and `score_many` (`scoring.py`) give any of them, for maps from any tool (`maps.py`), from one
+sweep (`sweep.py`).
 Means over photos come with their standard error (`standard_error.py`).
 """
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from suffice.metrics.area import explanation_area
 from suffice.metrics.confidence import confidences, explanation_confidence
-from suffice.metrics.maps import as_saliency
+from suffice.metrics.maps import as_saliency, fitted, read_map
 from suffice.metrics.metric import Metric
 from suffice.metrics.robustness import (
     Robustness,
@@ -32,26 +32,40 @@ from suffice.metrics.robustness import (
     robustness_solid,
     solid_colours,
 )
-from suffice.metrics.scoring import METRICS, Scores, check_metrics, score, score_many
+from suffice.metrics.scoring import (
+    METRICS,
+    Curve,
+    Scores,
+    check_metrics,
+    complete_options,
+    score,
+    score_many,
+    score_maps,
+)
 from suffice.metrics.standard_error import Mean, mean_with_error
 
 __all__ = [
     "METRICS",
+    "Curve",
     "Mean",
     "Metric",
     "Robustness",
     "Scores",
     "as_saliency",
     "check_metrics",
+    "complete_options",
     "confidences",
     "explanation_area",
     "explanation_confidence",
+    "fitted",
     "mean_with_error",
     "photos_of_other_classes",
+    "read_map",
     "robustness_images",
     "robustness_on",
     "robustness_solid",
     "score",
     "score_many",
+    "score_maps",
     "solid_colours",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -128,9 +128,10 @@ class Scores:
     Attributes:
         values: by the name of the metric, float64 (N,); finite.
         curves: `insertion`, `deletion`, the same with `_percent`, `msi_show`, `msi_hide`: as far as they were needed.
-        labels: int64 (N,), the classes that were meant.
+        labels: int64 (N,), the classes that were meant; predicted: those that the model gives the whole images.
         confidence: float64 (N,), of the whole image in its label.
-        parts: bool (N, H, W), what `area`, `confidence` and ρ are of.
+        parts: bool (N, H, W), what `area`, `confidence` and ρ are of; None unless they were to be kept.
+        heat: float32 (N, H, W), the normalised maps, in [0, 1]; None unless they were to be kept.
         constant: bool (N,), whether a map ranks nothing.
         forward_passes: images that went through the model.
         seconds: wall time.
@@ -139,8 +140,10 @@ class Scores:
     values: dict[str, Tensor]
     curves: dict[str, Curve]
     labels: Tensor
+    predicted: Tensor
     confidence: Tensor
-    parts: Tensor
+    parts: Tensor | None
+    heat: Tensor | None
     constant: Tensor
     forward_passes: int
     seconds: float
@@ -152,6 +155,20 @@ class Scores:
     def of(self, index: int) -> dict[str, float]:
         """The metrics of one map."""
         return {name: float(values[index]) for name, values in self.values.items()}
+
+    def only(self, index: int) -> Scores:
+        """The scores of one map alone."""
+        row = slice(index, index + 1)
+        kept = {
+            name: getattr(self, name)[row]
+            for name in ("labels", "predicted", "confidence", "parts", "heat", "constant")
+        }
+        return dataclasses.replace(
+            self,
+            values={name: values[row] for name, values in self.values.items()},
+            curves={name: dataclasses.replace(curve, values=curve.values[row]) for name, curve in self.curves.items()},
+            **kept,
+        )
 
 
 def score(
@@ -191,26 +208,90 @@ def score(
         InputError: an unknown metric, none at all, an option that none of the metrics knows, a map that is not finite
             or has other proportions than the image, a class or an occlusion that there is not.
     """
-    pixels = as_tensor(image)
-    if pixels.ndim != 3:
-        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
-    masks, chosen = None, label
-    if isinstance(saliency, Explanation):
-        masks, saliency, chosen, options = _of_explanation(saliency, label, options)
-    found = score_many(
+    found = score_maps(
         classifier,
-        pixels[None],
-        as_saliency(saliency, pixels.shape[1:])[None],
-        None if chosen is None else [chosen],
+        image,
+        {"saliency": saliency},
         metrics,
+        label,
         occlusion,
-        masks=masks,
         threshold=threshold,
         seed=seed,
         progress=progress,
-        **{"measure": "confidence", **options} if _takes(metrics, "measure") else options,
+        **options,
     )
-    return found.of(0)
+    return found["saliency"].of(0)
+
+
+def score_maps(
+    classifier: Classifier,
+    image: Tensor | np.ndarray[Any, Any],
+    maps: Mapping[str, Any],
+    metrics: Iterable[str] | str | None = None,
+    label: int | str | None = None,
+    occlusion: str = "zero",
+    *,
+    threshold: float = 0.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Scores]:
+    """The metrics of several maps of one image, side by side, from one sweep; with their curves.
+
+    Args:
+        classifier, image, metrics, occlusion, threshold, seed, progress, options: as of `score`.
+        maps: by name; each as of `score`.
+        label: class by number or name; None for the target of the explanations among the maps, or the model's own
+            choice where there are none.
+
+    Returns:
+        By name, each `Scores` of one map. What the maps share is asked once, so `forward_passes` and `seconds` are of
+        all maps together.
+
+    Raises:
+        InputError: as `score`; no map; or explanations of different targets, and no label.
+    """
+    started, passes = time.perf_counter(), classifier.forward_passes
+    names = check_metrics(metrics, **options)
+    pixels = as_tensor(image)
+    if pixels.ndim != 3:
+        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
+    if not maps:
+        raise InputError("expected at least one saliency map; got none")
+    targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
+    if label is None and len(targets) > 1:
+        raise InputError(f"expected a label, as the explanations have different targets; got {targets}")
+    chosen = label if label is not None or not targets else targets[0]
+    if any("measure" in METRICS[name].options for name in names):
+        options = {"measure": "confidence", **options}
+
+    # Explanations have a mask, and that of LAX a scale of its own; what is of one kind goes through one sweep.
+    kinds: dict[tuple[bool, bool], list[str]] = {}
+    for name, each in maps.items():
+        explained = isinstance(each, Explanation)
+        kinds.setdefault((explained, explained and each.method == "lax"), []).append(name)
+    found: dict[str, Scores] = {}
+    for (explained, lax), members in kinds.items():
+        of_kind = [maps[name] for name in members]
+        heat = [as_saliency(each.saliency if explained else each, pixels.shape[1:]) for each in of_kind]
+        scaled = lax and any("normalise" in METRICS[name].options for name in names)
+        scores = score_many(
+            classifier,
+            pixels.expand(len(members), *pixels.shape),
+            torch.stack([each.double() for each in heat]),
+            None if chosen is None else [chosen] * len(members),
+            names,
+            occlusion,
+            masks=torch.stack([each.mask for each in of_kind]) if explained else None,
+            threshold=threshold,
+            seed=seed,
+            keep_maps=True,
+            progress=_share_of(progress, len(found), len(members), len(maps)),
+            **{"normalise": "none", **options} if scaled else options,
+        )
+        found |= {name: scores.only(index) for index, name in enumerate(members)}
+    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    return {name: dataclasses.replace(found[name], **cost) for name in maps}  # type: ignore[arg-type]
 
 
 def score_many(
@@ -224,6 +305,7 @@ def score_many(
     masks: Tensor | np.ndarray[Any, Any] | None = None,
     threshold: float = 0.0,
     seed: int = 0,
+    keep_maps: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Scores:
@@ -241,6 +323,7 @@ def score_many(
         metrics, occlusion, threshold, seed, progress, options: as of `score`.
         masks: bool (N, H, W), the parts that `area`, `confidence`, `confidence_drop` and ρ are of; None for the
             pixels above `alpha_min`.
+        keep_maps: whether the result holds the normalised maps and the parts: gigabytes, of a large data set.
 
     Raises:
         InputError: as `score`.
@@ -282,6 +365,8 @@ def score_many(
                 progress_of,
             )
         )
+        if not keep_maps:
+            done[-1] = dataclasses.replace(done[-1], parts=None, heat=None)
     return _joined(done, classifier.forward_passes - passes, time.perf_counter() - started)
 
 
@@ -318,18 +403,18 @@ def check_metrics(metrics: Iterable[str] | str | None, **options: Any) -> list[s
     return list(dict.fromkeys(names))
 
 
-def _takes(metrics: Iterable[str] | str | None, option: str) -> bool:
-    names = METRICS if metrics is None else [metrics] if isinstance(metrics, str) else metrics
-    return any(option in METRICS[name].options for name in names if name in METRICS)
-
-
-def _of_explanation(
-    explanation: Explanation, label: int | str | None, options: dict[str, Any]
-) -> tuple[Tensor, Tensor, int | str, dict[str, Any]]:
-    chosen = explanation.target if label is None else label
-    if explanation.method == "lax":
-        options = {"normalise": "none", **options}
-    return explanation.mask[None], explanation.saliency, chosen, options
+def complete_options(
+    metrics: Iterable[str] | str | None, measure: str = "confidence", **options: Any
+) -> dict[str, Any]:
+    """Every option that the metrics know but backgrounds, with its value, for a record of what was asked."""
+    names = check_metrics(metrics, **options)
+    known = {option for name in names for option in METRICS[name].options}
+    chosen = ScoreOptions(measure=measure, **options).model_dump()  # type: ignore[arg-type]  # checked there
+    if chosen["step"] is None:
+        chosen["step"] = {"by value": sweep.STEP_BY_VALUE, "percent": sweep.STEP_PERCENT}
+    if chosen["normalise"] is None:
+        chosen["normalise"] = "min-max, none for explanations by lax"
+    return {name: value for name, value in chosen.items() if name in known and name != "backgrounds"}
 
 
 def _share_of(progress: Progress | None, first: int, count: int, total: int) -> Progress:
@@ -375,6 +460,7 @@ def _scores(
 ) -> Scores:
     """The scores of some images at once: images (N, C, H, W), saliency (N, H, W), masks bool (N, H, W)."""
     normalise = options.normalise or "min-max"
+    heat = sweep.normalised(saliency, normalise)
     ranking = sweep.rank_pixels(saliency.to(classifier.device), normalise, options.ties, seed)
     above = sweep.count_above(ranking, torch.tensor([options.alpha_min]), at_threshold=options.at_threshold)
     parts = ranking.rank < above[..., None] if masks is None else masks.to(classifier.device)
@@ -429,12 +515,12 @@ def _scores(
                 answers.whole_confidence,
                 confidence["part"][:, 0]
                 if options.drop == "mask"
-                else _blended(occlusions, images, sweep.normalised(saliency, normalise), answers.labels),
+                else _blended(occlusions, images, heat, answers.labels),
             )
         elif name in ("robustness_solid", "robustness_images"):
             values[name] = _robustness(classifier, name, images, parts.cpu(), answers.labels, options, seed)
     if any(name.startswith("msi") for name in names):
-        penalty = msi.msi_penalty(sweep.normalised(saliency, normalise), options.alpha_min)
+        penalty = msi.msi_penalty(heat, options.alpha_min)
         base = (
             msi.msi_base(
                 main["above"][:, 0], main["below"][:, 0], main["msi_show"], main["msi_hide"], positions["msi_show"]
@@ -452,8 +538,10 @@ def _scores(
             if positions[name] is not None
         },
         answers.labels,
+        answers.top,
         answers.whole_confidence,
         parts.cpu(),
+        heat,
         saliency.amin((1, 2)) == saliency.amax((1, 2)),
         0,
         0.0,
@@ -553,9 +641,16 @@ def _joined(done: Sequence[Scores], forward_passes: int, seconds: float) -> Scor
             for name, curve in first.curves.items()
         },
         torch.cat([each.labels for each in done]),
+        torch.cat([each.predicted for each in done]),
         torch.cat([each.confidence for each in done]),
-        torch.cat([each.parts for each in done]),
+        _all_of([each.parts for each in done]),
+        _all_of([each.heat for each in done]),
         torch.cat([each.constant for each in done]),
         forward_passes,
         seconds,
     )
+
+
+def _all_of(maps: Sequence[Tensor | None]) -> Tensor | None:
+    kept = [each for each in maps if each is not None]
+    return torch.cat(kept) if kept else None

@@ -154,9 +154,9 @@ def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, director
         outline=path_data(loops),
         ragged=is_ragged(loops, frame.crop),
         saliency_range=(float(explanation.saliency.min()), float(explanation.saliency.max())),
-        photo=_encoded(view, exact=pixel_art),
-        saliency=_encoded(heat(explanation.saliency), exact=pixel_art),
-        thumbnail=_encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
+        photo=encoded(view, exact=pixel_art),
+        saliency=encoded(heat(explanation.saliency), exact=pixel_art),
+        thumbnail=encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
     )
 
 
@@ -171,9 +171,9 @@ def render_report(entries: Sequence[Entry], *, command: str, failures: Sequence[
     Returns:
         HTML, to be written as UTF-8. The same entries give the same text.
     """
-    style, script = _source("style.css"), _source("script.js")
+    style, script = source("style.css"), source("script.js")
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             entries=entries,
@@ -190,7 +190,10 @@ def render_report(entries: Sequence[Entry], *, command: str, failures: Sequence[
             # In a page that may name anything as a file or a class, only this style and this script may act.
             style=Markup(style),
             script=Markup(script),
-            policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
+            policy=(
+                f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'; "
+                f"script-src '{content_hash(script)}'"
+            ),
         )
     )
 
@@ -272,7 +275,7 @@ def _medians(entries: Sequence[Entry]) -> dict[str, float]:
     return {key: statistics.median(entry.facts[key] for entry in entries) for key in keys} if entries else {}
 
 
-def _encoded(image: Image.Image, exact: bool = False) -> str:
+def encoded(image: Image.Image, exact: bool = False) -> str:
     """An image as a `data:` URI: PNG where every pixel counts, else WebP, a tenth of its size."""
     if exact:
         return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"
@@ -281,7 +284,7 @@ def _encoded(image: Image.Image, exact: bool = False) -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
     """How a content security policy names an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -296,8 +299,9 @@ def _url_path(path: str) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Where the templates of all pages come from."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("suffice.report", "template"),
         autoescape=True,
         finalize=_printable,
@@ -307,12 +311,13 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     filters: dict[str, Callable[..., Any]] = {"percent": percent, "duration": duration, "url": _url_path}
-    environment.filters |= filters
-    environment.globals |= {"told_apart": told_apart, "occlusion_names": occlusion_names}
-    return environment
+    made.filters |= filters
+    made.globals |= {"told_apart": told_apart, "occlusion_names": occlusion_names}
+    return made
 
 
-def _source(name: str) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+def source(name: str) -> str:
+    """The text of a file beside the templates."""
+    loader = environment().loader
+    assert loader is not None
+    return loader.get_source(environment(), name)[0]

@@ -1,0 +1,436 @@
+"""`suffice score IMAGE MAP…`: explanations from any tool, side by side under the same metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suffice.cli.command import number, one_line, parse_settings, progress_bar, whole_number, writable
+from suffice.cli.process import complain, keep_buffers, print_any_name, say
+from suffice.errors import InputError
+
+if TYPE_CHECKING:
+    from suffice.classifier import Classifier
+    from suffice.images import Photo
+    from suffice.metrics import Scores
+
+_LARGEST_SEED = 2**63 - 1  # that torch takes
+_REPORT, _FIGURES = "report.html", "scores.json"
+
+
+def score(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A photo, or sample:cat and the like.")],
+    maps: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MAP…",
+            help="Saliency maps, larger = more important: .npy, .npz, .pt, a grey .png, the folder of an explanation.",
+        ),
+    ],
+    metrics: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Joined by commas, such as msi,deletion. [default: all]")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Class number or name. [default: what the explanation explains, or the model's choice]"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="timm:NAME, torchvision:NAME, module.path:function or FILE.onnx. [default: efficientnet-lite0]"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
+    ] = None,
+    occlusion: Annotated[
+        str,
+        typer.Option(
+            help="How absence is shown: zero, deactivate, layer-masking, min, max, mean, blur, noise, colour:NAME, "
+            "image:FILE, robust; several joined by commas: the worst counts."
+        ),
+    ] = "zero",
+    threshold: Annotated[
+        float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="An option of the metrics: alpha_min, step, measure, fid_measure, normalise, at_threshold, hide, "
+            "ties, drop, count.",
+        ),
+    ] = None,
+    backgrounds: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Photos of other classes, named like photo_285.jpg, for robustness_images."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where a report with the curves goes. [default: none]")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line on stdout for each map, nothing else.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+        ),
+    ] = None,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
+    ] = False,
+) -> int:
+    """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"expected --seed from 0 to {_LARGEST_SEED}; got {seed}")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
+    options: dict[str, Any] = dict(parse_settings(setting or []))
+    names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
+    if as_json:
+        print_any_name("utf-8")
+
+    # Only now what takes a second to import.
+    from suffice.metrics import check_metrics
+    from suffice.models import load_classifier
+    from suffice.occlusion import make_occlusions
+
+    # Everything that can be wrong with the call is said before the model costs time.
+    if "backgrounds" in options:
+        raise InputError("expected the folder of backgrounds as --backgrounds DIR; got it in --set")
+    names = check_metrics(names, **options, **({} if backgrounds is None else {"backgrounds": backgrounds}))
+    given = _read(maps, image)
+    keep_buffers()
+    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
+        classifier = load_classifier(
+            model,
+            weights=weights,
+            class_names=classes,
+            device=device,
+            batch_size=batch_size,
+            input_size=None if input_size is None else (input_size, input_size),
+        )
+    if label is not None:
+        classifier.class_index(label)
+    make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
+
+    loading = {"model": model, "weights": weights, "classes": classes, "label": label, "input-size": input_size}
+    if device != "auto":
+        loading["device"] = device
+    call = _Call(
+        classifier, image, given, names, label, occlusion, threshold, seed, options, backgrounds, loading, as_json
+    )
+    with writable(out) as folder, one_line(f"could not score {image} with {classifier.name}", show_traceback):
+        return call.run(folder)
+
+
+@dataclasses.dataclass
+class _Call:
+    """The maps of one image, by the name that tables give them."""
+
+    classifier: Classifier
+    image: str
+    given: dict[str, tuple[str, Any]]
+    metrics: list[str]
+    label: str | None
+    occlusion: str
+    threshold: float
+    seed: int
+    options: dict[str, Any]
+    backgrounds: str | None
+    loading: dict[str, Any]
+    as_json: bool
+
+    def run(self, folder: Path | None) -> int:
+        """Score every map that can be; returns the exit status."""
+        from suffice.images import frame_of, prepare, read_photo
+        from suffice.metrics import score_maps
+
+        if folder is not None:
+            _check_report(folder)
+        photo = read_photo(self.image)
+        pixels = prepare(photo, self.classifier)
+        frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
+        fitting, failures = self._fitting(frame)
+        if not fitting:
+            return 1
+        label: int | str | None = self.label
+        options = dict(self.options)
+        if self.backgrounds is not None:
+            label = self._known_label(pixels, fitting)
+            options["backgrounds"] = self._backgrounds(label)
+        with progress_bar(1)(self.image) as progress:
+            found = score_maps(
+                self.classifier,
+                pixels,
+                fitting,
+                self.metrics,
+                label,
+                self.occlusion,
+                threshold=self.threshold,
+                seed=self.seed,
+                progress=progress,
+                **options,
+            )
+        lines = [self._facts(name, found[name]) for name in found]
+        if self.as_json:
+            for line in lines:
+                say(json.dumps(line, ensure_ascii=False, allow_nan=False))
+        else:
+            say(_as_text(lines, found))
+        if folder is not None:
+            self._write(folder, lines, found, photo, failures)
+        return 1 if failures else 0
+
+    def _fitting(self, frame: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """The maps that are of this image, and of the others what is wrong with them."""
+        from suffice.explanation import Explanation
+        from suffice.metrics import fitted
+
+        fitting: dict[str, Any] = {}
+        failures: list[tuple[str, str]] = []
+        for name, (path, content) in self.given.items():
+            try:
+                if isinstance(content, InputError):
+                    raise content
+                if isinstance(content, Explanation):
+                    _check_size(content, frame, path)
+                    fitting[name] = content
+                else:
+                    fitting[name] = _named(path, fitted, content, frame)
+            except InputError as error:
+                if len(self.given) == 1:
+                    raise
+                failures.append((path, str(error)))
+                complain(str(error))
+        return fitting, failures
+
+    def _known_label(self, pixels: Any, maps: Mapping[str, Any]) -> int:
+        from suffice.explanation import Explanation
+
+        if self.label is not None:
+            return self.classifier.class_index(self.label)
+        targets = {each.target for each in maps.values() if isinstance(each, Explanation)}
+        if len(targets) > 1:
+            raise InputError(f"expected --label, as the explanations have different targets; got {sorted(targets)}")
+        return targets.pop() if targets else int(self.classifier.logits(pixels[None])[0].argmax())
+
+    def _backgrounds(self, label: int) -> Any:
+        import torch
+
+        from suffice.images import load_image
+        from suffice.metrics import photos_of_other_classes
+
+        assert self.backgrounds is not None
+        photos = photos_of_other_classes(self.backgrounds, label, seed=self.seed)
+        return torch.stack([load_image(path, self.classifier) for path in photos])
+
+    def _facts(self, name: str, scores: Scores) -> dict[str, Any]:
+        """What one line of JSON says."""
+        from importlib.metadata import version
+
+        label, predicted = int(scores.labels[0]), int(scores.predicted[0])
+        notes = []
+        if bool(scores.constant[0]):
+            notes.append("The map is constant: it ranks no pixel, and its curves are those of the reading order.")
+        if label != predicted:
+            notes.append(f"The model's own choice for the whole image is {self.classifier.class_name(predicted)}.")
+        return {
+            "image": self.image,
+            "map": self.given[name][0],
+            "model": self.classifier.name,
+            "version": version("suffice"),
+            "label": label,
+            "label_name": self.classifier.class_name(label),
+            "confidence": float(scores.confidence[0]),
+            "scores": scores.of(0),
+            "occlusion": self.occlusion,
+            "settings": {"threshold": self.threshold, **self._settings(), **self._weights()},
+            "seed": self.seed,
+            "forward_passes": scores.forward_passes,
+            "seconds": scores.seconds,
+            "notes": notes,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """Every option that one of the metrics knows, with its value."""
+        from suffice.metrics import complete_options
+
+        backgrounds = {} if self.backgrounds is None else {"backgrounds": self.backgrounds}
+        return complete_options(self.metrics, **self.options, **backgrounds) | backgrounds
+
+    def _weights(self) -> dict[str, str]:
+        return {} if self.classifier.weights is None else {"weights": self.classifier.weights}
+
+    def _write(
+        self,
+        folder: Path,
+        lines: Sequence[Mapping[str, Any]],
+        found: Mapping[str, Scores],
+        photo: Photo,
+        failures: Sequence[tuple[str, str]],
+    ) -> None:
+        from suffice.report.scores import render_scores
+
+        curves = {
+            name: {
+                curve: {"positions": each.positions.tolist(), "values": each.values[0].tolist(), "by": each.by}
+                for curve, each in found[name].curves.items()
+            }
+            for name in found
+        }
+        content = [dict(line) | {"curves": each} for line, each in zip(lines, curves.values(), strict=True)]
+        page = render_scores(
+            lines, found, photo, self.classifier.preprocessing, command=self._command(folder), failures=failures
+        )
+        _write_whole(folder / _FIGURES, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        _write_whole(folder / _REPORT, page)
+        if not self.as_json:
+            say(f"report: {folder / _REPORT}")
+
+    def _command(self, folder: Path) -> str:
+        words: list[str] = []
+        for option, value in self.loading.items():
+            words += [] if value is None else [f"--{option}", str(value)]
+        words += ["--metrics", ",".join(self.metrics), "--occlusion", self.occlusion]
+        words += ["--threshold", str(self.threshold), "--seed", str(self.seed)]
+        for name, value in self.options.items():
+            words += ["--set", f"{name}={value}"]
+        words += [] if self.backgrounds is None else ["--backgrounds", self.backgrounds]
+        words += ["--out", str(folder)]
+        files = [self.image, *(path for path, _ in self.given.values())]
+        dashed = any(file.startswith("-") for file in files)
+        return shlex.join(["suffice", "score", *([*words, "--", *files] if dashed else [*files, *words])])
+
+
+def _read(paths: Sequence[str], image: str) -> dict[str, tuple[str, Any]]:
+    """What each path holds, or what is wrong with it, by a name that is short and its own."""
+    from suffice.metrics import read_map
+
+    if len(set(paths)) != len(paths):
+        raise InputError(f"expected each map once; got {', '.join(paths)}")
+    short = [Path(path).name for path in paths]
+    given: dict[str, tuple[str, Any]] = {}
+    for path, name in zip(paths, short, strict=True):
+        try:
+            content: Any = read_map(path, image)
+        except InputError as error:
+            if len(paths) == 1:
+                raise
+            content = error
+        given[name if name and short.count(name) == 1 else path] = (path, content)
+    return given
+
+
+def _named(path: str, function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _check_size(explanation: Any, frame: Any, path: str) -> None:
+    width, height = frame.crop
+    if tuple(explanation.mask.shape) != (height, width):
+        received = " x ".join(map(str, explanation.mask.shape))
+        raise InputError(
+            f"{path}: expected an explanation for an input of {height} x {width}; got {received}, of another model?"
+        )
+
+
+def _check_report(folder: Path) -> None:
+    """Raises InputError where a report of something else would be replaced."""
+    from suffice.report.scores import GENERATOR
+
+    report = folder / _REPORT
+    if report.is_file():
+        with open(report, encoding="utf-8", errors="replace") as file:
+            if GENERATOR not in file.read(4096):
+                raise InputError(f"expected an --out folder without another report; got {folder}, which has {report}")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A file that appears complete or not at all."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"could not write {path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) -> str:
+    """A table for a terminal: a row for each metric, a column for each map, the best value in bold."""
+    from suffice.metrics import METRICS
+
+    first = lines[0]
+    heading = (
+        f"{first['image']}: {first['label_name']} (class {first['label']}), confidence {first['confidence']:.2f}; "
+        f"hidden: {first['occlusion']}"
+    )
+    bold = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    metrics = list(first["scores"])
+    width = max(map(len, metrics)) + 2
+    room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 10_000
+    blocks: list[list[str]] = [[]]
+    for name in found:
+        if blocks[-1] and width + sum(2 + _columns(other) for other in [*blocks[-1], name]) > room:
+            blocks.append([])
+        blocks[-1].append(name)
+    text = [heading]
+    for block in blocks:
+        text += ["", " " * width + "".join("  " + _to_right(name, _columns(name)) for name in block)]
+        for metric in metrics:
+            values = {name: round(found[name].of(0)[metric], 3) + 0.0 for name in found}
+            best = (max if METRICS[metric].higher_is_better else min)(values.values())
+            cells = []
+            for name in block:
+                cell = _to_right(f"{values[name]:.3f}", _columns(name))
+                shown = bold and len(found) > 1 and values[name] == best
+                cells.append(f"  \x1b[1m{cell}\x1b[0m" if shown else f"  {cell}")
+            text.append(f"{METRICS[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
+    text += [
+        "",
+        f"↑ higher is better, ↓ lower is better; {first['forward_passes']} forward passes, {first['seconds']:.1f} s",
+    ]
+    for line in lines:
+        text += [f"note: {line['map']}: {note}" for note in line["notes"]]
+    return "\n".join(text)
+
+
+def _columns(name: str) -> int:
+    return max(6, _width(name))
+
+
+def _to_right(text: str, width: int) -> str:
+    return " " * (width - _width(text)) + text
+
+
+def _width(text: str) -> int:
+    """Columns that a terminal takes for a text."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
