@@ -79,3 +79,47 @@ def test_wrong_calls_are_one_line(suffice: Callable[..., Any], photos: Path, wor
     run = train(suffice, photos, *words)
     assert (run.status, run.out) == (2, "")
     assert said in run.complaints(1)[0]
+
+
+def test_an_adapter_from_training_to_explanation(suffice: Callable[..., Any], photos: Path) -> None:
+    model = ("--model", "toy_models:trainable", "--weights", "base/classifier.safetensors")
+    assert train(suffice, photos, "--out", "base").status == 0
+    base = Path("base/classifier.safetensors").read_bytes()
+
+    trained = suffice("train-lax", str(photos), *model, *QUICK, "--set", "design=paper", "--out", "lax")
+
+    assert trained.status == 0, trained.err
+    (result,) = trained.json
+    assert (result["adapter"], result["images"], result["settings"]["design"]) == (
+        "lax/adapter.safetensors",
+        24,
+        "paper",
+    )
+    assert result["forward_passes"] == 3 * 8 * 24
+    assert Path("base/classifier.safetensors").read_bytes() == base
+    photo = str(photos / "left" / "00.png")
+    lax = ("--method", "lax", "--adapter", result["adapter"], "--occlusion", "min", "--out", "shown")
+    # What black alone is taken for needs no part; the other class does.
+    explained = suffice("explain", photo, *model, *lax, "--target", "0", "--json")
+    assert explained.status == 0, explained.err
+    (explanation,) = explained.json
+    assert (explanation["method"], explanation["settings"]["adapter"]) == ("lax", result["adapter"])
+    saliency = np.load(Path("shown") / "00" / "saliency.npy")
+    assert 0 <= saliency.min() < saliency.max() <= 1
+    # Another backbone is refused, and no adapter at all before the model is loaded.
+    other = suffice("explain", photo, "--model", "toy_models:trainable", *lax, "--target", "1")
+    assert (other.status, "fits no other backbone: expected weights" in other.complaints(1)[0]) == (2, True)
+    none = suffice("explain", photo, "--model", "nothing:here", "--method", "lax")
+    assert (none.status, "lax needs an adapter" in none.complaints(1)[0]) == (2, True)
+    misplaced = suffice("explain", photo, *model, "--adapter", result["adapter"])
+    assert "--adapter is of --method lax" in misplaced.complaints(1)[0]
+
+
+def test_labels_that_the_model_does_not_have_are_refused(suffice: Callable[..., Any], photos: Path) -> None:
+    (photos / "top").mkdir()
+    for number in range(3):
+        (photos / "top" / f"{number}.png").write_bytes((photos / "left" / "00.png").read_bytes())
+    words = ("--model", "toy_models:trainable", *QUICK, "--out", "lax")
+    run = suffice("train-lax", str(photos), *words)
+    assert run.status == 2
+    assert "expected labels of" in run.complaints(1)[0]

@@ -42,7 +42,10 @@ def explain(
     classes: Annotated[
         str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
     ] = None,
-    method: Annotated[str, typer.Option(help="How to search: causal or lime.")] = "causal",
+    method: Annotated[str, typer.Option(help="How to search: causal, lime or lax.")] = "causal",
+    adapter: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The adapter of --method lax, as train-lax writes it.")
+    ] = None,
     occlusion: Annotated[
         str,
         typer.Option(
@@ -103,6 +106,12 @@ def explain(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     settings = parse_settings(setting or [])
+    if adapter is not None:
+        if method != "lax":
+            raise InputError(f"--adapter is of --method lax; got --method {method}")
+        settings["adapter"] = adapter
+    elif method == "lax" and "adapter" not in settings:
+        raise InputError("--method lax needs an adapter: --adapter FILE, as `suffice train-lax` writes it; got none")
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:

@@ -73,7 +73,7 @@ def train_classifier(
     training = load_dataset(dataset, data, "train", seed=seed)
     test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images)
     keep_buffers()
-    model = model or default_model(dataset)
+    model = model or default_model(dataset, "torchvision:resnet18")
     with one_line(f"could not train {model} on {dataset}", show_traceback):
         classifier = load_classifier(model, weights=weights or "random", class_names=training.class_names, device="cpu")
         task = ClassifierTask(classifier, training, settings)
@@ -100,7 +100,7 @@ def train_classifier(
     return 0
 
 
-def default_model(dataset: str) -> str:
-    """The model that is taken for a data set where none is named."""
+def default_model(dataset: str, other: str | None) -> str | None:
+    """The model that is taken for a data set where none is named: the ResNet-18 made for it, or another one."""
     own = {"synthetic-mnist": "synthetic_mnist", "cifar10": "cifar10", "cub200-20": "cub200_20"}
-    return f"suffice.models.resnet18:{own[dataset]}" if dataset in own else "torchvision:resnet18"
+    return f"suffice.models.resnet18:{own[dataset]}" if dataset in own else other

@@ -4,6 +4,7 @@
 |---|---|
 | `causal` | `causal.py` |
 | `lime` | `lime.py` |
+| `lax` | `lax.py`; needs an adapter that `suffice train-lax` has trained |
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers import causal, lime
+from suffice.explainers import causal, lax, lime
 from suffice.explainers.method import Found, MethodSettings, Progress
 from suffice.explainers.sufficiency import Known, SufficiencyTest
 from suffice.explanation import Explanation
@@ -30,6 +31,7 @@ from suffice.occlusion import make_occlusions
 METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, int, Progress], Found]]] = {
     "causal": (causal.CausalSettings, causal.explain),
     "lime": (lime.LimeSettings, lime.explain),
+    "lax": (lax.LaxSettings, lax.explain),
 }
 
 
