@@ -98,12 +98,14 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "mask saliency target target_name confidence explanation_confidence sufficient area method occlusion settings "
         "seed forward_passes seconds image model version"
     )
-    assert set(content) == {*contract.split(), "notes", "minimal", "minimal_block"}
+    added = "notes minimal minimal_block raw_saliency backward_passes"
+    assert set(content) == {*contract.split(), *added.split()}
     assert content["mask"] == "mask.png"
     assert content["saliency"] == "saliency.npy"
     assert content["notes"] == ["the class was not on top", "näher hinsehen"]
     assert content["image"] == "写真/cat\n😀.jpg"
-    assert {k: v for k, v in content.items() if k not in ("mask", "saliency")} == explanation().to_dict()
+    maps = ("mask", "saliency", "raw_saliency")
+    assert {k: v for k, v in content.items() if k not in maps} == explanation().to_dict()
 
 
 def test_an_explanation_cannot_be_changed() -> None:

@@ -74,7 +74,7 @@ class Preprocessing:
 
 
 class Classifier:
-    """Model, preprocessing and class names; counts every image that goes through the model.
+    """Model, preprocessing and class names; counts every image that goes through the model, forward and backward.
 
     Args:
         module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
@@ -135,6 +135,7 @@ class Classifier:
         self.precision: Precision = precision
         self.batch_size = batch_size
         self.forward_passes = 0
+        self.backward_passes = 0  # counted by who asks for gradients
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
         self.device = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):

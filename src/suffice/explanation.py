@@ -34,10 +34,12 @@ class Explanation:
         minimal_block: side in pixels of the blocks that this holds for; None where it was not shown.
         area: share of the pixels in the mask, in [0, 1].
         method, occlusion, settings, seed: what made it, in the words that make it again.
-        forward_passes: images that went through the model for it.
+        forward_passes: images that went through the model for it; backward_passes: gradients of images.
         seconds: wall time.
         model, image: what was explained; version: of suffice.
         notes: what a reader must know before trusting it; empty in most cases.
+        raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
+            sign. None for other methods.
     """
 
     mask: Tensor
@@ -60,15 +62,25 @@ class Explanation:
     notes: tuple[str, ...] = ()
     minimal: bool = False
     minimal_block: int | None = None
+    backward_passes: int = 0
+    raw_saliency: Tensor | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the two maps, fit for JSON; where those lie once saved is in `mask` and `saliency`."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("mask", "saliency")}
+        """Everything but the maps, fit for JSON; where they lie once saved is in `mask`, `saliency`, `raw_saliency`."""
+        maps = ("mask", "saliency", "raw_saliency")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in maps}
         first = ("image", "model", "version")
         return {name: fields.pop(name) for name in first} | fields | {"notes": list(self.notes)}
 
+    def map_files(self) -> dict[str, str | None]:
+        """Names of the files in which `save` puts the maps; None for one that there is not."""
+        raw = None if self.raw_saliency is None else "raw_saliency.npy"
+        return {"mask": "mask.png", "saliency": "saliency.npy", "raw_saliency": raw}
+
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
         """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) as `directory`.
+
+        Where there is a `raw_saliency` it becomes `raw_saliency.npy`.
 
         The directory appears complete or not at all; an explanation that is already there is replaced.
 
@@ -87,12 +99,14 @@ class Explanation:
         partial, previous = workspace / "new", workspace / "old"
         try:
             partial.mkdir()
-            content = self.to_dict() | {"mask": "mask.png", "saliency": "saliency.npy"}
+            content = self.to_dict() | self.map_files()
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             # Bytes of a file's name that are no UTF-8 become JSON's own escapes, and come back as they were.
             (partial / "explanation.json").write_bytes(text.encode("utf-8", "backslashreplace"))
             Image.fromarray(self.mask.numpy().astype(np.uint8) * 255).save(partial / "mask.png")
             np.save(partial / "saliency.npy", self.saliency.numpy())
+            if self.raw_saliency is not None:
+                np.save(partial / "raw_saliency.npy", self.raw_saliency.numpy())
             for name, data in (extra or {}).items():
                 (partial / name).write_bytes(data)
             if target.is_dir():
@@ -118,11 +132,18 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
         content = json.loads((directory / "explanation.json").read_text(encoding="utf-8"))
         with Image.open(directory / content["mask"]) as image:
             mask = torch.from_numpy(np.asarray(image) > 127)
-        with open(directory / content["saliency"], "rb") as file:  # which numpy leaves open if it is damaged
-            saliency = torch.from_numpy(np.load(file, allow_pickle=False))
-        if mask.shape != saliency.shape or mask.ndim != 2:
-            raise ValueError(f"a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}")
-        fields = {**content, "mask": mask, "saliency": saliency, "notes": tuple(content["notes"])}
+        maps = {"saliency": _read_map(directory / content["saliency"]), "raw_saliency": None}
+        if content.get("raw_saliency") is not None:
+            maps["raw_saliency"] = _read_map(directory / content["raw_saliency"])
+        for saliency in maps.values():
+            if saliency is not None and (mask.shape != saliency.shape or mask.ndim != 2):
+                raise ValueError(f"a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}")
+        fields = {**content, **maps, "mask": mask, "notes": tuple(content["notes"])}
         return Explanation(**fields)
     except Exception as error:  # json, numpy and Pillow raise a dozen types for damaged files
         raise InputError(f"expected a saved explanation in {directory}; got {error!r}") from error
+
+
+def _read_map(path: Path) -> Tensor:
+    with open(path, "rb") as file:  # which numpy leaves open if it is damaged
+        return torch.from_numpy(np.load(file, allow_pickle=False))

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.classifier import Classifier
-from suffice.errors import InputError
+from suffice.errors import InputError, did_you_mean
 
 Layout = Literal["channels-first", "channels-last", "tokens"]
 Path = tuple[Any, ...]
@@ -137,6 +137,7 @@ class _Found:
     calls: tuple[Stage, ...]  # in the order in which calls end
     stages: tuple[Stage, ...]
     last: Stage
+    class_token: bool
 
 
 _FOUND: weakref.WeakKeyDictionary[Classifier, _Found] = weakref.WeakKeyDictionary()
@@ -169,6 +170,31 @@ def last_stage(classifier: Classifier) -> Stage:
         InputError: as `spatial_stages`.
     """
     return _found(classifier).last
+
+
+def named_stage(classifier: Classifier, name: str) -> Stage:
+    """The spatial activation of a module by its name, of its last call.
+
+    Raises:
+        InputError: a module that does not return one, or as `spatial_stages`.
+    """
+    named = {stage.name: stage for stage in _found(classifier).calls}
+    if name not in named:
+        known = ", ".join(stage.name for stage in spatial_stages(classifier))
+        raise InputError(
+            f"expected a module of {classifier.name} that returns a spatial activation, such as {known}; "
+            f"got {name!r}{did_you_mean(name, named)}"
+        )
+    return named[name]
+
+
+def reads_class_token(classifier: Classifier) -> bool:
+    """Whether the logits are read from tokens that stand before those of the patches, and from no patch itself.
+
+    Raises:
+        InputError: as `spatial_stages`.
+    """
+    return _found(classifier).class_token
 
 
 @contextlib.contextmanager
@@ -209,7 +235,8 @@ def record(classifier: Classifier, stages: Sequence[Stage], *, gradients: bool =
             if not tensor.requires_grad:
                 tensor = tensor.detach().requires_grad_()
             activations[stage.name] = tensor
-            return _replaced(output, stage.path, tensor.clone())
+            with torch.enable_grad():  # also where the network runs this part without gradients
+                return _replaced(output, stage.path, tensor.clone())
 
         return hook
 
@@ -238,7 +265,9 @@ def _found(classifier: Classifier) -> _Found:
             f"(N, h·w, C); in {classifier.name} no module does: the last ones return {shapes or 'no tensor'}"
         )
     stages = _chosen(calls)
-    _FOUND[classifier] = _Found(module, tuple(calls), tuple(stages), _last(classifier, calls, stages))
+    last, at_the_end = _last(classifier, calls, stages)
+    class_token = last.prefix_tokens > 0 and not at_the_end
+    _FOUND[classifier] = _Found(module, tuple(calls), tuple(stages), last, class_token)
     return _FOUND[classifier]
 
 
@@ -438,7 +467,8 @@ def _blocks(calls: Sequence[Stage]) -> list[Stage]:
     return list(max(reversed(rows.values()), key=len).values())
 
 
-def _last(classifier: Classifier, calls: Sequence[Stage], stages: Sequence[Stage]) -> Stage:
+def _last(classifier: Classifier, calls: Sequence[Stage], stages: Sequence[Stage]) -> tuple[Stage, bool]:
+    """The last stage that has an effect, and whether it is the last of all."""
     resolution = stages[-1].height, stages[-1].width
     here = [stage for stage in calls if (stage.height, stage.width) == resolution]
     candidates = [here[-1]]
@@ -448,7 +478,8 @@ def _last(classifier: Classifier, calls: Sequence[Stage], stages: Sequence[Stage
         stream = [stage for stage in here if stage.channels == blocks[-1].channels]
         inside = [stage for stage in stream if stage.name.startswith(f"{blocks[-1].name}.")]
         candidates = [stream[-1], blocks[-1], *inside[:1], *reversed(blocks[:-1])]
-    return next((stage for stage in candidates if _has_effect(classifier, stage)), candidates[0])
+    last = next((stage for stage in candidates if _has_effect(classifier, stage)), candidates[0])
+    return last, last is candidates[0]
 
 
 def _has_effect(classifier: Classifier, stage: Stage) -> bool:

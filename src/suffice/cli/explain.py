@@ -260,8 +260,8 @@ class _Job:
 
 
 def _as_json(explanation: Explanation, directory: Path | None) -> str:
-    maps = {"mask": "mask.png", "saliency": "saliency.npy"}
-    where = {name: None if directory is None else str(directory / file) for name, file in maps.items()}
+    files = explanation.map_files()
+    where = {name: None if directory is None or file is None else str(directory / file) for name, file in files.items()}
     return json.dumps(explanation.to_dict() | where, ensure_ascii=False, allow_nan=False)
 
 
@@ -277,12 +277,13 @@ def _as_text(explanation: Explanation) -> str:
     # Of an empty part there is nothing to leave out.
     shown = explanation.minimal and explanation.area > 0
     minimal = f"; no block of {explanation.minimal_block} pixels can be left out" if shown else ""
+    backward = f"{explanation.backward_passes} backward, " if explanation.backward_passes else ""
     lines = [
         f"{explanation.image}: {explanation.target_name} (class {explanation.target}), "
         f"confidence {explanation.confidence:.2f}",
         f"  {explanation.area:.1%} of what the model sees {verdict} under {explanation.occlusion}: "
         f"confidence {explanation.explanation_confidence:.2f}{minimal}",
-        f"  {explanation.forward_passes} forward passes, {explanation.seconds:.1f} s",
+        f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
         *(f"  note: {note}" for note in explanation.notes),
     ]
     return "\n".join(lines)

@@ -5,6 +5,10 @@
 | `causal` | `causal.py` |
 | `lime` | `lime.py` |
 | `lax` | `lax.py`; needs an adapter that `suffice train-lax` has trained |
+| `grad-cam`, `grad-cam++`, `layer-cam`, `kpca-cam`, `finer-cam` | `cam.py` |
+| `attention`, `attention-rollout` | `attention.py` |
+
+The CAMs and attention maps rank pixels by a saliency map (`saliency.py`), which `saliency_maps` makes of many images.
 """
 
 from __future__ import annotations
@@ -12,18 +16,21 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers import causal, lax, lime
-from suffice.explainers.method import Found, MethodSettings, Progress
+from suffice.explainers.method import Found, MethodSettings, Progress, complete_settings
+from suffice.explainers.saliency import MAPS, explain_by_map
+from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
+from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explainers.sufficiency import Known, SufficiencyTest
 from suffice.explanation import Explanation
 from suffice.occlusion import make_occlusions
@@ -32,6 +39,7 @@ METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, i
     "causal": (causal.CausalSettings, causal.explain),
     "lime": (lime.LimeSettings, lime.explain),
     "lax": (lax.LaxSettings, lax.explain),
+    **{name: (settings, partial(explain_by_map, name)) for name, (settings, _) in MAPS.items()},
 }
 
 
@@ -213,6 +221,7 @@ class _Question:
         if self.kind == "complete":
             keep_confidence = 1.0
         classifier, started, passes = self.classifier, time.perf_counter(), self.classifier.forward_passes
+        backward = classifier.backward_passes
         if self._whole is None:
             self._whole = classifier.logits(self.image[None])[0]
         whole = self._whole
@@ -243,6 +252,7 @@ class _Question:
             )
         else:
             found = METHODS[self.method][1](test, self.settings, self.seed, progress or (lambda share: None))
+        notes += found.notes
         mask = torch.from_numpy(found.mask) & test.region
         answer = test.exact(mask)
         sufficient = test.holds(mask)
@@ -251,6 +261,7 @@ class _Question:
         return Explanation(
             mask=mask,
             saliency=torch.from_numpy(found.saliency).to(torch.float32),
+            raw_saliency=None if found.raw_saliency is None else torch.from_numpy(found.raw_saliency).to(torch.float32),
             target=wanted,
             target_name=classifier.class_name(wanted),
             confidence=test.confidence,
@@ -268,9 +279,11 @@ class _Question:
                 "precision": classifier.precision,
                 **({} if classifier.weights is None else {"weights": classifier.weights}),
                 **self.settings.model_dump(),
+                **found.settings,
             },
             seed=self.seed,
             forward_passes=classifier.forward_passes - passes,
+            backward_passes=classifier.backward_passes - backward,
             seconds=time.perf_counter() - started,
             model=classifier.name,
             version=version("suffice"),
@@ -291,15 +304,4 @@ def check_settings(
         raise InputError(f"expected keep_confidence (γ) in [0, 1]; got {keep_confidence}")
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
-    settings_type, _ = METHODS[method]
-    try:
-        return settings_type(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(settings_type.model_fields)
-            raise InputError(f"unknown option {option!r} of method {method}; expected {known}") from None
-        raise InputError(
-            f"option {option} of method {method}: {first['msg'].lower()}; got {first['input']!r}"
-        ) from None
+    return complete_settings(method, METHODS[method][0], settings)

@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +58,14 @@ class Known:
         tolerance: how far the other ones may be off, in margin and in log-odds. In float32 it is known; for a screen
             in less precision it is learnt from the answers that were asked again.
         to_calibrate: how many answers of a screen in less precision are still asked again whatever they are.
+        ranking: what a method has made of the image and the target alone, whatever γ and region.
     """
 
     answers: dict[Key, Answer] = dataclasses.field(default_factory=dict)
     exact: set[Key] = dataclasses.field(default_factory=set)
     tolerance: float = 2 * _FLOAT32_ERROR
     to_calibrate: int = _CALIBRATION
+    ranking: Any = None
 
 
 class SufficiencyTest:

@@ -1,0 +1,79 @@
+"""Saliency maps at the resolution of the network's own maps, of many images, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from suffice.classifier import Classifier
+from suffice.errors import InputError
+from suffice.explainers.method import Progress
+
+
+class RawMaps(NamedTuple):
+    """Saliency maps of N images.
+
+    Attributes:
+        values: float32 (N, h, w) on the CPU, larger = more important, any sign and scale.
+        targets: int64 (N,), the class of each.
+        settings: those that the method chose by itself.
+    """
+
+    values: Tensor
+    targets: Tensor
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+
+OneBatch = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Module, normalised images (N, C, H, W) and targets (N,) -> logits (N, K), targets (N,) and maps (N, h, w)."""
+
+
+def batch_by_batch(
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor,
+    size: tuple[int, int],
+    one_batch: OneBatch,
+    progress: Progress,
+) -> RawMaps:
+    """The maps of all images.
+
+    Args:
+        classifier: which is asked, and which counts.
+        images: (N, C, H, W) in [0, 1].
+        targets: (N,); -1 for the model's own choice.
+        size: (h, w) of the maps.
+        one_batch: makes the maps of one batch; targets that are -1 are its to fill in (`own_choice`).
+        progress: told the share of the images that is done.
+    """
+    values = torch.empty(len(images), *size)
+    chosen = targets.clone()
+
+    def forward(module: Any, x: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+        logits, answered, maps = one_batch(module, classifier.normalise(x), wanted)
+        # By row, so that a batch that does not fit in memory can be done again in two.
+        at = rows.cpu()
+        values[at], chosen[at] = maps.to("cpu", torch.float32), answered.cpu()
+        progress((int(at[-1]) + 1) / len(images))
+        return logits
+
+    classifier.batched(forward, images, targets, torch.arange(len(images)))
+    return RawMaps(values, chosen)
+
+
+def own_choice(logits: Tensor, targets: Tensor) -> Tensor:
+    """The targets (N,), with the class that the model chose in place of -1.
+
+    Raises:
+        InputError: a class that the model does not have.
+
+    >>> own_choice(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([-1, 0])).tolist()
+    [1, 0]
+    """
+    if int(targets.max()) >= logits.shape[1]:
+        raise InputError(f"expected a class from 0 to {logits.shape[1] - 1}; got {int(targets.max())}")
+    return torch.where(targets < 0, logits.detach().argmax(1), targets)

@@ -1,0 +1,181 @@
+"""Saliency maps of networks from the inside, for one image or thousands, and the explanation extracted from one.
+
+>>> import torch, suffice
+>>> from torch import nn
+>>> network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+...                         nn.Linear(8, 5))
+>>> classifier = suffice.Classifier(network, input_size=(32, 32))
+>>> maps = saliency_maps(classifier, torch.rand(100, 3, 32, 32), method="layer-cam")
+>>> maps.normalised.shape, float(maps.normalised.min()), float(maps.normalised.max()) <= 1
+(torch.Size([100, 32, 32]), 0.0, True)
+>>> classifier.forward_passes, classifier.backward_passes
+(100, 100)
+
+A method says how much each place of the network's maps matters: **raw** values, a few hundred of them, of any sign and
+scale. Two things are made of them for each pixel by bilinear interpolation: the raw map itself; and, as the package
+`grad-cam` and most papers show it, the **normalised** map, without what is negative and scaled to [0, 1].
+
+An explanation grows down the raw map, which ranks pixels in the same order as the normalised one where that is above 0,
+and also ranks the rest, often most of the image, of which the normalised map says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from suffice.classifier import Classifier, as_tensor
+from suffice.errors import InputError, did_you_mean
+from suffice.explainers import attention, cam
+from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
+from suffice.explainers.method import Found, Progress, RankingSettings, complete_settings
+from suffice.explainers.raw_maps import RawMaps
+from suffice.explainers.sufficiency import SufficiencyTest
+
+MAPS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
+    **cam.METHODS,
+    **attention.METHODS,
+}
+"""Methods that make a saliency map: settings, and a function from a classifier, images and targets to raw values."""
+
+# As the package grad-cam divides by the greatest value, so that its maps come out the same.
+_EPSILON = 1e-7
+
+
+class SaliencyMaps(NamedTuple):
+    """Saliency maps of N images.
+
+    Attributes:
+        raw: float32 (N, H, W), any sign and scale.
+        normalised: float32 (N, H, W) in [0, 1]; 0 throughout for a map that is constant, or nowhere above 0.
+        targets: int64 (N,), the class of each.
+    """
+
+    raw: Tensor
+    normalised: Tensor
+    targets: Tensor
+
+
+def saliency_maps(
+    classifier: Classifier,
+    images: Tensor | np.ndarray[Any, Any],
+    targets: Tensor | np.ndarray[Any, Any] | None = None,
+    method: str = "grad-cam",
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> SaliencyMaps:
+    """Saliency maps of many images, in batches that fit in memory; equal to those of one image at a time.
+
+    Args:
+        classifier: whose decisions are explained.
+        images: (N, C, H, W) in [0, 1].
+        targets: whole numbers (N,), the class that each map is for; None for the model's own choices.
+        method: a name in `MAPS`. `kpca-cam` and the attention maps are the same for every class.
+        progress: called with the share of the images that is done.
+        settings: of the method, such as `layer` of `grad-cam`.
+
+    Returns:
+        SaliencyMaps. One forward pass is counted for each image, and one backward pass where the method takes one.
+
+    Raises:
+        InputError: an argument that is out of range or unknown, or a network that the method cannot look into.
+    """
+    if method not in MAPS:
+        raise InputError(f"unknown saliency map {method!r}{did_you_mean(method, MAPS)}; expected {', '.join(MAPS)}")
+    complete = complete_settings(method, MAPS[method][0], settings)
+    images = classifier.check_images(images)
+    wanted = _checked_targets(classifier, targets, len(images))
+    maps = _raw_maps(classifier, images, wanted, method, complete, progress or (lambda share: None))
+    size = classifier.preprocessing.input_size
+    return SaliencyMaps(resized(maps.values, size), normalised(maps.values, size), maps.targets)
+
+
+def _raw_maps(
+    classifier: Classifier, images: Tensor, targets: Tensor, method: str, settings: RankingSettings, progress: Progress
+) -> RawMaps:
+    if classifier.black_box:
+        raise InputError(
+            f"the method {method!r} needs the inside of a PyTorch nn.Module; of {classifier.name!r} only the outputs "
+            "can be seen, so use causal or lime"
+        )
+    return MAPS[method][1](classifier, images, targets, settings, progress)
+
+
+def resized(raw: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H, W) from raw values (N, h, w), by bilinear interpolation."""
+    return F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def normalised(raw: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H, W) in [0, 1] from raw values (N, h, w): without what is negative, scaled before and after resizing.
+
+    >>> normalised(torch.tensor([[[-3.0, 2.0]], [[-1.0, -2.0]], [[4.0, 4.0]]]), (1, 2)).round(decimals=4)[:, 0]
+    tensor([[0., 1.],
+            [0., 0.],
+            [0., 0.]])
+
+    Source: `BaseCAM.compute_cam_per_layer` and `scale_cam_image` of the package grad-cam.
+    """
+    return _scaled(resized(_scaled(raw.clamp(min=0)), size))
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    maps = maps - maps.amin((1, 2), keepdim=True)
+    return maps / (_EPSILON + maps.amax((1, 2), keepdim=True))
+
+
+def explain_by_map(
+    method: str, test: SufficiencyTest, settings: RankingSettings, seed: int, progress: Progress
+) -> Found:
+    """The explanation of what `test` asks: down a saliency map until the class holds, then without what it can spare.
+
+    Args:
+        method: a name in `MAPS`.
+        test: image, target, occlusions, γ and region.
+        settings: of the method, and of the extraction.
+        seed: has no effect; nothing is drawn at random.
+        progress: told the share of the work that is done.
+    """
+    if test.known.ranking is None:  # which is one for every γ and region
+        test.known.ranking = _map_of_one(method, test, settings)
+    raw, scaled, chosen, notes = test.known.ranking
+    progress(0.3)
+    region = test.region.numpy()
+    cells = [cell & region for cell in ranked_cells(raw, settings.cell)]
+    ranking = [cell for cell in cells if cell.any()]
+    found = Found(scaled, region, raw_saliency=raw, settings=chosen, notes=notes)
+    needed = smallest_prefix(test, ranking)
+    progress(0.6)
+    if needed is None:
+        return found
+    mask = np.logical_or.reduce(ranking[:needed])
+    return found._replace(mask=pruned(test, mask, ranking, settings.prune))
+
+
+def _map_of_one(method: str, test: SufficiencyTest, settings: RankingSettings) -> Any:
+    target = torch.tensor([test.target])
+    maps = _raw_maps(test.classifier, test.image[None], target, method, settings, lambda share: None)
+    size = test.classifier.preprocessing.input_size
+    raw, scaled = (of(maps.values, size)[0].double().numpy() for of in (resized, normalised))
+    notes = ("The saliency map is constant: it ranks no pixel above another.",) if np.ptp(raw) == 0 else ()
+    return raw, scaled, maps.settings, notes
+
+
+def _checked_targets(classifier: Classifier, targets: Any, count: int) -> Tensor:
+    if targets is None:
+        return torch.full((count,), -1)
+    wanted = as_tensor(targets)
+    if wanted.shape != (count,) or wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
+        raise InputError(
+            f"expected targets as {count} class numbers, one an image; got {wanted.dtype} {tuple(wanted.shape)}"
+        )
+    wanted = wanted.to(torch.int64, copy=True)
+    for target in wanted.unique().tolist():
+        classifier.class_index(target)
+    return wanted
