@@ -45,7 +45,9 @@ def test_interrupted_at_the_first(suffice: Any, save_photo: Any, contents: Any) 
 @posix
 def test_ctrl_c(suffice: Any, save_photo: Any, read_page: Any) -> None:
     photos = [save_photo("a.png", 1), save_photo("b.png", 2, "wait")]
-    program = "import suffice.cli; suffice.cli.main()"
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start as well.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeding}; import suffice.cli; suffice.cli.main()"
     words = ["explain", *photos, "--model", "toy_models:corner", "--occlusion", "min", "--set", "block=4"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

@@ -263,8 +263,8 @@ def _pasted_logits(
     def ask(rows: Tensor, **options: Any) -> Tensor:
         return classifier.batched(pasted, image.expand(len(rows), *image.shape[1:]), rows, **options)
 
-    # Less precision than float32 is for searches; the layout that a screen takes costs no precision.
-    logits = ask(pairs, screen=classifier.precision == "float32")
+    # Less precision than float32 is for searches; what a screen does in float32 costs no more than rounding.
+    logits = ask(pairs, screen=classifier.precision == "float32", folds=True)
     # Now that the number of classes is known, a target out of range can be told.
     close = _margin(logits, classifier.class_index(target)).abs() <= 2 * _FLOAT32_ERROR
     if bool(close.any()):

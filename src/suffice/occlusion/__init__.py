@@ -102,7 +102,8 @@ class Occlusion:
             return (x, masks(rows)) if behind is None else (x, masks(rows), behind[of])
 
         rows, forward = torch.arange(len(which)), self.forward or _painted(classifier)
-        return classifier.batched(forward, rows, gather=gather, screen=screen, batch_size=batch_size)
+        folds = self.forward is None
+        return classifier.batched(forward, rows, gather=gather, screen=screen, folds=folds, batch_size=batch_size)
 
 
 def painted_logits(
@@ -123,7 +124,7 @@ def painted_logits(
         screen, batch_size: as in `Classifier.batched`.
     """
     forward = _painted(classifier)
-    return classifier.batched(forward, images, masks, backgrounds, screen=screen, batch_size=batch_size)
+    return classifier.batched(forward, images, masks, backgrounds, screen=screen, folds=True, batch_size=batch_size)
 
 
 def _painted(classifier: Classifier) -> Callable[[Any, Tensor, Tensor, Tensor], Any]:
