@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suffice.circuits import trace_circuit as trace_circuit
     from suffice.classifier import Classifier as Classifier
     from suffice.classifier import Preprocessing as Preprocessing
     from suffice.errors import InputError as InputError
@@ -37,6 +38,7 @@ _HOME = {
     "score_many": "suffice.metrics",
     "load_classifier": "suffice.models",
     "masked_logits": "suffice.occlusion",
+    "trace_circuit": "suffice.circuits",
 }
 
 __all__ = list(_HOME)

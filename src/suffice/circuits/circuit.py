@@ -1,0 +1,243 @@
+"""The circuit that `trace_circuit` returns: a graph of channels, what was shown of it, and how to keep it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from suffice.errors import InputError
+
+if TYPE_CHECKING:
+    import networkx
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CircuitLayer:
+    """A layer of the network, and which of its channels are in the circuit.
+
+    Attributes:
+        name: of the module that makes it.
+        kind: `channel`, or `head` of attention.
+        on: bool (channels,), True = in the circuit.
+        drawn: whether its channels are nodes of the graph.
+    """
+
+    name: str
+    kind: str
+    on: Tensor
+    drawn: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A channel of a drawn layer.
+
+    Attributes:
+        id: `LAYER:CHANNEL`.
+        layer, channel: name and number, from 0.
+        energy: E_c of the activation, at least 0.
+        gradient: magnitude of the logit's gradient there, at least 0.
+        on: whether it is in the circuit that was put to the test.
+    """
+
+    id: str
+    layer: str
+    channel: int
+    energy: float
+    gradient: float
+    on: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """From a channel to a later one, or to the class.
+
+    Attributes:
+        source, target: ids of nodes; the class is `class:NUMBER`.
+        kind: `weight`, `identity` (a skip connection), `gate` (by way of a factor), or `class`.
+        weight: ‖W_{d,s}‖₁ · E_s; to the class |W_{y,j}| · |h_j|.
+        gradient: ‖W_{d,s}‖₁ · G_d; to the class |W_{y,j}|² · |h_j|.
+    """
+
+    source: str
+    target: str
+    kind: str
+    weight: float
+    gradient: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Circuit:
+    """The part of a network that suffices for a decision, and the graph of its strongest channels.
+
+    Attributes:
+        nodes, edges: the graph, of the activations of `read_from`.
+        layers: every layer whose channels were switched, with those that are in the circuit.
+        maps: of each node by id, its activation, float32 (h, w), for channels that lie on a grid.
+        target, target_name: class that is explained.
+        confidence: of the target for the image and the whole network, in [0, 1]; None where it was not asked.
+        circuit_confidence: for the image with only the circuit on.
+        explanation_confidence, circuit_explanation_confidence: the same for the explanation; None without a mask.
+        sufficient: whether with only the circuit on the target stays on top with at least `keep_confidence` x the
+            confidence of the whole network, for the image, and for the explanation if the whole network keeps it there.
+        channels, channels_total: in the circuit, and in all `layers`.
+        random_kept: share of random circuits, of as many channels in each layer, that keep the target for the image;
+            None where none was tried.
+        blank_kept: whether the circuit says the target even for an image without content: then it does not show
+            what the decision rests on. None where it was not tried.
+        ranking, settings, seed: what made it.
+        read_from: `image` or `explanation`: what the energies and edges belong to.
+        forward_passes, backward_passes: images that went through the model for it.
+        seconds: wall time.
+        model, image, version, notes: as of an `Explanation`.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    layers: tuple[CircuitLayer, ...]
+    maps: dict[str, Tensor]
+    target: int
+    target_name: str
+    confidence: float | None
+    circuit_confidence: float | None
+    explanation_confidence: float | None
+    circuit_explanation_confidence: float | None
+    sufficient: bool | None
+    channels: int
+    channels_total: int
+    random_kept: float | None
+    blank_kept: bool | None
+    ranking: str
+    settings: dict[str, Any]
+    seed: int
+    read_from: str
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+    model: str
+    version: str
+    image: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Share of the channels that are in the circuit, in [0, 1]."""
+        return self.channels / self.channels_total
+
+    def summary(self) -> dict[str, Any]:
+        """What was found and shown, without the graph; fit for JSON."""
+        left_out = ("nodes", "edges", "layers", "maps")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        first = ("image", "model", "version", "target", "target_name", "sufficient", "channels", "channels_total")
+        return {name: fields.pop(name) for name in first} | fields | {"share": self.share, "notes": list(self.notes)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the maps, fit for JSON."""
+        layers = [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "channels": len(layer.on),
+                "drawn": layer.drawn,
+                "on": layer.on.nonzero()[:, 0].tolist(),
+            }
+            for layer in self.layers
+        ]
+        graph = {
+            "layers": layers,
+            "nodes": [dataclasses.asdict(node) for node in self.nodes],
+            "edges": [dataclasses.asdict(edge) for edge in self.edges],
+        }
+        return self.summary() | graph
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The graph, with the class as a node of its own.
+
+        `networkx.node_link_data` and `networkx.write_graphml` take it as it is.
+        """
+        import networkx
+
+        # No file can hold half a character, as of a file's name that is not UTF-8.
+        image = self.image.encode("utf-8", "replace").decode()
+        graph = networkx.MultiDiGraph(image=image, model=self.model, target=self.target, target_name=self.target_name)
+        for node in self.nodes:
+            graph.add_node(node.id, **{k: v for k, v in dataclasses.asdict(node).items() if k != "id"})
+        graph.add_node(f"class:{self.target}", layer="class", channel=self.target, name=self.target_name, on=True)
+        for edge in self.edges:
+            graph.add_edge(edge.source, edge.target, kind=edge.kind, weight=edge.weight, gradient=edge.gradient)
+        return graph
+
+    def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
+        """Write `circuit.json` and `circuit.graphml` (and `extra` files by name) into a folder, which is made.
+
+        Each file appears complete or not at all; those of an earlier circuit are replaced.
+
+        Raises:
+            InputError: the place cannot be written to.
+        """
+        import networkx
+
+        directory = Path(directory)
+        graphml = io.BytesIO()
+        networkx.write_graphml(self.to_networkx(), graphml)
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        files = {"circuit.json": text.encode("utf-8", "backslashreplace"), "circuit.graphml": graphml.getvalue()}
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for name, data in (files | (extra or {})).items():
+                write_whole(directory / name, data)
+        except OSError as error:
+            raise InputError(f"could not write the circuit to {directory}: {error.strerror or error}") from error
+        return directory
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears complete or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".suffice-", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(data)
+            file.close()
+            partial.chmod(0o644)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def load_circuit(path: str | os.PathLike[str]) -> Circuit:
+    """A circuit as `Circuit.save` wrote it, without its maps.
+
+    Args:
+        path: of `circuit.json`, or the folder that holds it.
+
+    Raises:
+        InputError: there is none, or it was not written by `save`.
+    """
+    path = Path(path)
+    file = path / "circuit.json" if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content.pop("share")
+        layers = []
+        for layer in content.pop("layers"):
+            on = torch.zeros(layer["channels"], dtype=torch.bool)
+            on[layer["on"]] = True
+            layers.append(CircuitLayer(layer["name"], layer["kind"], on, layer["drawn"]))
+        return Circuit(
+            nodes=tuple(Node(**node) for node in content.pop("nodes")),
+            edges=tuple(Edge(**edge) for edge in content.pop("edges")),
+            layers=tuple(layers),
+            maps={},
+            notes=tuple(content.pop("notes")),
+            **content,
+        )
+    except Exception as error:  # json and the checks of a dozen types
+        raise InputError(f"expected a saved circuit in {path}; got {error!r}") from error

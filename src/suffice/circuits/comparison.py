@@ -1,0 +1,82 @@
+"""Circuits beside each other: what they share, and what one has alone.
+
+Of the whole image and of the explanation: what the mask pruned. Of several images of a class: what they all use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from suffice.circuits.circuit import Circuit
+from suffice.errors import InputError
+
+EdgeKey = tuple[str, str, str]
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Nodes and edges of two or more circuits of one network.
+
+    Attributes:
+        shared_nodes, shared_edges: ids, and (source, target, kind), in all of them.
+        own_nodes, own_edges: of each circuit, what no other has.
+        node_overlap, edge_overlap: shared / in any of them, in [0, 1] (Jaccard); 1 where there is nothing in any.
+        on_overlap: the same of all channels that are on, over all layers.
+    """
+
+    shared_nodes: frozenset[str]
+    shared_edges: frozenset[EdgeKey]
+    own_nodes: tuple[frozenset[str], ...]
+    own_edges: tuple[frozenset[EdgeKey], ...]
+    node_overlap: float
+    edge_overlap: float
+    on_overlap: float
+
+
+def compare_circuits(circuits: Sequence[Circuit]) -> Comparison:
+    """What circuits have in common.
+
+    Args:
+        circuits: two or more, of the same model and with the same layers.
+
+    Raises:
+        InputError: fewer than two, or of different networks or layers.
+    """
+    if len(circuits) < 2:
+        raise InputError(f"expected at least two circuits to compare; got {len(circuits)}")
+    shapes = {tuple((layer.name, len(layer.on), layer.drawn) for layer in circuit.layers) for circuit in circuits}
+    models = sorted({circuit.model for circuit in circuits})
+    if len(models) > 1 or len(shapes) > 1:
+        raise InputError(f"expected circuits of one model with the same layers; got {', '.join(models)}")
+    nodes = [frozenset(node.id for node in circuit.nodes) for circuit in circuits]
+    edges = [frozenset((edge.source, edge.target, edge.kind) for edge in circuit.edges) for circuit in circuits]
+    on = [
+        frozenset((layer.name, c) for layer in circuit.layers for c in layer.on.nonzero()[:, 0].tolist())
+        for circuit in circuits
+    ]
+    return Comparison(
+        shared_nodes=frozenset.intersection(*nodes),
+        shared_edges=frozenset.intersection(*edges),
+        own_nodes=_own(nodes),
+        own_edges=_own(edges),
+        node_overlap=overlap(nodes),
+        edge_overlap=overlap(edges),
+        on_overlap=overlap(on),
+    )
+
+
+def overlap(sets: Sequence[frozenset[Any]]) -> float:
+    """Size of the intersection over that of the union.
+
+    >>> overlap([frozenset("abc"), frozenset("bcd")])
+    0.5
+    """
+    union = frozenset().union(*sets)
+    return len(frozenset.intersection(*sets)) / len(union) if union else 1.0
+
+
+def _own(sets: Sequence[frozenset[_T]]) -> tuple[frozenset[_T], ...]:
+    return tuple(own.difference(*(other for j, other in enumerate(sets) if j != i)) for i, own in enumerate(sets))

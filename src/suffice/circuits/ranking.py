@@ -1,0 +1,202 @@
+"""Which channels to keep first: rankings, and the circuits of every size that they make.
+
+| ranking | a channel's score | forward and backward passes |
+|---|---|---|
+| `energy` | E_c, its energy (the paper's) | those of the read-out |
+| `weight` | Σ_d ‖W_{d,c}‖₁ over all ways that leave it, whatever the image | those of the read-out |
+| `attribution` | what the decision owes to it, to first order | 1 |
+| `descent` | the same, again and again as the circuit shrinks | one a step |
+| `signed` | as `descent`, but what speaks against the class goes first | one a step |
+
+What the decision owes to a channel is Σ_{i,j} |φ_{c,i,j} · ∂m/∂φ_{c,i,j}|, with m the margin of the class over all
+others (its log-odds); `signed` sums without the absolute values. `energy` and `weight` keep the same share of each
+layer; the others are in one unit, that of the logits, in all layers, and keep the best of the whole network.
+
+A `signed` circuit is small because it is built to say the class. It says it for nearly any image, and can be built for
+nearly any class, so it does not show what the decision rests on: docs/circuits.md measures this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suffice.circuits.ablation import SwitchedOff
+from suffice.circuits.connectivity import Layer, Network
+from suffice.classifier import Classifier, as_logits
+
+RANKINGS = ("descent", "attribution", "energy", "weight", "signed")
+ACROSS_LAYERS = ("descent", "attribution", "signed")
+
+
+@dataclasses.dataclass(eq=False)
+class Question:
+    """What the circuits are asked, and the gates' gradients of the answer.
+
+    Attributes:
+        classifier: of a PyTorch module.
+        images: (N, C, H, W) in [0, 1]: the image, and the explanation where there is one.
+        target: class index.
+        layers: whose channels are switched.
+        means: what a channel is when it is off; None for zero.
+        backward_passes: images that went backward so far.
+    """
+
+    classifier: Classifier
+    images: Tensor
+    target: int
+    layers: Sequence[Layer]
+    means: Tensor | None = None
+    backward_passes: int = 0
+
+    @property
+    def channels(self) -> int:
+        """Of all layers."""
+        return sum(layer.channels for layer in self.layers)
+
+    def attributions(self, on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the margin of the class owes to each channel in a circuit, to first order.
+
+        Args:
+            on: bool (channels,), the circuit.
+
+        Returns:
+            (channels,) Σ_{i,j} |(φ - off) · ∂m/∂φ|, at least 0; (channels,) the same without the absolute values; and
+            the logits (N, K) of the circuit. Over several images the first two are summed.
+        """
+        sizes, signed = torch.zeros(self.channels), torch.zeros(self.channels)
+        starts = torch.tensor([0, *(layer.channels for layer in self.layers)]).cumsum(0).tolist()
+
+        def forward(module: Any, batch: Tensor) -> Any:
+            seen: dict[int, Tensor] = {}
+
+            def see(index: int, activation: Tensor) -> None:
+                seen[index] = activation
+
+            x = self.classifier.normalise(batch)
+            with torch.enable_grad():
+                x = x.detach().requires_grad_().clone()
+                gates = on.float().to(x.device).expand(len(x), -1)
+                with SwitchedOff(self.layers, gates, self.means, see):
+                    output = module(x)
+                logits = as_logits(output)
+                others = logits.clone()
+                others[:, self.target] = -torch.inf
+                margin = logits[:, self.target] - torch.logsumexp(others, 1)
+                gradients = torch.autograd.grad(
+                    margin.sum(), [seen[i] for i in range(len(self.layers))], allow_unused=True
+                )
+            for index, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True)):
+                if gradient is None:
+                    continue
+                activation = seen[index].detach()
+                if self.means is not None:
+                    off = self.means[starts[index] : starts[index + 1]].to(activation)
+                    activation = activation - torch.cat([off, off.new_zeros(1)])[layer.labels.to(off.device)]
+                product = activation * gradient
+                here = slice(starts[index], starts[index + 1])
+                signed[here] += per_channel(product, layer)
+                sizes[here] += per_channel(product.abs(), layer)
+            self.backward_passes += len(batch)
+            return logits.detach()
+
+        logits = self.classifier.batched(forward, self.images)
+        return sizes, signed, logits
+
+
+def per_channel(values: Tensor, layer: Layer) -> Tensor:
+    """The sum of values, (N, …) as the layer's activation, over each of its channels: float32 (channels,)."""
+    values, labels = values.detach().to("cpu", torch.float32), layer.labels
+    values = values.sum(0, keepdim=True)
+    for dim in range(1, values.ndim):
+        if labels.shape[dim] == 1:
+            values = values.sum(dim, keepdim=True)
+    known = labels.flatten() >= 0
+    return torch.bincount(labels.flatten()[known], weights=values.flatten()[known], minlength=layer.channels).float()
+
+
+def weight_scores(network: Network) -> Tensor:
+    """Σ_d ‖W_{d,c}‖₁ over all ways that leave a channel, (channels of all layers,)."""
+    scores = [torch.zeros(layer.channels) for layer in network.layers]
+    for way in network.ways + network.to_classes:
+        scores[way.source] += way.matrix.sum(0)
+    return torch.cat(scores)
+
+
+def choose(scores: Tensor, layers: Sequence[Layer], share: float, *, across: bool) -> Tensor:
+    """The circuit of the best channels: bool (channels of all layers,).
+
+    Args:
+        scores: (channels of all layers,), larger = kept first; -inf for channels that are gone already.
+        layers: whose channels they are.
+        share: of the channels to keep, in (0, 1]; at least one a layer, or nothing would get through.
+        across: rank all layers together; else each layer keeps its own share.
+
+    >>> from types import SimpleNamespace
+    >>> layers = [SimpleNamespace(channels=2), SimpleNamespace(channels=4)]
+    >>> scores = torch.tensor([1.0, 2.0, 9.0, 8.0, 7.0, 0.0])
+    >>> choose(scores, layers, 0.5, across=False).int().tolist()
+    [0, 1, 1, 1, 0, 0]
+    >>> choose(scores, layers, 0.5, across=True).int().tolist()
+    [0, 1, 1, 1, 0, 0]
+    >>> choose(scores, layers, 0.67, across=True).int().tolist()
+    [0, 1, 1, 1, 1, 0]
+    """
+    on = torch.zeros(len(scores), dtype=torch.bool)
+    start = 0
+    for layer in layers:
+        here = scores[start : start + layer.channels]
+        count = 1 if across else max(1, round(share * layer.channels))
+        on[start + here.topk(count).indices] = True
+        start += layer.channels
+    if across:
+        rest = scores.masked_fill(on, -torch.inf)
+        more = max(0, round(share * len(scores)) - int(on.sum()))
+        on[rest.topk(more).indices] = True
+    return on & (scores > -torch.inf)
+
+
+@dataclasses.dataclass(eq=False)
+class Rung:
+    """A circuit, and the scores by which smaller ones are cut from it; their logits (N, K) where they are known."""
+
+    on: Tensor
+    scores: Tensor
+    logits: Tensor | None = None
+
+
+def ladder(
+    question: Question, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
+) -> list[Rung]:
+    """Circuits of falling size, each within the one before; the first is the whole network.
+
+    Args:
+        question: what the circuits are asked.
+        ranking: a name in `RANKINGS`.
+        scores: of `energy` and `weight`.
+        shares: of the channels, falling.
+        enough: whether logits (N, K) are good enough; a `descent` stops after it has failed twice in a row.
+    """
+    everything = torch.ones(question.channels, dtype=torch.bool)
+    across = ranking in ACROSS_LAYERS
+    if scores is not None or ranking == "attribution":
+        logits = None
+        if scores is None:
+            scores, _, logits = question.attributions(everything)
+        rungs = [choose(scores, question.layers, share, across=across) for share in shares]
+        return [Rung(everything, scores, logits), *(Rung(on, scores) for on in rungs)]
+    found: list[Rung] = []
+    on, failed = everything, 0
+    for share in (*shares, None):
+        sizes, signed, logits = question.attributions(on)
+        left = (signed if ranking == "signed" else sizes).masked_fill(~on, -torch.inf)
+        found.append(Rung(on, left, logits))
+        failed = 0 if enough(logits) else failed + 1
+        if share is None or failed == 2:
+            break
+        on = choose(left, question.layers, share, across=True)
+    return found

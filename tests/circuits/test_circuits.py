@@ -1,0 +1,352 @@
+"""Circuits put to the test: ablation against doing it by hand, searches on a network whose circuit is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import networkx
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from toy_networks import Parts, TwoWays, Wired, classifier_of, randomised
+
+import suffice
+from suffice.circuits import Circuit, compare_circuits, load_circuit
+from suffice.circuits.ablation import channel_means, switched_logits
+from suffice.circuits.connectivity import Layer, connect
+from suffice.circuits.ranking import RANKINGS, Question, choose
+from suffice.circuits.recording import record
+from suffice.classifier import Classifier
+from suffice.errors import InputError
+
+# Colour 0 is strong: class 0 gets 6 · 0.8, class 1 12 · 0.2, class 2 18 · 0.1.
+COLOURS = torch.tensor([0.8, 0.2, 0.1]).view(3, 1, 1).expand(3, 8, 8)
+
+
+def on(circuit: Circuit) -> dict[str, list[int]]:
+    return {layer.name: layer.on.nonzero()[:, 0].tolist() for layer in circuit.layers}
+
+
+def layers_of(classifier: Classifier, image: torch.Tensor, layers: str = "all") -> list[Layer]:
+    assert isinstance(classifier.module, nn.Module)
+    with torch.no_grad():
+        return connect(classifier.module, record(classifier.module, image[None]), layers).layers
+
+
+def test_the_known_circuit_is_found() -> None:
+    circuit = suffice.trace_circuit(classifier_of(Wired()), COLOURS, layers="all", switch="all", nodes=6)
+    assert on(circuit) == {"first": [0], "second": [0]}
+    assert (circuit.target, circuit.sufficient, circuit.channels, circuit.channels_total) == (0, True, 2, 12)
+    edges = {(e.source, e.target, e.kind): e for e in circuit.edges}
+    # On 64 positions: the first layer's channel 0 is 1.6, the second's 4.8.
+    assert edges["first:0", "second:0", "weight"].weight == pytest.approx(3 * 1.6 * 8)
+    assert edges["first:0", "second:0", "weight"].gradient == pytest.approx(3 * 8 / 64)
+    assert edges["second:0", "class:0", "class"].weight == pytest.approx(4.8)
+    assert not [e for e in circuit.edges if e.source == "second:1" and e.target == "class:0"]
+    # First to second: one edge a channel that is not zero; to class 0: the one.
+    assert len(edges) == 7
+
+
+def test_of_all_circuits_none_smaller_keeps_the_class() -> None:
+    """Every subset of the channels that are read, by brute force."""
+    classifier = classifier_of(Wired())
+    layers = layers_of(classifier, COLOURS)
+    circuits = torch.tensor(list(itertools.product([False, True], repeat=12)))[::1]
+    logits = switched_logits(classifier, layers, COLOURS.expand(len(circuits), -1, -1, -1), circuits)
+    kept = (logits.argmax(1) == 0) & (logits[:, 0] > 0)
+    least = circuits[kept].sum(1).min()
+    assert int(least) == 2
+    smallest = circuits[kept & (circuits.sum(1) == 2)]
+    assert smallest.nonzero()[:, 1].tolist() == [0, 6]
+
+
+@pytest.mark.parametrize("make", [lambda: torchvision.models.resnet18(num_classes=5), Parts])
+def test_switching_off_is_what_hooks_by_hand_do(make) -> None:  # type: ignore[no-untyped-def]
+    net = randomised(make())
+    classifier = classifier_of(net, side=32)
+    images = torch.rand(3, 3, 32, 32)
+    names = ["layer1.0", "layer3"] if hasattr(net, "layer1") else ["depthwise", "project"]
+    assert isinstance(classifier.module, nn.Module)
+    with torch.no_grad():
+        layers = connect(net, record(net, images[:1]), names).layers
+    gates = torch.rand(3, sum(layer.channels for layer in layers)) < 0.5
+    means = torch.randn(gates.shape[1])
+    split = [layer.channels for layer in layers]
+    # By name, the output of a module; `depthwise` and `project` are layers after their non-linearity.
+    where = names if hasattr(net, "layer1") else None
+    for fill in (None, means):
+        actual = switched_logits(classifier, layers, images, gates, fill)
+        expected = []
+        for i in range(3):
+            keep, put = gates[i].float().split(split), (means if fill is not None else means * 0).split(split)
+            if where is not None:
+                handles = [
+                    net.get_submodule(name).register_forward_hook(
+                        lambda m, x, y, k=k, p=p: (
+                            y * k.view(1, -1, 1, 1) + p.view(1, -1, 1, 1) * (1 - k.view(1, -1, 1, 1))
+                        )
+                    )
+                    for name, k, p in zip(where, keep, put, strict=True)
+                ]
+                expected.append(classifier.logits(images[i : i + 1])[0])
+                for handle in handles:
+                    handle.remove()
+            else:
+                expected.append(parts_by_hand(net, images[i : i + 1], keep, put)[0])
+        torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def parts_by_hand(net: nn.Module, x, keep, put):  # type: ignore[no-untyped-def]
+    """`Parts.forward` again, with two of its layers switched."""
+    import torch.nn.functional as F
+
+    def switched(x, i):  # type: ignore[no-untyped-def]
+        k = keep[i].view(1, -1, 1, 1)
+        return x * k + put[i].view(1, -1, 1, 1) * (1 - k)
+
+    with torch.no_grad():
+        stem = net.norm(net.stem(x)).relu()
+        x = switched(net.depthwise(stem).relu(), 0)
+        x = F.hardswish(net.grouped(x))
+        x = x * net.excite(net.squeeze(F.adaptive_avg_pool2d(x, 1)).relu()).sigmoid()
+        x = switched((net.project(x) + stem).relu(), 1)
+        x = torch.cat([x, net.branch(x).relu()], 1)
+        n, _, h, w = x.shape
+        x = F.max_pool2d(x.view(n, 2, 3, h, w).transpose(1, 2).reshape(n, 6, h, w), 2)
+        return net.head(F.adaptive_avg_pool2d(net.last(x).relu(), 2).flatten(1))
+
+
+def test_many_circuits_in_one_batch_are_each_by_itself() -> None:
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image = torch.rand(3, 16, 16)
+    layers = layers_of(classifier, image)
+    circuits = torch.rand(7, sum(layer.channels for layer in layers)) < 0.7
+    passes = classifier.forward_passes
+    together = switched_logits(classifier, layers, image.expand(7, -1, -1, -1), circuits)
+    assert classifier.forward_passes - passes == 7
+    alone = [switched_logits(classifier, layers, image[None], circuit[None])[0] for circuit in circuits]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-5, atol=1e-6)
+    everything = torch.ones(1, circuits.shape[1], dtype=torch.bool)
+    assert torch.equal(switched_logits(classifier, layers, image[None], everything), classifier.logits(image[None]))
+
+
+def test_heads_are_switched_off() -> None:
+    """A head that is off is a projection without its columns."""
+    net = timm.create_model("test_vit", num_classes=4).eval()
+    classifier = classifier_of(net, side=160)
+    image = torch.rand(3, 160, 160)
+    layers = [layer for layer in layers_of(classifier, image) if layer.kind == "head"]
+    heads = layers[0].channels
+    gates = torch.ones(1, sum(layer.channels for layer in layers), dtype=torch.bool)
+    gates[0, 1] = False
+    actual = switched_logits(classifier, layers, image[None], gates)
+    weight = net.blocks[0].attn.proj.weight.data
+    weight.view(len(weight), heads, -1)[:, 1] = 0
+    torch.testing.assert_close(actual, classifier.logits(image[None]), rtol=1e-4, atol=1e-5)
+
+
+def test_means_are_those_of_the_channels() -> None:
+    classifier = classifier_of(randomised(Parts()), side=16)
+    images = torch.rand(5, 3, 16, 16)
+    net = classifier.module
+    assert isinstance(net, nn.Module)
+    seen = []
+    handle = net.depthwise.register_forward_hook(lambda m, x, y: seen.append(y.relu()))
+    classifier.logits(images)
+    handle.remove()
+    layers = layers_of(classifier, images[0])
+    means = channel_means(classifier, layers, images)
+    torch.testing.assert_close(means[4:8], seen[0].mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_attributions_are_the_first_order_effect() -> None:
+    """Against finite differences of the margin as a channel is turned down a little."""
+    torch.manual_seed(0)
+    classifier = classifier_of(randomised(Parts()).double().float(), side=16)
+    image = torch.rand(1, 3, 16, 16)
+    layers = layers_of(classifier, image[0])
+    total = sum(layer.channels for layer in layers)
+    question = Question(classifier, image, 1, layers)
+    sizes, signed, logits = question.attributions(torch.ones(total, dtype=torch.bool))
+    assert torch.allclose(logits, classifier.logits(image), atol=1e-6)
+    assert bool((sizes >= signed.abs() - 1e-5).all())
+
+    def margins(gates: torch.Tensor) -> torch.Tensor:
+        answer = switched_logits(classifier, layers, image.expand(len(gates), -1, -1, -1), gates)
+        return answer[:, 1] - torch.logsumexp(answer[:, [0, 2]], 1)
+
+    step = 1e-2
+    lower, upper = (torch.ones(total, total) + sign * step * torch.eye(total) for sign in (-1, 1))
+    slope = (margins(upper) - margins(lower)) / (2 * step)
+    torch.testing.assert_close(signed, slope, rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_what_is_said_of_a_circuit_is_so(ranking: str) -> None:
+    torch.manual_seed(3)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image = torch.rand(3, 16, 16)
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[2:14, 2:14] = True
+    passes = classifier.forward_passes
+    circuit = suffice.trace_circuit(classifier, image, mask, ranking=ranking, switch="all", layers="all", nodes=2)
+    assert circuit.forward_passes == classifier.forward_passes - passes
+    shown = torch.where(mask, image, torch.zeros(3, 1, 1))
+    gates = torch.cat([layer.on for layer in circuit.layers])[None].expand(2, -1)
+    both = torch.stack([image, shown])
+    whole = classifier.logits(both).softmax(1)
+    alone = switched_logits(classifier, layers_of(classifier, image), both, gates).softmax(1)
+    assert circuit.target == int(whole[0].argmax())
+    assert circuit.confidence == pytest.approx(float(whole[0, circuit.target]), abs=1e-5)
+    assert circuit.explanation_confidence == pytest.approx(float(whole[1, circuit.target]), abs=1e-5)
+    assert circuit.circuit_confidence == pytest.approx(float(alone[0, circuit.target]), abs=1e-5)
+    kept = alone.argmax(1) == circuit.target
+    enough = alone[:, circuit.target] >= 0.5 * whole[:, circuit.target] - 1e-6
+    asked = 2 if int(whole[1].argmax()) == circuit.target else 1
+    assert circuit.sufficient == bool((kept & enough)[:asked].all())
+    assert circuit.sufficient  # the whole network is a circuit, too
+    assert circuit.channels == int(gates[0].sum())
+    again = suffice.trace_circuit(classifier, image, mask, ranking=ranking, switch="all", layers="all", nodes=2)
+    assert on(again) == on(circuit)
+    assert again.summary() | {"seconds": 0} == circuit.summary() | {"seconds": 0}
+
+
+def test_random_circuits_and_a_blank_image() -> None:
+    classifier = classifier_of(Wired())
+    circuit = suffice.trace_circuit(classifier, COLOURS, layers="all", switch="all", random=200, seed=1)
+    # One of six channels in each of two layers: class 0 is kept if both are channel 0, or if all logits are 0 and the
+    # first class is the one on top. Another class is on top where both are channel 2 or both are channel 4.
+    assert circuit.random_kept == pytest.approx(1 - 2 / 36, abs=0.05)
+    # The image's mean colour is the image.
+    assert circuit.blank_kept
+
+
+def test_a_share_instead_of_a_search() -> None:
+    torch.manual_seed(0)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image = torch.rand(3, 16, 16)
+    for ranking in RANKINGS:
+        circuit = suffice.trace_circuit(classifier, image, ranking=ranking, share=0.5, switch="all", layers="all")
+        assert abs(circuit.share - 0.5) < 0.1
+    energy = suffice.trace_circuit(classifier, image, ranking="energy", share=0.5, switch="all", layers="all", nodes=1)
+    for layer in energy.layers:  # the paper: the top k of each layer
+        assert int(layer.on.sum()) == round(len(layer.on) / 2)
+    for node in energy.nodes:
+        assert node.on
+
+
+def test_choose_keeps_the_best() -> None:
+    layers = [Layer("a", None, torch.zeros(1), 3), Layer("b", None, torch.zeros(1), 3)]  # type: ignore[arg-type]
+    scores = torch.tensor([5.0, 4, 3, 2, 1, 0])
+    assert choose(scores, layers, 2 / 3, across=False).int().tolist() == [1, 1, 0, 1, 1, 0]
+    assert choose(scores, layers, 2 / 3, across=True).int().tolist() == [1, 1, 1, 1, 0, 0]
+    assert choose(scores, layers, 0.01, across=True).int().tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_circuits_of_the_image_and_of_its_explanation() -> None:
+    classifier = classifier_of(Wired())
+    image = COLOURS.clone()
+    image[1, 4:] = 0.3
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[:4] = True
+    whole = suffice.trace_circuit(classifier, image, layers="all", switch="all", nodes=2)
+    part = suffice.trace_circuit(classifier, image, mask, layers="all", switch="all", nodes=2)
+    assert (whole.read_from, part.read_from) == ("image", "explanation")
+    both = compare_circuits([whole, part])
+    assert both.node_overlap == len(both.shared_nodes) / len({n.id for n in whole.nodes + part.nodes})
+    assert "first:0" in both.shared_nodes
+    assert both.on_overlap == 1
+    assert both.own_nodes[0] == {n.id for n in whole.nodes} - {n.id for n in part.nodes}
+    other = suffice.trace_circuit(classifier_of(randomised(Parts()), 16), torch.rand(3, 16, 16))
+    with pytest.raises(InputError, match="one model with the same layers"):
+        compare_circuits([whole, other])
+    with pytest.raises(InputError, match="at least two"):
+        compare_circuits([whole])
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    classifier = classifier_of(randomised(Parts()), side=16)
+    circuit = suffice.trace_circuit(classifier, torch.rand(3, 16, 16), layers="all", nodes=2, name="a\ud800.png")
+    circuit.save(tmp_path / "new" / "folder")
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["circuit.graphml", "circuit.json"]
+    loaded = load_circuit(tmp_path / "new" / "folder")
+    assert loaded.summary() == circuit.summary()
+    assert (loaded.nodes, loaded.edges, on(loaded)) == (circuit.nodes, circuit.edges, on(circuit))
+    graph = networkx.read_graphml(tmp_path / "new" / "folder" / "circuit.graphml", force_multigraph=True)
+    assert set(graph) == {n.id for n in circuit.nodes} | {f"class:{circuit.target}"}
+    assert graph.number_of_edges() == len(circuit.edges)
+    written = {(s, t, data["kind"]): data["weight"] for s, t, data in graph.edges(data=True)}
+    assert written == {(e.source, e.target, e.kind): pytest.approx(e.weight) for e in circuit.edges}
+    (tmp_path / "bad.json").write_text(json.dumps({"nodes": []}))
+    with pytest.raises(InputError, match="expected a saved circuit"):
+        load_circuit(tmp_path / "bad.json")
+    with pytest.raises(InputError, match="could not write"):
+        circuit.save(tmp_path / "bad.json" / "x")
+
+
+def test_a_map_is_the_activation() -> None:
+    classifier = classifier_of(Wired())
+    image = torch.rand(3, 8, 8)
+    circuit = suffice.trace_circuit(classifier, image, layers="all", test=False, nodes=6)
+    torch.testing.assert_close(circuit.maps["first:3"], image[1] * 4)
+    assert (circuit.sufficient, circuit.random_kept, circuit.forward_passes, circuit.backward_passes) == (
+        None,
+        None,
+        1,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"nodes": 7}, "first has 6, got 7"),
+        ({"nodes": 0}, "at least one node a layer; got 0"),
+        (
+            {"mask": torch.ones(4, 4, dtype=torch.bool)},
+            r"expected mask as bool \(8, 8\), True = kept; got torch.bool \(4, 4\)",
+        ),
+        ({"mask": torch.ones(8, 8)}, "got torch.float32"),
+        ({"layers": ["third"]}, "Wired has no 'third'"),
+        ({"switch": ["frist"]}, "did you mean first"),
+        ({"ranking": "enrgy"}, "did you mean energy"),
+        ({"share": 0}, "above 0"),
+        ({"keep_confidence": 2}, "from 0 to 1"),
+        ({"random": -1}, "0 or more"),
+        ({"seed": -1}, "seed from 0"),
+        ({"target": 9}, "class"),
+        ({"mask": torch.ones(8, 8, dtype=torch.bool), "occlusion": "deactivate"}, "expected a fill"),
+    ],
+)
+def test_wrong_calls(wrong: dict[str, object], expected: str) -> None:
+    classifier = classifier_of(Wired())
+    classifier.logits(COLOURS[None])
+    with pytest.raises(InputError, match=expected):
+        suffice.trace_circuit(classifier, COLOURS, **({"layers": "all", "test": False} | wrong))  # type: ignore[arg-type]
+
+
+def test_a_model_that_changes_its_mind_is_said_and_left_alone() -> None:
+    classifier = classifier_of(TwoWays())
+    with pytest.raises(InputError, match="runs the same operators each time"):
+        suffice.trace_circuit(classifier, torch.rand(3, 8, 8))
+    net = classifier.module
+    assert isinstance(net, nn.Module)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_notes_say_what_must_be_known() -> None:
+    classifier = classifier_of(Wired())
+    wrong = suffice.trace_circuit(classifier, COLOURS, target=2, layers="all", switch="all")
+    assert any("the whole network says '0' for the image, not '2'" in note for note in wrong.notes)
+    dark = torch.zeros(8, 8, dtype=torch.bool)
+    image = COLOURS.clone()
+    image[:, 0] = torch.tensor([0.0, 0.0, 0.9])[:, None]
+    dark[0] = True
+    part = suffice.trace_circuit(classifier, image, dark, layers="all", switch="all")
+    assert any("for the explanation, not '0'" in note for note in part.notes)
+    assert part.circuit_explanation_confidence is None
