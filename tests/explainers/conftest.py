@@ -30,7 +30,7 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
         [CNBlockConfig(*c) for c in [(8, 16, 1), (16, 24, 1), (24, 32, 1), (32, None, 1)]], num_classes=10
     ),
     "timm-convnext": lambda: timm.models.ConvNeXt(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=10),
-    "swin": lambda: torchvision.models.SwinTransformer([2, 2], 16, [1, 2], [2, 4], [8, 8], num_classes=10),
+    "swin": lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 2], [2, 4], [8, 8], num_classes=10),
     "timm-swin": lambda: timm.models.SwinTransformer(
         img_size=SIZE, patch_size=4, window_size=8, embed_dim=16, depths=(1, 2), num_heads=(2, 4), num_classes=10
     ),
