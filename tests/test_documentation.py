@@ -1,4 +1,4 @@
-"""The code in docs/explanations.md and in the README is run as it stands there."""
+"""The code in docs/explanations.md, docs/lax.md and in the README is run as it stands there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[1]
 
 def test_explanations() -> None:
     failed, tried = doctest.testfile(str(ROOT / "docs" / "explanations.md"), module_relative=False, encoding="utf-8")
+    assert (failed, tried > 5) == (0, True)
+
+
+def test_lax() -> None:
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "lax.md"), module_relative=False, encoding="utf-8")
     assert (failed, tried > 5) == (0, True)
 
 

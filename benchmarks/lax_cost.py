@@ -1,0 +1,70 @@
+"""What LAX adds to the forward pass that classifies: both in turn, in one run, on one thread.
+
+    python benchmarks/lax_cost.py [--rounds 15] [--csv results/lax-cost.csv]
+
+For the ResNet-18 of Synthetic MNIST, torchvision's ResNet-50 and the default model, with random weights (the time is
+the same) and both designs of the adapter: the median over rounds of (logits and heatmaps)/(logits alone), in seconds of
+the processor, and how many forward passes were counted for each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from suffice.cli.process import keep_buffers
+from suffice.explainers.lax import AdapterSettings, heatmaps, new_adapter
+from suffice.models import load_classifier
+
+MODELS = ("suffice.models.resnet18:synthetic_mnist", "torchvision:resnet50", "efficientnet-lite0")
+BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_buffers()
+    rows = []
+    for name in args.models:
+        classifier = load_classifier(name, weights="random", device="cpu", batch_size=BATCH)
+        images = torch.rand(
+            (BATCH, 3, *classifier.preprocessing.input_size), generator=torch.Generator().manual_seed(0)
+        )
+        adapters = {design: new_adapter(classifier, AdapterSettings(design=design)) for design in ("paper", "fine")}
+        ratios: dict[str, list[float]] = {design: [] for design in adapters}
+        counted: dict[str, float] = {}
+        for index in range(args.rounds + 1):
+            plain = -time.process_time()
+            classifier.logits(images)
+            plain += time.process_time()
+            for design, adapter in adapters.items():
+                passes, spent = classifier.forward_passes, -time.process_time()
+                heatmaps(classifier, adapter, images)
+                spent += time.process_time()
+                counted[design] = (classifier.forward_passes - passes) / BATCH
+                if index:  # the first round finds memory
+                    ratios[design].append(spent / plain)
+        for design in adapters:
+            ratio = statistics.median(ratios[design])
+            rows.append({"model": name, "design": design, "ratio": f"{ratio:.3f}", "forward_passes": counted[design]})
+            print(f"{name:<42} {design:<6} {ratio:.3f} plain passes; counted {counted[design]:g}", flush=True)
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"rows: {args.csv}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
