@@ -1,4 +1,4 @@
-"""The code in docs/explanations.md, docs/lax.md and in the README is run as it stands there."""
+"""The code in docs/explanations.md, docs/lax.md, docs/scores.md and in the README is run as it stands there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def test_explanations() -> None:
-    failed, tried = doctest.testfile(str(ROOT / "docs" / "explanations.md"), module_relative=False, encoding="utf-8")
+@pytest.mark.parametrize("page", ["explanations.md", "scores.md"])
+def test_pages(page: str) -> None:
+    failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, encoding="utf-8")
     assert (failed, tried > 5) == (0, True)
 
 

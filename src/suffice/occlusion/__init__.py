@@ -90,20 +90,28 @@ class Occlusion:
         classifier = self.classifier
         one_image = len(images) == 1 or images.stride(0) == 0
         pixels = images[:1].to(classifier.device).expand(images.shape) if one_image else images.to(classifier.device)
-        which = which.to(classifier.device)
-        behind: Tensor | None = None
-        if self.background is not None:
-            behind = self.background(pixels[:1] if one_image else pixels)
-            behind = behind.expand(len(images), *behind.shape[1:])
+        which, rows = which.to(classifier.device), torch.arange(len(which))
 
-        def gather(rows: Tensor) -> tuple[Tensor, ...]:
-            of = which[rows]
-            x = pixels[:1].expand(len(of), *pixels.shape[1:]) if one_image else pixels[of]
-            return (x, masks(rows)) if behind is None else (x, masks(rows), behind[of])
+        if self.forward is not None:
 
-        rows, forward = torch.arange(len(which)), self.forward or _painted(classifier)
-        folds = self.forward is None
-        return classifier.batched(forward, rows, gather=gather, screen=screen, folds=folds, batch_size=batch_size)
+            def shown(batch: Tensor) -> tuple[Tensor, Tensor]:
+                return pixels[which[batch]], masks(batch)
+
+            return classifier.batched(self.forward, rows, gather=shown, screen=screen, batch_size=batch_size)
+
+        assert self.background is not None
+        behind = self.background(pixels[:1] if one_image else pixels)
+        # Normalised once and then painted, not the other way round: the same numbers for less.
+        front, behind = classifier.normalise(pixels[:1] if one_image else pixels), classifier.normalise(behind)
+
+        def painted(batch: Tensor) -> tuple[Tensor]:
+            of = slice(None) if one_image else which[batch]
+            return (torch.where(masks(batch)[:, None], front[of], behind if len(behind) == 1 else behind[of]),)
+
+        def forward(module: Any, x: Tensor) -> Any:
+            return module(x)
+
+        return classifier.batched(forward, rows, gather=painted, screen=screen, folds=True, batch_size=batch_size)
 
 
 def painted_logits(
