@@ -232,6 +232,33 @@ def test_a_series_is_one_explanation_after_another_for_less(options: dict[str, A
     assert module.seen < alone_passes
 
 
+class Bright(nn.Module):
+    """Class 1 where more than 0.6 of the light is there, of which some pixels give more than others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = torch.rand(*SIZE, generator=torch.Generator().manual_seed(0)) + 0.5
+        self.share /= self.share.sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        light = (x.mean(1) * self.share).sum((1, 2))
+        return torch.stack([torch.zeros_like(light), 2000 * (light - 0.6)], 1)
+
+
+@pytest.mark.parametrize(("occlusion", "most"), [("min", 250), ("min,zero", 600), ("robust", 600)])
+def test_the_budget_is_that_of_one_occlusion_or_of_several(occlusion: str, most: int) -> None:
+    # Every pixel of a white image counts, so that all of some 600 blocks of one pixel would have to be asked about.
+    classifier = suffice.Classifier(Bright(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+    image = torch.ones(3, *SIZE)
+    cut = suffice.explain(classifier, image, occlusion=occlusion, keep_confidence=0, block=1)
+    assert cut.sufficient
+    assert cut.minimal_block is None
+    assert cut.forward_passes <= most
+    whole = suffice.explain(classifier, image, occlusion=occlusion, keep_confidence=0, block=1, budget=10**5)
+    assert whole.minimal_block == 1
+    assert whole.forward_passes > most
+
+
 def test_the_same_confidence_again_costs_nothing() -> None:
     classifier = suffice.Classifier(Soft(4, smooth=True), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
     first, again = suffice.explain_series(classifier, torch.rand(3, *SIZE), (0.5, 0.5), block=8)

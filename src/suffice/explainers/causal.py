@@ -53,7 +53,8 @@ class CausalSettings(MethodSettings):
 
     search: Literal["boxes", "partitions"] = "boxes"  # from the sides in, or by random cuts into four as ReX
     block: int = Field(16, ge=1)  # boxes: pixels; side of the blocks that are left out, and none of which can be
-    budget: int = Field(540, ge=1)  # boxes: no new round of peeling that would take more images through the model
+    # boxes: no new round of peeling that would take more images through the model; 0: 540, or 220 for one occlusion
+    budget: int = Field(0, ge=0)
     iterations: int = Field(4, ge=1, le=1000)  # partitions: independent searches, each from its own random cuts
     depth: int = Field(8, ge=1, le=100)  # partitions: cuts in one search at most
     smallest_box: int = Field(24, ge=2)  # partitions: pixels; a box is cut while both sides are at least twice this
@@ -61,6 +62,9 @@ class CausalSettings(MethodSettings):
     prune: int = Field(16, ge=0)  # partitions: chunks in the last pruning round; 0 leaves the prefix as it is
 
 
+# Images through the model after which peeling ends, so that an explanation takes at most 600 under several occlusions
+# and at most 250 under one: a mask that passes is asked about under each of them.
+_BUDGET, _BUDGET_OF_ONE = 540, 220
 _ROUNDS = 4  # of questions that one cut into four parts takes at most: three parts, two, one, none
 
 Subset = tuple[int, ...]
@@ -87,15 +91,16 @@ def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress
 def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress) -> Found:
     """From the sides of the image in, then block by block."""
     started = test.classifier.forward_passes
+    budget = settings.budget or (_BUDGET if test.several else _BUDGET_OF_ONE)
 
     def told() -> None:
-        progress(min(0.95, (test.classifier.forward_passes - started) / settings.budget))
+        progress(min(0.95, (test.classifier.forward_passes - started) / budget))
 
     region = test.region.numpy()
     chain = smallest_box(test, region, max(1, settings.block // 2), told)
     if not chain:
         return Found(np.zeros(region.shape), region)
-    left = peeled(test, chain[-1], settings.block, started + settings.budget, told)
+    left = peeled(test, chain[-1], settings.block, started + budget, told)
     saliency = nested_responsibility([*chain, left.mask], settings.block)
     saliency += left.importance * saliency.max()
     return Found(saliency, left.mask, settings.block if left.minimal else None)

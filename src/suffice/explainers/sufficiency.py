@@ -113,6 +113,11 @@ class SufficiencyTest:
         ]
 
     @property
+    def several(self) -> bool:
+        """Whether there is more than one occlusion."""
+        return len(self._occlusions) > 1
+
+    @property
     def asked(self) -> int:
         """Number of different masks asked about so far."""
         return len({mask for _, mask in self.known.answers})
