@@ -92,6 +92,7 @@ def cost(classifier: Classifier, photo: str, rounds: int) -> dict[str, Any]:
     inputs = masked_images(classifier, image, heat)
     assert len(inputs.flatten(1).unique(dim=0)) == len(inputs), "a masked image was asked twice"
     classifier.batch_size = 32
+    suffice.score(classifier, image, heat, "deletion_percent", step=0.5)  # makes the folded copy
     ours, plain, folded = [], [], []
     for _ in range(rounds):
         passes = classifier.forward_passes

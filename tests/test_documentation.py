@@ -11,14 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["explanations.md", "scores.md"])
+@pytest.mark.parametrize("page", ["explanations.md", "lax.md", "scores.md"])
 def test_pages(page: str) -> None:
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, encoding="utf-8")
-    assert (failed, tried > 5) == (0, True)
-
-
-def test_lax() -> None:
-    failed, tried = doctest.testfile(str(ROOT / "docs" / "lax.md"), module_relative=False, encoding="utf-8")
     assert (failed, tried > 5) == (0, True)
 
 

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 from suffice.metrics.area import explanation_area
 from suffice.metrics.confidence import confidences, explanation_confidence
+from suffice.metrics.evidence import Curve, Evidence, ScoreOptions
 from suffice.metrics.maps import as_saliency, fitted, read_map
 from suffice.metrics.metric import Metric
+from suffice.metrics.registry import METRICS
 from suffice.metrics.robustness import (
     Robustness,
     photos_of_other_classes,
@@ -32,24 +34,17 @@ from suffice.metrics.robustness import (
     robustness_solid,
     solid_colours,
 )
-from suffice.metrics.scoring import (
-    METRICS,
-    Curve,
-    Scores,
-    check_metrics,
-    complete_options,
-    score,
-    score_many,
-    score_maps,
-)
+from suffice.metrics.scoring import Scores, check_metrics, complete_options, score, score_many, score_maps
 from suffice.metrics.standard_error import Mean, mean_with_error
 
 __all__ = [
     "METRICS",
     "Curve",
+    "Evidence",
     "Mean",
     "Metric",
     "Robustness",
+    "ScoreOptions",
     "Scores",
     "as_saliency",
     "check_metrics",

@@ -15,8 +15,6 @@ from suffice.classifier import as_tensor
 from suffice.errors import InputError
 from suffice.metrics.metric import Metric
 
-AREA = Metric("area", 0.0, 1.0, False, "share of the pixels that is kept", ("alpha_min", "normalise", "at_threshold"))
-
 
 def explanation_area(mask: Tensor | np.ndarray[Any, Any]) -> float:
     """The share of True pixels in a mask.
@@ -41,3 +39,15 @@ def explanation_area(mask: Tensor | np.ndarray[Any, Any]) -> float:
     if mask.ndim != 2 or mask.numel() == 0:
         raise InputError(f"expected a mask (H, W) with at least one pixel; got {tuple(mask.shape)}")
     return int(mask.sum()) / mask.numel()
+
+
+AREA = Metric(
+    "area",
+    0.0,
+    1.0,
+    False,
+    "share of the pixels that is kept",
+    ("alpha_min", "normalise", "at_threshold"),
+    (),
+    lambda evidence: evidence.parts.double().mean((1, 2)),
+)

@@ -16,15 +16,6 @@ from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.occlusion import make_occlusions
 
-CONFIDENCE = Metric(
-    "confidence",
-    0.0,
-    1.0,
-    True,
-    "probability of the target with the part alone",
-    ("alpha_min", "normalise", "at_threshold"),
-)
-
 
 def explanation_confidence(
     classifier: Classifier,
@@ -83,3 +74,15 @@ def confidences(
         [each(images, different) for each in make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)]
     )
     return logits.softmax(2)[:, :, classifier.class_index(target)].amin(0)[which]
+
+
+CONFIDENCE = Metric(
+    "confidence",
+    0.0,
+    1.0,
+    True,
+    "probability of the target with the part alone",
+    ("alpha_min", "normalise", "at_threshold"),
+    ("part",),
+    lambda evidence: evidence.answer("part", "confidence"),
+)

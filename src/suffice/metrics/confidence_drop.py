@@ -14,17 +14,9 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError
+from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.occlusion import Occlusion
-
-CONFIDENCE_DROP = Metric(
-    "confidence_drop",
-    0.0,
-    1.0,
-    False,
-    "share of the confidence that the part alone loses",
-    ("alpha_min", "normalise", "at_threshold", "drop"),
-)
 
 
 def confidence_drop(whole: Tensor, part: Tensor) -> Tensor:
@@ -69,3 +61,25 @@ def check_fill(occlusion: Occlusion) -> None:
         raise InputError(
             f"expected a fill for drop=soft, which shows pixels in part; {occlusion.name} has them on or off"
         )
+
+
+def _of(evidence: Evidence) -> Tensor:
+    part = evidence.answer("part", "confidence")
+    if evidence.options.drop == "soft":
+        answers = [
+            blended_logits(way, evidence.images, evidence.heat).double().softmax(1) for way in evidence.occlusions
+        ]
+        part = torch.stack(answers).amin(0).gather(1, evidence.answers.labels[:, None])[:, 0]
+    return confidence_drop(evidence.whole("confidence"), part)
+
+
+CONFIDENCE_DROP = Metric(
+    "confidence_drop",
+    0.0,
+    1.0,
+    False,
+    "share of the confidence that the part alone loses",
+    ("alpha_min", "normalise", "at_threshold", "drop"),
+    ("part",),
+    _of,
+)

@@ -15,22 +15,16 @@ being right.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.sweep import area_under
 
 BY_VALUE = ("step", "fid_measure", "normalise", "at_threshold")
 BY_PERCENT = ("step", "fid_measure", "ties")
-
-FID_MINUS = Metric("fid_minus", -1.0, 1.0, False, "what is lost while salient values alone are shown", BY_VALUE)
-FID_PLUS = Metric("fid_plus", -1.0, 1.0, True, "what is lost while salient values are hidden", BY_VALUE)
-FID_MINUS_PERCENT = Metric(
-    "fid_minus_percent", -1.0, 1.0, False, "what is lost while salient pixels alone are shown", BY_PERCENT
-)
-FID_PLUS_PERCENT = Metric(
-    "fid_plus_percent", -1.0, 1.0, True, "what is lost while salient pixels are hidden", BY_PERCENT
-)
 
 
 def fid_minus(whole: Tensor, shown: Tensor, positions: Tensor) -> Tensor:
@@ -59,3 +53,53 @@ def fid_plus(whole: Tensor, left: Tensor, positions: Tensor) -> Tensor:
         float64 (N,), in [-1, 1].
     """
     return area_under(whole[:, None] - left, positions)
+
+
+def _of(function: Callable[[Tensor, Tensor, Tensor], Tensor], curve: str) -> Callable[[Evidence], Tensor]:
+    def of(evidence: Evidence) -> Tensor:
+        measure = evidence.options.fid_measure
+        return function(evidence.whole(measure), *evidence.curve(curve, measure))
+
+    return of
+
+
+FID_MINUS = Metric(
+    "fid_minus",
+    -1.0,
+    1.0,
+    False,
+    "what is lost while salient values alone are shown",
+    BY_VALUE,
+    ("insertion",),
+    _of(fid_minus, "insertion"),
+)
+FID_PLUS = Metric(
+    "fid_plus",
+    -1.0,
+    1.0,
+    True,
+    "what is lost while salient values are hidden",
+    BY_VALUE,
+    ("deletion",),
+    _of(fid_plus, "deletion"),
+)
+FID_MINUS_PERCENT = Metric(
+    "fid_minus_percent",
+    -1.0,
+    1.0,
+    False,
+    "what is lost while salient pixels alone are shown",
+    BY_PERCENT,
+    ("insertion_percent",),
+    _of(fid_minus, "insertion_percent"),
+)
+FID_PLUS_PERCENT = Metric(
+    "fid_plus_percent",
+    -1.0,
+    1.0,
+    True,
+    "what is lost while salient pixels are hidden",
+    BY_PERCENT,
+    ("deletion_percent",),
+    _of(fid_plus, "deletion_percent"),
+)

@@ -22,15 +22,6 @@ from suffice.metrics.sweep import area_under
 BY_VALUE = ("step", "measure", "normalise", "at_threshold")
 BY_PERCENT = ("step", "measure", "ties")
 
-INSERTION = Metric("insertion", 0.0, 1.0, True, "how soon the class comes, most salient values first", BY_VALUE)
-DELETION = Metric("deletion", 0.0, 1.0, False, "how long the class stays, most salient values gone first", BY_VALUE)
-INSERTION_PERCENT = Metric(
-    "insertion_percent", 0.0, 1.0, True, "how soon the class comes, most salient pixels first", BY_PERCENT
-)
-DELETION_PERCENT = Metric(
-    "deletion_percent", 0.0, 1.0, False, "how long the class stays, most salient pixels gone first", BY_PERCENT
-)
-
 
 def insertion(shown: Tensor, positions: Tensor) -> Tensor:
     """Area under the insertion curve; higher is better.
@@ -56,3 +47,45 @@ def deletion(left: Tensor, positions: Tensor) -> Tensor:
         float64 (N,), in [0, 1].
     """
     return area_under(left, positions)
+
+
+INSERTION = Metric(
+    "insertion",
+    0.0,
+    1.0,
+    True,
+    "how soon the class comes, most salient values first",
+    BY_VALUE,
+    ("insertion",),
+    lambda evidence: insertion(*evidence.curve("insertion")),
+)
+DELETION = Metric(
+    "deletion",
+    0.0,
+    1.0,
+    False,
+    "how long the class stays, most salient values gone first",
+    BY_VALUE,
+    ("deletion",),
+    lambda evidence: deletion(*evidence.curve("deletion")),
+)
+INSERTION_PERCENT = Metric(
+    "insertion_percent",
+    0.0,
+    1.0,
+    True,
+    "how soon the class comes, most salient pixels first",
+    BY_PERCENT,
+    ("insertion_percent",),
+    lambda evidence: insertion(*evidence.curve("insertion_percent")),
+)
+DELETION_PERCENT = Metric(
+    "deletion_percent",
+    0.0,
+    1.0,
+    False,
+    "how long the class stays, most salient pixels gone first",
+    BY_PERCENT,
+    ("deletion_percent",),
+    lambda evidence: deletion(*evidence.curve("deletion_percent")),
+)

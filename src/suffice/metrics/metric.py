@@ -1,20 +1,29 @@
-"""What a number means: the range of a metric and the direction that is better, as data."""
+"""What a metric is: the range of its values and the direction that is better, as data, and how it comes of a sweep."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suffice.metrics.evidence import Evidence
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What a metric's values mean.
+    """What a metric's values mean, and what it needs to know.
 
     Attributes:
         name: as callers and tables write it.
         least, greatest: the values that it can take.
         higher_is_better: the direction.
         meaning: in a few words, for a table's head.
-        options: of `suffice.score`, those that it knows (see `scoring.py`).
+        options: those of `evidence.ScoreOptions` that it knows.
+        needs: the curves and masks that the model is asked about for it, names in `evidence.ASKED`.
+        of: its values, float64 (N,), for N maps.
     """
 
     name: str
@@ -22,7 +31,9 @@ class Metric:
     greatest: float
     higher_is_better: bool
     meaning: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...]
+    needs: tuple[str, ...]
+    of: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
 
     @property
     def arrow(self) -> str:

@@ -18,23 +18,12 @@ it (`hide="inside"`), or all the rest stays, as its notation has it (`"all"`).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.sweep import area_under
-
-_BASE = ("alpha_min", "step", "measure", "normalise", "at_threshold", "hide")
-
-MSI = Metric("msi", -2.0, 1.0, True, "base minus penalty", _BASE)
-MSI_BASE = Metric("msi_base", -1.0, 1.0, True, "sufficiency of the part, and of it alone", _BASE)
-MSI_PENALTY = Metric(
-    "msi_penalty", 0.0, 1.0, False, "share of the pixels at α_min or above", ("alpha_min", "normalise")
-)
-
-Hide = Literal["inside", "all"]
 
 
 def msi_base(above: Tensor, below: Tensor, show: Tensor, hide: Tensor, thresholds: Tensor) -> Tensor:
@@ -69,3 +58,39 @@ def msi_penalty(saliency: Tensor, alpha_min: float) -> Tensor:
 def msi(base: Tensor, penalty: Tensor) -> Tensor:
     """Base score minus mask penalty, equation 6; higher is better, in [-2, 1]."""
     return base - penalty
+
+
+def _base(evidence: Evidence) -> Tensor:
+    show, thresholds = evidence.curve("msi_show")
+    hide, _ = evidence.curve("msi_hide")
+    return msi_base(evidence.answer("above"), evidence.answer("below"), show, hide, thresholds)
+
+
+def _penalty(evidence: Evidence) -> Tensor:
+    return msi_penalty(evidence.heat, evidence.options.alpha_min)
+
+
+_KNOWN = ("alpha_min", "step", "measure", "normalise", "at_threshold", "hide")
+_NEEDED = ("msi_show", "msi_hide", "above", "below")
+
+MSI = Metric(
+    "msi",
+    -2.0,
+    1.0,
+    True,
+    "base minus penalty",
+    _KNOWN,
+    _NEEDED,
+    lambda evidence: msi(_base(evidence), _penalty(evidence)),
+)
+MSI_BASE = Metric("msi_base", -1.0, 1.0, True, "sufficiency of the part, and of it alone", _KNOWN, _NEEDED, _base)
+MSI_PENALTY = Metric(
+    "msi_penalty",
+    0.0,
+    1.0,
+    False,
+    "share of the pixels at α_min or above",
+    ("alpha_min", "normalise"),
+    (),
+    _penalty,
+)

@@ -28,17 +28,10 @@ from torch import Tensor
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError
 from suffice.images import find_images
+from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
-
-_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
-ROBUSTNESS_SOLID = Metric(
-    "robustness_solid", 0.0, 1.0, True, "share of solid colours on which the class holds", (*_OF_A_PART, "count")
-)
-ROBUSTNESS_IMAGES = Metric(
-    "robustness_images", 0.0, 1.0, True, "share of other images on which the class holds", (*_OF_A_PART, "backgrounds")
-)
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""
@@ -277,3 +270,48 @@ def _margin(logits: Tensor, target: int) -> Tensor:
     others = logits.clone()
     others[..., target] = -torch.inf
     return logits[..., target] - others.amax(-1)
+
+
+def _of(evidence: Evidence, backgrounds: Tensor) -> Tensor:
+    """ρ of the part of each map; equal parts of one image are asked once."""
+    classifier, images, labels = evidence.occlusions[0].classifier, evidence.images, evidence.answers.labels
+    if images.stride(0) == 0 and len(labels.unique()) == 1:
+        found = robustness_on(classifier, images[0], evidence.parts, int(labels[0]), backgrounds)
+    else:
+        each_alone = zip(images, evidence.parts, labels.tolist(), strict=True)
+        found = tuple(
+            robustness_on(classifier, image, part[None], label, backgrounds)[0] for image, part, label in each_alone
+        )
+    return torch.tensor([each.rho for each in found], dtype=torch.float64)
+
+
+def _on_colours(evidence: Evidence) -> Tensor:
+    colours = solid_colours(evidence.images.shape[1], count=evidence.options.count, seed=evidence.seed)
+    return _of(evidence, colours)
+
+
+def _on_images(evidence: Evidence) -> Tensor:
+    return _of(evidence, evidence.occlusions[0].classifier.check_images(evidence.options.backgrounds))
+
+
+_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
+ROBUSTNESS_SOLID = Metric(
+    "robustness_solid",
+    0.0,
+    1.0,
+    True,
+    "share of solid colours on which the class holds",
+    (*_OF_A_PART, "count"),
+    (),
+    _on_colours,
+)
+ROBUSTNESS_IMAGES = Metric(
+    "robustness_images",
+    0.0,
+    1.0,
+    True,
+    "share of other images on which the class holds",
+    (*_OF_A_PART, "backgrounds"),
+    (),
+    _on_images,
+)

@@ -15,110 +15,26 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
 from suffice.explanation import Explanation
-from suffice.metrics import confidence_drop as drop
-from suffice.metrics import fidelity, msi, sweep
-from suffice.metrics import insertion_deletion as curves
-from suffice.metrics.area import AREA
-from suffice.metrics.confidence import CONFIDENCE
+from suffice.metrics import sweep
+from suffice.metrics.confidence_drop import check_fill
+from suffice.metrics.evidence import Curve, Progress, ScoreOptions, ask
 from suffice.metrics.maps import as_saliency
-from suffice.metrics.metric import Metric
-from suffice.metrics.robustness import (
-    BACKGROUNDS,
-    ROBUSTNESS_IMAGES,
-    ROBUSTNESS_SOLID,
-    robustness_on,
-    solid_colours,
-)
+from suffice.metrics.registry import METRICS
 from suffice.metrics.standard_error import Mean, mean_with_error
-from suffice.occlusion import Occlusion, check_masks, make_occlusions
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        curves.INSERTION,
-        curves.DELETION,
-        curves.INSERTION_PERCENT,
-        curves.DELETION_PERCENT,
-        fidelity.FID_MINUS,
-        fidelity.FID_PLUS,
-        fidelity.FID_MINUS_PERCENT,
-        fidelity.FID_PLUS_PERCENT,
-        msi.MSI,
-        msi.MSI_BASE,
-        msi.MSI_PENALTY,
-        ROBUSTNESS_SOLID,
-        ROBUSTNESS_IMAGES,
-        AREA,
-        CONFIDENCE,
-        drop.CONFIDENCE_DROP,
-    )
-}
-"""What each metric's values mean, by its name, in the order in which tables show them."""
-
-Progress = Callable[[float], None]
-"""Told the share of the work that is done, in [0, 1]."""
+from suffice.occlusion import check_masks, make_occlusions
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
-
-
-class ScoreOptions(BaseModel):
-    """Options of the metrics; unknown ones and values out of range are errors.
-
-    Attributes:
-        alpha_min: α_min in [0, 1); above it a map's pixels are the part. Of an `Explanation` the mask is the part.
-        step: in (0, 1], between two thresholds (0.01 unless given), or share of the pixels in a step (0.02).
-        measure: what insertion, deletion and MSI are of: the `confidence` in the label (unless given, for one image),
-            or `accuracy`, whether the label is above all other classes (unless given, for many).
-        fid_measure: the same for Fid- and Fid+.
-        normalise: `min-max` or `none`; see `sweep.normalised`. Unless given, min-max for all but maps that are on a
-            scale of their own: masks, and the saliency of an `Explanation` by LAX.
-        at_threshold: whether a pixel of exactly the value α is `hidden` (>) or `shown` (>=).
-        hide: what MSI's Hide leaves below α_min: nothing (`inside`) or `all`.
-        ties: `order`, `together` or `random`; see `sweep.rank_pixels`.
-        drop: of confidence: by a `mask`, or `soft`, by the image times its map.
-        count: of the colours of ρ.
-        backgrounds: (B, C, H, W) in [0, 1], of `robustness_images`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    alpha_min: float = Field(0.5, ge=0, lt=1)
-    step: float | None = Field(None, gt=0, le=1)
-    measure: Literal["confidence", "accuracy"] | None = None
-    fid_measure: Literal["confidence", "accuracy"] = "confidence"
-    normalise: sweep.Normalise | None = None
-    at_threshold: Literal["hidden", "shown"] = "hidden"
-    hide: msi.Hide = "inside"
-    ties: sweep.Ties = "order"
-    drop: Literal["mask", "soft"] = "mask"
-    count: int = Field(BACKGROUNDS, ge=1)
-    backgrounds: Any = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Curve:
-    """How an answer changes along the order of the pixels.
-
-    Attributes:
-        positions: float64 (P,): thresholds α, falling, or shares of the pixels, rising.
-        values: float64 (N, P), confidence in the label, or whether it is on top.
-        by: `value` or `percent`.
-    """
-
-    positions: Tensor
-    values: Tensor
-    by: Literal["value", "percent"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,8 +61,8 @@ class Scores:
     parts: Tensor | None
     heat: Tensor | None
     constant: Tensor
-    forward_passes: int
-    seconds: float
+    forward_passes: int = 0
+    seconds: float = 0.0
 
     def means(self) -> dict[str, Mean]:
         """The mean of each metric with its standard error."""
@@ -342,31 +258,39 @@ def score_many(
     ways = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
     if chosen.drop == "soft":
         for way in ways:
-            drop.check_fill(way)
+            check_fill(way)
     total = len(images)
 
+    needs = list(dict.fromkeys(need for name in names for need in METRICS[name].needs))
     done: list[Scores] = []
     at_once = max(1, _ELEMENTS_AT_ONCE // images[0].numel())
     for first in range(0, total, at_once):
         some = slice(first, first + at_once)
         pixels = classifier.check_images(images[some])
-        progress_of = _share_of(progress, first, len(pixels), total)
+        heat = torch.stack([as_saliency(one, images.shape[2:]) for one in maps[some]])
+        evidence = ask(
+            ways,
+            pixels,
+            heat,
+            None if classes is None else classes[some],
+            None if parts is None else parts[some],
+            needs,
+            chosen,
+            seed,
+            _share_of(progress, first, len(pixels), total),
+        )
         done.append(
-            _scores(
-                classifier,
-                ways,
-                pixels,
-                torch.stack([as_saliency(one, images.shape[2:]) for one in maps[some]]),
-                None if classes is None else classes[some],
-                None if parts is None else parts[some],
-                names,
-                chosen,
-                seed,
-                progress_of,
+            Scores(
+                {name: METRICS[name].of(evidence) for name in names},
+                evidence.curves(),
+                evidence.answers.labels,
+                evidence.answers.top,
+                evidence.answers.whole_confidence,
+                evidence.parts if keep_maps else None,
+                evidence.heat if keep_maps else None,
+                heat.amin((1, 2)) == heat.amax((1, 2)),
             )
         )
-        if not keep_maps:
-            done[-1] = dataclasses.replace(done[-1], parts=None, heat=None)
     return _joined(done, classifier.forward_passes - passes, time.perf_counter() - started)
 
 
@@ -428,208 +352,6 @@ def _labels(classifier: Classifier, labels: Any, count: int) -> Tensor | None:
     if len(given) != count:
         raise InputError(f"expected a label for each of {count} images; got {len(given)}")
     return torch.tensor([classifier.class_index(label) for label in given])
-
-
-_NEEDED_CURVES = {
-    "insertion": ("insertion",),
-    "fid_minus": ("insertion",),
-    "deletion": ("deletion",),
-    "fid_plus": ("deletion",),
-    "insertion_percent": ("insertion_percent",),
-    "fid_minus_percent": ("insertion_percent",),
-    "deletion_percent": ("deletion_percent",),
-    "fid_plus_percent": ("deletion_percent",),
-    "msi": ("msi_show", "msi_hide", "above", "below"),
-    "msi_base": ("msi_show", "msi_hide", "above", "below"),
-}
-_WHAT_REMAINS = ("deletion", "deletion_percent", "msi_hide", "below")
-"""Where salient pixels are hidden: of several occlusions the one under which most is left is the worst."""
-
-
-def _scores(
-    classifier: Classifier,
-    occlusions: Sequence[Occlusion],
-    images: Tensor,
-    saliency: Tensor,
-    labels: Tensor | None,
-    masks: Tensor | None,
-    names: Sequence[str],
-    options: ScoreOptions,
-    seed: int,
-    progress: Progress,
-) -> Scores:
-    """The scores of some images at once: images (N, C, H, W), saliency (N, H, W), masks bool (N, H, W)."""
-    normalise = options.normalise or "min-max"
-    heat = sweep.normalised(saliency, normalise)
-    ranking = sweep.rank_pixels(saliency.to(classifier.device), normalise, options.ties, seed)
-    above = sweep.count_above(ranking, torch.tensor([options.alpha_min]), at_threshold=options.at_threshold)
-    parts = ranking.rank < above[..., None] if masks is None else masks.to(classifier.device)
-    plan = _Plan(ranking, options, above, parts)
-    needed = dict.fromkeys(curve for name in names for curve in _NEEDED_CURVES.get(name, ()))
-    if "confidence" in names or ("confidence_drop" in names and options.drop == "mask"):
-        needed["part"] = None
-    runs = {name: getattr(plan, name)() for name in needed}
-
-    answers = sweep.ask(
-        occlusions,
-        images,
-        ranking,
-        torch.cat([torch.empty(len(images), 0, 2, dtype=torch.int64), *(each.cpu() for each, _ in runs.values())], 1),
-        labels,
-        parts=parts if "part" in runs else None,
-        exact_labels="accuracy" in (options.measure, options.fid_measure),
-        progress=progress,
-    )
-    confidence: dict[str, Tensor] = {}
-    correct: dict[str, Tensor] = {}
-    at = 0
-    for name, (run, _) in runs.items():
-        here = slice(at, at + run.shape[1])
-        worst = torch.amax if name in _WHAT_REMAINS else torch.amin
-        confidence[name] = worst(answers.confidence[:, :, here], 0)
-        correct[name] = worst(answers.correct[:, :, here].double(), 0)
-        at += run.shape[1]
-
-    main = correct if options.measure == "accuracy" else confidence
-    by_label = options.fid_measure == "accuracy"
-    fid, whole = (correct, answers.whole_correct.double()) if by_label else (confidence, answers.whole_confidence)
-    positions = {name: where for name, (_, where) in runs.items()}
-    values: dict[str, Tensor] = {}
-    for name in names:
-        if name in ("insertion", "insertion_percent"):
-            values[name] = curves.insertion(main[name], positions[name])
-        elif name in ("deletion", "deletion_percent"):
-            values[name] = curves.deletion(main[name], positions[name])
-        elif name in ("fid_minus", "fid_minus_percent"):
-            curve = name.replace("fid_minus", "insertion")
-            values[name] = fidelity.fid_minus(whole, fid[curve], positions[curve])
-        elif name in ("fid_plus", "fid_plus_percent"):
-            curve = name.replace("fid_plus", "deletion")
-            values[name] = fidelity.fid_plus(whole, fid[curve], positions[curve])
-        elif name == "area":
-            values[name] = parts.double().mean((1, 2)).cpu()
-        elif name == "confidence":
-            values[name] = confidence["part"][:, 0]
-        elif name == "confidence_drop":
-            values[name] = drop.confidence_drop(
-                answers.whole_confidence,
-                confidence["part"][:, 0]
-                if options.drop == "mask"
-                else _blended(occlusions, images, heat, answers.labels),
-            )
-        elif name in ("robustness_solid", "robustness_images"):
-            values[name] = _robustness(classifier, name, images, parts.cpu(), answers.labels, options, seed)
-    if any(name.startswith("msi") for name in names):
-        penalty = msi.msi_penalty(heat, options.alpha_min)
-        base = (
-            msi.msi_base(
-                main["above"][:, 0], main["below"][:, 0], main["msi_show"], main["msi_hide"], positions["msi_show"]
-            )
-            if "above" in main
-            else torch.zeros_like(penalty)
-        )
-        found = {"msi_penalty": penalty, "msi_base": base, "msi": msi.msi(base, penalty)}
-        values |= {name: found[name] for name in names if name in found}
-    return Scores(
-        {name: values[name] for name in names},
-        {
-            name: Curve(positions[name], main[name], "percent" if name.endswith("percent") else "value")
-            for name in runs
-            if positions[name] is not None
-        },
-        answers.labels,
-        answers.top,
-        answers.whole_confidence,
-        parts.cpu(),
-        heat,
-        saliency.amin((1, 2)) == saliency.amax((1, 2)),
-        0,
-        0.0,
-    )
-
-
-class _Plan:
-    """Which runs of pixels each curve asks about, int64 (N, P, 2), and where on its axis each of them lies."""
-
-    def __init__(self, ranking: sweep.Ranking, options: ScoreOptions, above: Tensor, parts: Tensor) -> None:
-        self.ranking, self.options, self.count_above_min, self.parts = ranking, options, above, parts
-
-    def insertion(self) -> tuple[Tensor, Tensor]:
-        counts, thresholds = self._by_value(0.0)
-        return self._first(counts), thresholds
-
-    def deletion(self) -> tuple[Tensor, Tensor]:
-        counts, thresholds = self._by_value(0.0)
-        return self._all_but_first(counts), thresholds
-
-    def insertion_percent(self) -> tuple[Tensor, Tensor]:
-        counts, shares = sweep.percent_steps(self.ranking, self.options.step or sweep.STEP_PERCENT)
-        return self._first(counts), shares
-
-    def deletion_percent(self) -> tuple[Tensor, Tensor]:
-        counts, shares = sweep.percent_steps(self.ranking, self.options.step or sweep.STEP_PERCENT)
-        return self._all_but_first(counts), shares
-
-    def msi_show(self) -> tuple[Tensor, Tensor]:
-        counts, thresholds = self._by_value(self.options.alpha_min)
-        return self._first(counts), thresholds
-
-    def msi_hide(self) -> tuple[Tensor, Tensor]:
-        counts, thresholds = self._by_value(self.options.alpha_min)
-        if self.options.hide == "all":
-            return self._all_but_first(counts), thresholds
-        return torch.stack([counts, self.count_above_min.expand_as(counts)], 2), thresholds
-
-    def above(self) -> tuple[Tensor, None]:
-        return self._first(self.count_above_min), None
-
-    def below(self) -> tuple[Tensor, None]:
-        return self._all_but_first(self.count_above_min), None
-
-    def part(self) -> tuple[Tensor, None]:
-        """The part: a run, where it is the first pixels of the order, else what `sweep.ask` is given as `parts`."""
-        size = self.parts.flatten(1).sum(1)
-        last = torch.where(self.parts, self.ranking.rank, -1).flatten(1).amax(1)
-        run = torch.stack([torch.zeros_like(size), size], 1)
-        return torch.where((last + 1 == size)[:, None], run, -1)[:, None], None
-
-    def _by_value(self, least: float) -> tuple[Tensor, Tensor]:
-        thresholds = sweep.thresholds_between(least, self.options.step or sweep.STEP_BY_VALUE)
-        return sweep.count_above(self.ranking, thresholds, at_threshold=self.options.at_threshold), thresholds
-
-    def _first(self, counts: Tensor) -> Tensor:
-        return torch.stack([torch.zeros_like(counts), counts], 2)
-
-    def _all_but_first(self, counts: Tensor) -> Tensor:
-        return torch.stack([counts, torch.full_like(counts, self.ranking.pixels)], 2)
-
-
-def _blended(occlusions: Sequence[Occlusion], images: Tensor, saliency: Tensor, labels: Tensor) -> Tensor:
-    answers = [drop.blended_logits(occlusion, images, saliency).double().softmax(1) for occlusion in occlusions]
-    return torch.stack(answers).amin(0).gather(1, labels[:, None])[:, 0]
-
-
-def _robustness(
-    classifier: Classifier,
-    name: str,
-    images: Tensor,
-    parts: Tensor,
-    labels: Tensor,
-    options: ScoreOptions,
-    seed: int,
-) -> Tensor:
-    if name == "robustness_solid":
-        behind = solid_colours(images.shape[1], count=options.count, seed=seed)
-    else:
-        behind = classifier.check_images(options.backgrounds)
-    if images.stride(0) == 0 and len(labels.unique()) == 1:  # equal parts of one image are asked once
-        found = robustness_on(classifier, images[0], parts, int(labels[0]), behind)
-        return torch.tensor([each.rho for each in found], dtype=torch.float64)
-    each_alone = zip(images, parts, labels.tolist(), strict=True)
-    return torch.tensor(
-        [robustness_on(classifier, image, part[None], label, behind)[0].rho for image, part, label in each_alone],
-        dtype=torch.float64,
-    )
 
 
 def _joined(done: Sequence[Scores], forward_passes: int, seconds: float) -> Scores:

@@ -32,6 +32,7 @@ from suffice.occlusion import Occlusion
 
 Ties = Literal["order", "together", "random"]
 Normalise = Literal["min-max", "none"]
+AtThreshold = Literal["hidden", "shown"]
 
 STEP_BY_VALUE, STEP_PERCENT = 0.01, 0.02
 """Between two thresholds, and share of the pixels between two steps: with these the paper's values come out."""
@@ -115,7 +116,7 @@ def rank_pixels(saliency: Tensor, normalise: Normalise = "min-max", ties: Ties =
     return Ranking(rank.view(saliency.shape), values, ties)
 
 
-def count_above(ranking: Ranking, thresholds: Tensor, *, at_threshold: Literal["hidden", "shown"] = "hidden") -> Tensor:
+def count_above(ranking: Ranking, thresholds: Tensor, *, at_threshold: AtThreshold = "hidden") -> Tensor:
     """How many pixels of each map lie above each threshold: int64 (N, T).
 
     Args:
