@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,25 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     assert torch.load(folder / CHECKPOINT, weights_only=True)["global_step"] == 5
     assert sorted(file.name for file in folder.iterdir()) == [CHECKPOINT, HISTORY, "run.json"]
     assert "goes on after step 5 of 12" in train(photos, folder)[1]
+
+
+def test_ctrl_c_stops_it_and_works_again_afterwards(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = ClassifierTask.loss
+
+    def interrupted(self: ClassifierTask, *batch: Any) -> Any:
+        if self.global_step == 8:
+            raise KeyboardInterrupt
+        return loss(self, *batch)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(ClassifierTask, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(photos, tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(ClassifierTask, "loss", loss)
+    assert "goes on after step 5 of 12" in train(photos, tmp_path / "run")[1]
 
 
 def test_a_damaged_image_is_named_once_and_left_out(photos: Path, tmp_path: Path) -> None:

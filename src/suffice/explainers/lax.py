@@ -19,7 +19,9 @@ Two designs, and two losses:
 Why a second one. The entropy of equation 7, a softmax over sigmoids at t = 0.5, is least where about a fifth of the
 map is on, which is the penalty that the paper reports (0.205); and nothing in equation 9 keeps the class out of the
 complement, which MSI scores. `msi_loss` has a term for each: what is shown above a random threshold keeps the class,
-the complement loses it, and the area is paid for as MSI charges it.
+the complement loses it, and the area is paid for as MSI charges it. At first images are shown times their map instead,
+as in the paper, and fewer of them as training goes on: thresholds are what counts in the end, but tell a new adapter
+little of where to look.
 
 Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, section 3.2, Algorithm 1, equations 7 to 9;
 appendix A.3 for the layers.
@@ -54,6 +56,7 @@ _FORMAT = "suffice-lax-1"
 _WIDTHS = (256, 128, 64)  # appendix A.3: 512 -> 256 -> 128 -> 64 -> 1
 _FINE_WIDTH = 64
 _FINE_STAGES = 3
+_FINE_GAIN = 2.0  # of the map's logits, so that maps come close to 0 and 1 in fewer steps
 _EPSILON = 1e-8
 
 
@@ -129,7 +132,8 @@ class FineAdapter(nn.Module):
             if x is not None:
                 here = here + F.interpolate(x, size=here.shape[2:], mode="bilinear", align_corners=False)
             x = smooth(here)
-        return self.head(x)
+        assert x is not None
+        return _FINE_GAIN * self.head(x)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -312,7 +316,7 @@ def msi_loss(
         shown_logits: (N, K), with the pixels above a random α in [α_min, 1) alone: Show(> α) of equation 2.
         rest_logits: (N, K), with the pixels up to α_min alone: Show(< α_min) of equation 1.
         labels: (N,).
-        masks: (N, H, W), the pixels above α_min (equation 5), with a gradient (`straight_through`).
+        masks: (N, H, W), the pixels above α_min (equation 5), with a gradient (`straight_through`), or soft masks.
         area_weight, rest_weight: of the terms.
     """
     shown = F.cross_entropy(shown_logits, labels)

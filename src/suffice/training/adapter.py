@@ -40,9 +40,12 @@ class LaxTraining(TrainingSettings):
     stride: int = Field(4, ge=1, le=32)  # design fine: pixels of the finest stage that is read
     entropy_weight: float = Field(5.0, ge=0, le=1e6)  # objective paper: λ
     temperature: float = Field(0.5, gt=0, le=1e6)  # objective paper: t
-    area_weight: float = Field(2.0, ge=0, le=1e6)  # objective msi
+    area_weight: float = Field(3.0, ge=0, le=1e6)  # objective msi
     rest_weight: float = Field(1.0, ge=0, le=1e6)  # objective msi
     alpha_min: float = Field(0.5, ge=0, lt=1)  # objective msi: as in the metric
+    soft: float = Field(
+        0.5, ge=0, le=1
+    )  # objective msi: share of the images shown times their map, without a threshold
     labels: Literal["true", "predicted"] = "true"  # what the maps have to keep
 
     def adapter(self) -> AdapterSettings:
@@ -95,7 +98,7 @@ class LaxTask(Task):
         """The classifier goes where the adapter is."""
         self._classifier.require_module("LAX").to(self.device)
 
-    def on_fit_end(self) -> None:
+    def leave(self) -> None:
         """And back."""
         self._classifier.require_module("LAX").to(self._classifier.device)
 
@@ -121,13 +124,21 @@ class LaxTask(Task):
                 classifier.forward_passes += len(images)
                 masked = logits(normalised * maps[:, None])
                 return lax_loss(masked, labels, low, settings.entropy_weight, settings.temperature)
-            alpha = torch.rand(len(images), 1, 1, generator=random, device=random.device).to(maps.device)
-            part = straight_through(maps, settings.alpha_min)
-            above = straight_through(maps, settings.alpha_min + (1 - settings.alpha_min) * alpha)
+            draws = torch.rand(2, len(images), 1, 1, generator=random, device=random.device).to(maps.device)
+            alpha = settings.alpha_min + (1 - settings.alpha_min) * draws[0]
+            soft = draws[1] < self._soft_share()
+            part = torch.where(soft, maps, straight_through(maps, settings.alpha_min))
+            above = torch.where(soft, maps, straight_through(maps, alpha))
             shown = logits(normalised * above[:, None])
             rest = logits(normalised * (1 - part)[:, None])
             classifier.forward_passes += 2 * len(images)
             return msi_loss(shown, rest, labels, part, settings.area_weight, settings.rest_weight)
+
+    def _soft_share(self) -> float:
+        """Share of the images that are shown times their map: all at first, from `soft` on fewer, none in the end."""
+        if self.chosen.soft == 1:
+            return 1.0
+        return min(1.0, (1 - self.global_step / max(1, self.steps)) / (1 - self.chosen.soft))
 
 
 @contextlib.contextmanager

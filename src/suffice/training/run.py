@@ -13,8 +13,10 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sized
@@ -200,6 +202,9 @@ class Task(LightningModule):
         """The terms of the loss by name."""
         raise NotImplementedError
 
+    def leave(self) -> None:
+        """Called when a run ends, in whatever way: what is not the task's own goes back to where it was."""
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Lightning's name for the loss of one step."""
         images, labels = batch
@@ -381,9 +386,15 @@ def fit(
         )
         last = folder / CHECKPOINT
         task.train()  # Lightning leaves each module in the mode that it is in
-        trainer.fit(task, loader, ckpt_path=last if last.is_file() else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(task, loader, ckpt_path=last if last.is_file() else None)
+        except SystemExit as ended:  # what Lightning makes of Ctrl-C, which it ignores from then on
+            raise KeyboardInterrupt from ended
+        finally:
+            if interrupt is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, interrupt)
+            task.leave()
     return bool(trainer.is_global_zero)
 
 
