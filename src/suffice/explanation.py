@@ -38,6 +38,7 @@ class Explanation:
         seconds: wall time.
         model, image: what was explained; version: of suffice.
         notes: what a reader must know before trusting it; empty in most cases.
+        curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
             sign. None for other methods.
     """
@@ -62,6 +63,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     minimal: bool = False
     minimal_block: int | None = None
+    curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
 

@@ -5,6 +5,7 @@
 | `causal` | `causal.py` |
 | `lime` | `lime.py` |
 | `lax` | `lax.py`; needs an adapter that `suffice train-lax` has trained |
+| `activation-matching` | `activation_matching/` |
 | `grad-cam`, `grad-cam++`, `layer-cam`, `kpca-cam`, `finer-cam` | `cam.py` |
 | `attention`, `attention-rollout` | `attention.py` |
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers import causal, lax, lime
+from suffice.explainers import activation_matching, causal, lax, lime
 from suffice.explainers.method import Found, MethodSettings, Progress, complete_settings
 from suffice.explainers.saliency import MAPS, explain_by_map
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
@@ -39,6 +40,7 @@ METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, i
     "causal": (causal.CausalSettings, causal.explain),
     "lime": (lime.LimeSettings, lime.explain),
     "lax": (lax.LaxSettings, lax.explain),
+    "activation-matching": (activation_matching.ActivationMatchingSettings, activation_matching.explain),
     **{name: (settings, partial(explain_by_map, name)) for name, (settings, _) in MAPS.items()},
 }
 
@@ -289,6 +291,7 @@ class _Question:
             version=version("suffice"),
             image=self.name,
             notes=tuple(notes),
+            curves={name: list(values) for name, values in found.curves.items()},
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -61,6 +61,7 @@ class Found(NamedTuple):
         raw_saliency: (H, W), where `saliency` is a map that was normalised: its values before that.
         settings: those that the method chose by itself.
         notes: what a reader must know before trusting it.
+        curves: of a method that learns, by name one value a step.
     """
 
     saliency: npt.NDArray[np.float64]
@@ -69,3 +70,4 @@ class Found(NamedTuple):
     raw_saliency: npt.NDArray[np.float64] | None = None
     settings: Mapping[str, Any] = MappingProxyType({})
     notes: tuple[str, ...] = ()
+    curves: Mapping[str, Sequence[float]] = MappingProxyType({})

@@ -84,6 +84,8 @@ class SufficiencyTest:
         known: of another test of the same image, target and occlusions, which then shares its answers.
 
     Attributes:
+        also: what a search demands of a mask, bool (H, W), besides; verdicts on masks that are compared or tried know
+            of it, that of `holds` does not.
         confidence: of the target for the whole image, in [0, 1].
         asked: number of different masks so far.
     """
@@ -103,6 +105,7 @@ class SufficiencyTest:
     ) -> None:
         self.classifier, self.image, self._occlusions = classifier, image, tuple(occlusions)
         self.target, self.keep_confidence, self.kind = target, keep_confidence, kind
+        self.also: Callable[[Tensor], bool] | None = None
         self.region = torch.ones(image.shape[1:], dtype=torch.bool) if region is None else region
         self.confidence = float(whole_logits.softmax(0)[target])
         self.known = Known() if known is None else known
@@ -116,6 +119,11 @@ class SufficiencyTest:
     def several(self) -> bool:
         """Whether there is more than one occlusion."""
         return len(self._occlusions) > 1
+
+    @property
+    def occlusions(self) -> tuple[Occlusion, ...]:
+        """All of which must keep the target."""
+        return self._occlusions
 
     @property
     def asked(self) -> int:
@@ -138,7 +146,7 @@ class SufficiencyTest:
             gone = set().union(*lost.values())
             alive = [row for row in alive if row not in gone]
         verdicts = torch.zeros(len(masks), dtype=torch.bool)
-        verdicts[alive] = True
+        verdicts[[row for row in alive if self.also is None or self.also(masks[row])]] = True
         return verdicts
 
     def passes(self, answer: Answer) -> bool:

@@ -1,0 +1,197 @@
+"""The mode without weights: the smallest mask under constraints, by an area budget that goes where the slack allows.
+
+For each image there are scores, one a pixel, and a budget: the mask is as many of the highest scores as the budget
+allows, so that area is not a term that could win or lose against others, but what is set. At each step
+
+1. the scores learn: of the masks' views (the fills with their demanded confidence, noise with the label) the gradient
+   of the slack passes to the scores straight through the threshold, as of the soft mask σ((score - threshold)/spread);
+2. the budget learns, in the manner of dual ascent: where the view with the least slack has some to spare the budget
+   shrinks in proportion, where it lacks some the budget grows. At first a lack of a few logits is tolerated, since
+   the scores are young then; the tolerance ends before the steps do;
+3. a mask that seems to satisfy all constraints and is smaller than any before is asked about for certain.
+
+So the smallest mask that satisfied all constraints is known at any time, and nothing has to be tuned: the budget can
+neither collapse to nothing, where slack lacks, nor stay at everything, where there is some to spare.
+
+Source: constraints and straight-through estimator are those of *Minimalist Explanation Generation and Circuit
+Discovery*, section 3.1; to optimise at a set area is from Fong, Patrick and Vedaldi 2019, *Understanding Deep Networks
+via Extremal Perturbations and Smooth Masks*, section 3; to choose that area by the constraints is ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from suffice.classifier import Classifier
+from suffice.explainers.activation_matching.losses import straight_through
+from suffice.explainers.activation_matching.views import View, gradients
+
+_RATE, _MOMENTUM = 0.1, 0.9  # of scores whose gradient is brought to a mean square of 1
+_SOFTNESS = 0.1  # logits; slack beyond this hardly pulls at the scores
+_TOLERANCE, _TOLERANT = 2.0, 0.7  # logits that may be lacking at first, and the share of the steps after which none may
+_BUDGET_RATE, _LARGEST_CUT, _LARGEST_RISE = 0.1, 0.1, 0.05  # of the logarithm of the budget: a logit, a step
+_STARTED = 0.3  # share of the pixels at which a search starts whose first scores are not all equal
+_VIEWS_A_STEP = 2
+_NEW = 0.4  # weight of the last answer in the running mean of a view whose background differs each time
+_WORTH = 0.98  # times the smallest mask so far is small enough to be asked about
+_SIDE = 224  # pixels, at which `smooth` is meant
+
+
+@dataclasses.dataclass(eq=False)
+class Search:
+    """What is known of one image.
+
+    Attributes:
+        mask: bool (H, W), the smallest that satisfied all constraints; None where none did.
+        scores: (H, W), those that it was made of, or the last ones.
+        curves: by name the value at each step: `area`, `budget`, and the slack of each view, in logits.
+        steps: made so far.
+    """
+
+    mask: Tensor | None
+    scores: Tensor
+    curves: dict[str, list[float]]
+    steps: int = 0
+
+
+def smallest_masks(
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor,
+    views: Sequence[View],
+    satisfied: Callable[[int, Tensor], bool],
+    *,
+    steps: int,
+    smooth: float,
+    seed: int = 0,
+    region: Tensor | None = None,
+    scores: Tensor | None = None,
+    told: Callable[[int], object] = lambda step: None,
+) -> list[Search]:
+    """For each image the smallest mask found that satisfies all constraints.
+
+    Args:
+        classifier: which is asked; forward and backward, two views of each image a step.
+        images: (N, C, H, W) in [0, 1].
+        targets: (N,).
+        views: what has to hold.
+        satisfied: whether a mask, bool (H, W), of the image with this index satisfies all constraints, for certain.
+        steps: of learning.
+        smooth: pixels at a side of 224; standard deviation of the Gaussian over the scores, which keeps what belongs
+            together together. 0: none.
+        seed: of the backgrounds that differ from step to step.
+        region: bool (H, W), the pixels that there are; None: all.
+        scores: (N, H, W) to start from, on any scale; None: all equal.
+        told: called after each step with how many are done.
+
+    An interrupt (KeyboardInterrupt) ends the search where something was found for every image, with what was found.
+    """
+    count, (height, width) = len(images), images.shape[2:]
+    inside = torch.ones((height, width), dtype=torch.bool) if region is None else region
+    pixels = int(inside.sum())
+    sigma = smooth * min(height, width) / _SIDE
+    random = torch.Generator().manual_seed(seed)
+    learnt = torch.zeros((count, height, width)) if scores is None else _standardised(scores, inside)
+    speed = torch.zeros_like(learnt)
+    budget = torch.full((count,), 0.0 if scores is None else math.log(_STARTED), dtype=torch.float64)
+    known = torch.zeros((len(views), count))
+    found = [Search(None, learnt[i], {name: [] for name in _names(views)}) for i in range(count)]
+    step = 0
+    try:
+        for step in range(steps):
+            variable = learnt.clone().requires_grad_()
+            smoothed = blurred(variable, sigma)
+            kept = (budget.exp() * pixels).round().long().clamp(1, pixels)
+            masks, threshold = highest(smoothed.detach(), kept, inside)
+            spread = smoothed.detach()[:, inside].std(1, correction=0) + 1e-6
+            soft = torch.sigmoid((smoothed - threshold[:, None, None]) / spread[:, None, None])
+            asked = _asked(step, known)
+            gradient, slacks = gradients(
+                classifier, images, masks.float(), targets, [views[v] for v in asked], random, _SOFTNESS
+            )
+            for v, now in zip(asked, slacks, strict=True):
+                known[v] = torch.lerp(known[v], now, _NEW) if views[v].reserve and step else now
+            straight_through(soft, masks).backward(gradient)
+            assert variable.grad is not None
+            change = variable.grad * inside
+            speed = _MOMENTUM * speed + change / (change.square().mean((1, 2), keepdim=True).sqrt() + 1e-12)
+            learnt = learnt - _RATE * speed
+            least = known.amin(0)
+            _note(found, views, masks, kept / pixels, known)
+            if step + 1 >= len(views) / _VIEWS_A_STEP:  # each view has been asked
+                for i in torch.nonzero(least >= 0)[:, 0].tolist():
+                    best = found[i].mask
+                    worth = best is None or int(kept[i]) <= _WORTH * int(best.sum())
+                    if worth and satisfied(i, masks[i]):
+                        found[i].mask, found[i].scores = masks[i], smoothed.detach()[i]
+            tolerated = _TOLERANCE * max(0.0, 1 - step / (_TOLERANT * steps))
+            cut = (_BUDGET_RATE * (least + tolerated)).clamp(-_LARGEST_RISE, _LARGEST_CUT)
+            budget = (budget - cut.double()).clamp(max=0.0)
+            told(step + 1)
+    except KeyboardInterrupt:
+        if any(search.mask is None for search in found):
+            raise
+    return found
+
+
+def highest(scores: Tensor, kept: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks of the highest scores, bool (N, H, W), and the least score that is in each, (N,).
+
+    Args:
+        scores: (N, H, W).
+        kept: (N,), how many; where scores are equal there may be more.
+        inside: bool (H, W), which may be taken.
+    """
+    ranked = scores[:, inside].sort(1, descending=True).values
+    threshold = ranked.gather(1, kept[:, None] - 1)[:, 0]
+    return (scores >= threshold[:, None, None]) & inside, threshold
+
+
+def blurred(scores: Tensor, sigma: float) -> Tensor:
+    """Scores (N, H, W) under a Gaussian of standard deviation `sigma` pixels; below a third as they are."""
+    if sigma < 1 / 3:
+        return scores
+    radius = math.ceil(2 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=scores.dtype)
+    weights = (-offsets.square() / (2 * sigma**2)).exp()
+    weights = weights / weights.sum()
+    padded = F.pad(scores[:, None], (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))[:, 0]
+
+
+def _standardised(scores: Tensor, inside: Tensor) -> Tensor:
+    """Scores on the scale that those learnt from nothing reach after a few steps."""
+    values = scores[:, inside]
+    scale = values.std(1, correction=0) + 1e-6
+    return (scores - values.mean(1)[:, None, None]) / scale[:, None, None]
+
+
+def _asked(step: int, known: Tensor) -> list[int]:
+    """Which views a step asks: in turn, and from the second turn on the one with the least slack among them."""
+    count = len(known)
+    if count <= _VIEWS_A_STEP:
+        return list(range(count))
+    turn = [(_VIEWS_A_STEP * step + i) % count for i in range(_VIEWS_A_STEP)]
+    if step * _VIEWS_A_STEP < count:
+        return turn
+    turn = [step % count]
+    worst = int(known.mean(1).argmin())
+    return sorted({worst, *turn}) if worst not in turn else sorted({worst, (step + 1) % count})
+
+
+def _names(views: Sequence[View]) -> list[str]:
+    return ["area", *(f"slack under {view.name}" for view in views)]
+
+
+def _note(found: Sequence[Search], views: Sequence[View], masks: Tensor, shares: Tensor, known: Tensor) -> None:
+    for i, search in enumerate(found):
+        search.steps += 1
+        values = [float(masks[i].float().mean()), *known[:, i].tolist()]
+        for name, value in zip(_names(views), values, strict=True):
+            search.curves[name].append(round(value, 4))

@@ -1,0 +1,111 @@
+"""The lightweight U-Net that gives each pixel of an image a score: the higher, the sooner it belongs to the mask.
+
+Source: *Minimalist Explanation Generation and Circuit Discovery*, section 4 ("a lightweight U-Net-based encoder"),
+which gives neither depth nor width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from suffice.errors import InputError, reason
+
+
+class UNet(nn.Module):
+    """Normalised images (N, C, H, W) to scores (N, H, W).
+
+    It halves the resolution up to four times (as long as 4 pixels are left), and the scores come from half of the
+    resolution of the image, interpolated, so that a pass costs little beside the classifier's.
+
+    Args:
+        channels: of the images.
+        side: the shorter side of the images, which decides the depth.
+        width: channels of the finest level; each coarser one has twice as many, up to four times.
+        seed: of the first weights.
+        bias: of the scores at first; 0 with weights that differ by the seed.
+
+    >>> UNet(3, 32).eval()(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 32, 32])
+    """
+
+    def __init__(self, channels: int, side: int, width: int = 16, seed: int = 0, bias: float = 0.0) -> None:
+        super().__init__()
+        self.shape: dict[str, Any] = {"channels": channels, "side": side, "width": width}
+        depth = 1
+        while depth < 4 and side // 2 ** (depth + 1) >= 4:
+            depth += 1
+        widths = [width * min(4, 2**level) for level in range(depth)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.down = nn.ModuleList(
+                _block(before, after, 2) for before, after in zip([channels, *widths], widths, strict=False)
+            )
+            self.up = nn.ModuleList(
+                _block(coarse + fine, fine) for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            )
+            self.head = nn.Conv2d(width, 1, 1)
+        nn.init.constant_(self.head.bias, bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of any size, in the order in which pixels belong to the mask."""
+        levels = []
+        x = images
+        for down in self.down:
+            x = down(x)
+            levels.append(x)
+        for up, fine in zip(self.up, reversed(levels[:-1]), strict=True):
+            x = up(torch.cat([F.interpolate(x, size=fine.shape[2:]), fine], 1))
+        scores: Tensor = F.interpolate(self.head(x), size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        return scores
+
+
+def _block(before: int, after: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.GroupNorm(4, after), nn.ReLU(inplace=True)
+    )
+
+
+def network_bytes(network: UNet, about: dict[str, Any]) -> bytes:
+    """The bytes of a safetensors file with the weights, the shape of the network and what it is for."""
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return save(state, {"suffice-matcher": json.dumps({"shape": network.shape, **about})})
+
+
+def load_network(path: str | os.PathLike[str], channels: int) -> UNet:
+    """A network as `suffice train-matcher` saves it.
+
+    Args:
+        path: a safetensors file.
+        channels: of the images that it will be given.
+
+    Raises:
+        InputError: no such file, another kind of file, or a network for images of another kind.
+    """
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"expected a network of suffice train-matcher in {os.fspath(path)}; there is no such file")
+    try:
+        with safe_open(os.fspath(path), "pt") as file:
+            about = json.loads((file.metadata() or {})["suffice-matcher"])
+            network = UNet(**about["shape"])
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except Exception as error:  # a damaged file, or one of another kind, breaks the reader in several ways
+        raise InputError(
+            f"expected a network of suffice train-matcher in {os.fspath(path)}; got {reason(error)}"
+        ) from error
+    if network.shape["channels"] != channels:
+        raise InputError(
+            f"expected a network for images of {channels} channels; that in {os.fspath(path)} takes "
+            f"{network.shape['channels']}"
+        )
+    return network.eval()

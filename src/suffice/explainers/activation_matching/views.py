@@ -1,0 +1,141 @@
+"""Views: the ways in which a part of an image is shown to the model, and what each of them demands.
+
+A view of a part m of an image x is m ⊙ x + (1 - m) ⊙ r with a background r: the explanation e where r is a fill, the
+perturbed explanation ẽ of section 3.1.3 where r is noise, drawn anew each time. The model's answers are differentiated
+with respect to the mask.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from suffice.classifier import Classifier, as_logits
+from suffice.explainers.activation_matching.losses import slack
+from suffice.features import frozen
+from suffice.occlusion import Occlusion, fill
+
+Drawn = Callable[[Tensor, torch.Generator], Tensor]
+"""Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W) in [0, 1], drawn anew at each call."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """One way to show a part, and what it demands.
+
+    Attributes:
+        name: in curves and progress.
+        background: what is seen where the mask is off.
+        demanded: (N,), log-odds of the target; -inf where only the label has to stay.
+        reserve: logits by which the demand is exceeded while learning, for a background that differs each time.
+        hidden: the part is hidden and the rest shown, and the label has to be lost.
+    """
+
+    name: str
+    background: Drawn
+    demanded: Tensor
+    reserve: float = 0.0
+    hidden: bool = False
+
+
+def fixed(occlusion: Occlusion) -> Drawn:
+    """The background of a fill, the same at each call."""
+    background = occlusion.background
+    assert background is not None
+
+    def drawn(images: Tensor, random: torch.Generator) -> Tensor:
+        return background(images).expand(images.shape)
+
+    return drawn
+
+
+def gaussian_noise(classifier: Classifier) -> Drawn:
+    """Noise r of section 3.1.3, N(0, 1) after normalisation, clipped to valid pixels."""
+    mean, std = classifier.preprocessing.mean, classifier.preprocessing.std
+
+    def drawn(images: Tensor, random: torch.Generator) -> Tensor:
+        unit = torch.randn(images.shape, generator=random).to(images.device)
+        return (fill.constant(images, mean) + fill.constant(images, std) * unit).clamp(0, 1)
+
+    return drawn
+
+
+def solid_colour(images: Tensor, random: torch.Generator) -> Tensor:
+    """A colour for each image, uniform in the cube of colours."""
+    colours = torch.rand((len(images), images.shape[1], 1, 1), generator=random)
+    return colours.to(images.device).expand(images.shape)
+
+
+def log_odds(confidence: float) -> float:
+    """log p/(1 - p), finite for p = 1, and -inf for p = 0, which demands nothing.
+
+    >>> log_odds(0.5), log_odds(0.0)
+    (0.0, -inf)
+    """
+    if confidence <= 0:
+        return -math.inf
+    confidence = min(confidence, 1 - 1e-6)
+    return math.log(confidence / (1 - confidence))
+
+
+def gradients(
+    classifier: Classifier,
+    images: Tensor,
+    masks: Tensor,
+    targets: Tensor,
+    views: Sequence[View],
+    random: torch.Generator,
+    softness: float,
+) -> tuple[Tensor, Tensor]:
+    """How the views' losses change with each pixel of the masks, and the slack of each view.
+
+    The loss of a view is softplus(softness - slack): about the lack of slack where it is lacking, and nothing where
+    there is plenty.
+
+    Args:
+        classifier: which is asked once for each image and view, in float32 or, where it screens so, in bfloat16.
+        images: (N, C, H, W) in [0, 1].
+        masks: (N, H, W) in [0, 1].
+        targets: (N,).
+        views: at least one.
+        random: of the backgrounds.
+        softness: logits.
+
+    Returns:
+        (N, H, W), the gradient of the sum of the losses; and (V, N), slack less the reserve.
+    """
+    views_of = [view for view in views for _ in range(len(images))]
+    rows = torch.arange(len(images)).repeat(len(views))
+    backgrounds = torch.cat([view.background(images, random) for view in views])
+    demanded = torch.cat([view.demanded for view in views])
+    reserve = torch.tensor([view.reserve for view in views_of])
+    sign = torch.tensor([-1.0 if view.hidden else 1.0 for view in views_of])
+    slacks: list[Tensor] = []
+    towards: list[Tensor] = []
+
+    def backwards(
+        module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, wanted: Tensor, way: Tensor, spare: Tensor
+    ) -> Any:
+        with torch.enable_grad():
+            kept = kept.detach().requires_grad_()
+            shown = torch.where(way[:, None, None] > 0, kept, 1 - kept)[:, None]
+            logits = as_logits(module(classifier.normalise(behind + shown * (x - behind)))).float()
+            left = way * slack(logits, y, wanted) - spare
+            towards.append(torch.autograd.grad(F.softplus(softness - left).sum(), kept)[0].cpu())
+        slacks.append(left.detach().cpu())
+        return logits.detach()
+
+    with frozen(classifier.require_module("activation matching")):
+        classifier.batched(
+            backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
+            screen=True, folds=True,
+        )  # fmt: skip
+    classifier.backward_passes += len(rows)
+    gradient = torch.cat(towards).view(len(views), *masks.shape).sum(0)
+    return gradient, torch.cat(slacks).view(len(views), len(images))

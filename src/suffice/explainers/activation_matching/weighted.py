@@ -1,0 +1,210 @@
+"""The method to the letter: a U-Net for each image, trained on the weighted sum of the terms.
+
+    L_EXP = λ_act L_act + λ_CE L_CE + λ_KL L_KL + λ_area L_area + λ_bin L_bin + λ_tv L_tv + λ_rob L_rob
+
+What the paper leaves open, and what is taken here: the optimiser is Adam; the U-Net starts from the whole image (its
+scores from 2, so σ = 0.88); the mask is where σ(score) > 1/2; of the soft mask there is L_bin, of the straight-through
+mask all else; noise is drawn anew at each step; the layers are the network's stages, each with α = 1/number; what
+counts is the smallest mask that satisfied the constraints, not the last one.
+
+Source: *Minimalist Explanation Generation and Circuit Discovery*, sections 3.1, 3.2 and 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from suffice.classifier import Classifier, as_logits
+from suffice.errors import InputError, did_you_mean
+from suffice.explainers.activation_matching import losses
+from suffice.explainers.activation_matching.budget import Search
+from suffice.explainers.activation_matching.network import UNet
+from suffice.explainers.activation_matching.views import gaussian_noise
+from suffice.features import frozen, record, spatial_stages
+
+_FIRST_SCORE = 2.0
+
+
+class Weights(NamedTuple):
+    """λ of each term; a term of weight 0 is left out, and what only it needs is not computed."""
+
+    act: float
+    ce: float
+    kl: float
+    area: float
+    bin: float
+    tv: float
+    rob: float
+
+
+PRESETS = {
+    "house-finch": Weights(1.0, 4.0, 0.4, 15.0, 0.3, 15.0, 6.0),  # EfficientNet, section 6.1
+    "zucchini": Weights(2.0, 16.0, 5.0, 45.0, 3.0, 23.0, 20.0),  # EfficientNet
+    "granny-smith": Weights(0.8, 10.0, 0.64, 24.0, 1.8, 15.0, 2.0),  # ConvNeXt-Small
+    "jackfruit": Weights(0.5, 5.0, 0.54, 5.3, 1.4, 2.7, 3.2),  # MobileNet-V3
+    "window-shade": Weights(1.5, 25.0, 7.5, 80.0, 2.5, 35.0, 25.0),  # EfficientNet
+    "basketball": Weights(4.5, 15.0, 5.0, 55.0, 1.5, 57.0, 45.0),  # ViT-16, section 6.2
+    "egyptian-cat": Weights(4.5, 15.0, 5.0, 56.0, 1.5, 28.0, 28.0),  # ViT-16
+    "basketball-text": Weights(4.5, 15.0, 5.0, 55.0, 1.5, 27.0, 28.0),  # ViT-16, the other photo of a basketball
+    "mnist": Weights(0.6, 4.0, 0.54, 100.0, 1.2, 50.0, 10.0),  # three-layer CNN, section 6.3
+}
+"""The papers' weights, by the image that they were chosen for."""
+
+
+def parse_weights(text: str) -> Weights:
+    """The name of a preset, or seven numbers: act, CE, KL, area, bin, TV, rob.
+
+    >>> parse_weights("mnist").area, parse_weights("1,4,.4,0,.3,0,6").ce
+    (100.0, 4.0)
+
+    Raises:
+        InputError: neither of them, or a weight below 0.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    words = text.split(",")
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(Weights._fields) or not all(0 <= number < float("inf") for number in numbers):
+        raise InputError(
+            f"expected weights as one of {', '.join(PRESETS)}{did_you_mean(text, PRESETS)}, or as seven numbers from 0 "
+            f"up, {','.join(Weights._fields)}; got {text!r}"
+        )
+    return Weights(*numbers)
+
+
+def matched_masks(
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor,
+    weights: Weights,
+    satisfied: Callable[[int, Tensor], bool],
+    *,
+    background: Tensor,
+    steps: int,
+    learning_rate: float,
+    distance: losses.Distance = "mse",
+    seed: int = 0,
+    region: Tensor | None = None,
+    told: Callable[[int], object] = lambda step: None,
+) -> list[Search]:
+    """For each image the smallest mask that a U-Net of its own came by, of those that satisfied the constraints.
+
+    Args:
+        classifier: which is asked; e and, where λ_rob is not 0, ẽ of each image, forward and backward, a step.
+        images: (N, C, H, W) in [0, 1].
+        targets: (N,).
+        weights: λ.
+        satisfied: whether a mask, bool (H, W), of the image with this index satisfies all constraints.
+        background: (N, C, H, W) in [0, 1], what e shows where the mask is off; the paper's is 0 after normalisation.
+        steps, learning_rate: of Adam.
+        distance: of activations.
+        seed: of the U-Nets' first weights, and of the noise.
+        region: bool (H, W), the pixels that there are; None: all.
+        told: called after each step with how many are done.
+
+    An interrupt ends it as it ends `smallest_masks`.
+    """
+    network = classifier.require_module("activation matching")
+    channels, height, width = images.shape[1:]
+    inside = torch.ones((height, width), dtype=torch.bool) if region is None else region
+    random = torch.Generator().manual_seed(seed)
+    noise = gaussian_noise(classifier)
+    nets = [UNet(channels, min(height, width), seed=seed, bias=_FIRST_SCORE) for _ in images]
+    for net in nets:
+        torch.nn.init.zeros_(net.head.weight)
+    optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], learning_rate)
+    normalised = classifier.normalise(images)
+    stages = spatial_stages(classifier) if weights.act > 0 else []
+    whole_activations: list[Tensor] = []
+    with record(classifier, stages) if stages else contextlib.nullcontext({}) as seen:  # type: ignore[attr-defined]
+        whole = classifier.batched(lambda module, x: module(x), normalised, batch_size=len(images))
+        whole_activations = [seen[stage.name] for stage in stages]
+    found = [Search(None, torch.zeros((height, width)), {}) for _ in images]
+    smallest = [int(inside.sum()) + 1] * len(images)
+    try:
+        for step in range(steps):
+            scores = torch.cat([net(x[None]) for net, x in zip(nets, normalised, strict=True)])
+            soft = torch.sigmoid(scores) * inside
+            hard = (scores.detach() > 0) & inside
+            masks = losses.straight_through(soft, hard)
+            terms = {"area": losses.area(masks), "bin": losses.binarisation(soft), "tv": losses.total_variation(masks)}
+            shown = [background, noise(images, random)] if weights.rob > 0 else [background]
+            gradient, of_model, least = _through_model(
+                classifier, network, images, masks.detach(), torch.cat(shown), targets, weights,
+                whole, stages, whole_activations, distance,
+            )  # fmt: skip
+            total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
+            optimizer.zero_grad()
+            (total + (masks * gradient).sum()).backward()
+            optimizer.step()
+            terms |= of_model
+            for i, search in enumerate(found):
+                search.steps += 1
+                for name in Weights._fields:
+                    if name in terms:
+                        search.curves.setdefault(name, []).append(round(float(terms[name][i].detach()), 5))
+                kept = int(hard[i].sum())
+                if search.mask is None:
+                    search.scores = scores.detach()[i]
+                if 0 < kept < smallest[i] and float(least[i]) > 0 and satisfied(i, hard[i]):
+                    search.mask, search.scores, smallest[i] = hard[i], scores.detach()[i], kept
+            told(step + 1)
+    except KeyboardInterrupt:
+        if any(search.mask is None for search in found):
+            raise
+    return found
+
+
+def _through_model(
+    classifier: Classifier,
+    network: Any,
+    images: Tensor,
+    masks: Tensor,
+    backgrounds: Tensor,
+    targets: Tensor,
+    weights: Weights,
+    whole: Tensor,
+    stages: Any,
+    whole_activations: Any,
+    distance: losses.Distance,
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The gradient of the weighted terms that the model takes part in, their values, and the margin of each e."""
+    count = len(images)
+    out: dict[str, Any] = {}
+
+    def forward(module: Any, x: Tensor, behind: Tensor) -> Any:
+        with torch.enable_grad():
+            kept = masks.to(x.device).requires_grad_()
+            both = kept.repeat(len(x) // count, 1, 1)[:, None]
+            logits = as_logits(module(classifier.normalise(behind + both * (x - behind)))).float()
+            of_part, y = logits[:count], targets.to(logits.device)
+            terms = {"ce": losses.cross_entropy(of_part, y)}
+            terms["kl"] = losses.kl_divergence(whole.to(logits.device), of_part)
+            if stages:
+                part = [seen[stage.name][:count] for stage in stages]
+                alphas = [1 / len(stages)] * len(stages)
+                terms["act"] = losses.activation_matching(whole_activations, part, alphas, distance)
+            if len(x) > count:
+                terms["rob"] = losses.cross_entropy(logits[count:], y)
+            total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
+            out["gradient"] = torch.autograd.grad(total, kept)[0].cpu()
+            out["terms"] = {name: value.detach().cpu() for name, value in terms.items()}
+            out["margin"] = losses.slack(of_part.detach(), y, torch.full((count,), -torch.inf)).cpu()
+        return logits.detach()
+
+    with (
+        frozen(network),
+        record(classifier, stages, gradients=True) if stages else contextlib.nullcontext({}) as seen,  # type: ignore[attr-defined]
+    ):
+        rows = images.repeat(len(backgrounds) // count, 1, 1, 1)
+        classifier.batched(forward, rows, backgrounds, screen=True, batch_size=len(rows))
+        classifier.backward_passes += len(rows)
+    return out["gradient"], out["terms"], out["margin"]
