@@ -429,6 +429,15 @@ def test_many_images_at_a_time_give_the_same_as_all_at_once(monkeypatch: pytest.
     assert (shares[0], shares[-1]) == (0, 1)
 
 
+def test_many_maps_with_channels() -> None:
+    classifier, images, maps = toy(Small()), torch.rand(2, 3, SIZE, SIZE), torch.rand(2, SIZE, SIZE)
+    plain = score_many(classifier, images, maps, metrics=CURVES).values
+    for with_channels in (maps[:, None], torch.stack([maps, maps, -maps], 1)):
+        found = score_many(classifier, images, with_channels, metrics=CURVES).values
+        for name, values in plain.items():
+            torch.testing.assert_close(found[name], values)
+
+
 def test_a_table_is_means_with_errors() -> None:
     classifier = toy(Patches(TOP_LEFT))
     images = torch.stack([white(), torch.zeros(3, SIZE, SIZE)])

@@ -175,12 +175,17 @@ def ask(
         progress: called with the share of the work that is done.
     """
     device, normalise = occlusions[0].classifier.device, options.normalise or "min-max"
-    ranking = sweep.rank_pixels(saliency.to(device), normalise, options.ties, seed)
+    # MPS has no float64, in which maps are normalised.
+    saliency = saliency.to("cpu" if device.type == "mps" else device)
+    ranking = sweep.rank_pixels(saliency, normalise, options.ties, seed)
     above = sweep.count_above(ranking, torch.tensor([options.alpha_min]), at_threshold=options.at_threshold)
-    parts = ranking.rank < above[..., None] if masks is None else masks.to(device)
+    parts = ranking.rank < above[..., None] if masks is None else masks.to(saliency.device)
     order = _Order(ranking, options, above, parts)
     asked = {name: ASKED[name](order) for name in needs}
-    runs = [torch.empty(len(images), 0, 2, dtype=torch.int64, device=device), *(each.runs for each in asked.values())]
+    runs = [
+        torch.empty(len(images), 0, 2, dtype=torch.int64, device=saliency.device),
+        *(each.runs for each in asked.values()),
+    ]
     answers = sweep.ask(
         occlusions,
         images,
@@ -191,7 +196,7 @@ def ask(
         exact_labels="accuracy" in (options.measure, options.fid_measure),
         progress=progress,
     )
-    heat = sweep.normalised(saliency, normalise)
+    heat = sweep.normalised(saliency, normalise).cpu()
     return Evidence(occlusions, images, heat, parts.cpu(), options, seed, answers, asked)
 
 

@@ -28,7 +28,7 @@ _NAMES = ("saliency", "heatmap", "attribution", "attributions", "cam", "mask", "
 
 
 def as_saliency(values: Any, size: Sequence[int]) -> Tensor:
-    """A map from any tool as float32 or float64 (H, W), on the CPU.
+    """A map from any tool as float32 or float64 (H, W), on the device where it is.
 
     Args:
         values: a tensor or an array, larger = more important, of any scale and sign, bool for a mask; or a list of one,
@@ -46,7 +46,7 @@ def as_saliency(values: Any, size: Sequence[int]) -> Tensor:
                 f"expected one saliency map; got a list of {len(values)}, as of several layers; choose or fuse them"
             )
         values = values[0]
-    saliency = as_tensor(values).detach().cpu()
+    saliency = as_tensor(values).detach()
     shape = tuple(saliency.shape)
     if saliency.is_complex() or saliency.is_quantized:
         raise InputError(f"expected saliency of real numbers; got {saliency.dtype}")
@@ -85,8 +85,7 @@ def fitted(values: Any, frame: Frame) -> Tensor:
         if one.ndim == 3 and one.shape[0] == 3:
             one = one.sum(0)
         if tuple(one.shape) == frame.photo_size[::-1]:
-            flat = as_saliency(one, one.shape)
-            return torch.from_numpy(from_photo(flat.numpy(), frame))
+            return torch.from_numpy(from_photo(as_saliency(one, one.shape).numpy(), frame))
     return as_saliency(values, (height, width))
 
 

@@ -194,7 +194,7 @@ def score_maps(
         scores = score_many(
             classifier,
             pixels.expand(len(members), *pixels.shape),
-            torch.stack([each.double() for each in heat]),
+            torch.stack([each.cpu().double() for each in heat]),
             None if chosen is None else [chosen] * len(members),
             names,
             occlusion,
@@ -234,7 +234,7 @@ def score_many(
         classifier: which is asked.
         images: (N, C, H, W) in [0, 1]; for many maps of one image, `image.expand(N, -1, -1, -1)`, of which what does
             not depend on the map is asked once.
-        saliency: (N, h, w), as of `score`.
+        saliency: (N, h, w), or (N, C, h, w) of 1 or 3 channels, as of `score`.
         labels: N classes, the true ones as a rule; None for those that the model gives the whole images.
         metrics, occlusion, threshold, seed, progress, options: as of `score`.
         masks: bool (N, H, W), the parts that `area`, `confidence`, `confidence_drop` and ρ are of; None for the
@@ -251,7 +251,7 @@ def score_many(
     images, maps = as_tensor(images), as_tensor(saliency)
     if images.ndim != 4 or len(images) == 0:
         raise InputError(f"expected images (N, C, H, W), at least one; got {tuple(images.shape)}")
-    if maps.ndim != 3 or len(maps) != len(images):
+    if maps.ndim not in (3, 4) or len(maps) != len(images):
         raise InputError(f"expected a saliency map for each of {len(images)} images; got {tuple(maps.shape)}")
     classes = _labels(classifier, labels, len(images))
     parts = None if masks is None else check_masks(masks, images).cpu()
@@ -288,7 +288,7 @@ def score_many(
                 evidence.answers.whole_confidence,
                 evidence.parts if keep_maps else None,
                 evidence.heat if keep_maps else None,
-                heat.amin((1, 2)) == heat.amax((1, 2)),
+                (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
             )
         )
     return _joined(done, classifier.forward_passes - passes, time.perf_counter() - started)

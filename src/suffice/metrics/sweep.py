@@ -209,7 +209,7 @@ def ask(
     Args:
         occlusions: of one classifier; each is asked, the whole image once for all of them.
         images: (N, C, H, W) in [0, 1]; of one image expanded to N, what all maps share is asked once.
-        ranking: of N maps, on the classifier's device.
+        ranking: of N maps.
         runs: int64 (N, P, 2), the ranks [from, to) that are shown; [-1, -1) for the part in `parts`.
         labels: int64 (N,), or None for the class that the model gives the whole image.
         parts: bool (N, H, W), masks that are no run of the order; None where `runs` names none.
@@ -305,7 +305,8 @@ def _different_masks(images: Tensor, ranking: Ranking, runs: Tensor, parts: Tens
     base = pixels + 2
     codes, which = ((holder * base + start + 1) * base + end + 1).unique(return_inverse=True)
     start, end = codes // base % base - 1, codes % base - 1
-    return _Masks(ranking.rank, None if parts is None else parts.to(device), codes // base**2, start, end, which.cpu())
+    rank, parts = ranking.rank.to(device), None if parts is None else parts.to(device)
+    return _Masks(rank, parts, codes // base**2, start, end, which.cpu())
 
 
 def _of_label(logits: Tensor, which: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
