@@ -16,8 +16,8 @@ from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.explainers.lax import heatmaps, load_adapter
 from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
-from suffice.training.classifier import ClassifierTask
-from suffice.training.run import Examples, Machine, TrainingSettings, fit, make_settings
+from suffice.training.classifier import ClassifierTask, ClassifierTraining
+from suffice.training.run import Examples, Machine, fit, make_settings
 
 CPU = Machine(accelerator="cpu")
 SHORT = {"epochs": 2, "batch_size": 8, "checkpoint_every": 4}
@@ -69,7 +69,7 @@ def test_it_finds_what_the_class_rests_on(photos: Path, tmp_path: Path) -> None:
     # The class is the side of a bright square: maps have to be large there and small elsewhere.
     classifier = tiny()
     dataset = load_dataset(str(photos), split="train")
-    learning = TrainingSettings(epochs=60, batch_size=8, learning_rate=1e-2, checkpoint_every=1000)
+    learning = ClassifierTraining(epochs=60, batch_size=8, learning_rate=1e-2, checkpoint_every=1000)
     base = ClassifierTask(classifier, dataset, learning)
     fit(base, Examples(dataset, classifier, print), CPU, tmp_path / "base", {}, lambda line: None)
     settings = LaxTraining(epochs=60, batch_size=8, learning_rate=3e-3, area_weight=1, checkpoint_every=1000, stride=2)

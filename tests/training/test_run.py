@@ -18,11 +18,11 @@ from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
 from suffice.training import run
-from suffice.training.classifier import ClassifierTask, accuracy
-from suffice.training.run import CHECKPOINT, HISTORY, Batches, Examples, Machine, TrainingSettings, fit
+from suffice.training.classifier import ClassifierTask, ClassifierTraining, accuracy, varied
+from suffice.training.run import CHECKPOINT, HISTORY, Batches, Examples, Machine, fit
 
 CPU = Machine(accelerator="cpu")
-SETTINGS = TrainingSettings(epochs=3, batch_size=6, learning_rate=3e-3, schedule="cosine", checkpoint_every=5, seed=4)
+SETTINGS = ClassifierTraining(epochs=3, batch_size=6, learning_rate=3e-3, schedule="cosine", checkpoint_every=5, seed=4)
 
 
 def tiny() -> Classifier:
@@ -34,7 +34,7 @@ def tiny() -> Classifier:
     return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), name="tiny")
 
 
-def train(photos: Path, folder: Path, settings: TrainingSettings = SETTINGS) -> tuple[Classifier, list[str]]:
+def train(photos: Path, folder: Path, settings: ClassifierTraining = SETTINGS) -> tuple[Classifier, list[str]]:
     """One run to its end, or to where it was stopped."""
     classifier, told = tiny(), list[str]()
     dataset = load_dataset(str(photos), split="train")
@@ -96,7 +96,7 @@ def test_a_finished_run_is_not_trained_again(photos: Path, tmp_path: Path) -> No
 
 
 def test_it_learns(photos: Path, tmp_path: Path) -> None:
-    settings = TrainingSettings(epochs=30, batch_size=8, learning_rate=1e-2, optimizer="adamw", checkpoint_every=100)
+    settings = ClassifierTraining(epochs=30, batch_size=8, learning_rate=1e-2, optimizer="adamw", checkpoint_every=100)
     classifier, _ = train(photos, tmp_path / "run", settings)
     assert accuracy(classifier, load_dataset(str(photos), split="test")) == 1.0
 
@@ -110,6 +110,28 @@ def test_accuracy_is_counted_by_hand(photos: Path) -> None:
         left = np.asarray(dataset.photo(index).pixels)[:, :8].mean() / 255
         right += (label == 0) == (left > 0.3)
     assert accuracy(classifier, dataset, batch_size=3) == right / 8
+
+
+def test_images_are_mirrored_and_moved_by_whole_pixels() -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(40, 3, 6, 5)
+    seen = set()
+    for image, changed in zip(images, varied(images, True, 2, random), strict=True):
+        found = []
+        for mirrored in (False, True):
+            source = torch.zeros(3, 10, 9)
+            source[:, 2:8, 2:7] = image.flip(2) if mirrored else image
+            found += [
+                (mirrored, y, x)
+                for y in range(5)
+                for x in range(5)
+                if torch.equal(source[:, y : y + 6, x : x + 5], changed)
+            ]
+        assert len(found) == 1
+        seen.update(found)
+    assert {case[0] for case in seen} == {False, True}
+    assert {case[1] for case in seen} == {case[2] for case in seen} == set(range(5))
+    assert varied(images, False, 0, random) is images
 
 
 def test_a_folder_of_another_run_is_not_touched(photos: Path, tmp_path: Path) -> None:

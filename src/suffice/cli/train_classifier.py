@@ -39,7 +39,7 @@ def train_classifier(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="epochs, batch_size, optimizer, learning_rate, weight_decay, schedule, …",
+            help="epochs, batch_size, optimizer, learning_rate, schedule, flip, shift, …",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
@@ -61,13 +61,13 @@ def train_classifier(
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset
     from suffice.models import load_classifier
-    from suffice.training.classifier import PRESETS, ClassifierTask, accuracy
-    from suffice.training.run import Examples, Machine, TrainingSettings, fit, make_settings, to_stderr, write_whole
+    from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
+    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr, write_whole
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
     given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
-    settings = make_settings(TrainingSettings, PRESETS[preset], given)
+    settings = make_settings(ClassifierTraining, PRESETS[preset], given)
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
     training = load_dataset(dataset, data, "train", seed=seed)

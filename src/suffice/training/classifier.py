@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +13,14 @@ from suffice.classifier import Classifier, as_logits
 from suffice.datasets import ImageDataset
 from suffice.errors import InputError
 from suffice.training.run import Task, TrainingSettings
+
+
+class ClassifierTraining(TrainingSettings):
+    """What shapes a base model's weights."""
+
+    flip: bool = False  # half of the images mirrored, left to right
+    shift: int = Field(0, ge=0, le=1024)  # moved by up to so many pixels in each direction, black behind
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"epochs": 30.0, "optimizer": "adamw", "weight_decay": 0.02, "schedule": "cosine"},
@@ -29,6 +38,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def varied(images: Tensor, flip: bool, shift: int, random: torch.Generator) -> Tensor:
+    """Images (N, C, H, W) mirrored and moved by chance; see `ClassifierTraining`."""
+    count, _, height, width = images.shape
+    draws = torch.rand(3, count, generator=random, device=random.device)
+    if flip:
+        images = torch.where((draws[0] < 0.5).to(images.device)[:, None, None, None], images.flip(3), images)
+    if shift:
+        padded = F.pad(images, (shift,) * 4)
+        corners = (draws[1:] * (2 * shift + 1)).long().tolist()
+        images = torch.stack(
+            [padded[n, :, y : y + height, x : x + width] for n, (y, x) in enumerate(zip(*corners, strict=True))]
+        )
+    return images
+
+
 class ClassifierTask(Task):
     """Trains all of a classifier's parameters.
 
@@ -41,8 +65,9 @@ class ClassifierTask(Task):
         InputError: a black box, or another number of outputs.
     """
 
-    def __init__(self, classifier: Classifier, dataset: ImageDataset, settings: TrainingSettings) -> None:
+    def __init__(self, classifier: Classifier, dataset: ImageDataset, settings: ClassifierTraining) -> None:
         super().__init__(settings)
+        self.chosen = settings
         self.network = classifier.require_module("training")
         self._normalise = classifier.normalise
         size = (1, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)
@@ -55,6 +80,7 @@ class ClassifierTask(Task):
 
     def loss(self, images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy, and the share of labels that are right."""
+        images = varied(images, self.chosen.flip, self.chosen.shift, random)
         # With the channels last most networks take less time on a CPU, and none more.
         images = images.contiguous(memory_format=torch.channels_last)
         logits = as_logits(self.network(self._normalise(images))).float()
