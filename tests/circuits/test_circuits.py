@@ -15,7 +15,7 @@ from torch import nn
 from toy_networks import Parts, TwoWays, Wired, classifier_of, randomised
 
 import suffice
-from suffice.circuits import Circuit, compare_circuits, load_circuit
+from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load_circuit
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
 from suffice.circuits.ranking import RANKINGS, Question, choose
@@ -193,7 +193,9 @@ def test_what_is_said_of_a_circuit_is_so(ranking: str) -> None:
     mask = torch.zeros(16, 16, dtype=torch.bool)
     mask[2:14, 2:14] = True
     passes = classifier.forward_passes
+    state = torch.get_rng_state()
     circuit = suffice.trace_circuit(classifier, image, mask, ranking=ranking, switch="all", layers="all", nodes=2)
+    assert torch.equal(torch.get_rng_state(), state)
     assert circuit.forward_passes == classifier.forward_passes - passes
     shown = torch.where(mask, image, torch.zeros(3, 1, 1))
     gates = torch.cat([layer.on for layer in circuit.layers])[None].expand(2, -1)
@@ -350,3 +352,19 @@ def test_notes_say_what_must_be_known() -> None:
     part = suffice.trace_circuit(classifier, image, dark, layers="all", switch="all")
     assert any("for the explanation, not '0'" in note for note in part.notes)
     assert part.circuit_explanation_confidence is None
+
+
+def test_the_graph_of_the_whole_image_stands_beside_that_of_its_explanation() -> None:
+    torch.manual_seed(0)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image = torch.rand(3, 16, 16)
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[4:12, 4:12] = True
+    part = suffice.trace_circuit(classifier, image, mask, layers="all", switch="all", nodes=2, share=1)
+    alone = suffice.trace_circuit(classifier, image, layers="all", nodes=2, test=False)
+    assert part.whole is not None
+    assert (part.whole.nodes, part.whole.edges) == (alone.nodes, alone.edges)
+    both = compare_with_whole(part)
+    assert both.own_nodes[0] == {n.id for n in alone.nodes} - {n.id for n in part.nodes}
+    with pytest.raises(InputError, match="with a mask"):
+        compare_with_whole(alone)

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from suffice.circuits.ablation import channel_means
 from suffice.circuits.circuit import Circuit, CircuitLayer, load_circuit
-from suffice.circuits.comparison import Comparison, compare_circuits
+from suffice.circuits.comparison import Comparison, compare_circuits, compare_with_whole
 from suffice.circuits.connectivity import connect
-from suffice.circuits.graph import drawn_graph, node_counts
+from suffice.circuits.graph import channels_on, drawn_graph, node_counts
 from suffice.circuits.ranking import RANKINGS, Question
 from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
@@ -37,7 +37,16 @@ from suffice.errors import InputError, did_you_mean
 from suffice.explainers.method import Progress
 from suffice.occlusion import make_occlusion
 
-__all__ = ["RANKINGS", "Circuit", "Comparison", "compare_circuits", "load_circuit", "read_out", "trace_circuit"]
+__all__ = [
+    "RANKINGS",
+    "Circuit",
+    "Comparison",
+    "compare_circuits",
+    "compare_with_whole",
+    "load_circuit",
+    "read_out",
+    "trace_circuit",
+]
 
 
 def trace_circuit(
@@ -107,20 +116,22 @@ def trace_circuit(
     references = None if reference is None else classifier.check_images(reference)
     told = progress or (lambda done: None)
 
-    whole_logits = None if mask is None or (not test and chosen is not None) else classifier.logits(whole)[0]
-    if whole_logits is not None and chosen is None:
-        chosen = int(whole_logits.argmax())
-    readout = read_out(classifier, shown[0], chosen, layers)
+    of_whole: Readout | None = None
+    if mask is None or test or chosen is None:
+        of_whole = read_out(classifier, whole[0], chosen, layers)
+        chosen = of_whole.target
+    readout = of_whole if mask is None else read_out(classifier, shown[0], chosen, layers)
+    assert readout is not None
+    assert chosen is not None
     counts = node_counts(readout, nodes)
-    chosen = readout.target
-    whole_logits = readout.logits if mask is None else whole_logits
+    whole_logits = None if of_whole is None else of_whole.logits
     if switch is None:
         switch = "blocks" if isinstance(layers, str) else layers
     switched = connect(module, readout.recording, switch, follow=ranking == "weight")
     told(0.1)
 
     verdict: Verdict | None = None
-    backward_passes = 1
+    backward_passes = len({id(each) for each in (readout, of_whole) if each is not None})
     if test:
         assert whole_logits is not None
         means = None if references is None else channel_means(classifier, switched.layers, references)
@@ -137,19 +148,22 @@ def trace_circuit(
 
     on = torch.ones(sum(layer.channels for layer in switched.layers), dtype=torch.bool)
     on = on if verdict is None else verdict.on
-    graph = drawn_graph(readout, switched.layers, None if verdict is None else on, counts)
+    on_of_drawn = channels_on(readout, switched.layers, on)
+    graph = drawn_graph(readout, on_of_drawn, counts)
+    beside = None if mask is None or of_whole is None else drawn_graph(of_whole, on_of_drawn, counts)
     drawn = {layer.name for layer in readout.layers}
     parts = on.split([layer.channels for layer in switched.layers])
     confidence = None if whole_logits is None else float(whole_logits.softmax(0)[chosen])
     told(1.0)
     return Circuit(
-        nodes=graph[0],
-        edges=graph[1],
+        nodes=graph.nodes,
+        edges=graph.edges,
         layers=tuple(
             CircuitLayer(layer.name, layer.kind, part, layer.name in drawn)
             for layer, part in zip(switched.layers, parts, strict=True)
         ),
-        maps=graph[2],
+        maps=graph.maps,
+        whole=beside,
         target=chosen,
         target_name=classifier.class_name(chosen),
         confidence=confidence,

@@ -74,6 +74,15 @@ class Edge:
     gradient: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes, edges, and of each node by id its activation, float32 (h, w), where its channel lies on a grid."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    maps: dict[str, Tensor]
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Circuit:
     """The part of a network that suffices for a decision, and the graph of its strongest channels.
@@ -82,6 +91,8 @@ class Circuit:
         nodes, edges: the graph, of the activations of `read_from`.
         layers: every layer whose channels were switched, with those that are in the circuit.
         maps: of each node by id, its activation, float32 (h, w), for channels that lie on a grid.
+        whole: the same graph of the whole image, beside that of an explanation; None without a mask, or for the
+            read-out alone.
         target, target_name: class that is explained.
         confidence: of the target for the image and the whole network, in [0, 1]; None where it was not asked.
         circuit_confidence: for the image with only the circuit on.
@@ -104,6 +115,7 @@ class Circuit:
     edges: tuple[Edge, ...]
     layers: tuple[CircuitLayer, ...]
     maps: dict[str, Tensor]
+    whole: Graph | None
     target: int
     target_name: str
     confidence: float | None
@@ -134,7 +146,7 @@ class Circuit:
 
     def summary(self) -> dict[str, Any]:
         """What was found and shown, without the graph; fit for JSON."""
-        left_out = ("nodes", "edges", "layers", "maps")
+        left_out = ("nodes", "edges", "layers", "maps", "whole")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         first = ("image", "model", "version", "target", "target_name", "sufficient", "channels", "channels_total")
         return {name: fields.pop(name) for name in first} | fields | {"share": self.share, "notes": list(self.notes)}
@@ -151,12 +163,8 @@ class Circuit:
             }
             for layer in self.layers
         ]
-        graph = {
-            "layers": layers,
-            "nodes": [dataclasses.asdict(node) for node in self.nodes],
-            "edges": [dataclasses.asdict(edge) for edge in self.edges],
-        }
-        return self.summary() | graph
+        whole = None if self.whole is None else _plain(self.whole.nodes, self.whole.edges)
+        return self.summary() | {"layers": layers} | _plain(self.nodes, self.edges) | {"whole": whole}
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph, with the class as a node of its own.
@@ -199,6 +207,14 @@ class Circuit:
         return directory
 
 
+def _plain(nodes: tuple[Node, ...], edges: tuple[Edge, ...]) -> dict[str, Any]:
+    return {"nodes": [dataclasses.asdict(n) for n in nodes], "edges": [dataclasses.asdict(e) for e in edges]}
+
+
+def _graph(content: dict[str, Any]) -> Graph:
+    return Graph(tuple(Node(**n) for n in content["nodes"]), tuple(Edge(**e) for e in content["edges"]), {})
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears complete or not at all."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".suffice-", delete=False) as file:
@@ -231,11 +247,14 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
             on = torch.zeros(layer["channels"], dtype=torch.bool)
             on[layer["on"]] = True
             layers.append(CircuitLayer(layer["name"], layer["kind"], on, layer["drawn"]))
+        graph, whole = _graph(content), content.pop("whole")
+        del content["nodes"], content["edges"]
         return Circuit(
-            nodes=tuple(Node(**node) for node in content.pop("nodes")),
-            edges=tuple(Edge(**edge) for edge in content.pop("edges")),
+            nodes=graph.nodes,
+            edges=graph.edges,
             layers=tuple(layers),
             maps={},
+            whole=None if whole is None else _graph(whole),
             notes=tuple(content.pop("notes")),
             **content,
         )

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from suffice.circuits.circuit import Circuit
+from suffice.circuits.circuit import Circuit, Edge, Node
 from suffice.errors import InputError
 
 EdgeKey = tuple[str, str, str]
@@ -51,12 +51,27 @@ def compare_circuits(circuits: Sequence[Circuit]) -> Comparison:
     models = sorted({circuit.model for circuit in circuits})
     if len(models) > 1 or len(shapes) > 1:
         raise InputError(f"expected circuits of one model with the same layers; got {', '.join(models)}")
-    nodes = [frozenset(node.id for node in circuit.nodes) for circuit in circuits]
-    edges = [frozenset((edge.source, edge.target, edge.kind) for edge in circuit.edges) for circuit in circuits]
     on = [
         frozenset((layer.name, c) for layer in circuit.layers for c in layer.on.nonzero()[:, 0].tolist())
         for circuit in circuits
     ]
+    return _compared([(circuit.nodes, circuit.edges) for circuit in circuits], overlap(on))
+
+
+def compare_with_whole(circuit: Circuit) -> Comparison:
+    """The graph of the whole image beside that of its explanation: what the mask pruned is the first one's own.
+
+    Raises:
+        InputError: a circuit that was traced without a mask.
+    """
+    if circuit.whole is None:
+        raise InputError("expected a circuit that was traced and tested with a mask; got one of the whole image")
+    return _compared([(circuit.whole.nodes, circuit.whole.edges), (circuit.nodes, circuit.edges)], 1.0)
+
+
+def _compared(graphs: Sequence[tuple[Sequence[Node], Sequence[Edge]]], on_overlap: float) -> Comparison:
+    nodes = [frozenset(node.id for node in graph[0]) for graph in graphs]
+    edges = [frozenset((edge.source, edge.target, edge.kind) for edge in graph[1]) for graph in graphs]
     return Comparison(
         shared_nodes=frozenset.intersection(*nodes),
         shared_edges=frozenset.intersection(*edges),
@@ -64,7 +79,7 @@ def compare_circuits(circuits: Sequence[Circuit]) -> Comparison:
         own_edges=_own(edges),
         node_overlap=overlap(nodes),
         edge_overlap=overlap(edges),
-        on_overlap=overlap(on),
+        on_overlap=on_overlap,
     )
 
 

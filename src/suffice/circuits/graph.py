@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from suffice.circuits.circuit import Edge, Node
+from suffice.circuits.circuit import Edge, Graph, Node
 from suffice.circuits.connectivity import Layer
 from suffice.circuits.readout import Readout
 from suffice.errors import InputError
@@ -30,23 +33,28 @@ def node_counts(readout: Readout, nodes: int | None) -> list[int]:
     return [nodes] * len(readout.layers)
 
 
-def drawn_graph(
-    readout: Readout, switched: list[Layer], on: Tensor | None, counts: list[int]
-) -> tuple[tuple[Node, ...], tuple[Edge, ...], dict[str, Tensor]]:
+def channels_on(readout: Readout, switched: Sequence[Layer], on: Tensor) -> list[Tensor]:
+    """Of each drawn layer the channels that are in a circuit, bool; all of them where a layer is not switched."""
+    starts = [0, *itertools.accumulate(layer.channels for layer in switched)]
+    parts = {
+        id(layer.value): on[start : start + layer.channels] for layer, start in zip(switched, starts, strict=False)
+    }
+    return [parts.get(id(layer.value), torch.ones(layer.channels, dtype=torch.bool)) for layer in readout.layers]
+
+
+def drawn_graph(readout: Readout, on: Sequence[Tensor], counts: Sequence[int]) -> Graph:
     """Nodes, edges and the nodes' activation maps.
 
     Args:
         readout: energies, gradients and ways of the drawn layers.
-        switched: layers of the circuit.
-        on: bool (channels of the switched layers,); None where nothing was switched.
+        on: of each drawn layer the channels that are in the circuit, bool.
         counts: nodes of each drawn layer: the most energetic that are in the circuit, then the most energetic others.
     """
-    in_circuit = _by_value(switched, on)
     nodes: list[Node] = []
     chosen: list[Tensor] = []
     maps: dict[str, Tensor] = {}
-    for layer, energy, gradient, count in zip(readout.layers, readout.energy, readout.gradient, counts, strict=True):
-        here = in_circuit.get(id(layer.value), torch.ones(layer.channels, dtype=torch.bool))
+    drawn = zip(readout.layers, readout.energy, readout.gradient, on, counts, strict=True)
+    for layer, energy, gradient, here, count in drawn:
         order = torch.argsort(energy + here * (energy.max() + 1), descending=True, stable=True)
         chosen.append(order[:count])
         for channel in chosen[-1].tolist():
@@ -71,17 +79,7 @@ def drawn_graph(
             if forward[s] > 0:
                 ids = f"{readout.layers[index].name}:{s}", f"class:{readout.target}"
                 edges.append(Edge(*ids, "class", float(forward[s]), float(backward[s])))
-    return tuple(nodes), tuple(edges), maps
-
-
-def _by_value(layers: list[Layer], on: Tensor | None) -> dict[int, Tensor]:
-    found: dict[int, Tensor] = {}
-    start = 0
-    for layer in layers:
-        if on is not None:
-            found[id(layer.value)] = on[start : start + layer.channels]
-        start += layer.channels
-    return found
+    return Graph(tuple(nodes), tuple(edges), maps)
 
 
 def _map_of(layer: Layer, channel: int) -> Tensor | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from suffice.circuits.connectivity import Layer, Link, Network, Way, connect
 from suffice.circuits.recording import Recording, record
 from suffice.classifier import Classifier, as_logits
+from suffice.errors import InputError
 
 
 def channel_norms(activation: Tensor, labels: Tensor, channels: int) -> Tensor:
@@ -177,6 +178,8 @@ def read_out(
             recording = record(submodule, classifier.normalise(batch), as_logits)
             logits = recording.logits.tensor
             wanted = int(logits[0].argmax()) if target is None else target
+            if not 0 <= wanted < logits.shape[1]:
+                raise InputError(f"expected a class from 0 to {logits.shape[1] - 1}; got {wanted}")
             with torch.no_grad():
                 network = connect(module, recording, layers)
             gradients = torch.autograd.grad(

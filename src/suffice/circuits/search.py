@@ -85,7 +85,7 @@ def put_to_the_test(
     rungs = ladder(question, ranking, scores, shares, stop)
     told(0.5)
     if share is None:
-        on, logits = _smallest(question, rungs, enough, across=ranking in ACROSS_LAYERS)
+        on, logits = smallest(question, rungs, enough, across=ranking in ACROSS_LAYERS)
     else:
         on = rungs[-1].on
         logits = _logits(question, [on])[0] if rungs[-1].logits is None else rungs[-1].logits
@@ -105,7 +105,7 @@ def put_to_the_test(
     )
 
 
-def _smallest(
+def smallest(
     question: Question, rungs: list[Rung], enough: Callable[[Tensor], bool], *, across: bool
 ) -> tuple[Tensor, Tensor]:
     """The smallest circuit that is enough, and its logits; the whole network where none is."""

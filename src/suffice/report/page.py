@@ -52,7 +52,7 @@ _NAME = "|".join(re.escape(name.removesuffix("…")) + ("" if name.endswith("…
 _BETWEEN_NAMES = re.compile(rf",(?=\s*(?:{_NAME}))")
 
 # What HTML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
-_UNPRINTABLE = dict.fromkeys(
+UNPRINTABLE = dict.fromkeys(
     (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}"
 )
 
@@ -290,7 +290,7 @@ def content_hash(text: str) -> str:
 
 
 def _printable(value: Any) -> Any:
-    return value if isinstance(value, Markup) else str(value).translate(_UNPRINTABLE)
+    return value if isinstance(value, Markup) else str(value).translate(UNPRINTABLE)
 
 
 def _url_path(path: str) -> str:

@@ -1,0 +1,343 @@
+"""`suffice circuit IMAGE…`: the part of the network that suffices, drawn and put to the test."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suffice.cli.command import number, one_line, progress_bar, whole_number, writable
+from suffice.cli.process import UnreadError, complain, keep_buffers, print_any_name, say
+from suffice.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suffice.circuits import Circuit
+    from suffice.classifier import Classifier
+    from suffice.images import Frame, Photo
+    from suffice.report.circuits import CircuitEntry
+
+_DEFAULT_OUT = "suffice-out"
+_REPORT = "circuits.html"
+
+
+def circuit(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE…", help="Files, folders of images, or sample:cat and the like.")
+    ],
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="An explanation: its folder, its mask.png, or any mask as PNG or .npy in the size of the model's "
+            "input or of the photo. [default: the whole image]",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="timm:NAME, torchvision:NAME or module.path:function. [default: efficientnet-lite0]"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
+    ] = None,
+    layers: Annotated[
+        str,
+        typer.Option(help="Whose channels are drawn: stages, blocks, all, or names of modules joined by commas."),
+    ] = "stages",
+    switch: Annotated[
+        str | None,
+        typer.Option(help="Whose channels are switched off, likewise. [default: blocks, or the named --layers]"),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of each drawn layer. [default: 10]"),
+    ] = None,
+    ranking: Annotated[
+        str, typer.Option(help="What is kept first: descent, attribution, energy (the paper's), weight, signed.")
+    ] = "descent",
+    share: Annotated[
+        float | None,
+        typer.Option(
+            parser=number, metavar="NUMBER", help="Keep this share of the channels. [default: the least that suffices]"
+        ),
+    ] = None,
+    keep_confidence: Annotated[
+        float,
+        typer.Option(
+            parser=number, metavar="NUMBER", help="Share of the whole network's confidence to keep, 0 to 1 (γ)."
+        ),
+    ] = 0.5,
+    target: Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")] = None,
+    occlusion: Annotated[
+        str, typer.Option(help="What an explanation shows where its mask is off: a fill, such as zero or mean.")
+    ] = "zero",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Images; a channel that is off is then its mean over these. [default: it is zero]"
+        ),
+    ] = None,
+    random: Annotated[
+        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Random circuits of the same size to try.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of these.")] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help=f"Where the results go. [default: {_DEFAULT_OUT}; nothing with --json]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, nothing else.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+        ),
+    ] = None,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
+    ] = False,
+) -> int:
+    """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
+    if out is None and not as_json:
+        out = _DEFAULT_OUT
+    if as_json:
+        print_any_name("utf-8")
+
+    # Only now what takes a second to import.
+    from suffice.circuits import RANKINGS
+    from suffice.circuits.connectivity import LAYERS
+    from suffice.errors import did_you_mean
+    from suffice.images import find_images, read_photo, to_model
+    from suffice.models import load_classifier
+
+    if ranking not in RANKINGS:
+        raise InputError(
+            f"unknown --ranking {ranking!r}{did_you_mean(ranking, RANKINGS)}; expected {', '.join(RANKINGS)}"
+        )
+    paths = find_images(images)
+    if mask is not None and len(paths) > 1 and not Path(mask).is_dir():
+        raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(paths)}")
+    keep_buffers()
+    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
+        classifier = load_classifier(
+            model,
+            weights=weights,
+            class_names=classes,
+            device=device,
+            batch_size=batch_size,
+            input_size=None if input_size is None else (input_size, input_size),
+        )
+    references = None
+    if reference is not None:
+        import torch
+
+        references = torch.stack([to_model(read_photo(path), classifier) for path in find_images([reference])])
+
+    def named(text: str | None) -> str | list[str] | None:
+        return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
+
+    call = {
+        "target": target,
+        "layers": named(layers),
+        "switch": named(switch),
+        "nodes": nodes,
+        "ranking": ranking,
+        "share": share,
+        "keep_confidence": keep_confidence,
+        "occlusion": occlusion,
+        "random": random,
+        "seed": seed,
+    }
+    words = {
+        "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
+        "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
+        "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, "input-size": input_size,
+    }  # fmt: skip
+    with writable(out) as folder:
+        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)
+        return job.run(paths)
+
+
+@dataclasses.dataclass
+class _Job:
+    """The images of one call, one after the other."""
+
+    classifier: Classifier
+    call: dict[str, Any]
+    words: dict[str, Any]
+    references: Tensor | None
+    mask: str | None
+    arguments: list[str]
+    folder: Path | None
+    as_json: bool
+    show_traceback: bool
+    entries: list[CircuitEntry] = dataclasses.field(default_factory=list)
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def run(self, paths: list[str]) -> int:
+        """Trace the circuit of each image; returns the exit status."""
+        try:
+            self._trace_all(paths)
+        except BaseException:
+            # Also after an interruption what is done is worth a report; what went wrong first is what is told.
+            with contextlib.suppress(InputError, UnreadError):
+                self._write_report()
+            raise
+        self._write_report()
+        return 1 if self.failures else 0
+
+    def _trace_all(self, paths: list[str]) -> None:
+        bar = progress_bar(len(paths))
+        for path, name in zip(paths, _folder_names(paths), strict=True):
+            try:
+                with (
+                    bar(path) as progress,
+                    one_line(f"could not trace {path} with {self.classifier.name}", self.show_traceback),
+                ):
+                    circuit, directory = self._trace(path, name, progress)
+            except InputError as error:
+                if len(paths) == 1:
+                    raise
+                self.failures.append((path, str(error)))
+                complain(f"{path}: {error}" if path not in str(error) else str(error))
+            else:
+                say(_as_json(circuit, directory) if self.as_json else _as_text(circuit))
+
+    def _trace(self, path: str, name: str, progress: Callable[[float], None]) -> tuple[Circuit, Path | None]:
+        from suffice.circuits import trace_circuit
+        from suffice.images import frame_of, prepare, read_photo
+
+        photo = read_photo(path)
+        image = prepare(photo, self.classifier)
+        frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
+        mask = None if self.mask is None else _read_mask(self.mask, path, frame)
+        circuit = trace_circuit(
+            self.classifier, image, mask, reference=self.references, name=path, progress=progress, **self.call
+        )
+        if self.folder is None:
+            return circuit, None
+        return circuit, self._save(circuit, photo, frame, mask, name)
+
+    def _save(self, circuit: Circuit, photo: Photo, frame: Frame, mask: Tensor | None, name: str) -> Path:
+        from suffice.report.circuit_figure import circuit_png, circuit_svg
+        from suffice.report.circuits import make_circuit_entry
+
+        assert self.folder is not None
+        directory = self.folder / name
+        circuit.save(directory, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
+        command = self._command([photo.path])
+        self.entries.append(make_circuit_entry(circuit, photo, frame, mask, directory=name, command=command))
+        return directory
+
+    def _write_report(self) -> None:
+        if self.folder is None or not self.entries:
+            return
+        from suffice.circuits.circuit import write_whole
+        from suffice.report.circuits import render_circuits
+
+        page = render_circuits(self.entries, command=self._command(self.arguments), failures=self.failures)
+        report = self.folder / _REPORT
+        try:
+            write_whole(report, page.encode("utf-8"))
+        except OSError as error:
+            raise InputError(f"could not write {report}: {error.strerror}") from error
+        if not self.as_json:
+            say(f"report: {report}")
+
+    def _command(self, images: list[str]) -> str:
+        words = [word for name, value in self.words.items() if value is not None for word in (f"--{name}", str(value))]
+        words += ["--out", str(self.folder)]
+        dashed = any(image.startswith("-") for image in images)
+        return shlex.join(["suffice", "circuit", *([*words, "--", *images] if dashed else [*images, *words])])
+
+
+def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
+    """An explanation's mask, or one from a file, in model coordinates: bool (H, W)."""
+    import torch
+
+    from suffice.explanation import Explanation
+    from suffice.images import from_photo
+    from suffice.metrics.maps import read_map
+
+    found = read_map(path, image)
+    values = found.mask if isinstance(found, Explanation) else found.squeeze()
+    width, height = frame.crop
+    if values.ndim == 3 and values.shape[0] in (3, 4):
+        values = values[:3].amax(0)
+    if len(values.unique()) > 2:
+        raise InputError(f"expected a mask of two values, kept and left out; {path} has {len(values.unique())}")
+    kept = values if values.dtype == torch.bool else values > values.to(torch.float64).mean()
+    if values.dtype != torch.bool and len(values.unique()) == 1:
+        kept = values > 0
+    if tuple(kept.shape) == (height, width):
+        return kept
+    if tuple(kept.shape) == frame.photo_size[::-1]:
+        return torch.from_numpy(from_photo(kept.numpy().astype("float32"), frame)) > 0.5
+    received = " x ".join(map(str, kept.shape))
+    photo = " x ".join(map(str, frame.photo_size[::-1]))
+    raise InputError(
+        f"expected a mask of {height} x {width} (height x width), as the model sees, or {photo}, as the photo has it; "
+        f"{path} has {received}"
+    )
+
+
+def _folder_names(paths: list[str]) -> list[str]:
+    """A folder name for each path: its stem and `circuit`, numbered where several share it.
+
+    >>> _folder_names(["a/cat.png", "b/Cat.jpg", "..png"])
+    ['cat-circuit', 'Cat-2-circuit', 'image-circuit']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        stem = Path(path.removeprefix("sample:")).stem
+        if not stem.strip("."):
+            stem = "image"
+        name, count = stem, 2
+        while name.casefold() in taken:
+            name, count = f"{stem}-{count}", count + 1
+        taken.add(name.casefold())
+        names.append(f"{name}-circuit")
+    return names
+
+
+def _as_json(circuit: Circuit, directory: Path | None) -> str:
+    where = {
+        name: None if directory is None else str(directory / f"circuit.{kind}")
+        for name, kind in (("circuit", "json"), ("graphml", "graphml"), ("svg", "svg"), ("png", "png"))
+    }
+    return json.dumps(circuit.summary() | where, ensure_ascii=False, allow_nan=False)
+
+
+def _as_text(circuit: Circuit) -> str:
+    verdict = "suffice" if circuit.sufficient else "do NOT suffice"
+    explanation = circuit.circuit_explanation_confidence
+    lines = [
+        f"{circuit.image}: {circuit.target_name} (class {circuit.target}), confidence {circuit.confidence:.2f}",
+        f"  {circuit.channels:,} of {circuit.channels_total:,} channels ({circuit.share:.1%}) {verdict}: confidence "
+        f"{circuit.circuit_confidence:.2f}{'' if explanation is None else f', for the explanation {explanation:.2f}'}",
+        *(
+            [f"  of {circuit.settings['random']} random circuits of that size {circuit.random_kept:.0%} keep the class"]
+            if circuit.random_kept is not None
+            else []
+        ),
+        f"  {circuit.forward_passes} forward and {circuit.backward_passes} backward passes, {circuit.seconds:.1f} s",
+        *(f"  note: {note}" for note in circuit.notes),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""Circuits as one self-contained HTML file: the graph, and each node's activation map on the photo."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from suffice.circuits import Circuit, compare_with_whole
+from suffice.circuits.circuit import Graph
+from suffice.images import Frame, Photo
+from suffice.report.circuit_figure import Dot, Layout, describe, lay_out
+from suffice.report.figures import framed_as, heat_colours, outline, shrunk
+from suffice.report.page import content_hash, encoded, environment, path_data, source
+
+GENERATOR = '<meta name="generator" content="suffice circuit">'
+"""By which a report of this kind is known."""
+
+_VIEW = 480  # pixels of the photo's long side
+_LONGEST_MAP = 56  # pixels; a finer map is averaged down, as it is seen through a photo
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """A node as the page shows it: `map` is a `data:` URI or empty, `own` that only this graph has it."""
+
+    dot: Dot
+    map: str
+    own: bool
+    title: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A graph as the page shows it."""
+
+    title: str
+    layout: Layout
+    spots: tuple[Spot, ...]
+    own: int
+    shared: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitEntry:
+    """What the page shows of one circuit.
+
+    Attributes:
+        facts: `Circuit.summary()`; name: of the photo's file.
+        drawings: the circuit's graph, and that of the whole image where there is one.
+        photo: `data:` URI; size: (width, height); box: left, top, width and height of what the model sees, in its
+            pixels.
+        crop: (width, height) of the model's input.
+        outline: SVG path data of the explanation, in pixels of the model's input; empty without a mask.
+        layers: name, channels and how many are on, of every layer that was switched.
+        directory: where the circuit's files lie, relative to the page; command: makes it again.
+        nodes_shared, edges_shared: overlaps with the whole image's graph; None without a mask.
+    """
+
+    facts: dict[str, Any]
+    name: str
+    drawings: tuple[Drawing, ...]
+    photo: str
+    size: tuple[int, int]
+    box: tuple[float, float, float, float]
+    crop: tuple[int, int]
+    outline: str
+    layers: tuple[tuple[str, int, int], ...]
+    directory: str
+    command: str
+    nodes_shared: float | None
+    edges_shared: float | None
+
+
+def make_circuit_entry(
+    circuit: Circuit, photo: Photo, frame: Frame, mask: Tensor | None, *, directory: str, command: str
+) -> CircuitEntry:
+    """What `render_circuits` needs of one circuit.
+
+    Args:
+        circuit: as `trace_circuit` returned it, with its maps.
+        photo: the upright photo.
+        frame: how it was brought to the model.
+        mask: bool (H, W) in model coordinates; None for the whole image.
+        directory: where the circuit's files lie, relative to the page.
+        command: makes it again.
+    """
+    view = shrunk(photo.pixels, _VIEW)
+    left, top, right, bottom = framed_as(frame, view.size).box
+    graphs = [("Explanation" if circuit.read_from == "explanation" else "Whole image", _own(circuit))]
+    own: list[frozenset[str]] = [frozenset()]
+    shared = 0
+    comparison = None
+    if circuit.whole is not None:
+        comparison = compare_with_whole(circuit)
+        graphs.append(("Whole image", circuit.whole))
+        own = [comparison.own_nodes[1], comparison.own_nodes[0]]
+        shared = len(comparison.shared_nodes)
+    return CircuitEntry(
+        facts=circuit.summary() | {"image": circuit.image or photo.path},
+        name=PurePath(str(circuit.image or photo.path)).name,
+        drawings=tuple(_drawing(t, circuit, g, o, shared) for (t, g), o in zip(graphs, own, strict=True)),
+        photo=encoded(view),
+        size=view.size,
+        box=(left, top, right - left, bottom - top),
+        crop=frame.crop,
+        outline="" if mask is None else path_data(outline(mask)),
+        layers=tuple((layer.name, len(layer.on), int(layer.on.sum())) for layer in circuit.layers),
+        directory=directory,
+        command=command,
+        nodes_shared=None if comparison is None else comparison.node_overlap,
+        edges_shared=None if comparison is None else comparison.edge_overlap,
+    )
+
+
+def render_circuits(entries: Sequence[CircuitEntry], *, command: str, failures: Sequence[tuple[str, str]] = ()) -> str:
+    """One self-contained HTML file.
+
+    Args:
+        entries: in the order in which they are shown.
+        command: makes the whole report again.
+        failures: (image, one-line error) of the images that have no circuit.
+
+    Returns:
+        HTML, to be written as UTF-8. The same entries give the same text.
+    """
+    style, script = source("style.css") + source("circuits.css"), source("circuits.js")
+    return (
+        environment()
+        .get_template("circuits.html.j2")
+        .render(
+            entries=entries,
+            failures=failures,
+            command=command,
+            generator=Markup(GENERATOR),
+            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
+            style=Markup(style),
+            script=Markup(script),
+            policy=(
+                f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'; "
+                f"script-src '{content_hash(script)}'"
+            ),
+        )
+    )
+
+
+def _own(circuit: Circuit) -> Graph:
+    return Graph(circuit.nodes, circuit.edges, circuit.maps)
+
+
+def _drawing(title: str, circuit: Circuit, graph: Graph, own: frozenset[str], shared: int) -> Drawing:
+    layout = lay_out(circuit, graph)
+    spots = tuple(
+        Spot(dot, _seen(graph.maps[dot.id]) if dot.id in graph.maps else "", dot.id in own, describe(circuit, dot))
+        for dot in layout.dots
+    )
+    return Drawing(title, layout, spots, len(own), shared)
+
+
+def _seen(values: Tensor) -> str:
+    """A map as a transparent image: bright and opaque where the channel is strong, clear where it is not."""
+    size = np.abs(values.numpy())
+    if max(size.shape) > _LONGEST_MAP:
+        step = -(-max(size.shape) // _LONGEST_MAP)
+        height, width = (n // step * step for n in size.shape)
+        size = size[:height, :width].reshape(height // step, step, width // step, step).mean((1, 3))
+    share = size / size.max() if size.max() > 0 else size
+    levels = np.round(share * 255).astype(np.intp)
+    pixels = np.dstack([heat_colours(256)[levels], np.round(255 * (0.2 + 0.55 * share)).astype(np.uint8)])
+    return encoded(Image.fromarray(pixels.astype(np.uint8), "RGBA"), exact=True)
