@@ -51,4 +51,4 @@ table3 table4 table5: .venv/dev
 	$(BIN)/python benchmarks/msi_lax_tables.py $(@:table%=%) --data $(DATA)
 
 clean:
-	rm -rf .venv .venv-rex .against-rex .msi-lax dist build suffice-out
+	rm -rf .venv .venv-rex .venv-quantus .against-rex .msi-lax dist build suffice-out

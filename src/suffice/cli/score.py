@@ -404,15 +404,15 @@ def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) ->
         blocks[-1].append(name)
     text = [heading]
     for block in blocks:
-        text += ["", " " * width + "".join("  " + _to_right(name, _columns(name)) for name in block)]
+        text += ["", " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + name for name in block)]
         for metric in metrics:
             values = {name: round(found[name].of(0)[metric], 3) + 0.0 for name in found}
             best = (max if METRICS[metric].higher_is_better else min)(values.values())
             cells = []
             for name in block:
-                cell = _to_right(f"{values[name]:.3f}", _columns(name))
-                shown = bold and len(found) > 1 and values[name] == best
-                cells.append(f"  \x1b[1m{cell}\x1b[0m" if shown else f"  {cell}")
+                value = f"{values[name]:.3f}"
+                shown = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
+                cells.append(" " * (2 + _columns(name) - len(value)) + shown)
             text.append(f"{METRICS[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
     text += [
         "",
@@ -425,10 +425,6 @@ def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) ->
 
 def _columns(name: str) -> int:
     return max(6, _width(name))
-
-
-def _to_right(text: str, width: int) -> str:
-    return " " * (width - _width(text)) + text
 
 
 def _width(text: str) -> int:

@@ -27,7 +27,7 @@ class ScoreOptions(BaseModel):
 
     Attributes:
         alpha_min: α_min in [0, 1); above it a map's pixels are the part. Of an `Explanation` the mask is the part.
-        step: in (0, 1], between two thresholds (0.01 unless given), or share of the pixels in a step (0.02).
+        step: in [0.00001, 1], between two thresholds (0.01 unless given), or share of the pixels in a step (0.02).
         measure: what insertion, deletion and MSI are of: the `confidence` in the label (unless given, for one image),
             or `accuracy`, whether the label is above all other classes (unless given, for many).
         fid_measure: the same for Fid- and Fid+.
@@ -44,7 +44,7 @@ class ScoreOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     alpha_min: float = Field(0.5, ge=0, lt=1)
-    step: float | None = Field(None, gt=0, le=1)
+    step: float | None = Field(None, ge=1e-5, le=1)
     measure: Measure | None = None
     fid_measure: Measure = "confidence"
     normalise: sweep.Normalise | None = None
