@@ -25,7 +25,7 @@ from suffice.explainers.lax import (
     load_adapter,
     msi_loss,
     new_adapter,
-    straight_through,
+    soft_threshold,
     upsampled,
 )
 
@@ -104,15 +104,11 @@ def test_a_complement_that_is_sure_of_the_class_gives_a_finite_loss() -> None:
     assert 5 < float(terms["rest"]) < 20
 
 
-def test_the_gradient_passes_the_threshold_as_it_is() -> None:
-    maps = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+def test_a_soft_threshold_nears_a_hard_one_and_has_its_own_gradient() -> None:
+    maps = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
     alpha = torch.tensor([0.2, 0.8])[:, None, None]
-    mask = straight_through(maps, alpha)
-    assert torch.equal(mask.detach() > 0.5, maps > alpha)
-    assert set(mask.detach().unique().tolist()) == {0.0, 1.0}
-    weights = torch.randn(2, 3, 3)
-    (gradient,) = torch.autograd.grad((mask * weights).sum(), maps)
-    assert torch.equal(gradient, weights)
+    assert torch.allclose(soft_threshold(maps, alpha, 1e-6), (maps > alpha).double())
+    assert torch.autograd.gradcheck(lambda m: soft_threshold(m, alpha, 0.1), maps)
 
 
 @pytest.mark.parametrize("settings", [PAPER, FINE], ids=["paper", "fine"])

@@ -19,9 +19,10 @@ Two designs, and two losses:
 Why a second one. The entropy of equation 7, a softmax over sigmoids at t = 0.5, is least where about a fifth of the
 map is on, which is the penalty that the paper reports (0.205); and nothing in equation 9 keeps the class out of the
 complement, which MSI scores. `msi_loss` has a term for each: what is shown above a random threshold keeps the class,
-the complement loses it, and the area is paid for as MSI charges it. At first images are shown times their map instead,
-as in the paper, and fewer of them as training goes on: thresholds are what counts in the end, but tell a new adapter
-little of where to look.
+the complement below another one loses it, and the area is paid for as MSI charges it. The thresholds are steep slopes
+(`soft_threshold`), so that gradients are true, and random, so that a map has to be near 0 or near 1. Hard thresholds
+with a straight-through gradient were tried: they fill the whole map, as a gradient at black says of every pixel that it
+would help.
 
 Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, section 3.2, Algorithm 1, equations 7 to 9;
 appendix A.3 for the layers.
@@ -308,34 +309,32 @@ def lax_loss(
 
 
 def msi_loss(
-    shown_logits: Tensor, rest_logits: Tensor, labels: Tensor, masks: Tensor, area_weight: float, rest_weight: float
+    shown_logits: Tensor, rest_logits: Tensor, labels: Tensor, maps: Tensor, area_weight: float, rest_weight: float
 ) -> dict[str, Tensor]:
     """The terms of MSI as a loss: what is shown keeps the class, the rest loses it, and the area is paid for.
 
     Args:
-        shown_logits: (N, K), with the pixels above a random α in [α_min, 1) alone: Show(> α) of equation 2.
-        rest_logits: (N, K), with the pixels up to α_min alone: Show(< α_min) of equation 1.
+        shown_logits: (N, K), with the pixels above a threshold alone: Show(> α) of equations 1 and 2.
+        rest_logits: (N, K), with the pixels below a threshold alone: Show(< α_min) of equation 1.
         labels: (N,).
-        masks: (N, H, W), the pixels above α_min (equation 5), with a gradient (`straight_through`), or soft masks.
+        maps: (N, H, W) in [0, 1], whose mean stands for the area (equation 5).
         area_weight, rest_weight: of the terms.
     """
     shown = F.cross_entropy(shown_logits, labels)
     probability = rest_logits.softmax(1).gather(1, labels[:, None])[:, 0]
     # -log(1 - p): as the cross-entropy of "not this class". Bounded, so that one image cannot outweigh a batch.
     rest = -torch.log1p(-probability.clamp(max=1 - 1e-4)).mean()
-    area = masks.mean()
+    area = maps.mean()
     return {"loss": shown + rest_weight * rest + area_weight * area, "shown": shown, "rest": rest, "area": area}
 
 
-def straight_through(maps: Tensor, alpha: Tensor | float) -> Tensor:
-    """Where maps exceed α, 1, else 0; the gradient is that of the map itself.
+def soft_threshold(maps: Tensor, alpha: Tensor | float, width: float = 0.1) -> Tensor:
+    """How far maps exceed α: 0 well below it, 1/2 at it, 1 well above, the logistic function of (M - α)/width.
 
-    >>> m = torch.tensor([0.2, 0.9], requires_grad=True)
-    >>> mask = straight_through(m, 0.5)
-    >>> mask.detach(), torch.autograd.grad((mask * torch.tensor([2.0, 3.0])).sum(), m)[0]
-    (tensor([0., 1.]), tensor([2., 3.]))
+    >>> soft_threshold(torch.tensor([0.1, 0.5, 0.9]), 0.5)
+    tensor([0.0180, 0.5000, 0.9820])
     """
-    return (maps > alpha).to(maps.dtype) + (maps - maps.detach())
+    return torch.sigmoid((maps - alpha) / width)
 
 
 class LaxSettings(MethodSettings):

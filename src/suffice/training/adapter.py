@@ -22,7 +22,7 @@ from suffice.explainers.lax import (
     lax_loss,
     msi_loss,
     new_adapter,
-    straight_through,
+    soft_threshold,
     upsampled,
 )
 from suffice.features import frozen, record
@@ -43,9 +43,7 @@ class LaxTraining(TrainingSettings):
     area_weight: float = Field(3.0, ge=0, le=1e6)  # objective msi
     rest_weight: float = Field(1.0, ge=0, le=1e6)  # objective msi
     alpha_min: float = Field(0.5, ge=0, lt=1)  # objective msi: as in the metric
-    soft: float = Field(
-        0.5, ge=0, le=1
-    )  # objective msi: share of the images shown times their map, without a threshold
+    width: float = Field(0.1, gt=0, le=10)  # objective msi: of the slope that stands for a threshold
     labels: Literal["true", "predicted"] = "true"  # what the maps have to keep
 
     def adapter(self) -> AdapterSettings:
@@ -124,21 +122,13 @@ class LaxTask(Task):
                 classifier.forward_passes += len(images)
                 masked = logits(normalised * maps[:, None])
                 return lax_loss(masked, labels, low, settings.entropy_weight, settings.temperature)
+            # Thresholds between half of α_min and half-way from it to 1.
             draws = torch.rand(2, len(images), 1, 1, generator=random, device=random.device).to(maps.device)
-            alpha = settings.alpha_min + (1 - settings.alpha_min) * draws[0]
-            soft = draws[1] < self._soft_share()
-            part = torch.where(soft, maps, straight_through(maps, settings.alpha_min))
-            above = torch.where(soft, maps, straight_through(maps, alpha))
+            above, below = (soft_threshold(maps, (settings.alpha_min + draw) / 2, settings.width) for draw in draws)
             shown = logits(normalised * above[:, None])
-            rest = logits(normalised * (1 - part)[:, None])
+            rest = logits(normalised * (1 - below)[:, None])
             classifier.forward_passes += 2 * len(images)
-            return msi_loss(shown, rest, labels, part, settings.area_weight, settings.rest_weight)
-
-    def _soft_share(self) -> float:
-        """Share of the images that are shown times their map: all at first, from `soft` on fewer, none in the end."""
-        if self.chosen.soft == 1:
-            return 1.0
-        return min(1.0, (1 - self.global_step / max(1, self.steps)) / (1 - self.chosen.soft))
+            return msi_loss(shown, rest, labels, maps, settings.area_weight, settings.rest_weight)
 
 
 @contextlib.contextmanager
