@@ -1,6 +1,7 @@
 """Activation matching and what it is compared with, on photos, under the same constraints; one thread.
 
     python benchmarks/activation_matching.py photos FOLDER [--condition noise|colours] [--method grad-cam …]
+    python benchmarks/activation_matching.py mnist DATA --weights mnist/classifier.safetensors
     python benchmarks/activation_matching.py table [--csv results/activation-matching.csv]
 
 `noise` is the paper's condition: zero fill, the confidence of the whole image kept (γ = 1), and the label under
@@ -24,7 +25,9 @@ import torch
 
 import suffice
 from suffice.cli.process import keep_buffers
+from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
+from suffice.images import to_model
 from suffice.metrics import mean_with_error, robustness_on, robustness_solid
 
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -64,6 +67,26 @@ def explain_photo(classifier: suffice.Classifier, photo: Path, condition: str, m
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def explain_digits(classifier: suffice.Classifier, data: Path, count: int, **settings: Any) -> list[dict[str, Any]]:
+    """The first `count` test digits, side by side in one batch, with 0.9 of the confidence kept on black."""
+    dataset = load_dataset("mnist", data, "test")
+    images = torch.stack([to_model(dataset.photo(index), classifier) for index in range(count)])
+    started = time.process_time()
+    found = suffice.explain_batch(classifier, images, "zero", 0.9, **settings)
+    used = (time.process_time() - started) / count
+    rows = []
+    for index, (image, one) in enumerate(zip(images, found, strict=True)):
+        draws = gaussian_noise(classifier)(image.expand(100, *image.shape), torch.Generator().manual_seed(_NOISE_SEED))
+        noise = robustness_on(classifier, image, one.mask[None], one.target, draws)[0].rho
+        rho = robustness_solid(classifier, image, one.mask, one.target).rho
+        msi = suffice.score(classifier, image, one.mask, ["msi"], label=one.target)["msi"]
+        values = (f"mnist_{index:05d}_{dataset.labels[index]}", classifier.name, "digits", "activation-matching")
+        values += (one.target_name, one.confidence, one.explanation_confidence, int(one.sufficient), int(one.minimal))
+        values += (one.area, noise, rho, msi, one.forward_passes, one.backward_passes, one.seconds, used)
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
 def summary(rows: list[dict[str, Any]]) -> None:
     groups = dict.fromkeys((row["model"], row["condition"], row["method"]) for row in rows)
     for group in groups:
@@ -87,38 +110,51 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("photos", "table"))
+    parser.add_argument("what", choices=("photos", "mnist", "table"))
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--condition", choices=list(CONDITIONS), default="noise")
     parser.add_argument("--method", action="append")
     parser.add_argument("--model")
     parser.add_argument("--weights")
     parser.add_argument("--photos", type=int, help="the first so many")
+    parser.add_argument("--digits", type=int, default=100)
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE, a setting of the method")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--csv", type=Path, default=Path("results/activation-matching.csv"))
     arguments = parser.parse_args()
     rows = read(arguments.csv)
+    torch.set_num_threads(arguments.threads)
+    keep_buffers()
+    if arguments.what == "mnist":
+        classifier = suffice.load_classifier(
+            "suffice.models.three_layers:mnist", weights=arguments.weights, class_names=list("0123456789"), device="cpu"
+        )
+        others = [row for row in rows if row["condition"] != "digits"]
+        settings = {"robustness": "none", **dict(pair.split("=") for pair in arguments.set)}
+        new = explain_digits(classifier, arguments.folder, arguments.digits, **settings)
+        write(arguments.csv, others + new)
+        rows = new
     if arguments.what == "photos":
-        torch.set_num_threads(arguments.threads)
-        keep_buffers()
         photos = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
         classifier = suffice.load_classifier(arguments.model, weights=arguments.weights, device="cpu")
         done = {(row["photo"], row["model"], row["condition"], row["method"]) for row in rows}
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
         print(*COLUMNS, sep="  ", flush=True)
         for method in arguments.method or ["activation-matching"]:
             for photo in photos[: arguments.photos]:
                 if (photo.name, classifier.name, arguments.condition, method) in done:
                     continue
                 row = explain_photo(classifier, photo, arguments.condition, method)
-                new = not arguments.csv.is_file()
-                with arguments.csv.open("a", newline="", encoding="utf-8") as file:
-                    writer = csv.DictWriter(file, COLUMNS)
-                    if new:
-                        writer.writeheader()
-                    writer.writerow(row)
+                write(arguments.csv, [*read(arguments.csv), row])
                 print(*(f"{v:.3f}" if isinstance(v, float) else v for v in row.values()), sep="  ", flush=True)
         rows = read(arguments.csv)
     if not rows:

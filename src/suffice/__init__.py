@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from suffice.classifier import Preprocessing as Preprocessing
     from suffice.errors import InputError as InputError
     from suffice.explainers import explain as explain
+    from suffice.explainers import explain_batch as explain_batch
     from suffice.explainers import explain_series as explain_series
     from suffice.explainers import explain_several as explain_several
     from suffice.explanation import Explanation as Explanation
@@ -29,6 +30,7 @@ _HOME = {
     "Preprocessing": "suffice.classifier",
     "InputError": "suffice.errors",
     "explain": "suffice.explainers",
+    "explain_batch": "suffice.explainers",
     "explain_series": "suffice.explainers",
     "explain_several": "suffice.explainers",
     "Explanation": "suffice.explanation",

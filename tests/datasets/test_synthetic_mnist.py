@@ -10,6 +10,7 @@ import pytest
 
 from suffice.datasets import load_dataset
 from suffice.datasets.synthetic_mnist import SIDE, scene
+from suffice.errors import InputError
 from suffice.images import to_model
 from suffice.models.resnet18 import synthetic_mnist
 
@@ -74,3 +75,15 @@ def test_the_model_sees_the_very_pixels(mnist: Path) -> None:
     image = to_model(photo, synthetic_mnist())
     assert image.shape == (3, SIDE, SIDE)
     assert np.array_equal((image * 255).round().numpy().astype(np.uint8), np.asarray(photo.pixels).transpose(2, 0, 1))
+
+
+def test_digits_as_they_are(mnist: Path) -> None:
+    dataset, scenes = load_dataset("mnist", mnist, "test"), load_dataset("synthetic-mnist", mnist, "test")
+    assert list(dataset.labels) == list(scenes.labels)
+    assert dataset.photo(0).pixels.size == (28, 28)
+    red, green, blue = np.asarray(dataset.photo(2).pixels).transpose(2, 0, 1)
+    assert (red == green).all()
+    assert (red == blue).all()
+    assert (red == scenes._digits[2]).all()  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"expected MNIST in .*raw: put the files"):
+        load_dataset("mnist", mnist / "nowhere", "test")

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from suffice.cli import circuit, explain, score, train_classifier, train_lax
+from suffice.cli import circuit, explain, score, train_classifier, train_lax, train_matcher
 from suffice.cli.process import UnreadError, complain, print_any_name
 from suffice.errors import InputError
 
@@ -28,6 +28,7 @@ app.command("score")(score.score)
 app.command("circuit")(circuit.circuit)
 app.command("train-classifier")(train_classifier.train_classifier)
 app.command("train-lax")(train_lax.train_lax)
+app.command("train-matcher")(train_matcher.train_matcher)
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 | name | what has to be in the data folder | masks | file |
 |---|---|---|---|
 | `synthetic-mnist` | `MNIST/raw` | yes | `synthetic_mnist.py` |
+| `mnist` | `MNIST/raw` | | `torchvision_sets.py` |
 | `cifar10` | `cifar-10-batches-py` | | `torchvision_sets.py` |
 | `cub200`, `cub200-20` | `CUB_200_2011` (and `segmentations`) | yes | `cub200.py` |
 | `imagenet` | `imagenet/train`, `imagenet/val` | | `imagenet.py` |
@@ -25,11 +26,12 @@ from suffice.datasets.dataset import FileDataset, ImageDataset, Subset, random_s
 from suffice.datasets.folder import ClassFolders
 from suffice.datasets.imagenet import ImageNet, ImageNetV2
 from suffice.datasets.synthetic_mnist import SyntheticMnist
-from suffice.datasets.torchvision_sets import Caltech256, Cifar10, Voc
+from suffice.datasets.torchvision_sets import Caltech256, Cifar10, Mnist, Voc
 from suffice.errors import InputError, did_you_mean
 
 DATASETS: dict[str, tuple[tuple[str, ...], Callable[[Path, str, int], ImageDataset]]] = {
     "synthetic-mnist": (("train", "test"), lambda root, split, seed: SyntheticMnist(root, split, seed)),
+    "mnist": (("train", "test"), lambda root, split, seed: Mnist(root, split)),
     "cifar10": (("train", "test"), lambda root, split, seed: Cifar10(root, split)),
     "cub200": (("train", "test", "all"), lambda root, split, seed: Cub200(root, split)),
     "cub200-20": (("train", "test", "all"), lambda root, split, seed: Cub200(root, split, 20, seed)),
@@ -83,6 +85,7 @@ __all__ = [
     "ImageDataset",
     "ImageNet",
     "ImageNetV2",
+    "Mnist",
     "Subset",
     "SyntheticMnist",
     "Voc",

@@ -1,4 +1,4 @@
-"""CIFAR-10, Caltech-256 and PASCAL-VOC, as torchvision reads them."""
+"""MNIST, CIFAR-10, Caltech-256 and PASCAL-VOC, as torchvision reads them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,35 @@ from PIL import Image
 from suffice.datasets.dataset import FileDataset, ImageDataset, held_out
 from suffice.errors import InputError
 from suffice.images import Photo
+
+
+class Mnist(ImageDataset):
+    """MNIST: white digits on black, 28 x 28 pixels, 60,000 for training and 10,000 for tests.
+
+    Args:
+        root: folder that holds `MNIST/raw`.
+        split: `train` or `test`.
+
+    Raises:
+        InputError: the files are not there, with what to put where.
+    """
+
+    def __init__(self, root: Path, split: str = "train"):
+        from torchvision.datasets import MNIST
+
+        found = _read(
+            lambda: MNIST(root, train=split == "train", download=False),
+            f"MNIST in {Path(root, 'MNIST', 'raw')}: put the files train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+            "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte there, as torchvision.datasets.MNIST(ROOT, "
+            "download=True) does",
+        )
+        self.name, self.class_names = "mnist", tuple(str(digit) for digit in range(10))
+        self._pixels: np.ndarray[Any, np.dtype[np.uint8]] = found.data.numpy()
+        self.labels = found.targets.tolist()
+
+    def photo(self, index: int) -> Photo:
+        """The digit, 28 x 28 pixels."""
+        return Photo(Image.fromarray(self._pixels[index]).convert("RGB"), path=f"{self.name}[{index}]")
 
 
 class Cifar10(ImageDataset):

@@ -187,6 +187,65 @@ def explain_several(
     return found
 
 
+def explain_batch(
+    classifier: Classifier,
+    images: Tensor | np.ndarray[Any, Any],
+    occlusion: str = "robust",
+    keep_confidence: float = 0.5,
+    seed: int = 0,
+    *,
+    kind: str = "sufficient",
+    names: Sequence[str] = (),
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Explanation]:
+    """Explanations of many images by `activation-matching`, whose masks learn side by side in the same batches.
+
+    Args:
+        classifier, occlusion, keep_confidence, seed, kind, settings: as of `explain`.
+        images: (N, C, H, W) in [0, 1]; all of them are in memory with a few maps of their size.
+        names: what the results call the images; none, or one for each.
+        progress: called with the share of the work that is done.
+
+    Returns:
+        N explanations of the models' own choices; `seconds` and passes of what was done together are shared evenly.
+
+    Raises:
+        InputError: as `explain`.
+    """
+    method = "activation-matching"
+    pixels = classifier.check_images(images)
+    checked = check_settings(method, keep_confidence, seed, settings, kind)
+    assert isinstance(checked, activation_matching.ActivationMatchingSettings)
+    if names and len(names) != len(pixels):
+        raise InputError(f"expected a name for each of {len(pixels)} images; got {len(names)}")
+    told = progress or (lambda share: None)
+    started = time.perf_counter(), classifier.forward_passes, classifier.backward_passes
+    questions = [
+        _Question(classifier, image, method, occlusion, None, seed, kind, 0.0, settings, name)
+        for image, name in zip(pixels, names or [""] * len(pixels), strict=True)
+    ]
+    gamma = 1.0 if kind == "complete" else keep_confidence
+    tests = [question.test(gamma) for question in questions]
+    searches = activation_matching.search(tests, checked, seed, lambda step: told(0.8 * step / max(1, checked.steps)))
+    common = time.perf_counter() - started[0], classifier.forward_passes - started[1]
+    backward = classifier.backward_passes - started[2]
+    found: list[Explanation] = []
+    for number, (question, search) in enumerate(zip(questions, searches, strict=True), 1):
+        question.search = partial(activation_matching.explain, found=search)
+        explanation = question.explain(keep_confidence)
+        found.append(
+            dataclasses.replace(
+                explanation,
+                seconds=explanation.seconds + common[0] / len(questions),
+                forward_passes=explanation.forward_passes + round(common[1] / len(questions)),
+                backward_passes=explanation.backward_passes + round(backward / len(questions)),
+            )
+        )
+        told(0.8 + 0.2 * number / len(questions))
+    return found
+
+
 class _Question:
     """One image and how it is explained; what the model has answered is kept from one explanation to the next."""
 
@@ -214,6 +273,28 @@ class _Question:
         self._target = target
         self._whole: Tensor | None = None
         self._known = Known()
+        self.search = METHODS[method][1]
+
+    def _of_whole(self) -> Tensor:
+        """Logits (K,) of the whole image, asked once."""
+        if self._whole is None:
+            self._whole = self.classifier.logits(self.image[None])[0]
+        return self._whole
+
+    def test(self, keep_confidence: float, region: Tensor | None = None) -> SufficiencyTest:
+        """What is asked at γ, in a region of the image if one is given."""
+        whole = self._of_whole()
+        return SufficiencyTest(
+            self.classifier,
+            self.image,
+            int(whole.argmax()) if self._target is None else self.classifier.class_index(self._target),
+            self.occlusions,
+            keep_confidence,
+            whole,
+            kind="sufficient" if self.kind == "sufficient" else "contrastive",
+            region=region,
+            known=self._known,
+        )
 
     def explain(
         self, keep_confidence: float, *, region: Tensor | None = None, progress: Progress | None = None
@@ -224,22 +305,9 @@ class _Question:
             keep_confidence = 1.0
         classifier, started, passes = self.classifier, time.perf_counter(), self.classifier.forward_passes
         backward = classifier.backward_passes
-        if self._whole is None:
-            self._whole = classifier.logits(self.image[None])[0]
-        whole = self._whole
+        test = self.test(keep_confidence, region)
+        whole, wanted = self._of_whole(), test.target
         top = int(whole.argmax())
-        wanted = top if self._target is None else classifier.class_index(self._target)
-        test = SufficiencyTest(
-            classifier,
-            self.image,
-            wanted,
-            self.occlusions,
-            keep_confidence,
-            whole,
-            kind="sufficient" if self.kind == "sufficient" else "contrastive",
-            region=region,
-            known=self._known,
-        )
         notes: list[str] = []
         if wanted != top:
             notes.append(
@@ -253,7 +321,7 @@ class _Question:
                 f"With everything hidden ({self.occlusion}) the model still says this class: no part is needed."
             )
         else:
-            found = METHODS[self.method][1](test, self.settings, self.seed, progress or (lambda share: None))
+            found = self.search(test, self.settings, self.seed, progress or (lambda share: None))
         notes += found.notes
         mask = torch.from_numpy(found.mask) & test.region
         answer = test.exact(mask)

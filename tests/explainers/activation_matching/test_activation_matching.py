@@ -269,6 +269,17 @@ def test_a_batch_is_its_images_one_by_one() -> None:
         assert torch.equal(together[i].mask, alone.mask)
 
 
+def test_explanations_of_a_batch_are_those_of_one_image_at_a_time() -> None:
+    call = {"occlusion": "zero", "robustness": "none", "steps": 40, "smooth": 0, "block": 4}
+    found = suffice.explain_batch(corner(), bright(2), **call, names=["a", "b"])
+    for image, explanation in zip(bright(2), found, strict=True):
+        alone = suffice.explain(corner(), image, "activation-matching", **call)
+        assert torch.equal(explanation.mask, alone.mask)
+        assert explanation.confidence == alone.confidence
+        assert explanation.backward_passes == alone.backward_passes == 40
+    assert [explanation.image for explanation in found] == ["a", "b"]
+
+
 def test_highest_takes_as_many_as_the_budget_says_inside_of_a_region() -> None:
     scores = torch.tensor([[[5.0, 4.0], [3.0, 2.0]]])
     inside = torch.tensor([[False, True], [True, True]])
@@ -318,7 +329,12 @@ def test_a_network_gives_the_start_and_survives_its_file(tmp_path: Path) -> None
         corner(), bright()[0], "activation-matching", "zero", network=str(file), steps=60, robustness="none"
     )
     assert found.sufficient
-    assert found.curves["area"][0] == pytest.approx(0.3, abs=0.01)
+    in_one_pass = suffice.explain(
+        corner(), bright()[0], "activation-matching", "zero", network=str(file), steps=0, robustness="none", budget=0
+    )
+    assert in_one_pass.sufficient
+    assert in_one_pass.backward_passes == 0
+    assert found.area < in_one_pass.area < 1
     with pytest.raises(InputError, match="images of 1 channels"):
         network.load_network(file, 1)
     file.write_bytes(b"nothing")

@@ -26,7 +26,7 @@ Source: *Minimalist Explanation Generation and Circuit Discovery*, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -54,7 +54,7 @@ class ActivationMatchingSettings(MethodSettings):
     """Settings of activation matching."""
 
     lambdas: str = ""  # none: the mode without weights; or a preset (mnist, zucchini, …), or act,ce,kl,area,bin,tv,rob
-    steps: int = Field(100, ge=1, le=100_000)  # of learning
+    steps: int = Field(100, ge=0, le=100_000)  # of learning; 0 takes what `network` proposes as it is
     smooth: float = Field(1.5, ge=0, le=32)  # pixels at a side of 224; larger = fewer, rounder pieces. Without weights
     robustness: Literal["noise", "colours", "none"] = "noise"  # backgrounds on which the label must stay, besides
     draws: int = Field(4, ge=1, le=1000)  # backgrounds of that kind on which each candidate is checked
@@ -72,7 +72,14 @@ class ActivationMatchingSettings(MethodSettings):
         return lambdas
 
 
-def explain(test: SufficiencyTest, settings: ActivationMatchingSettings, seed: int, progress: Progress) -> Found:
+def explain(
+    test: SufficiencyTest,
+    settings: ActivationMatchingSettings,
+    seed: int,
+    progress: Progress,
+    *,
+    found: Search | None = None,
+) -> Found:
     """The explanation by activation matching of what `test` asks.
 
     Args:
@@ -80,73 +87,91 @@ def explain(test: SufficiencyTest, settings: ActivationMatchingSettings, seed: i
         settings: see there.
         seed: of every background that is drawn, and of the first weights of a U-Net.
         progress: told the share of the work that is done.
+        found: by a search that is over, which then is not made.
 
     Raises:
         InputError: a black box; no fill among the occlusions; a network of another kind.
     """
-    test.classifier.require_module("activation matching")
-    if all(occlusion.background is None for occlusion in test.occlusions):
-        raise InputError(
-            "activation matching needs a fill among the occlusions (zero, mean, robust, …), as it differentiates with "
-            f"respect to what is painted; got {', '.join(o.name for o in test.occlusions)}"
-        )
-    if settings.robustness != "none":
-        test.also = Robust(test.classifier, test.image, test.target, settings.robustness, settings.draws, seed)
-
-    def satisfied(index: int, mask: Tensor) -> bool:
-        return bool(test(mask[None])[0])
-
-    search = _search(test, settings, seed, satisfied, lambda step: progress(0.85 * step / settings.steps))
+    if found is None:
+        found = search([test], settings, seed, lambda step: progress(0.85 * step / max(1, settings.steps)))[0]
+    _demand_robustness(test, settings, seed)
     notes: list[str] = []
-    if search.steps < settings.steps:
-        notes.append(f"Interrupted after {search.steps} of {settings.steps} steps: the best until then is shown.")
-    saliency = _ranks(search.scores)
-    if search.mask is None:
-        return Found(saliency, test.region.numpy(), curves=search.curves, notes=tuple(notes))
-    left = peeled(test, search.mask.numpy(), settings.block, test.classifier.forward_passes + settings.budget)
+    if found.steps < settings.steps:
+        notes.append(f"Interrupted after {found.steps} of {settings.steps} steps: the best until then is shown.")
+    saliency = _ranks(found.scores)
+    if found.mask is None:
+        return Found(saliency, test.region.numpy(), curves=found.curves, notes=tuple(notes))
+    left = peeled(test, found.mask.numpy(), settings.block, test.classifier.forward_passes + settings.budget)
     block = settings.block if left.minimal else None
-    return Found(saliency + left.mask, left.mask, block, curves=search.curves, notes=tuple(notes))
+    return Found(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
 
 
-def _search(
-    test: SufficiencyTest,
+def search(
+    tests: Sequence[SufficiencyTest],
     settings: ActivationMatchingSettings,
     seed: int,
-    satisfied: Callable[[int, Tensor], bool],
-    told: Callable[[int], object],
-) -> Search:
-    classifier, images = test.classifier, test.image[None]
-    targets = torch.tensor([test.target])
+    told: Callable[[int], object] = lambda step: None,
+) -> list[Search]:
+    """The smallest mask found for each of several images, whose masks learn side by side.
+
+    Args:
+        tests: one an image, of one classifier and with the same occlusions, γ, kind and region.
+        settings, seed: as of `explain`.
+        told: called after each step with how many are done.
+
+    Raises:
+        InputError: as `explain`.
+    """
+    first = tests[0]
+    classifier = first.classifier
+    classifier.require_module("activation matching")
+    painted = [occlusion for occlusion in first.occlusions if occlusion.background is not None]
+    if not painted:
+        raise InputError(
+            "activation matching needs a fill among the occlusions (zero, mean, robust, …), as it differentiates with "
+            f"respect to what is painted; got {', '.join(o.name for o in first.occlusions)}"
+        )
+    for test in tests:
+        _demand_robustness(test, settings, seed)
+
+    def satisfied(index: int, mask: Tensor) -> bool:
+        return bool(tests[index](mask[None])[0])
+
+    images, targets = torch.stack([test.image for test in tests]), torch.tensor([test.target for test in tests])
     if settings.lambdas:
-        painted = next(o for o in test.occlusions if o.background is not None)
         return matched_masks(
             classifier,
             images,
             targets,
             parse_weights(settings.lambdas),
             satisfied,
-            background=fixed(painted)(images, torch.Generator()),
+            background=fixed(painted[0])(images, torch.Generator()),
             steps=settings.steps,
             learning_rate=settings.learning_rate,
             distance=settings.distance,
             seed=seed,
-            region=test.region,
+            region=first.region,
             told=told,
-        )[0]
-    demanded = torch.tensor([log_odds(test.keep_confidence * test.confidence)])
+        )
+    demanded = torch.tensor([log_odds(test.keep_confidence * test.confidence) for test in tests])
     return smallest_masks(
         classifier,
         images,
         targets,
-        views_of(classifier, test.occlusions, demanded, settings.robustness, test.kind == "contrastive"),
+        views_of(classifier, first.occlusions, demanded, settings.robustness, first.kind == "contrastive"),
         satisfied,
         steps=settings.steps,
         smooth=settings.smooth,
         seed=seed,
-        region=test.region,
+        region=first.region,
         scores=first_scores(classifier, images, settings.network) if settings.network else None,
         told=told,
-    )[0]
+    )
+
+
+def _demand_robustness(test: SufficiencyTest, settings: ActivationMatchingSettings, seed: int) -> None:
+    if settings.robustness != "none":
+        test.also = Robust(test.classifier, test.image, test.target, settings.robustness, settings.draws, seed)
 
 
 def views_of(
@@ -222,4 +247,4 @@ def _ranks(scores: Tensor) -> npt.NDArray[np.float64]:
     return ranks.view(scores.shape).numpy()
 
 
-__all__ = ["ActivationMatchingSettings", "explain"]
+__all__ = ["ActivationMatchingSettings", "explain", "search"]

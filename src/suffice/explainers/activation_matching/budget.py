@@ -36,7 +36,7 @@ _RATE, _MOMENTUM = 0.1, 0.9  # of scores whose gradient is brought to a mean squ
 _SOFTNESS = 0.1  # logits; slack beyond this hardly pulls at the scores
 _TOLERANCE, _TOLERANT = 2.0, 0.7  # logits that may be lacking at first, and the share of the steps after which none may
 _BUDGET_RATE, _LARGEST_CUT, _LARGEST_RISE = 0.1, 0.1, 0.05  # of the logarithm of the budget: a logit, a step
-_STARTED = 0.3  # share of the pixels at which a search starts whose first scores are not all equal
+_HALVINGS = 8  # of the logarithm of the budget, to find where first scores that are given satisfy the constraints
 _VIEWS_A_STEP = 2
 _NEW = 0.4  # weight of the last answer in the running mean of a view whose background differs each time
 _WORTH = 0.98  # times the smallest mask so far is small enough to be asked about
@@ -82,7 +82,7 @@ def smallest_masks(
         targets: (N,).
         views: what has to hold.
         satisfied: whether a mask, bool (H, W), of the image with this index satisfies all constraints, for certain.
-        steps: of learning.
+        steps: of learning; 0 takes `scores` as they are.
         smooth: pixels at a side of 224; standard deviation of the Gaussian over the scores, which keeps what belongs
             together together. 0: none.
         seed: of the backgrounds that differ from step to step.
@@ -99,10 +99,13 @@ def smallest_masks(
     random = torch.Generator().manual_seed(seed)
     learnt = torch.zeros((count, height, width)) if scores is None else _standardised(scores, inside)
     speed = torch.zeros_like(learnt)
-    budget = torch.full((count,), 0.0 if scores is None else math.log(_STARTED), dtype=torch.float64)
+    budget = torch.zeros(count, dtype=torch.float64)
     known = torch.zeros((len(views), count))
     found = [Search(None, learnt[i], {name: [] for name in _names(views)}) for i in range(count)]
-    step = 0
+    if scores is not None:
+        smoothed = blurred(learnt, sigma)
+        for i, search in enumerate(found):
+            budget[i] = _first_budget(search, smoothed[i], inside, lambda mask, i=i: satisfied(i, mask))  # type: ignore[misc]
     try:
         for step in range(steps):
             variable = learnt.clone().requires_grad_()
@@ -138,6 +141,21 @@ def smallest_masks(
         if any(search.mask is None for search in found):
             raise
     return found
+
+
+def _first_budget(search: Search, scores: Tensor, inside: Tensor, satisfied: Callable[[Tensor], bool]) -> float:
+    """Logarithm of about the least share of the pixels at which first scores satisfy the constraints; 0: at none."""
+    pixels = int(inside.sum())
+    low, high = -math.log(pixels), 0.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        kept = torch.tensor([max(1, round(math.exp(middle) * pixels))])
+        mask = highest(scores[None], kept, inside)[0][0]
+        if satisfied(mask):
+            high, search.mask, search.scores = middle, mask, scores
+        else:
+            low = middle
+    return high
 
 
 def highest(scores: Tensor, kept: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:

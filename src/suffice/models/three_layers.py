@@ -1,0 +1,39 @@
+"""A network of three layers for MNIST, untrained: the "custom three-layer CNN" of activation matching, section 6.3.
+
+What the layers are is not said; here two convolutions and a linear layer, 20,490 weights. `suffice train-classifier
+mnist` trains it, and `--model suffice.models.three_layers:mnist --weights FILE` loads it wherever a model is asked for.
+
+>>> mnist().logits(torch.zeros(1, 1, 28, 28)).shape
+torch.Size([1, 10])
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from suffice.classifier import Classifier
+
+
+def mnist() -> Classifier:
+    """For digits of 28 x 28 pixels in one channel; zero after normalisation is black, the digits' own background."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 7 * 7, 10),
+        )
+    return Classifier(
+        network,
+        input_size=(28, 28),
+        mean=(0.0,),
+        std=(1.0,),
+        interpolation="bilinear",
+        name="suffice.models.three_layers:mnist",
+    )
