@@ -34,6 +34,12 @@ benchmark: .venv/dev
 benchmark-rex: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO)
 
+# What `suffice bench` promises of its runner, on toy models: kills, overhead, memory. See also its `ray`.
+benchmark-runner: .venv/dev
+	$(BIN)/python benchmarks/benchmark_runner.py kills
+	$(BIN)/python benchmarks/benchmark_runner.py overhead
+	$(BIN)/python benchmarks/benchmark_runner.py memory
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 

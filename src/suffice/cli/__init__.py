@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from suffice.cli import circuit, explain, score, train_classifier, train_lax, train_matcher
+from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
 from suffice.cli.process import UnreadError, complain, print_any_name
 from suffice.errors import InputError
 
@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
 )
+app.command("bench")(bench.bench)
+app.command("bench-report")(bench_report.bench_report)
 app.command("explain")(explain.explain)
 app.command("score")(score.score)
 app.command("circuit")(circuit.circuit)

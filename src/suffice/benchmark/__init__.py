@@ -1,0 +1,19 @@
+"""Data set x model x method x occlusion x γ x metric, from one TOML file to Parquet, and on to the papers' tables.
+
+| | file |
+|---|---|
+| what is measured | `config.py`, `images.py` |
+| what is still to do | `plan.py` |
+| one image, one model | `measure.py` |
+| from beginning to end | `run.py`; engines `local.py`, `on_ray.py` |
+| Parquet | `results.py` |
+| tables of the results | `tables.py` |
+"""
+
+from __future__ import annotations
+
+from suffice.benchmark.config import BenchmarkConfig, load_config
+from suffice.benchmark.results import read_rows
+from suffice.benchmark.run import Outcome, Progress, run_benchmark
+
+__all__ = ["BenchmarkConfig", "Outcome", "Progress", "load_config", "read_rows", "run_benchmark"]

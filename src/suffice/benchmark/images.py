@@ -1,0 +1,144 @@
+"""The images of a benchmark: data sets by name, folders, the sample photos; and the backgrounds taken from them."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suffice.benchmark.config import DatasetSpec, dataset_label, expanded
+from suffice.classifier import Classifier
+from suffice.datasets import DATASETS, ImageDataset, load_dataset
+from suffice.errors import InputError
+from suffice.images import SAMPLES, SUFFIXES, Photo, find_images, prepare, read_photo
+from suffice.metrics.robustness import label_of
+
+
+class Images:
+    """Images with names that are their own, some of them labelled; nothing is read before it is asked for.
+
+    Args:
+        name: what errors call them.
+        names: one an image.
+        labels: one an image; None where there are none.
+        read: the photo of a number.
+        chosen: numbers of the images that are measured; all may be backgrounds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        labels: Sequence[int] | None,
+        read: Callable[[int], Photo],
+        chosen: Sequence[int],
+    ) -> None:
+        self.name, self.names, self.labels, self.chosen = name, names, labels, chosen
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def photo(self, number: int) -> Photo:
+        """The photo; raises InputError where it cannot be read."""
+        return self._read(number)
+
+    def label(self, number: int) -> int | None:
+        """The class of an image; None where it is not known."""
+        return None if self.labels is None else int(self.labels[number])
+
+
+def open_images(spec: DatasetSpec) -> Images:
+    """The images that a specification means.
+
+    Raises:
+        InputError: an unknown source, or files that are not there.
+    """
+    name, source = dataset_label(spec), expanded(spec.source)
+    if source == "samples":
+        if unknown := [word for word in spec.only if word not in SAMPLES]:
+            raise InputError(f"expected samples among {', '.join(SAMPLES)}; got {unknown[0]!r}")
+        names = [f"sample:{word}" for word in spec.only or SAMPLES]
+        return Images(name, names, None, lambda number: read_photo(names[number]), _drawn(len(names), spec))
+    if spec.only:
+        raise InputError(f"expected only with the source samples; got it with {source}")
+    folder = Path(source)
+    if source not in DATASETS and folder.is_dir() and _holds_photos(folder):
+        paths = [Path(path) for path in find_images([source])]
+        labels = [label_of(path) for path in paths]
+        return Images(
+            name, [path.name for path in paths], labels, lambda number: read_photo(paths[number]),
+            _drawn(len(paths), spec),
+        )  # fmt: skip
+    dataset = load_dataset(source, None if spec.root is None else expanded(spec.root), spec.split, seed=spec.seed)
+    return Images(name, _names(dataset), dataset.labels, dataset.photo, _drawn(len(dataset), spec))
+
+
+def _drawn(total: int, spec: DatasetSpec) -> list[int]:
+    """Numbers of the images that are measured, in their order: the same for the same seed."""
+    if spec.count is None or spec.count >= total:
+        return list(range(total))
+    return sorted(np.random.default_rng([spec.seed]).permutation(total)[: spec.count].tolist())
+
+
+def _holds_photos(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir())
+
+
+def _names(dataset: ImageDataset) -> list[str]:
+    """The last two parts of each path, if that tells the images apart; or the data set's name with a number."""
+    paths = getattr(dataset, "paths", None)
+    names = [f"{dataset.name}[{number}]" for number in range(len(dataset))]
+    if paths is None:
+        return names
+    short = ["/".join(Path(path).parts[-2:]) for path in paths]
+    return short if len(set(short)) == len(short) else names
+
+
+class Backgrounds:
+    """Images of other classes, brought to a classifier once: the first of a drawn order that show another class.
+
+    Args:
+        images: they are taken from.
+        classifier: they are prepared for.
+        seed: of the order.
+
+    A photo that cannot be read is passed over.
+    """
+
+    def __init__(self, images: Images, classifier: Classifier, seed: int = 0) -> None:
+        self._images, self._classifier = images, classifier
+        self._order = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
+        self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
+
+    def of(self, number: int, count: int) -> Tensor:
+        """(B, C, H, W): `count` images, or as many as there are, of other classes than that of an image.
+
+        Raises:
+            InputError: there is none.
+        """
+        label = self._images.label(number)
+        found: list[Tensor] = []
+        for other in self._order:
+            if len(found) == count:
+                break
+            same = other == number if label is None else self._images.label(other) == label
+            if not same and (image := self._image(other, 2 * count)) is not None:
+                found.append(image)
+        if not found:
+            raise InputError(f"expected images of other classes in {self._images.name} as backgrounds; there are none")
+        return torch.stack(found)
+
+    def _image(self, number: int, keep: int) -> Tensor | None:
+        if number not in self._prepared:
+            try:
+                self._prepared[number] = prepare(self._images.photo(number), self._classifier)
+            except InputError:
+                self._prepared[number] = None
+            while len(self._prepared) > keep:
+                self._prepared.popitem(last=False)
+        return self._prepared[number]

@@ -1,0 +1,118 @@
+"""The Ray engine: Ray Data streams tasks to actors, each of which holds a model, on one machine or a cluster.
+
+A worker that dies is started anew and does its task again; what comes of it is the same, as every task is done from its
+seed alone. Rows are written by this process only, so that workers need no common disk for them; they do need the images
+and the weights under the same names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from suffice.benchmark.config import BenchmarkConfig
+from suffice.benchmark.measure import Result, Worker
+from suffice.benchmark.plan import Task
+from suffice.errors import InputError
+
+_TASKS_AT_ONCE = 2000  # handed to Ray Data together, so that plans of any length take the same memory
+
+
+class RayEngine:
+    """Does tasks on a Ray cluster.
+
+    Args:
+        workers: actors; each holds one model at a time.
+        address: of a cluster that is there, as `ray.init` takes it; None starts one on this machine.
+        threads: of PyTorch in each actor, and CPUs that Ray reserves for it.
+        gpus: that Ray reserves for each actor; may be a share of one.
+
+    Raises:
+        InputError: Ray is not installed, or numbers out of range.
+    """
+
+    def __init__(self, workers: int = 2, *, address: str | None = None, threads: int = 1, gpus: float = 0.0) -> None:
+        if workers < 1 or threads < 1 or gpus < 0:
+            raise InputError(
+                f"expected workers and threads of at least 1 and gpus of at least 0; got {workers}, {threads}, {gpus}"
+            )
+        try:
+            import ray.data  # noqa: F401
+        except ImportError as error:
+            raise InputError('the engine ray needs Ray Data: pip install "suffice[distributed]"') from error
+        self.workers, self.address, self.threads, self.gpus = workers, address, threads, gpus
+
+    def run(self, config: BenchmarkConfig, tasks: Iterable[Task]) -> Iterator[Result]:
+        """The results, in the order in which they come; the cluster is left as it was found."""
+        import ray
+
+        started = not ray.is_initialized()
+        if started:
+            _connect(self.address, self.workers * self.threads)
+        try:
+            pending = iter(tasks)
+            while some := list(itertools.islice(pending, _TASKS_AT_ONCE)):
+                yield from self._stream(config, some)
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _stream(self, config: BenchmarkConfig, tasks: list[Task]) -> Iterator[Result]:
+        import ray
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        rows = [{"task": pickle.dumps(task)} for task in tasks]
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Actor,
+            fn_constructor_args=(config, self.threads),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=min(self.workers, len(rows)), max_size=self.workers),
+            num_cpus=self.threads,
+            num_gpus=self.gpus or None,
+        )
+        for row in done.iter_rows():
+            yield from pickle.loads(row["results"])
+
+
+class _Actor:
+    """A worker in a process of Ray's."""
+
+    def __init__(self, config: BenchmarkConfig, threads: int) -> None:
+        self.worker = Worker(config, threads)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import numpy as np
+
+        done = [pickle.dumps(list(self.worker.run(pickle.loads(task)))) for task in batch["task"]]
+        return {"results": np.array(done, dtype=object)}
+
+
+def _connect(address: str | None, cpus: int) -> None:
+    import ray
+
+    # What this process can import, its workers can: a model may be a function of the user's own.
+    paths = os.pathsep.join(dict.fromkeys([os.getcwd(), *filter(None, sys.path)]))
+    environment = {"env_vars": {"PYTHONPATH": paths}}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if address is None:
+            ray.init(
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=environment,
+            )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"expected a Ray cluster at {address or 'this machine'}; {' '.join(str(error).split())}"
+        ) from error

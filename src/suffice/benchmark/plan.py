@@ -1,0 +1,295 @@
+"""What has to be done: every explanation and metric of a benchmark, without what a folder already holds.
+
+A **setup** is everything that makes explanations but the image and the level: data set, model and its weights, method
+and its settings, occlusion, seed. A **cell** is one image under one setup, for all levels at once, as they share a
+search. A **task** is all cells of one image and one model, as they share the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from suffice.benchmark.config import (
+    FACTS,
+    OWN,
+    At,
+    BenchmarkConfig,
+    DatasetSpec,
+    MethodSpec,
+    MetricSpec,
+    ModelSpec,
+    canonical,
+    dataset_label,
+    digest,
+    expanded,
+    method_label,
+    model_label,
+)
+from suffice.benchmark.images import Images, open_images
+from suffice.explainers import check_settings
+from suffice.metrics import METRICS
+
+_FORMAT = 1  # of what a setup is; another number makes all explanations anew
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One explanation of a cell: at a γ, its ranking cut at an area, or the map itself."""
+
+    at: At
+    level: float
+    cut: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What makes explanations, by numbers in the configuration.
+
+    Attributes:
+        id: digest of all of it.
+        dataset, model, method: numbers in the configuration.
+        occlusion: how absence is shown.
+        seed: of every random draw.
+    """
+
+    id: str
+    dataset: int
+    model: int
+    method: int
+    occlusion: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One explanation of a cell, and what is to be measured of it: names of metrics by the number of their group."""
+
+    level: Level
+    metrics: Mapping[int, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One image under one setup; `stored` are explanations that are there already."""
+
+    setup: Setup
+    asked: tuple[Asked, ...]
+    stored: Mapping[Level, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """All that one model is asked about one image."""
+
+    dataset: int
+    model: int
+    number: int
+    image: str
+    cells: tuple[Cell, ...]
+
+
+class Plan:
+    """Every cell of a benchmark.
+
+    Args:
+        config: the benchmark.
+
+    Raises:
+        InputError: a data set or a file of weights that is not there, or metrics that are measured of nothing.
+    """
+
+    def __init__(self, config: BenchmarkConfig) -> None:
+        self.config = config
+        self.images: list[Images] = [open_images(spec) for spec in config.datasets]
+        self.levels = levels_of(config)
+        self.setups = setups_of(config)
+        self.cells = sum(len(self.images[setup.dataset].chosen) for setup in self.setups)
+
+    def tasks(self, missing: Callable[[tuple[Any, ...]], bool]) -> Iterator[Task]:
+        """Everything of which a row is missing, model by model, so that one model is in memory at a time.
+
+        Args:
+            missing: whether a row with this key (`results.KEY`) is still to be made.
+        """
+        for model in range(len(self.config.models)):
+            for dataset, images in enumerate(self.images):
+                setups = [s for s in self.setups if (s.model, s.dataset) == (model, dataset)]
+                for number in images.chosen if setups else ():
+                    cells = [
+                        Cell(setup, asked)
+                        for setup in setups
+                        if (asked := self.asked(setup, images.names[number], missing))
+                    ]
+                    if cells:
+                        yield Task(dataset, model, number, images.names[number], tuple(cells))
+
+    def asked(self, setup: Setup, image: str, missing: Callable[[tuple[Any, ...]], bool]) -> tuple[Asked, ...]:
+        """What is still to be measured of one image under one setup."""
+        found = []
+        for level in self.levels:
+            groups: dict[int, tuple[str, ...]] = {}
+            for group, spec in enumerate(self.config.metrics):
+                names = [
+                    name
+                    for name in measured_at(spec, level)
+                    if missing((setup.id, image, level.at, level.level, level.cut, metric_id(spec, name)))
+                ]
+                if names:
+                    groups[group] = tuple(names)
+            if groups:
+                found.append(Asked(level, groups))
+        return tuple(found)
+
+    def as_json(self) -> dict[str, Any]:
+        """What a reader of the results has to know: the configuration, its setups, its images."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "setups": [dataclasses.asdict(setup) | self.words(setup) for setup in self.setups],
+            "levels": [dataclasses.asdict(level) for level in self.levels],
+            "metrics": [metric_id(spec, name) for spec in self.config.metrics for name in spec.names],
+            "images": {
+                dataset_label(spec): [images.names[number] for number in images.chosen]
+                for spec, images in zip(self.config.datasets, self.images, strict=True)
+            },
+        }
+
+    def words(self, setup: Setup) -> dict[str, str]:
+        """What tables call a setup's parts."""
+        return {
+            "dataset": dataset_label(self.config.datasets[setup.dataset]),
+            "model": model_label(self.config.models[setup.model]),
+            "method": method_label(self.config.methods[setup.method]),
+        }
+
+
+def levels_of(config: BenchmarkConfig) -> list[Level]:
+    """Every explanation of one cell."""
+    cut = f"{config.cut_from:g}/{config.cell}"
+    levels = [Level("gamma", gamma) for gamma in config.gammas]
+    levels += [Level("area", area, cut) for area in config.areas]
+    return levels + ([Level("map", 0.0)] if config.maps else [])
+
+
+def setups_of(config: BenchmarkConfig) -> list[Setup]:
+    """Every setup, in the order of the configuration."""
+    models = [_of_model(spec) for spec in config.models]
+    setups = []
+    for d, dataset in enumerate(config.datasets):
+        for m, model in enumerate(config.models):
+            for k, method in enumerate(config.methods):
+                if method.models and model_label(model) not in method.models:
+                    continue
+                shared = {
+                    "format": _FORMAT,
+                    "dataset": _of_dataset(dataset),
+                    "model": models[m],
+                    "method": _of_method(method),
+                    "target": config.target,
+                    "only_correct": config.only_correct,
+                }
+                for occlusion in method.occlusions or config.occlusions:
+                    for seed in config.seeds:
+                        id = digest(shared | {"occlusion": occlusion, "seed": seed})
+                        setups.append(Setup(id, d, m, k, occlusion, seed))
+    return setups
+
+
+def measured_at(spec: MetricSpec, level: Level) -> list[str]:
+    """The metrics of a group that an explanation of this kind has."""
+    if level.at not in spec.at:
+        return []
+    return [name for name in spec.names if name in METRICS or (name in FACTS and level.at == "gamma")]
+
+
+def metric_id(spec: MetricSpec, name: str) -> str:
+    """What tells a metric from the same one under other options."""
+    if name in FACTS:
+        return name
+    options = {option: value for option, value in spec.options.items() if option in METRICS[name].options}
+    if name == "robustness_images":
+        options["images"] = spec.images
+    return _metric_id(name, canonical(options), spec.occlusion)
+
+
+@functools.cache
+def _metric_id(name: str, options: str, occlusion: str) -> str:
+    # Where nothing is hidden, how it is hidden plays no part.
+    hides = name not in ("area", "msi_penalty", "robustness_solid", "robustness_images")
+    words = [occlusion] if hides and occlusion != OWN else []
+    return " ".join([name, *words, *([] if options == "{}" else [options])])
+
+
+def explanation_id(setup: Setup, image: str, level: Level) -> str:
+    """What tells an explanation from all others."""
+    return digest([setup.id, image, level.at, level.level, level.cut])
+
+
+def _of_dataset(spec: DatasetSpec) -> dict[str, Any]:
+    # How many images are drawn, and where they lie, does not change any of them.
+    return spec.model_dump(include={"source", "split", "seed"})
+
+
+def _of_model(spec: ModelSpec) -> dict[str, Any]:
+    content = spec.model_dump(include={"model", "weights", "class_names", "precision", "input_size"})
+    return content | {"files": {name: _file_digest(content[name]) for name in ("weights", "class_names", "model")}}
+
+
+def _of_method(spec: MethodSpec) -> dict[str, Any]:
+    settings = {k: expanded(v) if isinstance(v, str) else v for k, v in spec.settings.items()}
+    complete = check_settings(spec.method, 0.0, 0, settings, spec.kind).model_dump(mode="json")
+    for name, value in complete.items():
+        if isinstance(value, str) and (found := _file_digest(value)) is not None:
+            complete[name] = found  # an adapter's file may lie anywhere, but not be another
+    return {"method": spec.method, "settings": complete, "kind": spec.kind, "threshold": spec.threshold}
+
+
+def _file_digest(word: str | None) -> str | None:
+    """Of what a file holds; None where the word is no file's name."""
+    if not word or not os.path.isfile(path := expanded(word)):
+        return None
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What is not the same in two configurations, in a line each: `gammas: [0.5] -> [0.5, 0.9]`.
+
+    >>> differences({"maps": False, "models": [{"model": "a"}]}, {"maps": True, "models": [{"model": "b"}]})
+    ['maps: false -> true', 'models.0.model: "a" -> "b"']
+    """
+    lines: list[str] = []
+
+    def compare(where: str, before: Any, after: Any) -> None:
+        if before == after:
+            return
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            for name in dict.fromkeys([*before, *after]):
+                compare(f"{where}.{name}" if where else name, before.get(name), after.get(name))
+        elif (
+            isinstance(before, list) and isinstance(after, list) and any(isinstance(x, Mapping) for x in before + after)
+        ):
+            for number in range(max(len(before), len(after))):
+                pair = (each[number] if number < len(each) else None for each in (before, after))
+                compare(f"{where}.{number}", *pair)
+        else:
+            lines.append(f"{where}: {canonical(before)} -> {canonical(after)}")
+
+    compare("", old, new)
+    return lines
+
+
+def needs(tasks: Iterator[Task], stored: Collection[str]) -> tuple[int, int, int]:
+    """How many cells are to be done; of how many the explanations are there; how many rows come of it."""
+    cells = reused = rows = 0
+    for task in tasks:
+        for cell in task.cells:
+            cells += 1
+            reused += all(explanation_id(cell.setup, task.image, asked.level) in stored for asked in cell.asked)
+            rows += sum(len(names) for asked in cell.asked for names in asked.metrics.values())
+    return cells, reused, rows

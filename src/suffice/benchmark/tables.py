@@ -1,0 +1,571 @@
+"""Rows to tables: means over images with their standard errors, the best in bold, as Markdown, LaTeX and CSV.
+
+Two seeds of one image count as one image, as they are not independent of each other. Of a table's cells only those rows
+count that the benchmark, as it was last asked for, means; a mean over fewer images than another says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from suffice.benchmark.config import (
+    FACTS,
+    BenchmarkConfig,
+    DifferenceSpec,
+    Fact,
+    TableSpec,
+    make_config,
+    method_label,
+    model_label,
+)
+from suffice.benchmark.results import Results, Row, read_rows
+from suffice.errors import InputError
+from suffice.metrics import METRICS, Mean, Metric, mean_with_error
+
+DIMENSIONS = ("dataset", "model", "method", "occlusion", "level", "metric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What is averaged over images."""
+
+    dataset: str
+    model: str
+    method: str
+    occlusion: str
+    at: str
+    level: float
+    metric: str
+
+
+Values = dict[Group, dict[str, float]]
+"""Group -> image -> value, in the order of the configuration."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One value of a table: its mean, whether it is the best of those it may be compared with, and the text of it."""
+
+    mean: Mean | None
+    best: bool
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table, ready to be written.
+
+    Attributes:
+        title: above it.
+        corner: what stands over the names of the rows.
+        columns: their heads, with arrows.
+        rows: names and entries.
+        note: below it: how many images.
+    """
+
+    title: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    note: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that a folder of results says.
+
+    Attributes:
+        config: of the benchmark as it was last asked for.
+        values: of its rows.
+        tables: in the order of the configuration.
+        rows: how many there are of the benchmark; wanted: how many it asks for.
+        failed, left_out: rows without a value, and why, with how often.
+        provenance: what made the rows; of several, all of them.
+    """
+
+    config: BenchmarkConfig
+    values: Values
+    tables: tuple[Table, ...]
+    rows: int
+    wanted: int
+    failed: Mapping[str, int]
+    left_out: int
+    provenance: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know before trusting the tables."""
+        notes = []
+        if self.rows < self.wanted:
+            notes.append(f"The benchmark is not finished: {self.rows} of {self.wanted} rows are there.")
+        if self.failed:
+            first = next(iter(self.failed))
+            notes.append(f"{sum(self.failed.values())} rows failed; the first error: {first}")
+        if self.left_out:
+            notes.append(f"{self.left_out} rows were left out, as their image is not classified as labelled.")
+        if len(self.provenance) > 1:
+            notes.append(f"The rows were made under {len(self.provenance)} different versions, devices or weights.")
+        return notes
+
+
+def read_report(folder: str | os.PathLike[str]) -> Report:
+    """The tables of a folder of results.
+
+    Raises:
+        InputError: not such a folder, or none of its rows belongs to the benchmark.
+    """
+    run = Results(folder).read_run()
+    if run is None:
+        raise InputError(f"expected a folder that suffice bench wrote; got {folder}, which has no run.json")
+    config = make_config(run["config"])
+    rows = belonging(read_rows(folder), run)
+    if not rows:
+        raise InputError(f"expected results of the benchmark in {folder}; there are none yet")
+    values = grouped(rows, config)
+    failed: dict[str, int] = {}
+    for row in rows:
+        if row["status"] == "failed":
+            failed[row["error"]] = failed.get(row["error"], 0) + 1
+    return Report(
+        config,
+        values,
+        tuple(tables(values, config)),
+        len(rows),
+        _wanted(run, config),
+        failed,
+        sum(row["status"] == "left out" for row in rows),
+        tuple(sorted({row["provenance"] for row in rows})),
+    )
+
+
+def belonging(rows: Iterable[Row], run: Mapping[str, Any]) -> list[Row]:
+    """The rows of a benchmark as it was last asked for; a folder also keeps what was asked for before."""
+    setups = {setup["id"]: setup for setup in run["setups"]}
+    images = {name: set(names) for name, names in run["images"].items()}
+    levels = {(level["at"], level["level"], level["cut"]) for level in run["levels"]}
+    metrics = set(run["metrics"])
+    found = []
+    for row in rows:
+        setup = setups.get(row["setup"])
+        if (
+            setup is not None
+            and row["image"] in images[setup["dataset"]]
+            and (row["at"], row["level"], row["cut"]) in levels
+            and row["metric_id"] in metrics
+        ):
+            # What tables call it may have changed since.
+            found.append(row | {name: setup[name] for name in ("dataset", "model", "method")})
+    return found
+
+
+def _wanted(run: Mapping[str, Any], config: BenchmarkConfig) -> int:
+    from suffice.benchmark.plan import levels_of, measured_at
+
+    each = sum(len(measured_at(spec, level)) for spec in config.metrics for level in levels_of(config))
+    return each * sum(len(run["images"][setup["dataset"]]) for setup in run["setups"])
+
+
+def grouped(rows: Iterable[Row], config: BenchmarkConfig) -> Values:
+    """Values by image for each group; what failed or was left out is not there; seeds of one image are averaged."""
+    found: dict[Group, dict[str, list[float]]] = {}
+    several = _ambiguous(config)
+    for row in rows:
+        if row["status"] != "done" or row["value"] is None:
+            continue
+        metric = row["metric_id"] if row["metric"] in several else row["metric"]
+        group = Group(row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"], metric)
+        found.setdefault(group, {}).setdefault(row["image"], []).append(row["value"])
+    order = _orders(found, config)
+    ordered = sorted(found, key=lambda g: [*(order[d].index(getattr(g, d)) for d in DIMENSIONS), g.at])
+    return {
+        group: {image: statistics.fmean(values) for image, values in sorted(found[group].items())} for group in ordered
+    }
+
+
+def _ambiguous(config: BenchmarkConfig) -> set[str]:
+    """Metrics that are measured under several options, so that tables have to tell them apart."""
+    names = [name for spec in config.metrics for name in spec.names]
+    return {name for name in names if names.count(name) > 1}
+
+
+def _orders(groups: Iterable[Group], config: BenchmarkConfig) -> dict[str, list[Any]]:
+    """For each dimension its values in the order of the configuration, then whatever else there is."""
+    first: dict[str, list[Any]] = {
+        "model": [model_label(spec) for spec in config.models],
+        "method": [method_label(spec) for spec in config.methods],
+        "occlusion": [
+            *config.occlusions,
+            *(name for spec in config.methods for name in spec.occlusions or ()),
+        ],
+        "metric": [name for spec in config.metrics for name in spec.names],
+    }
+    listed = list(groups)
+    orders = {}
+    for dimension in DIMENSIONS:
+        there = {getattr(group, dimension) for group in listed}
+        known = list(dict.fromkeys(name for name in first.get(dimension, ()) if name in there))
+        orders[dimension] = known + sorted(there - set(known))
+    return orders
+
+
+def metric_of(name: str) -> Metric | Fact:
+    """A metric by the name that a table gives it, which may say its options as well."""
+    word = name.partition(" ")[0]
+    return FACTS[word] if word in FACTS else METRICS[word]
+
+
+def mean_of(values: Values, group: Group) -> Mean | None:
+    """Over the images of a group; None where there are none."""
+    images = values.get(group)
+    return mean_with_error(images.values()) if images else None
+
+
+def difference(values: Values, ours: Group, theirs: Group) -> Mean | None:
+    """Ours minus theirs over the images that both have: paired, so that easy and hard images cancel."""
+    mine, other = values.get(ours, {}), values.get(theirs, {})
+    both = sorted(mine.keys() & other.keys())
+    return mean_with_error(mine[image] - other[image] for image in both) if both else None
+
+
+def tables(values: Values, config: BenchmarkConfig) -> Iterator[Table]:
+    """The tables that a benchmark asks for, or where it asks for none, one of all that was measured."""
+    for spec in config.tables or _default_tables(config):
+        yield from _tables_of(values, config, spec)
+    for each in config.differences:
+        yield from _differences_of(values, config, each)
+
+
+def _default_tables(config: BenchmarkConfig) -> list[TableSpec]:
+    names = tuple(dict.fromkeys(name for spec in config.metrics for name in spec.names))
+    found = []
+    for at in config.ats():
+        count = {"gamma": len(config.gammas), "area": len(config.areas), "map": 1}[at]
+        here = [name for name in names if at == "gamma" or name not in FACTS]
+        if count > 1:
+            found += [TableSpec(metrics=(name,), down="occlusion", across="level", at=at) for name in here]
+        elif here:
+            found.append(TableSpec(metrics=tuple(here), down="method", across="metric", at=at))
+    return found
+
+
+def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iterator[Table]:
+    at = spec.at or config.ats()[0]
+    here = {group: images for group, images in values.items() if group.at == at and _is(group.metric, spec.metrics)}
+    orders = _orders(here, config)
+    split = [d for d in DIMENSIONS if d not in (spec.down, spec.across)]
+    for chosen in itertools.product(*(orders[d] for d in split)):
+        fixed = dict(zip(split, chosen, strict=True))
+        part = {g: v for g, v in here.items() if all(getattr(g, d) == value for d, value in fixed.items())}
+        if not part:
+            continue
+        down = [value for value in orders[spec.down] if any(getattr(g, spec.down) == value for g in part)]
+        across = [value for value in orders[spec.across] if any(getattr(g, spec.across) == value for g in part)]
+
+        def group_of(row: Any, column: Any, fixed: dict[str, Any] = fixed) -> Group:
+            return Group(**{**fixed, spec.down: row, spec.across: column, "at": at})
+
+        means = {(r, c): mean_of(part, group_of(r, c)) for r in down for c in across}
+        best = _best(means, down, across, spec, fixed)
+        rows = tuple(
+            (
+                _word(spec.down, row, at),
+                tuple(_entry(means[row, column], (row, column) in best, spec) for column in across),
+            )
+            for row in down
+        )
+        shown = {d: v for d, v in fixed.items() if len(orders[d]) > 1 or (d == "metric" and not spec.title)}
+        words = [_word(d, v, at) for d, v in shown.items()]
+        metric = fixed.get("metric")
+        title = ": ".join(filter(None, [spec.title, ", ".join(words)]))
+        if metric is not None and metric in (spec.title, *words):
+            title = title.replace(metric, f"{metric} {metric_of(metric).arrow}", 1)
+        yield Table(
+            title,
+            spec.down,
+            tuple(_word(spec.across, column, at) + _arrow(spec.across, column) for column in across),
+            rows,
+            _note(mean for mean in means.values()),
+        )
+
+
+def _is(metric: str, wanted: Sequence[str]) -> bool:
+    return metric in wanted or metric.partition(" ")[0] in wanted
+
+
+def _best(
+    means: Mapping[tuple[Any, Any], Mean | None],
+    down: Sequence[Any],
+    across: Sequence[Any],
+    spec: TableSpec,
+    fixed: Any,
+) -> set[tuple[Any, Any]]:
+    """The best of each column, or of each row where metrics or levels stand down the side.
+
+    As they are shown: what the digits do not tell apart is best together, and where all are equal nothing is best.
+    """
+    found: set[tuple[Any, Any]] = set()
+    by_row = spec.down in ("metric", "level")
+    for line in down if by_row else across:
+        cells = [(line, c) for c in across] if by_row else [(r, line) for r in down]
+        there = {cell: mean.value for cell in cells if (mean := means[cell]) is not None}
+        if len(there) < 2:
+            continue
+        metric = fixed.get("metric") or (line if "metric" in (spec.down if by_row else spec.across) else None)
+        if metric is None:
+            continue
+        digits = spec.digits + (2 if spec.percent else 0)
+        choose = max if metric_of(metric).higher_is_better else min
+        top = round(choose(there.values()), digits)
+        best = {cell for cell, value in there.items() if round(value, digits) == top}
+        found |= best if len(best) < len(there) else set()
+    return found
+
+
+def _entry(mean: Mean | None, best: bool, spec: TableSpec) -> Entry:
+    if mean is None:
+        return Entry(None, False, "–")
+    form = f".{spec.digits}{'%' if spec.percent else 'f'}"
+    text = format(mean.value, form)
+    if spec.errors and mean.standard_error is not None:
+        text += f" ± {format(mean.standard_error, form)}"
+    return Entry(mean, best, text.replace("-", "−") if text.startswith("-") else text)
+
+
+def _word(dimension: str, value: Any, at: str) -> str:
+    if dimension != "level":
+        return str(value)
+    return {"gamma": f"γ = {value:g}", "area": f"area {value:g}", "map": "map"}[at]
+
+
+def _arrow(dimension: str, value: Any) -> str:
+    return f" {metric_of(value).arrow}" if dimension == "metric" else ""
+
+
+def _note(means: Iterable[Mean | None]) -> str:
+    counts = sorted({mean.count for mean in means if mean is not None})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Mean ± standard error over {number} image{'' if number == '1' else 's'}."
+
+
+def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpec) -> Iterator[Table]:
+    """Some occlusions against the best of others, with one row for each model, data set, method and occlusion."""
+    here = [group for group in values if group.at == spec.at]
+    orders = _orders(here, config)
+    levels = sorted({group.level for group in here}, reverse=True)
+    form = f"+.{spec.digits}{'%' if spec.percent else 'f'}"
+    rows = []
+    counted: list[Mean | None] = []
+    for dataset, model, method in itertools.product(orders["dataset"], orders["model"], orders["method"]):
+        for ours in spec.of:
+            entries = []
+            for level in levels:
+
+                def at(
+                    occlusion: str,
+                    metric: str,
+                    level: float = level,
+                    m: tuple[str, str, str] = (dataset, model, method),
+                ) -> Group:
+                    return Group(*m, occlusion, spec.at, level, metric)
+
+                means = {o: mean.value for o in spec.best if (mean := mean_of(values, at(o, spec.by))) is not None}
+                if not means:
+                    entries.append(Entry(None, False, "–"))
+                    continue
+                choose: Callable[..., str] = max if metric_of(spec.by).higher_is_better else min
+                best = choose(means, key=means.__getitem__)
+                mean = difference(values, at(ours, spec.metric), at(best, spec.metric))
+                counted.append(mean)
+                text = "–"
+                if mean is not None:
+                    text = format(mean.value, form).replace("-", "−")
+                    if mean.standard_error is not None:
+                        text += f" ± {format(mean.standard_error, form[1:])}"
+                    text += f" ({best})"
+                entries.append(Entry(mean, False, text))
+            if any(entry.mean is not None for entry in entries):
+                words = [
+                    w for w, d in ((dataset, "dataset"), (model, "model"), (method, "method")) if len(orders[d]) > 1
+                ]
+                rows.append((", ".join([*words, ours]), tuple(entries)))
+    if rows:
+        yield Table(
+            spec.title or f"{spec.metric}: difference to the best of {', '.join(spec.best)}",
+            "",
+            tuple(_word("level", level, spec.at) for level in levels),
+            tuple(rows),
+            f"{_note(counted)} Paired by image; in brackets the one with the best mean {spec.by}.",
+        )
+
+
+# Writing
+
+
+def as_markdown(report: Report) -> str:
+    """Every table, with what a reader must know."""
+    lines = [f"# {report.config.title}", ""] if report.config.title else []
+    if report.config.note:
+        lines += [report.config.note, ""]
+    for note in report.notes:
+        lines += [f"**{note}**", ""]
+    for table in report.tables:
+        lines += markdown_table(table)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(table: Table) -> list[str]:
+    """Lines of one table and an empty one."""
+    lines = [f"## {table.title}", ""] if table.title else []
+    lines += ["| " + " | ".join(_cell(text) for text in (table.corner, *table.columns)) + " |"]
+    lines += ["|---" * (1 + len(table.columns)) + "|"]
+    for name, entries in table.rows:
+        texts = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
+        lines.append("| " + " | ".join(_cell(text) for text in (name, *texts)) + " |")
+    return [*lines, "", table.note, ""]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "γ": r"$\gamma$",
+    "ρ": r"$\rho$",
+    "τ": r"$\tau$",
+    "α": r"$\alpha$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "×": r"$\times$",
+    "<": "$<$",
+    ">": "$>$",
+}
+
+
+def latex_text(text: str) -> str:
+    r"""Text that LaTeX prints as it is.
+
+    >>> latex_text("fid_minus ↓ 5% ± 1%")
+    'fid\\_minus $\\downarrow$ 5\\% $\\pm$ 1\\%'
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def as_latex(report: Report) -> str:
+    """Every table as a `table` with `booktabs` rules."""
+    lines = [r"% \usepackage{booktabs}"]
+    lines += [f"% {note}" for note in report.notes]
+    for table in report.tables:
+        lines += ["", r"\begin{table}", r"\centering"]
+        lines += [
+            rf"\caption{{{latex_text(' '.join(filter(None, [table.title + '.' if table.title else '', table.note])))}}}"
+        ]
+        lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+        lines += [" & ".join(latex_text(text) for text in (table.corner, *table.columns)) + r" \\", r"\midrule"]
+        for name, entries in table.rows:
+            texts = [rf"\textbf{{{latex_text(e.text)}}}" if e.best else latex_text(e.text) for e in entries]
+            lines.append(" & ".join([latex_text(name), *texts]) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(report: Report) -> str:
+    """Every mean with its standard error, a line each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(f.name for f in dataclasses.fields(Group)), "mean", "standard_error", "images"])
+    for group in report.values:
+        mean = mean_of(report.values, group)
+        assert mean is not None
+        error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
+        level = f"{group.level:g}"
+        names = [group.dataset, group.model, group.method, group.occlusion, group.at, level, group.metric]
+        writer.writerow([*names, f"{mean.value:.6g}", error, mean.count])
+    return text.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """How a group differs between two runs.
+
+    Attributes:
+        group: in both.
+        before, after: means over the images that both have.
+        difference: after minus before, paired by image.
+        largest: difference of one image, by its absolute value.
+        equal: whether every image has the same value in both, bit for bit.
+    """
+
+    group: Group
+    before: Mean
+    after: Mean
+    difference: Mean
+    largest: float
+    equal: bool
+
+
+def compare(before: Report, after: Report) -> list[Change]:
+    """Every group that both runs have, over the images that both have."""
+    found = []
+    for group, images in after.values.items():
+        both = sorted(images.keys() & before.values.get(group, {}).keys())
+        if both:
+            pairs = [(before.values[group][image], images[image]) for image in both]
+            found.append(
+                Change(
+                    group,
+                    mean_with_error(b for b, _ in pairs),
+                    mean_with_error(a for _, a in pairs),
+                    mean_with_error(a - b for b, a in pairs),
+                    max((a - b for b, a in pairs), key=abs),
+                    all(a == b for b, a in pairs),
+                )
+            )
+    return found
+
+
+def comparison_table(before: Report, after: Report) -> Table:
+    """Where two runs differ, those furthest apart, in standard errors, first.
+
+    Raises:
+        InputError: they have no group in common.
+    """
+    changes = compare(before, after)
+    if not changes:
+        raise InputError("expected two runs with data sets, models, methods and metrics in common; these have none")
+    changed = [change for change in changes if not change.equal]
+    changed.sort(key=lambda c: -abs(c.difference.value) / (c.difference.standard_error or 1e-12))
+    rows = []
+    for change in changed:
+        group, metric = change.group, metric_of(change.group.metric)
+        level = _word("level", group.level, group.at)
+        name = ", ".join([group.dataset, group.model, group.method, group.occlusion, level, group.metric])
+        better = change.difference.value * (1 if metric.higher_is_better else -1)
+        verdict = "better" if better > 0 else "worse" if better < 0 else "same mean"
+        texts = [
+            f"{change.before.value:.4g}",
+            f"{change.after.value:.4g}",
+            f"{change.difference:+.4g}",
+            f"{change.largest:+.4g}",
+        ]
+        entries = [Entry(None, False, text) for text in (*texts, str(change.after.count), verdict)]
+        rows.append((f"{name} {metric.arrow}", tuple(entries)))
+    note = f"{len(changes) - len(changed)} of {len(changes)} means are of equal values, image by image, and not listed."
+    missing = len(after.values) - len(changes), len(before.values) - len(changes)
+    if any(missing):
+        note += f" {missing[0]} means are in the second run only, {missing[1]} in the first only."
+    columns = ("before", "after", "difference", "largest of one image", "images", "")
+    return Table("Comparison of two runs, paired by image", "", columns, tuple(rows), note)

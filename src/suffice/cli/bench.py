@@ -1,0 +1,119 @@
+"""`suffice bench CONFIG.toml`: a data set under many models, methods, occlusions and metrics."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from suffice.cli.command import number, one_line, whole_number
+from suffice.cli.process import keep_buffers, say
+from suffice.errors import InputError
+
+if TYPE_CHECKING:
+    from suffice.benchmark import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0  # of progress, where stderr is no terminal
+
+
+def bench(
+    config: Annotated[str, typer.Argument(metavar="CONFIG.toml", help="What is measured; see docs/benchmark.md.")],
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where results go, and where a run goes on. [default: bench-out/CONFIG]"),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local (this process) or ray.")] = "local",
+    workers: Annotated[
+        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Of ray: processes that hold a model each.")
+    ] = 2,
+    address: Annotated[
+        str | None, typer.Option(help="Of ray: a cluster that is there, such as auto. [default: one on this machine]")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="Of PyTorch. [default: its own; of ray 1 a worker]"),
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option(parser=number, metavar="NUMBER", help="Of ray: GPUs a worker, may be a share of one.")
+    ] = 0.0,
+    retry: Annotated[bool, typer.Option("--retry", help="Do again what failed.")] = False,
+    renew: Annotated[bool, typer.Option("--renew", help="Do again what other versions of the code made.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    show_traceback: Annotated[
+        bool, typer.Option("--traceback", help="Print all of an error that stops the whole run.")
+    ] = False,
+) -> int:
+    """Measure what CONFIG.toml asks for; called again, a run that was stopped goes on where it was."""
+    from suffice.benchmark import load_config, run_benchmark
+    from suffice.benchmark.local import LocalEngine
+    from suffice.benchmark.plan import Plan
+
+    if engine not in ("local", "ray"):
+        raise InputError(f"unknown engine {engine!r}; expected local, ray")
+    if threads is not None and threads < 1:
+        raise InputError(f"expected --threads of at least 1; got {threads}")
+    wanted = load_config(config)
+    folder = Path(out) if out is not None else Path("bench-out", Path(config).stem)
+    if dry_run:
+        plan = Plan(wanted)
+        say(f"{plan.cells} cells of {len(plan.levels)} explanations each, into {folder}")
+        return 0
+    keep_buffers()
+    with one_line(f"could not run {config}", show_traceback):
+        chosen: Any
+        if engine == "ray":
+            from suffice.benchmark.on_ray import RayEngine
+
+            chosen = RayEngine(workers, address=address, threads=threads or 1, gpus=gpus)
+        else:
+            chosen = LocalEngine(threads)
+        shown = _Shown()
+        try:
+            outcome = run_benchmark(
+                wanted, folder, chosen, retry=retry, renew=renew, tell=shown.tell, progress=shown.progress
+            )
+        finally:
+            shown.end()
+    shown.tell(f"done: {outcome.cells} cells in this run; suffice bench-report {folder}")
+    if outcome.failed_rows:
+        shown.tell(f"{outcome.failed_rows} rows failed; --retry does them again")
+    return 1 if outcome.failed_rows else 0
+
+
+class _Shown:
+    """Progress on stderr: one line that changes on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._last = time.monotonic()
+        self._line = ""
+
+    def tell(self, line: str) -> None:
+        self._clear()
+        print(f"suffice: {line}", file=sys.stderr, flush=True)
+
+    def progress(self, state: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last < (0.2 if self._terminal else _SECONDS_BETWEEN_LINES) and state.done < state.cells:
+            return
+        self._last = now
+        if self._terminal:
+            self._clear()
+            self._line = f"suffice: {state}"
+            print(self._line, end="", file=sys.stderr, flush=True)
+        else:
+            self.tell(str(state))
+
+    def end(self) -> None:
+        """Leave the last line standing."""
+        if self._line:
+            print(file=sys.stderr, flush=True)
+            self._line = ""
+
+    def _clear(self) -> None:
+        if self._line:
+            print("\r" + " " * len(self._line) + "\r", end="", file=sys.stderr)
+            self._line = ""

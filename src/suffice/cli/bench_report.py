@@ -1,0 +1,60 @@
+"""`suffice bench-report DIR`: the tables and plots of a benchmark, or how two runs of it differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from suffice.cli.process import print_any_name, say
+from suffice.errors import InputError
+
+_FORMATS = ("markdown", "latex", "csv", "html")
+
+
+def bench_report(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Results that suffice bench wrote.")],
+    format: Annotated[str, typer.Option(help="markdown, latex or csv on stdout, or html, a page in DIR.")] = "markdown",
+    against: Annotated[
+        str | None, typer.Option(metavar="DIR", help="An earlier run: what is different in this one, by image.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where the page and its plots go. [default: DIR]")
+    ] = None,
+) -> int:
+    """Print the tables of a benchmark, or write them with plots as one HTML page."""
+    if format not in _FORMATS:
+        raise InputError(f"unknown format {format!r}; expected {', '.join(_FORMATS)}")
+    if out is not None and format != "html":
+        raise InputError(f"expected --out with --format html; got it with {format}, which goes to stdout")
+    from dataclasses import replace
+
+    from suffice.benchmark.results import write_whole
+    from suffice.benchmark.tables import as_csv, as_latex, as_markdown, comparison_table, read_report
+
+    print_any_name("utf-8")
+    report = read_report(folder)
+    compared = [] if against is None else [comparison_table(read_report(against), report)]
+    if format == "html":
+        from suffice.report.benchmark import plots, png, render_benchmark
+
+        place = Path(out or folder)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"expected a folder that can be written to; got {place}: {error.strerror}") from error
+        drawn = list(plots(report))
+        for number, plot in enumerate(drawn, 1):
+            write_whole(place / f"plot-{number}.png", png(plot.figure))
+        page = render_benchmark(report, drawn, folder=folder, more=compared)
+        write_whole(place / "report.html", page.encode("utf-8", "backslashreplace"))
+        say(f"report: {place / 'report.html'}")
+        return 0
+    if compared:
+        if format == "csv":
+            raise InputError("expected markdown, latex or html for a comparison; got csv")
+        report = replace(report, tables=tuple(compared))
+    written = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[format](report)
+    say(written.rstrip("\n"))
+    return 0

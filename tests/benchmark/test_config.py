@@ -1,0 +1,52 @@
+"""A benchmark's TOML: what is wrong with it is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suffice.benchmark.config import load_config, make_config
+from suffice.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: path.stem)
+def test_every_config_that_comes_along_is_right(path: Path) -> None:
+    config = load_config(path)
+    assert config.title
+    assert config.tables or config.plots or config.differences
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gamas": [0.5]}, "unknown key 'gamas' of a benchmark (did you mean gammas?)"),
+        ({"gammas": [1.5]}, "gammas.0: input should be less than or equal to 1; got 1.5"),
+        ({"gammas": []}, "expected gammas, areas or maps = true: what explanations are asked for; got none of them"),
+        ({"methods": [{"method": "casual"}]}, "methods.0: unknown method 'casual' (did you mean causal?)"),
+        ({"methods": [{"method": "causal", "settings": {"blok": 8}}]}, "methods.0: unknown option 'blok' of method"),
+        ({"methods": []}, "methods: tuple should have at least 1 item"),
+        ({"methods": [{"method": "causal", "models": ["x"]}]}, "expected models of causal among corner; got 'x'"),
+        ({"metrics": [{"names": ["msy"]}]}, "metrics.0: unknown metric 'msy' (did you mean msi?)"),
+        ({"metrics": [{"names": ["area"], "options": {"count": 5}}]}, "metrics.0: unknown option 'count' of area"),
+        ({"metrics": [{"names": ["sufficient"], "options": {"count": 5}}]}, "metrics.0: expected no options of"),
+        ({"tables": [{"metrics": ["msi"]}]}, "expected tables and plots of metrics that are measured; 'msi' is not"),
+        ({"tables": [{"metrics": ["area"], "down": "level", "across": "level"}]}, "tables.0: expected two different"),
+        ({"models": [{"model": "a"}, {"model": "a", "weights": "w"}]}, "expected different models, told apart"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(toy: dict[str, Any], change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        make_config(toy | change)
+    assert said in str(error.value)
+
+
+def test_files_that_are_no_benchmark(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.toml: No such file"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("title = ")
+    with pytest.raises(InputError, match=r"expected TOML in .*bad\.toml; Invalid value \(at end of document\)"):
+        load_config(tmp_path / "bad.toml")

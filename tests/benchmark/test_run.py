@@ -1,0 +1,237 @@
+"""Runs of a benchmark: every row once, failures as rows, nothing done twice, explanations made once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import suffice
+from suffice.benchmark import measure, plan
+from suffice.benchmark.config import make_config
+from suffice.benchmark.measure import cut_at
+from suffice.benchmark.results import Results, as_csv, read_rows
+from suffice.errors import InputError
+from suffice.explainers import METHODS
+from suffice.metrics import explanation_area
+
+
+def values(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, float]:
+    """By image, of one setup."""
+    return {r["image"]: r["value"] for r in rows if all(r[name] == value for name, value in wanted.items())}
+
+
+def test_a_row_for_each_explanation_and_metric(run: Any, toy: dict[str, Any], photos: Path) -> None:
+    outcome, rows = run(toy | {"only_correct": True})
+    assert (outcome.cells, outcome.failed_rows) == (8, 0)
+    assert run.said == ["8 cells; 8 to do: 48 rows"]
+    assert len(rows) == 4 * 2 * 2 * 3  # photos, occlusions, γ, metrics
+    assert {r["status"] for r in rows if r["image"] != "d_2.png"} == {"done"}
+    left_out = [r for r in rows if r["image"] == "d_2.png"]
+    assert {(r["status"], r["error"], r["value"]) for r in left_out} == {
+        ("left out", "classified as 0, labelled 2", None)
+    }
+    # The same numbers as without a benchmark.
+    import bench_models
+
+    classifier = bench_models.corner()
+    image = suffice.load_image(photos / "a_1.png", classifier)
+    by_hand = suffice.explain_series(classifier, image, [0.0, 0.9], "causal", "min", 1, block=8)
+    here = [r for r in rows if (r["image"], r["occlusion"], r["metric"]) == ("a_1.png", "min", "area")]
+    assert [r["value"] for r in here] == [explanation_area(e.mask) for e in by_hand]
+    assert [r["forward_passes"] for r in here] == [e.forward_passes for e in by_hand]
+    assert [r["explanation_confidence"] for r in here] == [e.explanation_confidence for e in by_hand]
+    assert {(r["target"], r["label"], r["series"]) for r in here} == {(1, 1, "0 0.9")}
+    # At γ = 0.9 all of the corner is kept, and on the two photos of other classes it is on top.
+    assert values(rows, occlusion="min", level=0.9, metric="robustness_images")["a_1.png"] == 1.0
+
+
+def test_any_reader_of_parquet_takes_the_rows(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    _, rows = run(toy)
+    table = pq.read_table(tmp_path / "out" / "rows")
+    assert table.num_rows == len(rows)
+    assert "torch" in table["provenance"][0].as_py()
+
+
+def test_cuts_and_maps(run: Any, toy: dict[str, Any], photos: Path) -> None:
+    toy |= {"gammas": [], "areas": [0.25], "maps": True, "occlusions": ["min"], "target": "predicted"}
+    toy["models"] = [{"model": "bench_models:convolution", "label": "conv"}]
+    toy["methods"] = [{"method": "grad-cam", "settings": {"cell": 4}}]
+    toy["metrics"] = [{"names": ["area", "msi"], "occlusion": "zero", "options": {"measure": "accuracy"}}]
+    _, rows = run(toy)
+    assert [r["error"] for r in rows] == [""] * 16
+    import bench_models
+
+    classifier = bench_models.convolution()
+    image = suffice.load_image(photos / "a_1.png", classifier)
+    target = int(classifier.logits(image[None]).argmax())
+    heat = suffice.explainers.saliency_maps(classifier, image[None], [target], "grad-cam").normalised[0]
+    expected = suffice.score(classifier, image, heat, ["area", "msi"], target, "zero", measure="accuracy")
+    assert {m: values(rows, at="map", metric=m)["a_1.png"] for m in ("area", "msi")} == expected
+    assert values(rows, at="area", metric="area")["a_1.png"] <= 0.25
+
+
+def test_a_ranking_is_cut_at_no_more_than_the_area() -> None:
+    saliency = torch.zeros(32, 32).numpy()
+    saliency[8:16, 8:16], saliency[:8, :8] = 2, 1
+    cut = cut_at(saliency, 0.07).numpy()
+    assert cut.sum() == 64
+    assert cut[8:16, 8:16].all()
+    assert cut_at(saliency, 0.125).sum() == 128
+    assert cut_at(saliency, 0.01).sum() == 0
+    assert cut_at(saliency, 1.0).all()
+
+
+def test_nothing_is_done_twice_and_new_metrics_reuse_explanations(
+    run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = run(toy)
+    searches = []
+    search = measure.explain_series
+    monkeypatch.setattr(measure, "explain_series", lambda *a, **k: searches.append(a[2]) or search(*a, **k))
+    assert run(toy)[1] == rows
+    assert run.said == ["8 of 8 cells are there; 0 to do: 0 rows"]
+    # Another metric: every explanation is there.
+    toy["metrics"].append({"names": ["confidence"]})
+    _, more = run(toy)
+    assert searches == []
+    assert run.said == [
+        'changed since the last run: metrics.1: null -> {"at":["gamma","area","map"],"images":100,'
+        '"names":["confidence"],"occlusion":"own","options":{}}',
+        "0 of 8 cells are there; 8 to do, 8 of them with explanations that are there: 16 rows",
+    ]
+    assert [r for r in more if r["metric"] != "confidence"] == rows
+    for row in more:  # under the same occlusion the metric gives what the explanation says of itself
+        if row["metric"] == "confidence":
+            assert math.isclose(row["value"], row["explanation_confidence"], rel_tol=1e-5)
+    # Another γ: only that is searched for.
+    run(toy | {"gammas": [0.0, 0.5, 0.9]})
+    assert searches == [[0.5]] * 8
+    assert "changed since the last run: gammas: [0.0,0.9] -> [0.0,0.5,0.9]" in run.said
+    # Another setting of the method: all of it, and it is said.
+    toy["methods"] = [{"method": "causal", "settings": {"block": 16}}]
+    run(toy)
+    assert "changed since the last run: methods.0.settings.block: 8 -> 16" in run.said
+    made = "explanations will be made anew, or for the first time, for: corner causal mean, corner causal min"
+    assert made in run.said
+    # A title is nothing to measure again.
+    run(toy | {"title": "Another"})
+    assert run.said == ["8 of 8 cells are there; 0 to do: 0 rows"]
+
+
+def test_what_fails_says_so_and_the_rest_is_complete(
+    run: Any, toy: dict[str, Any], photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (photos / "e_1.png").write_bytes((photos / "a_1.png").read_bytes()[:60])
+    toy["models"].append({"model": "bench_models:not_a_number", "label": "nan"})
+    toy["models"].append({"model": "bench_models:there_is_none", "label": "missing"})
+    toy["methods"].append({"method": "lime"})
+    settings, _ = METHODS["lime"]
+
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setitem(METHODS, "lime", (settings, fail))
+    outcome, rows = run(toy)
+    errors: dict[tuple[str, str, str], set[str]] = {}
+    for row in rows:
+        errors.setdefault((row["model"], row["method"], row["image"][0]), set()).add(row["error"])
+    assert len(rows) == 5 * 3 * 2 * 2 * 2 * 3
+    for (model, method, photo), found in errors.items():
+        if (model, method) == ("corner", "lime") and photo in "cd":
+            continue  # where nothing has to be kept, the method is not asked
+        (error,) = found
+        if model == "missing":
+            assert "has no function 'there_is_none'" in error
+        elif photo == "e":
+            assert "is damaged or truncated" in error or "e_1.png is none" in error
+        elif model == "nan":
+            assert error.startswith("expected finite logits from ")
+        elif method == "lime":
+            assert error == "RuntimeError: out of luck"
+        else:
+            assert error == ""
+    assert outcome.failed_rows == sum(row["status"] == "failed" for row in rows) > 0
+    assert all(row["value"] is not None for row in rows if row["status"] == "done")
+    assert len([line for line in run.said if line.startswith("failed: ")]) == 10
+    assert "further failures are in the column error of the rows" in run.said
+    # Not again unasked, but told; and again when asked.
+    again, same = run(toy)
+    assert (again.cells, again.failed_rows) == (0, outcome.failed_rows)
+    assert same == rows
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    retried, better = run(toy, retry=True)
+    assert 0 < retried.failed_rows < outcome.failed_rows
+    assert {
+        r["error"] for r in better if (r["model"], r["method"]) == ("corner", "lime") and r["image"] != "e_1.png"
+    } == {""}
+
+
+def test_rows_of_other_code_are_told_and_can_be_made_again(
+    run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = run(toy)
+    monkeypatch.setattr(measure, "code_digest", lambda: "another")
+    measure.versions.cache_clear()
+    assert run(toy)[1] == rows
+    assert run.said[0] == "48 of 48 rows were made by other code; they are kept (--renew makes them again)"
+    outcome, renewed = run(toy, renew=True)
+    measure.versions.cache_clear()
+    assert outcome.cells == 8
+    assert {'"another"' in row["provenance"] for row in renewed} == {True}
+    assert [r["value"] for r in renewed] == [r["value"] for r in rows]
+
+
+def test_stored_explanations_are_what_was_found(run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path) -> None:
+    run(toy)
+    made = plan.Plan(make_config(toy))
+    setup = made.setups[0]
+    row = Results(tmp_path / "out").load(plan.explanation_id(setup, "b_1.png", made.levels[1]))
+    assert row is not None
+    stored = measure.unpack(row).of
+    import bench_models
+
+    classifier = bench_models.corner()
+    image = suffice.load_image(photos / "b_1.png", classifier)
+    found = suffice.explain_series(classifier, image, [0.0, 0.9], "causal", "min", 1, block=8)[1]
+    assert isinstance(stored, suffice.Explanation)
+    assert torch.equal(stored.mask, found.mask)
+    assert torch.equal(stored.saliency, found.saliency)
+    same = stored.to_dict() | {"seconds": 0, "image": "", "model": ""}
+    assert same == found.to_dict() | {"seconds": 0, "image": "", "model": ""}
+
+
+def test_two_runs_into_one_folder_at_once_are_refused(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    with Results(tmp_path / "out").locked(), pytest.raises(InputError, match="no other process writes into"):
+        run(toy)
+
+
+def test_a_damaged_part_is_named(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    run(toy)
+    part = next((tmp_path / "out" / "rows").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(InputError, match=f"expected a part that suffice bench wrote; .*{part.name}"):
+        read_rows(tmp_path / "out")
+
+
+def test_small_parts_or_large_ones_make_one_table(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    _, one = run(toy, "one", seconds_a_part=1e9)
+    _, many = run(toy, "many", seconds_a_part=0.0)
+    assert len(list((tmp_path / "one" / "rows").iterdir())) == 1
+    assert len(list((tmp_path / "many" / "rows").iterdir())) == 8
+    assert as_csv(one, times=False) == as_csv(many, times=False)
+
+
+def test_several_seeds_count_and_samples_have_no_labels(run: Any, toy: dict[str, Any]) -> None:
+    toy["datasets"] = [{"source": "samples", "only": ["cat"]}]
+    toy["metrics"] = [{"names": ["area"]}]
+    outcome, rows = run(toy)
+    assert outcome.failed_rows == 4
+    assert {r["error"] for r in rows} == {'expected images with labels for target = "label"; these have none'}
+    _, rows = run(toy | {"target": "predicted", "seeds": [0, 1]}, "out2")
+    assert {(r["seed"], r["status"]) for r in rows} == {(0, "done"), (1, "done")}

@@ -1,0 +1,95 @@
+"""`suffice bench` and `suffice bench-report` as a person calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONFIG = """
+title = "A small benchmark"
+gammas = [0.1, 0.9]
+occlusions = ["min", "mean"]
+target = "predicted"
+[[datasets]]
+source = "photos"
+[[models]]
+model = "toy_models:corner"
+[[methods]]
+method = "causal"
+settings = { block = 16 }
+[[metrics]]
+names = ["area"]
+"""
+
+
+@pytest.fixture
+def config(save_photo: Callable[..., str]) -> str:
+    for number in range(2):
+        save_photo(f"photos/photo{number}_{number}.png", seed=number)
+    Path("small.toml").write_text(CONFIG)
+    return "small.toml"
+
+
+def test_run_report_and_nothing_left_to_do(suffice: Any, config: str) -> None:
+    run = suffice("bench", config)
+    assert (run.status, run.out) == (0, "")
+    assert run.complaints(3) == [
+        "suffice: 4 cells; 4 to do: 8 rows",
+        "suffice: 4/4 done, 0 to do",
+        "suffice: done: 4 cells in this run; suffice bench-report bench-out/small",
+    ]
+    again = suffice("bench", config)
+    assert again.complaints(2)[0] == "suffice: 4 of 4 cells are there; 0 to do: 0 rows"
+    report = suffice("bench-report", "bench-out/small")
+    assert (report.status, report.err) == (0, "")
+    assert report.out.startswith(
+        "# A small benchmark\n\n## area ↓\n\n| occlusion | γ = 0.1 | γ = 0.9 |\n|---|---|---|\n"
+    )
+    assert r"\begin{tabular}" in suffice("bench-report", "bench-out/small", "--format", "latex").out
+    assert suffice("bench-report", "bench-out/small", "--format", "csv").out.startswith("dataset,model,")
+    page = suffice("bench-report", "bench-out/small", "--format", "html")
+    assert page.out == "report: bench-out/small/report.html\n"
+    assert {"report.html", "plot-1.png"} <= {path.name for path in Path("bench-out/small").iterdir()}
+    other = suffice("bench", config, "--out", "other")
+    assert other.status == 0
+    compared = suffice("bench-report", "other", "--against", "bench-out/small")
+    assert "4 of 4 means are of equal values, image by image, and not listed." in compared.out
+
+
+def test_a_failure_is_status_1(suffice: Any, config: str, save_photo: Callable[..., str]) -> None:
+    Path("photos/bad_1.png").write_bytes(b"no photo")
+    run = suffice("bench", config)
+    assert run.status == 1
+    lines = run.complaints(6)
+    assert lines[1].startswith("suffice: failed: toy_models:corner causal min bad_1.png: expected an image")
+    assert lines[3] == "suffice: 6/6 done, 0 to do, 2 failed"
+    assert lines[5] == "suffice: 4 rows failed; --retry does them again"
+    assert suffice("bench", config).status == 1
+    save_photo("photos/bad_1.png")
+    assert suffice("bench", config, "--retry").status == 0
+
+
+def test_a_dry_run_does_nothing(suffice: Any, config: str) -> None:
+    run = suffice("bench", config, "--dry-run")
+    assert (run.status, run.out) == (0, "4 cells of 2 explanations each, into bench-out/small\n")
+    assert not Path("bench-out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bench", "none.toml"), "expected a benchmark's TOML file; none.toml: No such file or directory"),
+        (("bench", "small.toml", "--engine", "spark"), "unknown engine 'spark'; expected local, ray"),
+        (("bench", "small.toml", "--threads", "0"), "expected --threads of at least 1; got 0"),
+        (("bench-report", "nowhere"), "expected a folder that suffice bench wrote; got nowhere, which has no run.json"),
+        (("bench-report", "nowhere", "--format", "pdf"), "unknown format 'pdf'; expected markdown, latex, csv, html"),
+        (("bench-report", "nowhere", "--out", "x"), "expected --out with --format html; got it with markdown"),
+    ],
+)  # fmt: skip
+def test_wrong_calls_are_told(suffice: Any, config: str, words: tuple[str, ...], said: str) -> None:
+    run = suffice(*words)
+    assert (run.status, run.out) == (2, "")
+    assert run.complaints(1)[0].startswith(f"suffice: {said}")
