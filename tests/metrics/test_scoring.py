@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.metrics import METRICS, score_many
+from suffice.metrics import METRICS, score_many, score_maps
 
 SIZE = 8
 
@@ -480,6 +481,37 @@ def test_an_explanation_is_scored_by_its_mask_its_saliency_and_its_target() -> N
     assert found["confidence"] == pytest.approx(explanation.explanation_confidence, abs=1e-6)
     by_saliency = suffice.score(classifier, white(), explanation.saliency, CURVES, label=1, occlusion="min")
     assert {name: found[name] for name in CURVES} == by_saliency
+
+
+def test_the_saliency_of_lax_is_on_a_scale_of_its_own() -> None:
+    """Values from 0.2 to 0.6: stretched to [0, 1] two of eight rows are at 0.5 or above, as they are one."""
+    classifier = toy(Share())
+    explanation = suffice.explain(classifier, white(), occlusion="min", block=2)
+    heat = torch.full((SIZE, SIZE), 0.2)
+    heat[:2], heat[0] = 0.45, 0.6
+    stretched = dataclasses.replace(explanation, saliency=heat)
+    own = dataclasses.replace(stretched, method="lax")
+    names = ["msi_penalty", "area"]
+    assert suffice.score(classifier, white(), stretched, names)["msi_penalty"] == 0.25
+    assert suffice.score(classifier, white(), own, names) == {"msi_penalty": 0.125, "area": explanation.area}
+    assert suffice.score(classifier, white(), own, names, normalise="min-max")["msi_penalty"] == 0.25
+    assert suffice.score(classifier, white(), own, "area") == {"area": explanation.area}
+    both = score_maps(classifier, white(), {"own": own, "map": heat, "stretched": stretched}, names)
+    assert list(both) == ["own", "map", "stretched"]
+    assert [float(each.values["msi_penalty"][0]) for each in both.values()] == [0.125, 0.25, 0.25]
+    assert both["map"].parts is not None
+    assert float(both["map"].parts.float().mean()) == 0.25
+
+
+def test_explanations_of_different_targets_need_a_label() -> None:
+    classifier = toy(Patches(TOP_LEFT))
+    explanation = suffice.explain(classifier, white(), occlusion="min", block=2)
+    maps = {"a": explanation, "b": dataclasses.replace(explanation, target=0), "c": patch_map(a=1.0)}
+    with pytest.raises(InputError, match=r"expected a label, as the explanations have different targets; got \[0, 1\]"):
+        score_maps(classifier, white(), maps)
+    assert [int(each.labels[0]) for each in score_maps(classifier, white(), maps, "area", label=0).values()] == [0] * 3
+    with pytest.raises(InputError, match="expected at least one saliency map; got none"):
+        score_maps(classifier, white(), {})
 
 
 def test_of_several_occlusions_the_worst_counts() -> None:
