@@ -368,3 +368,27 @@ def test_the_graph_of_the_whole_image_stands_beside_that_of_its_explanation() ->
     assert both.own_nodes[0] == {n.id for n in alone.nodes} - {n.id for n in part.nodes}
     with pytest.raises(InputError, match="with a mask"):
         compare_with_whole(alone)
+
+
+def test_the_default_model_switched_by_hooks_says_the_same(default_classifier: Classifier) -> None:
+    """Each layer of `blocks` is the output of one module, which a hook of our own switches."""
+    image = suffice.load_image("sample:cat", default_classifier)
+    circuit = suffice.trace_circuit(default_classifier, image, share=0.6, random=0)
+    net = default_classifier.module
+    assert isinstance(net, nn.Module)
+    where = {"conv_stem": "bn1", "conv_head": "bn2"}  # in which the non-linearity is
+    handles = [
+        net.get_submodule(where.get(layer.name, layer.name)).register_forward_hook(
+            lambda module, inputs, output, on=layer.on: output * on.view(1, -1, 1, 1)
+        )
+        for layer in circuit.layers
+    ]
+    assert len(handles) == 18
+    try:
+        logits = default_classifier.logits(image[None])[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert circuit.circuit_confidence == pytest.approx(float(logits.softmax(0)[circuit.target]), abs=1e-6)
+    kept = int(logits.argmax()) == circuit.target
+    assert circuit.sufficient == (kept and circuit.circuit_confidence >= 0.5 * circuit.confidence)

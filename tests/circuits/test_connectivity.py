@@ -14,7 +14,7 @@ from suffice.circuits.recording import record
 from suffice.errors import InputError
 
 
-def network_of(module: nn.Module, layers: str = "all", side: int = 8) -> Network:
+def network_of(module: nn.Module, layers: str | list[str] = "all", side: int = 8) -> Network:
     with torch.no_grad():
         return connect(module, record(module, torch.rand(1, 3, side, side)), layers)
 
@@ -210,3 +210,33 @@ def test_a_scripted_model_is_said() -> None:
     net = torch.jit.script(Wired().eval())
     with pytest.raises(InputError, match="scripted"):
         network_of(net)
+
+
+def test_attention_whose_heads_are_hidden_is_said() -> None:
+    net = torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=3).eval()
+    with pytest.raises(InputError, match=r"heads cannot be seen .* in encoder.layers.encoder_layer_0.self_attention"):
+        network_of(net, side=32)
+
+
+class Scaled(nn.Module):
+    """One way to scale channels after another, by parameters and by numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.act = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), nn.ReLU()
+        self.scale = nn.Parameter(torch.tensor([1.0, -2.0, 0.5, 4.0]).view(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.first(x))
+        x = torch.addcmul(self.scale, self.scale, x)  # |scale|
+        x = 3 * x / 2 - x.new_ones(1)  # 1.5
+        x = 1 + x.div(self.scale * self.scale)  # 1 / scale²
+        return self.second(x).mean((2, 3))
+
+
+def test_scales_are_folded() -> None:
+    net = Scaled().eval()
+    network = network_of(net, ["act"])
+    (way,) = network.to_classes
+    expected = net.second.weight.detach().abs().sum((2, 3)) * (1.5 / net.scale.detach().abs().flatten())
+    torch.testing.assert_close(way.matrix, expected)

@@ -126,8 +126,8 @@ def _mixed(op: Op, flow: Flow, norms: Tensor, dim: int, groups: int, rank: int |
 
 @rule("multi_head_attention_forward", MIXES)
 def packed_attention(op: Op, flows: Flows) -> list[Flow | None]:
-    """torch's attention in one call: its heads are out of reach, so its outputs are nodes."""
-    raise NoRuleError("multi_head_attention_forward, whose heads cannot be seen")
+    """torch's attention in one call: its heads are out of reach."""
+    raise NoRuleError("multi_head_attention_forward, whose heads cannot be seen (those of timm's transformers can),")
 
 
 @rule("scaled_dot_product_attention", MERGES)
@@ -230,10 +230,28 @@ def _scaled(op: Op, flows: Flows, gain: Tensor) -> Flow:
 )
 def multiplication(op: Op, flows: Flows) -> Flow:
     """The larger of two activations is the trunk, the other its gate; a parameter scales."""
-    tracked = _tensors(op, flows)
-    divided = "div" in op.name
-    if len(tracked) == 2:
-        trunk, gate = tracked if tracked[0].tensor.numel() >= tracked[1].tensor.numel() else reversed(tracked)
+    operands = [*op.args, *op.kwargs.values()]
+    first, second = operands[:2]
+    if op.name == "__rtruediv__":
+        first, second = second, first
+    return _product(op, flows, first, second, divided="div" in op.name)
+
+
+@rule("addcmul addcmul_", MERGES)
+def scaled_addition(op: Op, flows: Flows) -> Flow:
+    """base + a · b: the terms of what is made from the image."""
+    base, first, second = argument(op, 0, "input"), argument(op, 1, "tensor1"), argument(op, 2, "tensor2")
+    parts = [flows[base]] if base in flows else []
+    if first in flows or second in flows:
+        parts.append(_product(op, flows, first, second))
+    rank = op.outputs[0].tensor.ndim
+    return parts[0] if len(parts) == 1 else _with_origin(merged(_broadcast(part, rank) for part in parts), op)
+
+
+def _product(op: Op, flows: Flows, first: Any, second: Any, *, divided: bool = False) -> Flow:
+    """first · second, or first / second."""
+    if first in flows and second in flows:
+        trunk, gate = (first, second) if first.tensor.numel() >= second.tensor.numel() else (second, first)
         flow = flows[trunk]
         if _same(flow, flows[gate]):
             return flow  # x · sigmoid(x) is an activation function
@@ -242,14 +260,10 @@ def multiplication(op: Op, flows: Flows) -> Flow:
         out = merged([flow.scaled(by), as_gate(flows[gate])])
         out.origin = op.module or flows[gate].origin
         return out
-    (value,) = tracked
-    other = next((a for a in (*op.args, *op.kwargs.values()) if a is not value), None)
-    if other is None or isinstance(other, Value):
-        return flows[value]  # x · x
+    value, other = (first, second) if first in flows else (second, first)
     factor = torch.as_tensor(plain(other)).abs().float()
-    if divided:
-        factor = factor if op.name == "__rtruediv__" else factor.reciprocal()
-    return flows[value].scaled(row_means(flows[value], factor))
+    inverse = divided and value is first
+    return flows[value].scaled(row_means(flows[value], factor.reciprocal() if inverse else factor))
 
 
 def _same(a: Flow, b: Flow) -> bool:

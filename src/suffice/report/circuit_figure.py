@@ -261,11 +261,9 @@ def caption(circuit: Circuit) -> str:
     drawn = "black: forward, red: gradient"
     if circuit.sufficient is None:
         return f"{circuit.target_name} · {circuit.model} · {drawn} · not put to the test"
-    verdict = "keep" if circuit.sufficient else "do not keep"
-    return (
-        f"{circuit.target_name} · {circuit.model} · {circuit.share:.1%} of {circuit.channels_total:,} channels alone "
-        f"{verdict} the class · {drawn}"
-    )
+    verdict = "suffice" if circuit.sufficient else "do not suffice"
+    channels = f"{circuit.share:.1%} of {circuit.channels_total:,} channels {verdict}"
+    return f"{circuit.target_name} · {circuit.model} · {channels} · {drawn}"
 
 
 def shortened(text: str, longest: int = 24) -> str:
