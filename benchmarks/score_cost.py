@@ -281,6 +281,7 @@ def compare(classifier: Classifier, model: str, options: argparse.Namespace) -> 
                     elif elsewhere is not None:
                         of[tool] = elsewhere(tool, photo)
                 for tool, found in of.items():
+                    print(f"{photo} {turn} {tool}: {found['seconds']:.2f} s", file=sys.stderr, flush=True)
                     times[tool].append(found["seconds"])
                     ratios[tool].append(found["seconds"] / of["suffice"]["seconds"])
                     error = max(abs(found[name] - of["suffice"][name]) for name in ("insertion", "deletion"))

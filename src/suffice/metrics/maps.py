@@ -7,6 +7,7 @@ tensor([0.0000, 0.2500, 0.7500, 1.0000])
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Sequence
@@ -125,20 +126,29 @@ def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Ten
 def _explanation_in(folder: Path, image: str) -> Explanation:
     if (folder / "explanation.json").is_file():
         return _of_image(load_explanation(folder), folder, image)
-    found = [load_explanation(file.parent) for file in sorted(folder.glob("*/explanation.json"))]
+    found = {file.parent: _image_named_in(file) for file in sorted(folder.glob("*/explanation.json"))}
     if not found:
         raise InputError(f"expected the folder of an explanation, or of several; there is none in {folder}")
-    fitting = [each for each in found if each.image == image] or [
-        each for each in found if Path(each.image).name == Path(image).name
+    fitting = [place for place, name in found.items() if name == image] or [
+        place for place, name in found.items() if Path(name).name == Path(image).name
     ]
     if len(found) == 1 and not fitting:
-        return _of_image(found[0], folder, image)
+        fitting = list(found)
     if len(fitting) != 1:
         raise InputError(
             f"expected one explanation of {image} in {folder}; got {len(fitting)} among {len(found)}: "
             "give the folder of one"
         )
-    return fitting[0]
+    return _of_image(load_explanation(fitting[0]), folder, image)
+
+
+def _image_named_in(file: Path) -> str:
+    """The image that an explanation says it is of; empty where it says none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return str(content["image"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _of_image(explanation: Explanation, path: Path, image: str) -> Explanation:
