@@ -51,7 +51,9 @@ class RayEngine:
         """The results, in the order in which they come; the cluster is left as it was found."""
         import ray
 
-        started = not ray.is_initialized()
+        started, logger = not ray.is_initialized(), logging.getLogger("ray.data")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it would tell of its own progress
         if started:
             _connect(self.address, self.workers * self.threads)
         try:
@@ -59,6 +61,7 @@ class RayEngine:
             while some := list(itertools.islice(pending, _TASKS_AT_ONCE)):
                 yield from self._stream(config, some)
         finally:
+            logger.setLevel(level)
             if started:
                 ray.shutdown()
 
