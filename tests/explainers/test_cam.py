@@ -229,3 +229,16 @@ def test_a_network_that_runs_its_body_without_gradients_has_maps_all_the_same() 
     images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
     cut = suffice.Classifier(Body(), input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
     torch.testing.assert_close(saliency_maps(cut, images, targets).raw, saliency_maps(linear(), images, targets).raw)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: (x, None), lambda x: {"logits": x, "aux": x * 2}, lambda x: [x]])
+def test_networks_that_return_more_than_logits_have_the_same_maps(wrap: Callable[[Tensor], Any]) -> None:
+    class More(Linear):
+        def forward(self, x: Tensor) -> Any:
+            return wrap(super().forward(x))
+
+    images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    more = suffice.Classifier(More(), input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
+    for method in METHODS:
+        found, expected = (saliency_maps(c, images, targets, method).raw for c in (more, linear()))
+        torch.testing.assert_close(found, expected)

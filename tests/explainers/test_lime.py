@@ -466,3 +466,10 @@ def test_the_command_line_explains_with_lime(
     assert status == 2
     assert "'quickshift' or 'slic'; got 'grid'" in err
     assert len(err.splitlines()) == 1
+
+
+def test_progress_is_told_while_the_samples_are_asked() -> None:
+    told: list[float] = []
+    suffice.explain(classifier_of(Linear()), MOSAIC, **SLIC, samples=200, progress=told.append)
+    assert told == sorted(told)
+    assert told[1:8] == pytest.approx([0.21, 0.32, 0.44, 0.55, 0.66, 0.77, 0.8], abs=0.01)  # batches of 32

@@ -42,7 +42,13 @@ def explain(
     classes: Annotated[
         str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
     ] = None,
-    method: Annotated[str, typer.Option(help="How to search: causal, lime, lax or activation-matching.")] = "causal",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How to search: causal, lime, lax, activation-matching, grad-cam, grad-cam++, layer-cam, kpca-cam, "
+            "finer-cam, attention or attention-rollout."
+        ),
+    ] = "causal",
     adapter: Annotated[
         str | None, typer.Option(metavar="FILE", help="The adapter of --method lax, as train-lax writes it.")
     ] = None,

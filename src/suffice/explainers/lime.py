@@ -48,6 +48,8 @@ from suffice.explainers.sufficiency import SufficiencyTest
 
 # Side in pixels at which quickshift's `kernel_size` is meant: the input of most ImageNet models.
 _SIDE = 224
+# Samples in one batch where the classifier does not say: progress is told between batches.
+_AT_ONCE = 32
 
 
 class LimeSettings(MethodSettings):
@@ -78,8 +80,12 @@ def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: 
     count = int(labels.max()) + 1
     progress(0.1)
     presence = samples(count, settings.samples, np.random.default_rng([seed]))
+    # Asked in full batches, so that progress can be told between them; then all are known.
+    distinct, batch = np.unique(presence, axis=0), test.classifier.batch_size or _AT_ONCE
+    for start in range(0, len(distinct), batch):
+        test.answers(torch.from_numpy(distinct[start : start + batch][:, labels]))
+        progress(0.1 + 0.7 * min(1.0, (start + batch) / len(distinct)))
     answers = test.answers(torch.from_numpy(presence[:, labels]))
-    progress(0.8)
     coefficients = fit(
         presence,
         np.array([answer.confidence for answer in answers]),
