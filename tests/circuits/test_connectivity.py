@@ -86,22 +86,24 @@ def test_batch_norm_is_folded() -> None:
     torch.testing.assert_close(matrix, folded.weight.detach().abs().sum((2, 3)))
 
 
-@pytest.mark.parametrize("layers", ["all", "blocks", "stages"])
+NETWORKS = {
+    "resnet": lambda: torchvision.models.resnet18(),
+    "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(),
+    "mobilenet": lambda: torchvision.models.mobilenet_v3_small(),
+    "squeezenet": lambda: torchvision.models.squeezenet1_1(),
+    "convnext": lambda: timm.create_model("convnext_atto"),
+    "vit": lambda: timm.create_model("test_vit"),
+    "byobnet": lambda: timm.create_model("test_byobnet"),
+}
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda: torchvision.models.resnet18(),
-        lambda: torchvision.models.shufflenet_v2_x0_5(),
-        lambda: torchvision.models.mobilenet_v3_small(),
-        lambda: torchvision.models.squeezenet1_1(),
-        lambda: timm.create_model("convnext_atto"),
-        lambda: timm.create_model("test_vit"),
-        lambda: timm.create_model("test_byobnet"),
-    ],
+    ("name", "layers"),
+    [*((name, "all") for name in NETWORKS), ("resnet", "stages"), ("mobilenet", "blocks"), ("vit", "blocks")],
 )
-def test_there_is_a_way_where_there_is_a_derivative(make, layers: str) -> None:  # type: ignore[no-untyped-def]
+def test_there_is_a_way_where_there_is_a_derivative(name: str, layers: str) -> None:
     """What a channel influences, by autograd, and what its ways lead to, layer by layer."""
-    net = randomised(make())
+    net = randomised(NETWORKS[name]())
     for parameter in net.parameters():  # no zero initialisation, no layer scale near zero
         if parameter.ndim > 1 or bool((parameter.abs() < 1e-3).all()):
             parameter.data.normal_(0, 0.2)

@@ -87,7 +87,7 @@ class SwitchedOff(TorchFunctionMode):
         gates = _spread(self._gates[:, start : start + layer.channels].to(x.dtype), labels, 1.0)
         gates = gates.repeat_interleave(len(x) // len(gates), 0)
         if self._means is not None:
-            means = _spread(self._means[None, start : start + layer.channels].to(x.dtype), labels, 0.0)
+            means = _spread(self._means[None, start : start + layer.channels].to(x), labels, 0.0)
             return x * gates + means * (1 - gates)
         # In place, as what the model keeps may be the tensor that this operator was given.
         return x.mul_(gates) if x._base is None and not torch.is_grad_enabled() else x * gates
@@ -95,7 +95,8 @@ class SwitchedOff(TorchFunctionMode):
     @staticmethod
     def _changed() -> InputError:
         return InputError(
-            "expected a model that runs the same operators each time; it ran others than when it was read"
+            "expected a model that runs the same operators each time; it ran others than when it was read (one that "
+            "fills a cache in its first pass works the second time)"
         )
 
 
