@@ -40,6 +40,8 @@ from torch import Tensor, nn
 from suffice.classifier import Classifier
 from suffice.cli.process import keep_buffers
 from suffice.datasets import ImageDataset, load_dataset, random_subset
+from suffice.explainers import saliency_maps
+from suffice.explainers.lax import heatmaps, load_adapter
 from suffice.images import Photo, to_model
 from suffice.metrics import mean_with_error, score_many
 
@@ -77,11 +79,11 @@ class Table:
 
 
 def _adapters(
-    preset: str, images: int | None, epochs: float, batch_size: int, alpha_min: float
+    preset: str, images: int | None, epochs: float, batch_size: int, alpha_min: float, stride: int
 ) -> dict[str, tuple[str, ...]]:
     some = () if images is None else ("--images", str(images))
     run = ("--set", f"epochs={epochs}", "--set", f"batch_size={batch_size}", *some)
-    ours = ("--set", "learning_rate=3e-3", "--set", f"alpha_min={alpha_min}")
+    ours = ("--set", "learning_rate=3e-3", "--set", f"alpha_min={alpha_min}", "--set", f"stride={stride}")
     return {"lax-paper": ("--preset", preset, *run), "lax": ("--preset", "default", *run, *ours)}
 
 
@@ -94,21 +96,21 @@ TABLES = {
         f"{_RESNET}:synthetic_mnist",
         0.5,
         ("--preset", "quick", "--test-images", "2000"),
-        _adapters("paper-synthetic-mnist", 20_000, 1, 16, 0.5),
+        _adapters("paper-synthetic-mnist", 20_000, 1, 16, 0.5, stride=2),
     ),
     4: Table(
         "cub200-20",
         f"{_RESNET}:cub200_20",
         0.5,
         ("--set", "epochs=200", "--set", "flip=true", "--set", "shift=24"),
-        _adapters("paper-cub200", None, 100, 16, 0.5),
+        _adapters("paper-cub200", None, 100, 16, 0.5, stride=8),
     ),
     5: Table(
         "cifar10",
         f"{_RESNET}:cifar10",
         0.4,
         ("--set", "epochs=30", "--set", "batch_size=128", "--set", "flip=true", "--set", "shift=4"),
-        _adapters("paper-cifar10", None, 5, 64, 0.4),
+        _adapters("paper-cifar10", None, 5, 64, 0.4, stride=2),
     ),
 }
 
@@ -158,14 +160,10 @@ def explain(
         assert truth is not None
         maps = truth.float()
     elif method.startswith("lax"):
-        from suffice.explainers.lax import heatmaps, load_adapter
-
         adapter = load_adapter(work / method / "adapter.safetensors", classifier)
         started, forward = time.perf_counter(), classifier.forward_passes
         _, maps = heatmaps(classifier, adapter, images)
     else:
-        from suffice.explainers.saliency import saliency_maps
-
         maps = saliency_maps(classifier, images, method=method).normalised
     cost = (
         classifier.forward_passes - forward,

@@ -6,6 +6,7 @@ import argparse
 import csv
 import importlib
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 import torch
 
 from suffice.datasets import load_dataset
-from suffice.datasets.synthetic_mnist import SyntheticMnist
 from suffice.explainers.lax import AdapterSettings, new_adapter
 from suffice.models.resnet18 import synthetic_mnist
 
@@ -65,15 +65,13 @@ def test_means_are_over_the_images_that_every_method_has(bench: Any) -> None:
 def test_rows_are_scored_once_and_the_table_comes_out(
     bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from torchvision.datasets import MNIST
-
-    class Digits:
-        data = torch.zeros(4, 28, 28, dtype=torch.uint8)
-        targets = torch.tensor([3, 1, 4, 1])
-
-    Digits.data[:, 6:22, 10:16] = 255
-    monkeypatch.setattr(MNIST, "__new__", lambda cls, *args, **options: Digits())
-    assert isinstance(load_dataset("synthetic-mnist", tmp_path), SyntheticMnist)
+    digits = np.zeros((4, 28, 28), dtype=np.uint8)
+    digits[:, 6:22, 10:16] = 255
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 4, 28, 28) + digits.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 4) + bytes([3, 1, 4, 1]))
     classifier = synthetic_mnist()
     (tmp_path / "base").mkdir()
     from safetensors.torch import save_file

@@ -2,7 +2,10 @@
 
 Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, appendix A.2: "background images using random
 pixel values, […] randomly placed geometric shapes (e.g., boxes), and […] randomly scaled and positioned MNIST digits".
-The paper leaves sizes open. Here a scene has 64 x 64 pixels, which its 8 x 8 map at a stride of 8 implies.
+The paper leaves sizes and colours open. Here a scene has 64 x 64 pixels, which its 8 x 8 map at a stride of 8 implies.
+The noise is dark in some scenes and bright in others: a model that has seen digits on equally bright noise alone takes
+a digit on black for another one, so that each mask is scored by the noise that it keeps, not by what it shows of the
+digit.
 
 >>> import numpy as np
 >>> digit = np.zeros((28, 28), dtype=np.uint8)
@@ -27,7 +30,7 @@ from suffice.errors import InputError
 from suffice.images import Photo
 
 SIDE = 64
-_NOISE = 128  # pixel values of the background lie below
+_NOISE = 160  # the brightest that a background's noise can be; each scene draws its own brightest, from black on
 _BOXES = (1, 4)  # how many, at least and at most
 _BOX_SIDE = (6, 20)  # in pixels
 _BOX_COLOUR = 200  # a box may be bright, but never white as a digit is
@@ -51,7 +54,8 @@ def scene(
     Returns:
         image (64, 64, 3), 0 to 255, and mask, bool (64, 64): where the digit covers more than half of a pixel's colour.
     """
-    image = random.integers(0, _NOISE, (SIDE, SIDE, 3)).astype(np.float64)
+    brightest = random.integers(0, _NOISE, endpoint=True)
+    image = random.integers(0, brightest, (SIDE, SIDE, 3), endpoint=True).astype(np.float64)
     for _ in range(random.integers(*_BOXES, endpoint=True)):
         height, width = random.integers(*_BOX_SIDE, size=2, endpoint=True)
         top, left = random.integers(0, SIDE - height + 1), random.integers(0, SIDE - width + 1)

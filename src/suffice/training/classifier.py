@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"epochs": 500.0, "optimizer": "adam"},
     # For Synthetic MNIST, whose 60,000 scenes are more than are needed.
     "quick": {
-        "epochs": 0.34,
+        "epochs": 0.5,
         "optimizer": "adamw",
         "learning_rate": 2e-3,
         "weight_decay": 0.02,
