@@ -220,6 +220,20 @@ def occlusion_names(occlusion: str) -> list[str]:
     return [name.strip() for name in _BETWEEN_NAMES.split(occlusion)]
 
 
+def polyline(values: Sequence[float], width: int, height: int) -> str:
+    """Values as the points of an SVG polyline that fills a box, the greatest at the top; equal ones in the middle.
+
+    >>> polyline([0.0, 5.0, 10.0], 20, 10)
+    '0,9 10,5 20,1'
+    """
+    least, most = min(values), max(values)
+    span = most - least or 1.0
+    x = width / max(1, len(values) - 1)
+    middle = 0.5 if most == least else 0.0
+    points = ((x * i, 1 + (height - 2) * (1 - (value - least) / span) * (1 - middle)) for i, value in enumerate(values))
+    return " ".join(f"{a:.4g},{b:.4g}" for a, b in points)
+
+
 def percent(share: float) -> str:
     """A share in [0, 1] as a percentage that is never rounded to nothing or to all.
 
@@ -310,7 +324,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: dict[str, Callable[..., Any]] = {"percent": percent, "duration": duration, "url": _url_path}
+    filters: dict[str, Callable[..., Any]] = {
+        "percent": percent,
+        "duration": duration,
+        "url": _url_path,
+        "polyline": polyline,
+    }
     made.filters |= filters
     made.globals |= {"told_apart": told_apart, "occlusion_names": occlusion_names}
     return made
