@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types format benchmark benchmark-rex table3 table4 table5 clean
+.PHONY: demo test test-slow lint types format benchmark benchmark-rex benchmark-matching table3 table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -39,6 +39,10 @@ benchmark-runner: .venv/dev
 	$(BIN)/python benchmarks/benchmark_runner.py kills
 	$(BIN)/python benchmarks/benchmark_runner.py overhead
 	$(BIN)/python benchmarks/benchmark_runner.py memory
+
+# Activation matching in the paper's condition; goes on where it was stopped.
+benchmark-matching: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/activation_matching.py photos $(PHOTOS)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

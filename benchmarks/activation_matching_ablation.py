@@ -20,7 +20,7 @@ import suffice
 from suffice.cli.process import keep_buffers
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 CASES = {  # act, CE, KL, area, bin, TV, rob
     "no area term": "1,4,.4,0,.3,15,6",

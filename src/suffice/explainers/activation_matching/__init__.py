@@ -44,7 +44,7 @@ from suffice.explainers.activation_matching.weighted import matched_masks, parse
 from suffice.explainers.descent import peeled
 from suffice.explainers.method import Found, MethodSettings, Progress
 from suffice.explainers.sufficiency import SufficiencyTest
-from suffice.occlusion import Occlusion, painted_logits
+from suffice.occlusion import Occlusion, make_occlusion, painted_logits
 
 _RESERVE = 1.0  # logits that the label keeps to spare while learning, under backgrounds drawn anew at each step
 _UNSEEN = 1_000_003  # of the seeds of the backgrounds that a mask is checked on, which no step has seen
@@ -54,7 +54,7 @@ class ActivationMatchingSettings(MethodSettings):
     """Settings of activation matching."""
 
     lambdas: str = ""  # none: the mode without weights; or a preset (mnist, zucchini, …), or act,ce,kl,area,bin,tv,rob
-    steps: int = Field(100, ge=0, le=100_000)  # of learning; 0 takes what `network` proposes as it is
+    steps: int = Field(150, ge=0, le=100_000)  # of learning; 0 takes what `network` proposes as it is
     smooth: float = Field(1.5, ge=0, le=32)  # pixels at a side of 224; larger = fewer, rounder pieces. Without weights
     robustness: Literal["noise", "colours", "none"] = "noise"  # backgrounds on which the label must stay, besides
     draws: int = Field(4, ge=1, le=1000)  # backgrounds of that kind on which each candidate is checked
@@ -216,7 +216,7 @@ class Robust:
         classifier: which is asked.
         image: (C, H, W) in [0, 1].
         target: class that must stay on top.
-        kind: `noise` or `colours`.
+        kind: `noise`, of which the first is that of the fill `noise` with this seed; or `colours`.
         draws: how many backgrounds.
         seed: of the backgrounds.
     """
@@ -226,6 +226,8 @@ class Robust:
         random = torch.Generator().manual_seed(seed + _UNSEEN)
         drawn: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
         self._backgrounds = drawn[kind](image.expand(draws, *image.shape), random)
+        if kind == "noise":
+            self._backgrounds[0] = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]
 
     def __call__(self, mask: Tensor) -> bool:
         """The verdict on one mask, bool (H, W)."""

@@ -39,6 +39,7 @@ _BUDGET_RATE, _LARGEST_CUT, _LARGEST_RISE = 0.1, 0.1, 0.05  # of the logarithm o
 _HALVINGS = 8  # of the logarithm of the budget, to find where first scores that are given satisfy the constraints
 _VIEWS_A_STEP = 2
 _NEW = 0.4  # weight of the last answer in the running mean of a view whose background differs each time
+_PLENTY = 0.5  # logits of slack with which a view need not be asked at each step
 _WORTH = 0.98  # times the smallest mask so far is small enough to be asked about
 _SIDE = 224  # pixels, at which `smooth` is meant
 
@@ -114,7 +115,7 @@ def smallest_masks(
             masks, threshold = highest(smoothed.detach(), kept, inside)
             spread = smoothed.detach()[:, inside].std(1, correction=0) + 1e-6
             soft = torch.sigmoid((smoothed - threshold[:, None, None]) / spread[:, None, None])
-            asked = _asked(step, known)
+            asked = _asked(step, known, [view.reserve > 0 for view in views])
             gradient, slacks = gradients(
                 classifier, images, masks.float(), targets, [views[v] for v in asked], random, _SOFTNESS
             )
@@ -140,6 +141,9 @@ def smallest_masks(
     except KeyboardInterrupt:
         if any(search.mask is None for search in found):
             raise
+    for search, last in zip(found, blurred(learnt, sigma), strict=True):
+        if search.mask is None:
+            search.scores = last
     return found
 
 
@@ -190,17 +194,24 @@ def _standardised(scores: Tensor, inside: Tensor) -> Tensor:
     return (scores - values.mean(1)[:, None, None]) / scale[:, None, None]
 
 
-def _asked(step: int, known: Tensor) -> list[int]:
-    """Which views a step asks: in turn, and from the second turn on the one with the least slack among them."""
+def _asked(step: int, known: Tensor, drawn: Sequence[bool]) -> list[int]:
+    """Which views a step asks: all in turn, and from the second turn on the one with the least slack among them.
+
+    Where one of two has slack to spare for every image, the other one is asked twice if its background is drawn anew,
+    but for every third step.
+    """
     count = len(known)
     if count <= _VIEWS_A_STEP:
-        return list(range(count))
+        views = list(range(count))
+        worst = int(known.amin(1).argmin())
+        spare = all(float(known[v].min()) > _PLENTY for v in views if v != worst)
+        return [worst, worst] if count > 1 and step % 3 and spare and drawn[worst] else views
     turn = [(_VIEWS_A_STEP * step + i) % count for i in range(_VIEWS_A_STEP)]
     if step * _VIEWS_A_STEP < count:
         return turn
-    turn = [step % count]
     worst = int(known.mean(1).argmin())
-    return sorted({worst, *turn}) if worst not in turn else sorted({worst, (step + 1) % count})
+    other = step % count
+    return [worst, other if other != worst or drawn[worst] else (step + 1) % count]
 
 
 def _names(views: Sequence[View]) -> list[str]:
