@@ -23,7 +23,8 @@ A probe, two images of noise, goes through the network, and what each module ret
 | `tokens` | (N, prefix + h·w, C) | ViT; the class token and registers are the prefix |
 
 The probe says something of the network and not of an image, so it is not counted in `Classifier.forward_passes`; it is
-made once for a classifier. What no module returns (the result of a bare function in `forward`) cannot be seen.
+made once for a classifier. What no module returns (the result of a bare function in `forward`) cannot be seen. Tokens
+are taken to lie row by row: the early stages of Hiera, which keeps them in another order, come out shuffled.
 """
 
 from __future__ import annotations
