@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from suffice.circuits import load_circuit
+from suffice.circuits import compare_circuits, load_circuit
 
 SIDE = 32
 TOY = ("--model", "toy_models:convolution", "--layers", "all", "--switch", "all", "--device", "cpu")
@@ -187,3 +187,19 @@ def test_references(suffice: Any, save_photo: Any) -> None:
     run = suffice("circuit", photo, *TOY, "--reference", "others", "--json")
     assert run.status == 0, run.err
     assert run.json[0]["settings"]["reference"] == 3
+
+
+def test_what_images_of_a_class_share(suffice: Any, save_photo: Any) -> None:
+    photos = [save_photo("a.png", 1), save_photo("b.png", 2)]
+    run = suffice("circuit", *photos, *TOY, "--nodes", "4", "--target", "1", "--share", "0.5", "--out", "out")
+    assert run.status == 0, run.err
+    first, second = (load_circuit(f"out/{name}-circuit") for name in "ab")
+    common = compare_circuits([first, second])
+    assert (
+        f"1: the circuits of 2 images share {common.on_overlap:.0%} of their channels, {common.node_overlap:.0%} of "
+        f"the drawn nodes and {common.edge_overlap:.0%} of the edges"
+    ) in run.out
+    page = Path("out/circuits.html").read_text()
+    found = re.findall(r"Nodes in all: (.*?)</p>", page)
+    listed = {node for text in found for node in re.findall(r"<code>(.*?)</code>", text)}
+    assert listed == common.shared_nodes

@@ -188,6 +188,7 @@ class _Job:
     as_json: bool
     show_traceback: bool
     entries: list[CircuitEntry] = dataclasses.field(default_factory=list)
+    circuits: list[Circuit] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def run(self, paths: list[str]) -> int:
@@ -242,6 +243,7 @@ class _Job:
         directory = self.folder / name
         circuit.save(directory, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
         command = self._command([photo.path])
+        self.circuits.append(dataclasses.replace(circuit, maps={}, whole=None))  # maps of many photos would fill memory
         self.entries.append(make_circuit_entry(circuit, photo, frame, mask, directory=name, command=command))
         return directory
 
@@ -249,16 +251,24 @@ class _Job:
         if self.folder is None or not self.entries:
             return
         from suffice.circuits.circuit import write_whole
-        from suffice.report.circuits import render_circuits
+        from suffice.report.circuits import render_circuits, shared_by_class
 
-        page = render_circuits(self.entries, command=self._command(self.arguments), failures=self.failures)
+        shared = shared_by_class(self.circuits)
+        command = self._command(self.arguments)
+        page = render_circuits(self.entries, command=command, failures=self.failures, shared=shared)
         report = self.folder / _REPORT
         try:
             write_whole(report, page.encode("utf-8"))
         except OSError as error:
             raise InputError(f"could not write {report}: {error.strerror}") from error
-        if not self.as_json:
-            say(f"report: {report}")
+        if self.as_json:
+            return
+        for common in shared:
+            say(
+                f"{common.target_name}: the circuits of {common.images} images share {common.on_overlap:.0%} of their "
+                f"channels, {common.node_overlap:.0%} of the drawn nodes and {common.edge_overlap:.0%} of the edges"
+            )
+        say(f"report: {report}")
 
     def _command(self, images: list[str]) -> str:
         words = [word for name, value in self.words.items() if value is not None for word in (f"--{name}", str(value))]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from suffice.circuits import Circuit, compare_with_whole
+from suffice.circuits import Circuit, compare_circuits, compare_with_whole
 from suffice.circuits.circuit import Graph
 from suffice.images import Frame, Photo
 from suffice.report.circuit_figure import Dot, Layout, describe, lay_out
@@ -119,13 +119,45 @@ def make_circuit_entry(
     )
 
 
-def render_circuits(entries: Sequence[CircuitEntry], *, command: str, failures: Sequence[tuple[str, str]] = ()) -> str:
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the circuits of several images of one class have in common: `nodes` by id, and overlaps in [0, 1]."""
+
+    target_name: str
+    images: int
+    nodes: tuple[str, ...]
+    node_overlap: float
+    edge_overlap: float
+    on_overlap: float
+
+
+def shared_by_class(circuits: Sequence[Circuit]) -> tuple[Shared, ...]:
+    """For each class that two circuits or more are of, in the order of its first."""
+    found = []
+    for target in dict.fromkeys(circuit.target for circuit in circuits):
+        of_class = [circuit for circuit in circuits if circuit.target == target]
+        if len(of_class) > 1:
+            common = compare_circuits(of_class)
+            nodes = tuple(node.id for node in of_class[0].nodes if node.id in common.shared_nodes)
+            overlaps = (common.node_overlap, common.edge_overlap, common.on_overlap)
+            found.append(Shared(of_class[0].target_name, len(of_class), nodes, *overlaps))
+    return tuple(found)
+
+
+def render_circuits(
+    entries: Sequence[CircuitEntry],
+    *,
+    command: str,
+    failures: Sequence[tuple[str, str]] = (),
+    shared: Sequence[Shared] = (),
+) -> str:
     """One self-contained HTML file.
 
     Args:
         entries: in the order in which they are shown.
         command: makes the whole report again.
         failures: (image, one-line error) of the images that have no circuit.
+        shared: what circuits of a class have in common.
 
     Returns:
         HTML, to be written as UTF-8. The same entries give the same text.
@@ -137,6 +169,7 @@ def render_circuits(entries: Sequence[CircuitEntry], *, command: str, failures: 
         .render(
             entries=entries,
             failures=failures,
+            shared=shared,
             command=command,
             generator=Markup(GENERATOR),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
