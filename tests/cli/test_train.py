@@ -123,3 +123,23 @@ def test_labels_that_the_model_does_not_have_are_refused(suffice: Callable[..., 
     run = suffice("train-lax", str(photos), *words)
     assert run.status == 2
     assert "expected labels of" in run.complaints(1)[0]
+
+
+def test_a_matcher_that_explain_takes(suffice: Callable[..., Any], photos: Path) -> None:
+    base = train(suffice, photos, "--out", "base").json[0]["weights"]
+    loading = ("--model", "toy_models:trainable", "--weights", base)
+    run = suffice("train-matcher", str(photos), *loading, *QUICK, "--out", "matcher")
+    assert run.status == 0, run.err
+    (result,) = run.json
+    assert (result["images"], result["steps"]) == (24, 24)
+    assert result["forward_passes"] >= 24 * 8 * 3
+    explained = suffice(
+        "explain", str(photos / "left" / "00.png"), *loading, "--method", "activation-matching", "--occlusion", "zero",
+        "--set", f"network={result['network']}", "--set", "steps=0", "--set", "robustness=none", "--json",
+    )  # fmt: skip
+    assert explained.status == 0, explained.err
+    assert explained.json[0]["backward_passes"] == 0
+    assert explained.json[0]["sufficient"]
+    refused = suffice("train-matcher", str(photos), *loading, "--set", "least_area=0.9", "--out", "other")
+    assert refused.status == 2
+    assert "expected least_area of at most largest_area" in refused.err
