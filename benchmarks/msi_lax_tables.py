@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="data", help="folder that holds the data set")
     parser.add_argument("--work", type=Path, help="runs and rows (.msi-lax/TABLE)")
     parser.add_argument("--out", type=Path, help="the table (results/msi-lax-tableTABLE.csv)")
-    parser.add_argument("--images", type=int, default=200, help="test images that are explained")
+    parser.add_argument("--images", type=int, default=150, help="test images that are explained; more can be added")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
