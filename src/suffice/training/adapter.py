@@ -122,9 +122,11 @@ class LaxTask(Task):
                 classifier.forward_passes += len(images)
                 masked = logits(normalised * maps[:, None])
                 return lax_loss(masked, labels, low, settings.entropy_weight, settings.temperature)
-            # Thresholds between half of α_min and half-way from it to 1.
+            # Show is asked of from half of α_min up to 1, the complement of about α_min.
             draws = torch.rand(2, len(images), 1, 1, generator=random, device=random.device).to(maps.device)
-            above, below = (soft_threshold(maps, (settings.alpha_min + draw) / 2, settings.width) for draw in draws)
+            half = settings.alpha_min / 2
+            above = soft_threshold(maps, half + (1 - half) * draws[0], settings.width)
+            below = soft_threshold(maps, half + draws[1] / 2, settings.width)
             shown = logits(normalised * above[:, None])
             rest = logits(normalised * (1 - below)[:, None])
             classifier.forward_passes += 2 * len(images)
