@@ -235,3 +235,35 @@ def test_several_seeds_count_and_samples_have_no_labels(run: Any, toy: dict[str,
     assert {r["error"] for r in rows} == {'expected images with labels for target = "label"; these have none'}
     _, rows = run(toy | {"target": "predicted", "seeds": [0, 1]}, "out2")
     assert {(r["seed"], r["status"]) for r in rows} == {(0, "done"), (1, "done")}
+
+
+def test_maps_of_an_adapter_keep_their_scale_and_another_adapter_is_another_method(
+    run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench_models
+
+    from suffice.explainers.lax import AdapterSettings, heatmaps, new_adapter
+
+    classifier = bench_models.convolution()
+    adapter = new_adapter(classifier, AdapterSettings(design="paper"))
+    monkeypatch.setenv("ADAPTERS", str(tmp_path))
+    adapter.save(tmp_path / "adapter.safetensors")
+    toy |= {"gammas": [], "maps": True, "occlusions": ["zero"]}
+    toy["models"] = [{"model": "bench_models:convolution", "label": "conv", "device": "cpu"}]
+    toy["methods"] = [{"method": "lax", "settings": {"adapter": "${ADAPTERS}/adapter.safetensors"}}]
+    toy["metrics"] = [{"names": ["msi", "msi_penalty"], "occlusion": "zero", "options": {"alpha_min": 0.4}}]
+    _, rows = run(toy)
+    image = suffice.load_image(photos / "b_1.png", classifier)
+    heat = heatmaps(classifier, adapter, image[None])[1][0]
+    expected = suffice.score(
+        classifier, image, heat, ["msi", "msi_penalty"], 1, "zero", alpha_min=0.4, normalise="none"
+    )
+    assert {m: values(rows, metric=m)["b_1.png"] for m in expected} == expected
+    # The same file elsewhere is the same adapter; another one in its place is not.
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    monkeypatch.setenv("ADAPTERS", str(other))
+    adapter.save(other / "adapter.safetensors")
+    assert run(toy)[0].cells == 0
+    new_adapter(classifier, AdapterSettings(design="paper", seed=1)).save(other / "adapter.safetensors")
+    assert run(toy)[0].cells == 4
