@@ -74,6 +74,8 @@ def _figure(spec: PlotSpec, values: Values) -> Figure:
     """A row of panels for each metric, a column for each model."""
     models = list(dict.fromkeys(g.model for g in values)) if spec.lines != "model" else [None]
     lines = list(dict.fromkeys(getattr(g, spec.lines) for g in values))
+    levels = [g.level for g in values]
+    wide = max(levels) - min(levels) or 1.0
     figure = Figure(figsize=(max(4.6, 3.9 * len(models)), 3.1 * len(spec.metrics) + 0.7), layout="constrained")
     axes = figure.subplots(len(spec.metrics), len(models), squeeze=False, sharey="row")
     for row, metric in enumerate(spec.metrics):
@@ -89,7 +91,7 @@ def _figure(spec: PlotSpec, values: Values) -> Figure:
                     key=lambda g: g.level,
                 )
                 if here:
-                    beside = 0.006 * (index - (len(lines) - 1) / 2)  # so that bars at one γ do not hide each other
+                    beside = 0.006 * wide * (index - (len(lines) - 1) / 2)  # so that bars do not hide each other
                     _draw(axis, values, here, spec, beside, COLOURS[index % 8], _MARKERS[index % 8], line)
             _label(axis, spec, metric, model, row, column)
     drawn = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
