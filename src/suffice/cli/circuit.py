@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shlex
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suffice.cli.command import number, one_line, progress_bar, whole_number, writable
-from suffice.cli.process import UnreadError, complain, keep_buffers, print_any_name, say
+from suffice.cli.command import explain_each, folder_names, number, one_line, whole_number, writable
+from suffice.cli.process import keep_buffers, print_any_name, say
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -193,32 +192,22 @@ class _Job:
 
     def run(self, paths: list[str]) -> int:
         """Trace the circuit of each image; returns the exit status."""
-        try:
-            self._trace_all(paths)
-        except BaseException:
-            # Also after an interruption what is done is worth a report; what went wrong first is what is told.
-            with contextlib.suppress(InputError, UnreadError):
-                self._write_report()
-            raise
-        self._write_report()
-        return 1 if self.failures else 0
+        names = [f"{name}-circuit" for name in folder_names(paths)]
 
-    def _trace_all(self, paths: list[str]) -> None:
-        bar = progress_bar(len(paths))
-        for path, name in zip(paths, _folder_names(paths), strict=True):
-            try:
-                with (
-                    bar(path) as progress,
-                    one_line(f"could not trace {path} with {self.classifier.name}", self.show_traceback),
-                ):
-                    circuit, directory = self._trace(path, name, progress)
-            except InputError as error:
-                if len(paths) == 1:
-                    raise
-                self.failures.append((path, str(error)))
-                complain(f"{path}: {error}" if path not in str(error) else str(error))
-            else:
-                say(_as_json(circuit, directory) if self.as_json else _as_text(circuit))
+        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+            circuit, directory = self._trace(path, name, progress)
+            return _as_json(circuit, directory) if self.as_json else _as_text(circuit)
+
+        return explain_each(
+            paths,
+            names,
+            one,
+            self._write_report,
+            self.failures,
+            complaint=lambda path, error: error if path in error else f"{path}: {error}",
+            what=lambda path: f"could not trace {path} with {self.classifier.name}",
+            show_traceback=self.show_traceback,
+        )
 
     def _trace(self, path: str, name: str, progress: Callable[[float], None]) -> tuple[Circuit, Path | None]:
         from suffice.circuits import trace_circuit
@@ -305,26 +294,6 @@ def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
         f"expected a mask of {height} x {width} (height x width), as the model sees, or {photo}, as the photo has it; "
         f"{path} has {received}"
     )
-
-
-def _folder_names(paths: list[str]) -> list[str]:
-    """A folder name for each path: its stem and `circuit`, numbered where several share it.
-
-    >>> _folder_names(["a/cat.png", "b/Cat.jpg", "..png"])
-    ['cat-circuit', 'Cat-2-circuit', 'image-circuit']
-    """
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        stem = Path(path.removeprefix("sample:")).stem
-        if not stem.strip("."):
-            stem = "image"
-        name, count = stem, 2
-        while name.casefold() in taken:
-            name, count = f"{stem}-{count}", count + 1
-        taken.add(name.casefold())
-        names.append(f"{name}-circuit")
-    return names
 
 
 def _as_json(circuit: Circuit, directory: Path | None) -> str:

@@ -7,11 +7,12 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import typer
 
+from suffice.cli.process import UnreadError, complain, say
 from suffice.errors import InputError, reason
 
 
@@ -113,3 +114,70 @@ def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManage
                 finished += 1
 
     return shown
+
+
+def explain_each(
+    paths: list[str],
+    names: list[str],
+    one: Callable[[str, str, Callable[[float], None]], str],
+    write_report: Callable[[], None],
+    failures: list[tuple[str, str]],
+    complaint: Callable[[str, str], str],
+    what: Callable[[str], str],
+    show_traceback: bool,
+) -> int:
+    """Explain one image after the other, and write the report of what was done, also of a run that was stopped.
+
+    Args:
+        paths: of the images.
+        names: of their folders.
+        one: path, name and a function that is told the share done -> what is said of it on stdout.
+        write_report: called once, at the end or where the run was stopped.
+        failures: gets the path and the error of each image that could not be explained.
+        complaint: path and error -> the line on stderr.
+        what: path -> what could not be done, for an error of the model's own code.
+        show_traceback: of such an error.
+
+    Returns:
+        The exit status. Of a single image the error is raised.
+    """
+    try:
+        bar = progress_bar(len(paths))
+        for path, name in zip(paths, names, strict=True):
+            try:
+                with bar(path) as progress, one_line(what(path), show_traceback):
+                    text = one(path, name, progress)
+            except InputError as error:
+                if len(paths) == 1:
+                    raise
+                failures.append((path, str(error)))
+                complain(complaint(path, str(error)))
+            else:
+                say(text)
+    except BaseException:
+        # Also after an interruption what is done is worth a report; what went wrong first is what is told.
+        with contextlib.suppress(InputError, UnreadError):
+            write_report()
+        raise
+    write_report()
+    return 1 if failures else 0
+
+
+def folder_names(paths: list[str], reserved: Iterable[str] = ()) -> list[str]:
+    """A folder name for each path: its stem, numbered where several share it, on any file system.
+
+    >>> folder_names(["a/cat.png", "b/Cat.jpg", "report.html.png", "..png"], reserved=["report.html"])
+    ['cat', 'Cat-2', 'report.html-2', 'image']
+    """
+    names: list[str] = []
+    taken = {name.casefold() for name in reserved}
+    for path in paths:
+        stem = Path(path.removeprefix("sample:")).stem
+        if not stem.strip("."):
+            stem = "image"
+        name, number = stem, 2
+        while name.casefold() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+        taken.add(name.casefold())
+    return names

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suffice.cli.command import number, one_line, parse_settings, progress_bar, whole_number, writable
-from suffice.cli.process import UnreadError, complain, keep_buffers, print_any_name, say
+from suffice.cli.command import (
+    explain_each,
+    folder_names,
+    number,
+    one_line,
+    parse_settings,
+    whole_number,
+    writable,
+)
+from suffice.cli.process import keep_buffers, print_any_name, say
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -181,32 +189,22 @@ class _Job:
 
     def run(self, paths: list[str]) -> int:
         """Explain each path; returns the exit status."""
-        try:
-            self._explain_all(paths)
-        except BaseException:
-            # Also after an interruption what is done is worth a report; what went wrong first is what is told.
-            with contextlib.suppress(InputError, UnreadError):
-                self._write_report()
-            raise
-        self._write_report()
-        return 1 if self.failures else 0
+        names = folder_names(paths, ("report.html", _PARTIAL_REPORT))
 
-    def _explain_all(self, paths: list[str]) -> None:
-        bar = progress_bar(len(paths))
-        for path, name in zip(paths, _unique_names(paths), strict=True):
-            try:
-                with (
-                    bar(path) as progress,
-                    one_line(f"could not explain {path} with {self.classifier.name}", self.show_traceback),
-                ):
-                    explanation, directory = self._explain(path, name, len(paths) > 1, progress)
-            except InputError as error:
-                if len(paths) == 1:
-                    raise
-                self.failures.append((path, str(error)))
-                complain(str(error))
-            else:
-                say(_as_json(explanation, directory) if self.as_json else _as_text(explanation))
+        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+            explanation, directory = self._explain(path, name, len(paths) > 1, progress)
+            return _as_json(explanation, directory) if self.as_json else _as_text(explanation)
+
+        return explain_each(
+            paths,
+            names,
+            one,
+            self._write_report,
+            self.failures,
+            complaint=lambda path, error: error,
+            what=lambda path: f"could not explain {path} with {self.classifier.name}",
+            show_traceback=self.show_traceback,
+        )
 
     def _explain(
         self, path: str, name: str, several: bool, progress: Callable[[float], None]
@@ -293,23 +291,3 @@ def _as_text(explanation: Explanation) -> str:
         *(f"  note: {note}" for note in explanation.notes),
     ]
     return "\n".join(lines)
-
-
-def _unique_names(paths: list[str]) -> list[str]:
-    """A folder name for each path: its stem, numbered where several share it, on any file system.
-
-    >>> _unique_names(["a/cat.png", "b/Cat.jpg", "report.html.png", "..png"])
-    ['cat', 'Cat-2', 'report.html-2', 'image']
-    """
-    names: list[str] = []
-    taken = {"report.html", _PARTIAL_REPORT}
-    for path in paths:
-        stem = Path(path.removeprefix("sample:")).stem
-        if not stem.strip("."):
-            stem = "image"
-        name, number = stem, 2
-        while name.casefold() in taken:
-            name, number = f"{stem}-{number}", number + 1
-        names.append(name)
-        taken.add(name.casefold())
-    return names
