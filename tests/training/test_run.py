@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch import nn
 from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
-from suffice.training import run
 from suffice.training.classifier import ClassifierTask, ClassifierTraining, accuracy, varied
 from suffice.training.run import CHECKPOINT, HISTORY, Batches, Examples, Machine, fit
 
@@ -163,17 +163,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    replace = run.os.fsync
+    to_disk = os.fsync
     written = 0
 
     def full(descriptor: int) -> None:
         nonlocal written
         written += 1
-        if written > 3:  # run.json, the first checkpoint and its history
+        if written > 6:  # run.json, the first checkpoint and its history, each with its folder
             raise OSError(errno.ENOSPC, "No space left on device")
-        replace(descriptor)
+        to_disk(descriptor)
 
-    monkeypatch.setattr(run.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"could not write .*checkpoint\.ckpt: No space left on device; .*is intact"):
         train(photos, folder)
     monkeypatch.undo()

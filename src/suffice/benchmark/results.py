@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError, reason
+from suffice.files import write_whole
 
 Row = dict[str, Any]
 
@@ -254,35 +255,6 @@ def _as_bytes(values: Tensor) -> bytes:
 
 def _as_map(content: bytes, shape: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, "<f4").astype(np.float32).reshape(shape))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is on the disk whole, or not there."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            _to_disk(file)
-        partial.replace(path)
-        _folder_to_disk(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"could not write {path}: {error.strerror}") from error
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _folder_to_disk(folder: Path) -> None:
-    """So that the new name survives a loss of power, too."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _lock(file: Any, folder: Path) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 if TYPE_CHECKING:
     import networkx
@@ -197,13 +197,9 @@ class Circuit:
         graphml = io.BytesIO()
         networkx.write_graphml(self.to_networkx(), graphml)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        files = {"circuit.json": text.encode("utf-8", "backslashreplace"), "circuit.graphml": graphml.getvalue()}
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            for name, data in (files | (extra or {})).items():
-                write_whole(directory / name, data)
-        except OSError as error:
-            raise InputError(f"could not write the circuit to {directory}: {error.strerror or error}") from error
+        files: dict[str, bytes | str] = {"circuit.json": text, "circuit.graphml": graphml.getvalue()}
+        for name, data in (files | (extra or {})).items():
+            write_whole(directory / name, data)
         return directory
 
 
@@ -213,19 +209,6 @@ def _plain(nodes: tuple[Node, ...], edges: tuple[Edge, ...]) -> dict[str, Any]:
 
 def _graph(content: dict[str, Any]) -> Graph:
     return Graph(tuple(Node(**n) for n in content["nodes"]), tuple(Edge(**e) for e in content["edges"]), {})
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears complete or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".suffice-", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(data)
-            file.close()
-            partial.chmod(0o644)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def load_circuit(path: str | os.PathLike[str]) -> Circuit:

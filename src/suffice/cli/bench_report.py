@@ -9,6 +9,7 @@ import typer
 
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 _FORMATS = ("markdown", "latex", "csv", "html")
 
@@ -30,7 +31,6 @@ def bench_report(
         raise InputError(f"expected --out with --format html; got it with {format}, which goes to stdout")
     from dataclasses import replace
 
-    from suffice.benchmark.results import write_whole
     from suffice.benchmark.tables import as_csv, as_latex, as_markdown, comparison_table, read_report
 
     print_any_name("utf-8")
@@ -40,15 +40,11 @@ def bench_report(
         from suffice.report.benchmark import plots, png, render_benchmark
 
         place = Path(out or folder)
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"expected a folder that can be written to; got {place}: {error.strerror}") from error
         drawn = list(plots(report))
         for number, plot in enumerate(drawn, 1):
             write_whole(place / f"plot-{number}.png", png(plot.figure))
         page = render_benchmark(report, drawn, folder=folder, more=compared)
-        write_whole(place / "report.html", page.encode("utf-8", "backslashreplace"))
+        write_whole(place / "report.html", page)
         say(f"report: {place / 'report.html'}")
         return 0
     if compared:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.cli.command import explain_each, folder_names, number, one_line, whole_number, writable
+from suffice.cli.options import BatchSize, Classes, Device, Images, InputSize, Json, Target, Traceback, Weights
 from suffice.cli.process import keep_buffers, print_any_name, say
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,9 +30,7 @@ _REPORT = "circuits.html"
 
 
 def circuit(
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE…", help="Files, folders of images, or sample:cat and the like.")
-    ],
+    images: Images,
     mask: Annotated[
         str | None,
         typer.Option(
@@ -43,12 +43,8 @@ def circuit(
         str | None,
         typer.Option(help="timm:NAME, torchvision:NAME or module.path:function. [default: efficientnet-lite0]"),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
-    ] = None,
+    weights: Weights = None,
+    classes: Classes = None,
     layers: Annotated[
         str,
         typer.Option(help="Whose channels are drawn: stages, blocks, all, or names of modules joined by commas."),
@@ -76,7 +72,7 @@ def circuit(
             parser=number, metavar="NUMBER", help="Share of the whole network's confidence to keep, 0 to 1 (γ)."
         ),
     ] = 0.5,
-    target: Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")] = None,
+    target: Target = None,
     occlusion: Annotated[
         str, typer.Option(help="What an explanation shows where its mask is off: a fill, such as zero or mean.")
     ] = "zero",
@@ -94,21 +90,11 @@ def circuit(
         str | None,
         typer.Option(metavar="DIR", help=f"Where the results go. [default: {_DEFAULT_OUT}; nothing with --json]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, nothing else.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
-    ] = None,
-    input_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
-        ),
-    ] = None,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
-    ] = False,
+    as_json: Json = False,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    input_size: InputSize = None,
+    show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
     if batch_size is not None and batch_size < 1:
@@ -239,17 +225,13 @@ class _Job:
     def _write_report(self) -> None:
         if self.folder is None or not self.entries:
             return
-        from suffice.circuits.circuit import write_whole
         from suffice.report.circuits import render_circuits, shared_by_class
 
         shared = shared_by_class(self.circuits)
         command = self._command(self.arguments)
         page = render_circuits(self.entries, command=command, failures=self.failures, shared=shared)
         report = self.folder / _REPORT
-        try:
-            write_whole(report, page.encode("utf-8"))
-        except OSError as error:
-            raise InputError(f"could not write {report}: {error.strerror}") from error
+        write_whole(report, page)
         if self.as_json:
             return
         for common in shared:

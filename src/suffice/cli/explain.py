@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shlex
@@ -18,11 +17,26 @@ from suffice.cli.command import (
     number,
     one_line,
     parse_settings,
-    whole_number,
     writable,
+)
+from suffice.cli.options import (
+    LARGEST_SEED,
+    BatchSize,
+    Classes,
+    Device,
+    Images,
+    InputSize,
+    Json,
+    Model,
+    Seed,
+    Target,
+    Threshold,
+    Traceback,
+    Weights,
 )
 from suffice.cli.process import keep_buffers, print_any_name, say
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
@@ -30,26 +44,14 @@ if TYPE_CHECKING:
     from suffice.report.page import Entry
 
 _DEFAULT_OUT = "suffice-out"
-_PARTIAL_REPORT = ".report.html"
-_LARGEST_SEED = 2**63 - 1  # that torch takes
+_REPORT = "report.html"
 
 
 def explain(
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE…", help="Files, folders of images, or sample:cat and the like.")
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="timm:NAME, torchvision:NAME, module.path:function or FILE.onnx. [default: efficientnet-lite0]"
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
-    ] = None,
+    images: Images,
+    model: Model = None,
+    weights: Weights = None,
+    classes: Classes = None,
     method: Annotated[
         str,
         typer.Option(
@@ -80,11 +82,9 @@ def explain(
             parser=number, metavar="NUMBER", help="Share of the whole image's confidence to keep, 0 to 1 (γ)."
         ),
     ] = 0.5,
-    target: Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")] = None,
-    threshold: Annotated[
-        float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    target: Target = None,
+    threshold: Threshold = 0.0,
+    seed: Seed = 0,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as iterations=20."),
@@ -93,30 +93,20 @@ def explain(
         str | None,
         typer.Option(metavar="DIR", help=f"Where the results go. [default: {_DEFAULT_OUT}; nothing with --json]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, nothing else.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    as_json: Json = False,
+    device: Device = "auto",
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 to screen faster; verdicts are those of float32.")
     ] = "float32",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
-    ] = None,
-    input_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
-        ),
-    ] = None,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
-    ] = False,
+    batch_size: BatchSize = None,
+    input_size: InputSize = None,
+    show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
     if not 0 <= keep_confidence <= 1:
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
-    if seed > _LARGEST_SEED:
-        raise InputError(f"expected --seed from 0 to {_LARGEST_SEED}; got {seed}")
+    if seed > LARGEST_SEED:
+        raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     settings = parse_settings(setting or [])
@@ -189,7 +179,7 @@ class _Job:
 
     def run(self, paths: list[str]) -> int:
         """Explain each path; returns the exit status."""
-        names = folder_names(paths, ("report.html", _PARTIAL_REPORT))
+        names = folder_names(paths, (_REPORT,))
 
         def one(path: str, name: str, progress: Callable[[float], None]) -> str:
             explanation, directory = self._explain(path, name, len(paths) > 1, progress)
@@ -235,15 +225,8 @@ class _Job:
         from suffice.report.page import render_report
 
         page = render_report(self.entries, command=self._command(self.arguments, self.folder), failures=self.failures)
-        report, partial = self.folder / "report.html", self.folder / _PARTIAL_REPORT
-        try:
-            partial.write_text(page, encoding="utf-8")
-            partial.replace(report)
-        except OSError as error:
-            raise InputError(f"could not write {report}: {error.strerror}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+        report = self.folder / _REPORT
+        write_whole(report, page)
         if not self.as_json:
             say(f"report: {report}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,16 +15,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from suffice.cli.command import number, one_line, parse_settings, progress_bar, whole_number, writable
+from suffice.cli.command import one_line, parse_settings, progress_bar, writable
+from suffice.cli.options import (
+    LARGEST_SEED,
+    BatchSize,
+    Classes,
+    Device,
+    InputSize,
+    Model,
+    Seed,
+    Threshold,
+    Traceback,
+    Weights,
+)
 from suffice.cli.process import complain, keep_buffers, print_any_name, say
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
     from suffice.images import Photo
     from suffice.metrics import Scores
 
-_LARGEST_SEED = 2**63 - 1  # that torch takes
 _REPORT, _FIGURES = "report.html", "scores.json"
 
 
@@ -45,18 +56,9 @@ def score(
         str | None,
         typer.Option(help="Class number or name. [default: what the explanation explains, or the model's choice]"),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="timm:NAME, torchvision:NAME, module.path:function or FILE.onnx. [default: efficientnet-lite0]"
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    classes: Classes = None,
     occlusion: Annotated[
         str,
         typer.Option(
@@ -64,10 +66,8 @@ def score(
             "image:FILE, robust; several joined by commas: the worst counts."
         ),
     ] = "zero",
-    threshold: Annotated[
-        float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    threshold: Threshold = 0.0,
+    seed: Seed = 0,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,24 +87,14 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line on stdout for each map, nothing else.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]"),
-    ] = None,
-    input_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
-        ),
-    ] = None,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
-    ] = False,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    input_size: InputSize = None,
+    show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise InputError(f"expected --seed from 0 to {_LARGEST_SEED}; got {seed}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     options: dict[str, Any] = dict(parse_settings(setting or []))
@@ -305,8 +295,8 @@ class _Call:
         page = render_scores(
             lines, found, photo, self.classifier.preprocessing, command=self._command(folder), failures=failures
         )
-        _write_whole(folder / _FIGURES, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        _write_whole(folder / _REPORT, page)
+        write_whole(folder / _FIGURES, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+        write_whole(folder / _REPORT, page)
         if not self.as_json:
             say(f"report: {folder / _REPORT}")
 
@@ -369,19 +359,6 @@ def _check_report(folder: Path) -> None:
         with open(report, encoding="utf-8", errors="replace") as file:
             if GENERATOR not in file.read(4096):
                 raise InputError(f"expected an --out folder without another report; got {folder}, which has {report}")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A file that appears complete or not at all."""
-    partial = path.with_name(f".{path.name}")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"could not write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) -> str:

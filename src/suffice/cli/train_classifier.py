@@ -9,19 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from suffice.cli.command import one_line, parse_settings, whole_number
+from suffice.cli.options import Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
 from suffice.cli.process import keep_buffers, say
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 WEIGHTS = "classifier.safetensors"
 
 
 def train_classifier(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="synthetic-mnist, cifar10, cub200-20, …, or a folder of classes.")
-    ],
-    data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
-    ] = None,
+    dataset: Dataset,
+    data: Data = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -42,27 +40,23 @@ def train_classifier(
             help="epochs, batch_size, optimizer, learning_rate, schedule, flip, shift, …",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
+    seed: Seed = 0,
     test_images: Annotated[
         int | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="Images that the accuracy is of. [default: all]"),
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="cpu, gpu, auto …, as of Lightning's Trainer.")] = "auto",
-    devices: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes on a node.")] = 1,
-    nodes: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of a cluster.")] = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp, …, as of Lightning's Trainer.")] = "auto",
-    workers: Annotated[
-        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes that read images.")
-    ] = 0,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
-    ] = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    workers: Workers = 0,
+    show_traceback: Traceback = False,
 ) -> int:
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset
     from suffice.models import load_classifier
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
-    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr, write_whole
+    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")

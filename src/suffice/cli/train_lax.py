@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from suffice.cli.command import one_line, parse_settings, whole_number
+from suffice.cli.command import one_line, parse_settings
+from suffice.cli.options import (
+    Accelerator,
+    BaseModel,
+    BaseWeights,
+    Data,
+    Dataset,
+    Devices,
+    Nodes,
+    Seed,
+    Strategy,
+    Traceback,
+    TrainingImages,
+    Workers,
+)
 from suffice.cli.process import keep_buffers, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
@@ -17,32 +31,15 @@ ADAPTER = "adapter.safetensors"
 
 
 def train_lax(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="synthetic-mnist, cifar10, cub200-20, …, or a folder of classes.")
-    ],
-    data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="timm:NAME, torchvision:NAME or module.path:function. [default: the ResNet-18 made for DATASET, else "
-            "the embedded model]"
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="The model's weights, such as train-classifier writes; left as they are.")
-    ] = None,
+    dataset: Dataset,
+    data: Data = None,
+    model: BaseModel = None,
+    weights: BaseWeights = None,
     classes: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The model's class names, one a line. [default: those of DATASET]"),
     ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_number, metavar="INTEGER", help="Train on so many, drawn by the seed. [default: all]"
-        ),
-    ] = None,
+    images: TrainingImages = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and adapter.")] = "lax",
     preset: Annotated[
         str, typer.Option(help="default, or paper-synthetic-mnist, paper-cub200, paper-cifar10.")
@@ -51,17 +48,13 @@ def train_lax(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, design, objective, area_weight, …"),
     ] = None,
-    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
-    accelerator: Annotated[str, typer.Option(help="cpu, gpu, auto …, as of Lightning's Trainer.")] = "auto",
-    devices: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes on a node.")] = 1,
-    nodes: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of a cluster.")] = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp, …, as of Lightning's Trainer.")] = "auto",
-    workers: Annotated[
-        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes that read images.")
-    ] = 0,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
-    ] = False,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    workers: Workers = 0,
+    show_traceback: Traceback = False,
 ) -> int:
     """Train a LAX adapter on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset

@@ -8,53 +8,47 @@ from typing import Annotated, Any
 
 import typer
 
-from suffice.cli.command import one_line, parse_settings, whole_number
+from suffice.cli.command import one_line, parse_settings
+from suffice.cli.options import (
+    Accelerator,
+    BaseModel,
+    BaseWeights,
+    Data,
+    Dataset,
+    Devices,
+    Nodes,
+    Seed,
+    Strategy,
+    Traceback,
+    TrainingImages,
+    Workers,
+)
 from suffice.cli.process import keep_buffers, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
+from suffice.files import write_whole
 
 MATCHER = "matcher.safetensors"
 
 
 def train_matcher(
-    dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="mnist, cifar10, cub200-20, …, or a folder of classes.")
-    ],
-    data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="timm:NAME, torchvision:NAME or module.path:function. [default: the model made for DATASET, else the "
-            "embedded model]"
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="The model's weights, such as train-classifier writes; left as they are.")
-    ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole_number, metavar="INTEGER", help="Train on so many, drawn by the seed. [default: all]"
-        ),
-    ] = None,
+    dataset: Dataset,
+    data: Data = None,
+    model: BaseModel = None,
+    weights: BaseWeights = None,
+    images: TrainingImages = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and network.")] = "matcher",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, width, least_area, largest_area, …"),
     ] = None,
-    seed: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")] = 0,
-    accelerator: Annotated[str, typer.Option(help="cpu, gpu, auto …, as of Lightning's Trainer.")] = "auto",
-    devices: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes on a node.")] = 1,
-    nodes: Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of a cluster.")] = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp, …, as of Lightning's Trainer.")] = "auto",
-    workers: Annotated[
-        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes that read images.")
-    ] = 0,
-    show_traceback: Annotated[
-        bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")
-    ] = False,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
+    strategy: Strategy = "auto",
+    workers: Workers = 0,
+    show_traceback: Traceback = False,
 ) -> int:
     """Train a network that proposes masks; called again, a run that was stopped goes on at its last checkpoint.
 
@@ -63,7 +57,7 @@ def train_matcher(
     from suffice.datasets import load_dataset, random_subset
     from suffice.models import load_classifier
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
-    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr, write_whole
+    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr
 
     given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
     settings = make_settings(MatcherTraining, PRESETS["default"], given)

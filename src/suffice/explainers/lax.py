@@ -52,6 +52,7 @@ from suffice.explainers.extraction import ranked_cells, smallest_prefix
 from suffice.explainers.method import Found, MethodSettings, Progress
 from suffice.explainers.sufficiency import SufficiencyTest
 from suffice.features import Stage, record, spatial_stages
+from suffice.files import write_whole
 
 _FORMAT = "suffice-lax-1"
 _WIDTHS = (256, 128, 64)  # appendix A.3: 512 -> 256 -> 128 -> 64 -> 1
@@ -174,15 +175,7 @@ class Adapter:
             "trained": dict(self.trained),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        content, path = save(state, {"suffice": json.dumps(header)}), Path(path)
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise InputError(f"could not write the adapter {path}: {error.strerror}") from error
+        write_whole(Path(path), save(state, {"suffice": json.dumps(header)}))
 
 
 def new_adapter(classifier: Classifier, settings: AdapterSettings) -> Adapter:

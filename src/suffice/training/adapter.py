@@ -6,14 +6,12 @@ settings of the presets.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from suffice.classifier import Classifier, as_logits
 from suffice.explainers.lax import (
@@ -25,7 +23,7 @@ from suffice.explainers.lax import (
     soft_threshold,
     upsampled,
 )
-from suffice.features import frozen, record
+from suffice.features import evaluating, frozen, record
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -109,7 +107,7 @@ class LaxTask(Task):
         def logits(shown: Tensor) -> Tensor:
             return as_logits(module(shown)).float()
 
-        with frozen(module), _evaluating(module):
+        with frozen(module), evaluating(module):
             normalised = classifier.normalise(images)  # absence is zero after normalisation, as of the fill `zero`
             with torch.no_grad(), record(classifier, self.adapter.stages) as activations:
                 whole = logits(normalised)
@@ -131,16 +129,3 @@ class LaxTask(Task):
             rest = logits(normalised * (1 - below)[:, None])
             classifier.forward_passes += 2 * len(images)
             return msi_loss(shown, rest, labels, maps, settings.area_weight, settings.rest_weight)
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Every submodule in evaluation mode, so that BatchNorm learns nothing; afterwards in the mode that it was in."""
-    training = [m for m in module.modules() if m.training]
-    try:
-        for submodule in training:
-            submodule.training = False
-        yield
-    finally:
-        for submodule in training:
-            submodule.training = True

@@ -24,6 +24,7 @@ from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
+from suffice.features import evaluating, frozen
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -75,12 +76,9 @@ class MatcherTask(Task):
 
     def loss(self, images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         """What the parts lack, on black (zero after normalisation) and on noise, at areas that are drawn."""
-        from suffice.features import frozen
-        from suffice.training.adapter import _evaluating
-
         classifier, settings, module = self._classifier, self.chosen, self._frozen[0]
         count, pixels = len(images), images[0, 0].numel()
-        with frozen(module), _evaluating(module):
+        with frozen(module), evaluating(module):
             normalised = classifier.normalise(images)
             with torch.no_grad():
                 whole = as_logits(module(normalised)).float()

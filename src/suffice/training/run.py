@@ -12,10 +12,8 @@ import csv
 import io
 import json
 import math
-import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -32,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset
 from suffice.errors import InputError, reason
+from suffice.files import write_whole
 from suffice.images import to_model
 
 try:
@@ -408,23 +407,6 @@ def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mappi
         if first["type"] == "extra_forbidden":
             raise InputError(f"unknown setting {option!r}; expected {', '.join(kind.model_fields)}") from None
         raise InputError(f"setting {option}: {first['msg'].lower()}; got {first['input']!r}") from None
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """A file that appears whole or not at all; raises InputError where it cannot be written."""
-    partial = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            partial = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-        raise InputError(f"could not write {path}: {error.strerror or error}") from error
 
 
 def _claim(folder: Path, what: dict[str, Any]) -> None:

@@ -1,0 +1,72 @@
+"""Options that mean the same in every command that has them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from suffice.cli.command import number, whole_number
+
+LARGEST_SEED = 2**63 - 1  # that torch takes
+
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGE…", help="Files, folders of images, or sample:cat and the like.")
+]
+
+# The model.
+Model = Annotated[
+    str | None,
+    typer.Option(help="timm:NAME, torchvision:NAME, module.path:function or FILE.onnx. [default: efficientnet-lite0]"),
+]
+Weights = Annotated[str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")]
+Classes = Annotated[str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+BatchSize = Annotated[
+    int | None, typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]")
+]
+InputSize = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+    ),
+]
+
+# The question.
+Target = Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")]
+Threshold = Annotated[
+    float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
+]
+Seed = Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")]
+
+# The answer.
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, nothing else.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")]
+
+# Training.
+Dataset = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="mnist, synthetic-mnist, cifar10, cub200-20, …, or a folder of classes."),
+]
+Data = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        help="timm:NAME, torchvision:NAME or module.path:function. [default: the one made for DATASET, else the "
+        "embedded model]"
+    ),
+]
+BaseWeights = Annotated[
+    str | None, typer.Option(help="The model's weights, such as train-classifier writes; left as they are.")
+]
+TrainingImages = Annotated[
+    int | None,
+    typer.Option(parser=whole_number, metavar="INTEGER", help="Train on so many, drawn by the seed. [default: all]"),
+]
+Accelerator = Annotated[str, typer.Option(help="cpu, gpu, auto …, as of Lightning's Trainer.")]
+Devices = Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes on a node.")]
+Nodes = Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of a cluster.")]
+Strategy = Annotated[str, typer.Option(help="auto, ddp, …, as of Lightning's Trainer.")]
+Workers = Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Processes that read images.")]
