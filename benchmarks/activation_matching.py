@@ -27,6 +27,7 @@ import suffice
 from suffice.cli.process import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
+from suffice.files import write_csv
 from suffice.images import to_model
 from suffice.metrics import mean_with_error, robustness_on, robustness_solid
 
@@ -110,14 +111,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("photos", "mnist", "table"))
@@ -142,7 +135,7 @@ def main() -> int:
         others = [row for row in rows if row["condition"] != "digits"]
         settings = {"robustness": "none", **dict(pair.split("=") for pair in arguments.set)}
         new = explain_digits(classifier, arguments.folder, arguments.digits, **settings)
-        write(arguments.csv, others + new)
+        write_csv(arguments.csv, COLUMNS, others + new)
         rows = new
     if arguments.what == "photos":
         photos = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
@@ -154,7 +147,7 @@ def main() -> int:
                 if (photo.name, classifier.name, arguments.condition, method) in done:
                     continue
                 row = explain_photo(classifier, photo, arguments.condition, method)
-                write(arguments.csv, [*read(arguments.csv), row])
+                write_csv(arguments.csv, COLUMNS, [*read(arguments.csv), row])
                 print(*(f"{v:.3f}" if isinstance(v, float) else v for v in row.values()), sep="  ", flush=True)
         rows = read(arguments.csv)
     if not rows:

@@ -42,6 +42,7 @@ from torch import Tensor
 import suffice
 from against_rex_worker import Calls, load_mask, normalised, plain_model, save_mask
 from suffice.cli.process import keep_buffers
+from suffice.files import write_csv
 
 REX = "rex-xai==0.4.1"
 WORKER = Path(__file__).with_name("against_rex_worker.py")
@@ -85,13 +86,7 @@ def read_rows(path: Path) -> dict[Key, Row]:
 
 def write_rows(path: Path, rows: dict[Key, Row]) -> None:
     """All rows in order, in place of what was there, and never half of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows))
-    partial.replace(path)
+    write_csv(path, COLUMNS, (rows[key] for key in sorted(rows)))
 
 
 def key_of(row: Row) -> Key:
@@ -452,10 +447,7 @@ def print_stability(rows: Sequence[Row], mask_of: Callable[[Key], Path], path: P
             kept[group] = dict(zip(names, (*group, str(len(members)), f"{value:.4f}"), strict=True))
     if not kept:
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ("tool", "configuration", "photo", "seeds", "iou"), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept[group] for group in sorted(kept))
+    write_csv(path, ("tool", "configuration", "photo", "seeds", "iou"), (kept[group] for group in sorted(kept)))
     print("\n## Stability: mean IoU of the masks of one photo under several seeds\n")
     print("| tool | configuration | photos | seeds | mean IoU ± SE | least |\n|---|---|---|---|---|---|")
     for tool, configuration in sorted({group[:2] for group in kept if group in groups}):

@@ -31,6 +31,7 @@ from suffice.circuits.ranking import ACROSS_LAYERS, Question, choose, ladder, we
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.search import random_circuits, smallest
 from suffice.cli.process import keep_buffers
+from suffice.files import write_csv
 from suffice.metrics import mean_with_error
 
 SIZES = (0.4, 0.2, 0.1)
@@ -74,7 +75,7 @@ def main() -> int:
         rows += of_photo(classifier, images[i], photo.name, arguments.switch, others)
         print(f"{photo.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         if arguments.csv:
-            write(arguments.csv, rows)
+            write_csv(arguments.csv, COLUMNS, rows)
     show(rows)
     return 0
 
@@ -163,16 +164,6 @@ def per_photo(rows: Sequence[dict[str, object]], ranking: object, off: object, g
         if (row["ranking"], row["off"], str(row["goal"])) == (ranking, off, goal):
             found.setdefault(row["photo"], []).append(float(str(row[column])))
     return [sum(values) / len(values) for values in found.values()]
-
-
-def write(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
 
 
 if __name__ == "__main__":

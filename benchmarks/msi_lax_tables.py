@@ -42,6 +42,7 @@ from suffice.cli.process import keep_buffers
 from suffice.datasets import ImageDataset, load_dataset, random_subset
 from suffice.explainers import saliency_maps
 from suffice.explainers.lax import heatmaps, load_adapter
+from suffice.files import write_csv, write_whole
 from suffice.images import Photo, to_model
 from suffice.metrics import mean_with_error, score_many
 
@@ -95,7 +96,7 @@ TABLES = {
         "synthetic-mnist",
         f"{_RESNET}:synthetic_mnist",
         0.5,
-        ("--preset", "quick", "--test-images", "2000"),
+        ("--preset", "quick", "--set", "epochs=0.8", "--test-images", "2000"),
         _adapters("paper-synthetic-mnist", 20_000, 1, 16, 0.5, stride=2),
     ),
     4: Table(
@@ -148,7 +149,7 @@ def _suffice(words: Sequence[str], result: Path) -> None:
     done = subprocess.run([sys.executable, command, *words], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"suffice {words[0]} ended with status {done.returncode}; what it said is above")
-    result.write_text(done.stdout)
+    write_whole(result, done.stdout)
 
 
 def explain(
@@ -263,17 +264,6 @@ def read(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A CSV file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
-
-
 def report(rows: Iterable[Mapping[str, Any]], base: Mapping[str, Any], out: Path) -> None:
     """Write the table, and print its head."""
     lines = summary(rows)
@@ -281,7 +271,7 @@ def report(rows: Iterable[Mapping[str, Any]], base: Mapping[str, Any], out: Path
         raise SystemExit("no rows yet")
     for line in lines:
         line["base_accuracy"] = f"{base['test_accuracy']:.4f}" if base else ""
-    write(out, lines, list(lines[0]))
+    write_csv(out, list(lines[0]), lines)
     shown = ("msi_base", "msi_penalty", "msi", "iou", "heat_inside", "forward_passes", "images")
     shown = tuple(name for name in shown if name in lines[0])
     print(f"{'method':<12}" + "".join(f"{name:>15}" for name in shown))
@@ -341,7 +331,7 @@ def run(table: Table, args: argparse.Namespace, path: Path, precision: str) -> N
             if left:
                 started = time.perf_counter()
                 rows += score(method, classifier, asked, dataset, left, args.work, table.alpha_min)
-                write(path, rows, COLUMNS)
+                write_csv(path, COLUMNS, rows)
                 each = (time.perf_counter() - started) / len(left)
                 print(
                     f"{method}: {some[-1] + 1} of {len(dataset)} images, {each:.1f} s each", file=sys.stderr, flush=True

@@ -1,5 +1,6 @@
 """A file is whole, new or old, whatever goes wrong on the way."""
 
+import csv
 import os
 import stat
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from suffice.errors import InputError
-from suffice.files import write_whole
+from suffice.files import write_csv, write_whole
 
 
 def test_text_and_bytes_arrive_in_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -51,3 +52,12 @@ def test_a_folder_in_the_way_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"could not write .*file: Is a directory"):
         write_whole(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_table_is_read_back_and_what_a_row_lacks_is_empty(tmp_path: Path) -> None:
+    rows = [{"name": 'a "b", c', "value": 1}, {"name": "größer"}]
+    write_csv(tmp_path / "table.csv", ("name", "value"), rows)
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["name", "value"], ['a "b", c', "1"], ["größer", ""]]
+    with pytest.raises(ValueError, match="fields not in fieldnames"):
+        write_csv(tmp_path / "table.csv", ("name",), rows)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from suffice.errors import InputError
 
@@ -36,6 +40,15 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
         _folder_to_disk(path.parent)
     except OSError as error:
         raise InputError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """A table as CSV, written as `write_whole` does; raises InputError likewise."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def _folder_to_disk(folder: Path) -> None:

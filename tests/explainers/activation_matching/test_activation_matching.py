@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.activation_matching import losses, network, weighted
+from suffice.explainers.activation_matching import Robust, losses, network, weighted
 from suffice.explainers.activation_matching.budget import blurred, highest, smallest_masks
 from suffice.explainers.activation_matching.views import View, gradients, log_odds
 
@@ -286,6 +286,52 @@ def test_highest_takes_as_many_as_the_budget_says_inside_of_a_region() -> None:
     mask, threshold = highest(scores, torch.tensor([2]), inside)
     assert mask.tolist() == [[[False, True], [True, False]]]
     assert threshold.item() == 3.0
+
+
+def test_the_last_sizes_are_tried_from_the_smallest_on() -> None:
+    """A constraint that no step's mask meets (an odd count of questions) is met by one of the masks at the end."""
+    asked: list[int] = []
+
+    def satisfied(index: int, mask: Tensor) -> bool:
+        asked.append(int(mask.sum()))
+        return len(asked) > steps_asked and asked[-1] >= 40
+
+    views = [View("black", lambda x, random: x * 0, torch.tensor([log_odds(0.9)]))]
+    steps_asked = 10_000
+    found = smallest_masks(corner(), bright(), torch.tensor([1]), views, satisfied, steps=40, smooth=0)[0]
+    assert found.mask is None
+    last = asked[-9:]
+    assert last == sorted(last)  # nine sizes around the last budget, each asked about once
+    assert last[3] == pytest.approx(found.curves["area"][-1] * SIDE**2, rel=0.15)
+    steps_asked, before = len(asked) - 9, asked.copy()
+    asked.clear()
+    found = smallest_masks(corner(), bright(), torch.tensor([1]), views, satisfied, steps=40, smooth=0)[0]
+    assert found.mask is not None
+    first = next(size for size in before[-9:] if size >= 40)
+    assert int(found.mask.sum()) == first
+    assert asked[-1] == first  # and no larger one is asked about
+
+
+def test_robust_says_what_asking_every_background_says() -> None:
+    """Whatever order the backgrounds have come to: masks that fail here and there, twice over."""
+    classifier, image = small(), bright()[0]
+    target = int(classifier.logits(image[None]).argmax())
+    random = torch.Generator().manual_seed(5)
+    masks = [torch.rand(SIDE, SIDE, generator=random) < share for share in torch.linspace(0.3, 1, 24)]
+    for kind in ("noise", "colours"):
+        robust = Robust(classifier, image, target, kind, 7, seed=3)
+        backgrounds = robust._backgrounds
+        expected = []
+        for mask in masks:
+            shown = torch.where(mask, image, backgrounds)
+            expected.append(bool((classifier.logits(shown).argmax(1) == target).all()))
+        assert True in expected
+        assert False in expected
+        before = classifier.forward_passes
+        assert [robust(mask) for mask in masks] == expected
+        first = classifier.forward_passes - before
+        assert [robust(mask) for mask in masks] == expected
+        assert first < 7 * len(masks)
 
 
 def test_blur_keeps_the_sum_and_spreads_as_a_gaussian() -> None:

@@ -224,6 +224,7 @@ class Robust:
     def __init__(self, classifier: Classifier, image: Tensor, target: int, kind: str, draws: int, seed: int) -> None:
         self._classifier, self._image, self._target = classifier, image, target
         random = torch.Generator().manual_seed(seed + _UNSEEN)
+        self._order = list(range(draws))  # in which they are asked
         drawn: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
         self._backgrounds = drawn[kind](image.expand(draws, *image.shape), random)
         if kind == "noise":
@@ -231,12 +232,14 @@ class Robust:
 
     def __call__(self, mask: Tensor) -> bool:
         """The verdict on one mask, bool (H, W)."""
-        images = self._image.expand(self._backgrounds.shape)
-        masks = mask.expand(len(images), *mask.shape)
-        for some in (slice(0, 1), slice(1, None)):  # a mask that fails mostly fails on the first
-            if len(images[some]):
-                logits = painted_logits(self._classifier, images[some], masks[some], self._backgrounds[some])
-                if bool((logits.argmax(1) != self._target).any()):
+        for some in (self._order[:1], self._order[1:4], self._order[4:]):
+            if some:
+                images = self._image.expand(len(some), *self._image.shape)
+                masks = mask.expand(len(some), *mask.shape)
+                logits = painted_logits(self._classifier, images, masks, self._backgrounds[some])
+                lost = [some[row] for row in torch.nonzero(logits.argmax(1) != self._target)[:, 0].tolist()]
+                if lost:  # the next mask mostly fails where this one does
+                    self._order = lost + [index for index in self._order if index not in lost]
                     return False
         return True
 

@@ -10,8 +10,10 @@ allows, so that area is not a term that could win or lose against others, but wh
    the scores are young then; the tolerance ends before the steps do;
 3. a mask that seems to satisfy all constraints and is smaller than any before is asked about for certain.
 
-So the smallest mask that satisfied all constraints is known at any time, and nothing has to be tuned: the budget can
-neither collapse to nothing, where slack lacks, nor stay at everything, where there is some to spare.
+At the end a few sizes around the last budget are asked about of the running mean of the scores, which holds better
+than those of any one step. So the smallest mask that satisfied all constraints is known at any time, and nothing has to
+be tuned: the budget can neither collapse to nothing, where slack lacks, nor stay at everything, where there is some to
+spare.
 
 Source: constraints and straight-through estimator are those of *Minimalist Explanation Generation and Circuit
 Discovery*, section 3.1; to optimise at a set area is from Fong, Patrick and Vedaldi 2019, *Understanding Deep Networks
@@ -34,13 +36,15 @@ from suffice.explainers.activation_matching.views import View, gradients
 
 _RATE, _MOMENTUM = 0.1, 0.9  # of scores whose gradient is brought to a mean square of 1
 _SOFTNESS = 0.1  # logits; slack beyond this hardly pulls at the scores
-_TOLERANCE, _TOLERANT = 2.0, 0.7  # logits that may be lacking at first, and the share of the steps after which none may
+_TOLERANCE, _TOLERANT = 4.0, 0.7  # logits that may be lacking at first, and the share of the steps after which none may
 _BUDGET_RATE, _LARGEST_CUT, _LARGEST_RISE = 0.1, 0.1, 0.05  # of the logarithm of the budget: a logit, a step
 _HALVINGS = 8  # of the logarithm of the budget, to find where first scores that are given satisfy the constraints
 _VIEWS_A_STEP = 2
 _NEW = 0.4  # weight of the last answer in the running mean of a view whose background differs each time
 _PLENTY = 0.5  # logits of slack with which a view need not be asked at each step
 _WORTH = 0.98  # times the smallest mask so far is small enough to be asked about
+_RECENT = 0.1  # weight of the last step in the running mean of the scores
+_LAST_SIZES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.8, 2.2)  # times the last budget, of masks of that mean
 _SIDE = 224  # pixels, at which `smooth` is meant
 
 
@@ -100,6 +104,7 @@ def smallest_masks(
     random = torch.Generator().manual_seed(seed)
     learnt = torch.zeros((count, height, width)) if scores is None else _standardised(scores, inside)
     speed = torch.zeros_like(learnt)
+    settled = learnt
     budget = torch.zeros(count, dtype=torch.float64)
     known = torch.zeros((len(views), count))
     found = [Search(None, learnt[i], {name: [] for name in _names(views)}) for i in range(count)]
@@ -134,6 +139,7 @@ def smallest_masks(
                     worth = best is None or int(kept[i]) <= _WORTH * int(best.sum())
                     if worth and satisfied(i, masks[i]):
                         found[i].mask, found[i].scores = masks[i], smoothed.detach()[i]
+            settled = torch.lerp(settled, smoothed.detach(), _RECENT) if step else smoothed.detach()
             tolerated = _TOLERANCE * max(0.0, 1 - step / (_TOLERANT * steps))
             cut = (_BUDGET_RATE * (least + tolerated)).clamp(-_LARGEST_RISE, _LARGEST_CUT)
             budget = (budget - cut.double()).clamp(max=0.0)
@@ -141,10 +147,30 @@ def smallest_masks(
     except KeyboardInterrupt:
         if any(search.mask is None for search in found):
             raise
+    else:
+        if steps:
+            for i, search in enumerate(found):
+                size = float(budget[i].exp()) * pixels
+                _last_sizes(search, settled[i], inside, size, lambda mask, i=i: satisfied(i, mask))  # type: ignore[misc]
     for search, last in zip(found, blurred(learnt, sigma), strict=True):
         if search.mask is None:
             search.scores = last
     return found
+
+
+def _last_sizes(
+    search: Search, scores: Tensor, inside: Tensor, budget: float, satisfied: Callable[[Tensor], bool]
+) -> None:
+    """Ask about masks of about `budget` pixels of scores (H, W), the smallest first, until one satisfies all."""
+    most = int(inside.sum()) if search.mask is None else int(search.mask.sum()) - 1
+    for share in _LAST_SIZES:
+        kept = max(1, round(share * budget))
+        if kept > most:
+            break
+        mask = highest(scores[None], torch.tensor([kept]), inside)[0][0]
+        if satisfied(mask):
+            search.mask, search.scores = mask, scores
+            break
 
 
 def _first_budget(search: Search, scores: Tensor, inside: Tensor, satisfied: Callable[[Tensor], bool]) -> float:
