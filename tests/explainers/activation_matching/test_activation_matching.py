@@ -312,26 +312,30 @@ def test_the_last_sizes_are_tried_from_the_smallest_on() -> None:
     assert asked[-1] == first  # and no larger one is asked about
 
 
-def test_robust_says_what_asking_every_background_says() -> None:
-    """Whatever order the backgrounds have come to: masks that fail here and there, twice over."""
+def test_robust_asks_each_mask_on_draws_of_its_own() -> None:
+    """The verdicts are those of one image at a time, and as many masks hold as independent draws would have it."""
     classifier, image = small(), bright()[0]
     target = int(classifier.logits(image[None]).argmax())
     random = torch.Generator().manual_seed(5)
     masks = [torch.rand(SIDE, SIDE, generator=random) < share for share in torch.linspace(0.3, 1, 24)]
     for kind in ("noise", "colours"):
-        robust = Robust(classifier, image, target, kind, 7, seed=3)
-        backgrounds = robust._backgrounds
+        robust, again = (Robust(classifier, image, target, kind, 7, seed=3) for _ in range(2))
         expected = []
         for mask in masks:
-            shown = torch.where(mask, image, backgrounds)
-            expected.append(bool((classifier.logits(shown).argmax(1) == target).all()))
+            shown = torch.where(mask, image, robust.backgrounds(mask))
+            expected.append(all(int(classifier.logits(one[None]).argmax()) == target for one in shown))
         assert True in expected
         assert False in expected
         before = classifier.forward_passes
         assert [robust(mask) for mask in masks] == expected
-        first = classifier.forward_passes - before
-        assert [robust(mask) for mask in masks] == expected
-        assert first < 7 * len(masks)
+        assert classifier.forward_passes - before < 7 * len(masks)  # no more is asked where one has failed
+        assert [again(mask) for mask in reversed(masks)] == expected[::-1]
+        one, other = robust.backgrounds(masks[0]), robust.backgrounds(masks[1])
+        assert torch.equal(one[0], other[0]) is (kind == "noise")  # the first is the fill's own
+        assert not torch.equal(one[1:], other[1:])
+        assert not torch.equal(one, Robust(classifier, image, target, kind, 7, seed=4).backgrounds(masks[0]))
+        drawn = suffice.Classifier(Small(), input_size=(SIDE, SIDE))
+        assert torch.equal(Robust(drawn, image, target, kind, 7, seed=3).backgrounds(masks[0]), one)
 
 
 def test_blur_keeps_the_sum_and_spreads_as_a_gaussian() -> None:

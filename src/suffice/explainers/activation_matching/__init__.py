@@ -26,6 +26,7 @@ Source: *Minimalist Explanation Generation and Circuit Discovery*, section 3.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -57,7 +58,7 @@ class ActivationMatchingSettings(MethodSettings):
     steps: int = Field(150, ge=0, le=100_000)  # of learning; 0 takes what `network` proposes as it is
     smooth: float = Field(1.5, ge=0, le=32)  # pixels at a side of 224; larger = fewer, rounder pieces. Without weights
     robustness: Literal["noise", "colours", "none"] = "noise"  # backgrounds on which the label must stay, besides
-    draws: int = Field(4, ge=1, le=1000)  # backgrounds of that kind on which each candidate is checked
+    draws: int = Field(8, ge=1, le=1000)  # backgrounds of that kind on which each candidate is checked
     network: str = ""  # file of `suffice train-matcher`, whose scores are the start. Without weights
     learning_rate: float = Field(0.01, gt=0, le=10)  # of the U-Net. With weights
     distance: Literal["mse", "cosine"] = "mse"  # of activations. With weights
@@ -212,6 +213,9 @@ def first_scores(classifier: Classifier, images: Tensor, network: str) -> Tensor
 class Robust:
     """Whether the label stays under each of some backgrounds of a kind, which no step of learning has seen.
 
+    Each mask is asked on draws of its own, which its pixels and the seed decide: the verdict on a mask is the same
+    whenever it is asked for, and a search that asks about hundreds of masks cannot fit them to one set of draws.
+
     Args:
         classifier: which is asked.
         image: (C, H, W) in [0, 1].
@@ -223,23 +227,29 @@ class Robust:
 
     def __init__(self, classifier: Classifier, image: Tensor, target: int, kind: str, draws: int, seed: int) -> None:
         self._classifier, self._image, self._target = classifier, image, target
-        random = torch.Generator().manual_seed(seed + _UNSEEN)
-        self._order = list(range(draws))  # in which they are asked
         drawn: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
-        self._backgrounds = drawn[kind](image.expand(draws, *image.shape), random)
+        self._drawn, self._draws, self._seed = drawn[kind], draws, seed + _UNSEEN
+        self._first: Tensor | None = None
         if kind == "noise":
-            self._backgrounds[0] = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]
+            self._first = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]
+
+    def backgrounds(self, mask: Tensor) -> Tensor:
+        """Those that one mask, bool (H, W), is asked on: (draws, C, H, W)."""
+        of_mask = zlib.crc32(mask.cpu().numpy().tobytes())
+        random = torch.Generator().manual_seed(self._seed + of_mask)
+        backgrounds = self._drawn(self._image.expand(self._draws, *self._image.shape), random)
+        if self._first is not None:
+            backgrounds[0] = self._first
+        return backgrounds
 
     def __call__(self, mask: Tensor) -> bool:
         """The verdict on one mask, bool (H, W)."""
-        for some in (self._order[:1], self._order[1:4], self._order[4:]):
-            if some:
-                images = self._image.expand(len(some), *self._image.shape)
-                masks = mask.expand(len(some), *mask.shape)
-                logits = painted_logits(self._classifier, images, masks, self._backgrounds[some])
-                lost = [some[row] for row in torch.nonzero(logits.argmax(1) != self._target)[:, 0].tolist()]
-                if lost:  # the next mask mostly fails where this one does
-                    self._order = lost + [index for index in self._order if index not in lost]
+        backgrounds = self.backgrounds(mask)
+        for some in (backgrounds[:1], backgrounds[1:4], backgrounds[4:]):  # a mask that fails mostly fails early
+            if len(some):
+                images, masks = self._image.expand(some.shape), mask.expand(len(some), *mask.shape)
+                logits = painted_logits(self._classifier, images, masks, some)
+                if bool((logits.argmax(1) != self._target).any()):
                     return False
         return True
 
