@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,3 +147,40 @@ def test_a_matcher_that_explain_takes(suffice: Callable[..., Any], photos: Path)
     refused = suffice("train-matcher", str(photos), *loading, "--set", "least_area=0.9", "--out", "other")
     assert refused.status == 2
     assert "expected least_area of at most largest_area" in refused.err
+
+
+def when(path: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_and_ends_with_the_very_file(
+    suffice: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    """SIGKILL, at moments drawn by chance, of the process that trains; then the same command to the end."""
+    model = ("--model", "toy_models:trainable", "--weights", "base/classifier.safetensors")
+    assert train(suffice, photos, "--out", "base").status == 0
+    steps = ("--accelerator", "cpu", "--set", "epochs=60", "--set", "batch_size=4", "--set", "checkpoint_every=7")
+    words = ("train-lax", str(photos), *model, *steps, "--set", "design=paper")
+    assert suffice(*words, "--out", "whole").status == 0
+
+    random = np.random.default_rng(0)
+    command = [sys.executable, "-c", "from suffice.cli import main; main()", *words, "--out", "parts"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    checkpoint, stopped_at = Path("parts/checkpoint.ckpt"), []
+    for _ in range(6):
+        last = when(checkpoint)
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while when(checkpoint) == last and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(random.uniform(0, 0.1))
+            process.kill()
+        stopped_at.append(torch.load(checkpoint, weights_only=True)["global_step"])
+    assert stopped_at == sorted(stopped_at)
+    assert len(set(stopped_at)) > 1
+    assert suffice(*words, "--out", "parts").status == 0
+    assert Path("parts/adapter.safetensors").read_bytes() == Path("whole/adapter.safetensors").read_bytes()
+    assert Path("parts/history.csv").read_text() == Path("whole/history.csv").read_text()
