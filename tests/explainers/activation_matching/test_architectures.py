@@ -35,6 +35,8 @@ def test_every_term_reaches_the_mask(name: str, side: int) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.running_mean is not None
             module.running_mean.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+        if isinstance(module, torch.nn.Linear) and not module.weight.any():  # the head of torchvision's ViT
+            torch.nn.init.normal_(module.weight, std=0.1, generator=torch.Generator().manual_seed(1))
     classifier = Classifier(network, input_size=(side, side))
     image = torch.rand(3, side, side, generator=torch.Generator().manual_seed(2))
     whole = classifier.logits(image[None])
