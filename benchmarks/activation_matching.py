@@ -54,7 +54,7 @@ def explain_photo(classifier: suffice.Classifier, photo: Path, condition: str, m
     image = suffice.load_image(photo, classifier)
     settings = dict(CONDITIONS[condition])
     if method == "activation-matching" and condition == "colours":
-        settings |= {"robustness": "colours", "draws": 20}  # four that hold say little of ρ on a hundred
+        settings |= {"robustness": "colours", "draws": 20}  # a few that hold say little of ρ on a hundred
     started = time.process_time()
     found = suffice.explain(classifier, image, method=method, **settings)
     used = time.process_time() - started

@@ -254,7 +254,7 @@ class Classifier:
         size = min(size, self._fits or size)
         logits: Tensor | None = None
         precision: Precision = self.precision if screen else "float32"
-        with _evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
+        with evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
             module = self._folded() if screen and folds else self.module
             while done < rows:
                 batch: Sequence[Tensor] = [x[done : done + size].to(self.device) for x in inputs]
@@ -414,8 +414,8 @@ def _checked_device(device: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def _evaluation_mode(module: Any) -> Iterator[None]:
-    """Every submodule in evaluation mode, and afterwards in the mode that it was in."""
+def evaluation_mode(module: Any) -> Iterator[None]:
+    """Every submodule in evaluation mode, so that BatchNorm learns nothing; afterwards in the mode that it was in."""
     training = [m for m in module.modules() if m.training] if isinstance(module, nn.Module) else []
     try:
         for submodule in training:

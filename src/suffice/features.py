@@ -529,19 +529,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Every submodule in evaluation mode, so that BatchNorm learns nothing; afterwards in the mode that it was in."""
-    training = [m for m in module.modules() if m.training]
-    try:
-        for submodule in training:
-            submodule.training = False
-        yield
-    finally:
-        for submodule in training:
-            submodule.training = True
-
-
 def _tensors(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
     """Every tensor in what a module returns, with where it is."""
     if isinstance(output, Tensor):

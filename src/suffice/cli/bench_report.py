@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from suffice.cli.command import writable
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
@@ -39,13 +39,14 @@ def bench_report(
     if format == "html":
         from suffice.report.benchmark import plots, png, render_benchmark
 
-        place = Path(out or folder)
-        drawn = list(plots(report))
-        for number, plot in enumerate(drawn, 1):
-            write_whole(place / f"plot-{number}.png", png(plot.figure))
-        page = render_benchmark(report, drawn, folder=folder, more=compared)
-        write_whole(place / "report.html", page)
-        say(f"report: {place / 'report.html'}")
+        with writable(out or folder) as place:
+            assert place is not None
+            drawn = list(plots(report))
+            for number, plot in enumerate(drawn, 1):
+                write_whole(place / f"plot-{number}.png", png(plot.figure))
+            page = render_benchmark(report, drawn, folder=folder, more=compared)
+            write_whole(place / "report.html", page)
+            say(f"report: {place / 'report.html'}")
         return 0
     if compared:
         if format == "csv":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from suffice.classifier import Classifier
+from suffice.models.mnist import mnist_classifier
 
 
 def mnist() -> Classifier:
@@ -23,11 +24,4 @@ def mnist() -> Classifier:
         network = VisionTransformer(
             img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2.0
         )
-    return Classifier(
-        network,
-        input_size=(28, 28),
-        mean=(0.0,),
-        std=(1.0,),
-        interpolation="bilinear",
-        name="suffice.models.small_vit:mnist",
-    )
+    return mnist_classifier(network, "suffice.models.small_vit:mnist")

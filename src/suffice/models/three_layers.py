@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from suffice.classifier import Classifier
+from suffice.models.mnist import mnist_classifier
 
 
 def mnist() -> Classifier:
@@ -29,11 +30,4 @@ def mnist() -> Classifier:
             nn.Flatten(),
             nn.Linear(32 * 7 * 7, 10),
         )
-    return Classifier(
-        network,
-        input_size=(28, 28),
-        mean=(0.0,),
-        std=(1.0,),
-        interpolation="bilinear",
-        name="suffice.models.three_layers:mnist",
-    )
+    return mnist_classifier(network, "suffice.models.three_layers:mnist")

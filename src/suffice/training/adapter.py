@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier, as_logits, evaluation_mode
 from suffice.explainers.lax import (
     Adapter,
     AdapterSettings,
@@ -23,7 +23,7 @@ from suffice.explainers.lax import (
     soft_threshold,
     upsampled,
 )
-from suffice.features import evaluating, frozen, record
+from suffice.features import frozen, record
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -107,7 +107,7 @@ class LaxTask(Task):
         def logits(shown: Tensor) -> Tensor:
             return as_logits(module(shown)).float()
 
-        with frozen(module), evaluating(module):
+        with frozen(module), evaluation_mode(module):
             normalised = classifier.normalise(images)  # absence is zero after normalisation, as of the fill `zero`
             with torch.no_grad(), record(classifier, self.adapter.stages) as activations:
                 whole = logits(normalised)

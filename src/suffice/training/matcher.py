@@ -19,12 +19,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier, as_logits, evaluation_mode
 from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.features import evaluating, frozen
+from suffice.features import frozen
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -78,7 +78,7 @@ class MatcherTask(Task):
         """What the parts lack, on black (zero after normalisation) and on noise, at areas that are drawn."""
         classifier, settings, module = self._classifier, self.chosen, self._frozen[0]
         count, pixels = len(images), images[0, 0].numel()
-        with frozen(module), evaluating(module):
+        with frozen(module), evaluation_mode(module):
             normalised = classifier.normalise(images)
             with torch.no_grad():
                 whole = as_logits(module(normalised)).float()

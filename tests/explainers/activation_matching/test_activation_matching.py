@@ -289,7 +289,7 @@ def test_highest_takes_as_many_as_the_budget_says_inside_of_a_region() -> None:
 
 
 def test_the_last_sizes_are_tried_from_the_smallest_on() -> None:
-    """A constraint that no step's mask meets (an odd count of questions) is met by one of the masks at the end."""
+    """A constraint that no step's mask meets is met by one of the masks at the end."""
     asked: list[int] = []
 
     def satisfied(index: int, mask: Tensor) -> bool:

@@ -40,7 +40,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.activation_matching.budget import Search, smallest_masks
 from suffice.explainers.activation_matching.network import load_network
-from suffice.explainers.activation_matching.views import Drawn, View, fixed, gaussian_noise, log_odds, solid_colour
+from suffice.explainers.activation_matching.views import View, drawn_kind, fixed, log_odds
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
 from suffice.explainers.descent import peeled
 from suffice.explainers.method import Found, MethodSettings, Progress
@@ -196,9 +196,8 @@ def views_of(
     views = [View(occlusion.name, fixed(occlusion), demanded) for occlusion in painted]
     if contrastive:
         views += [View(f"{o.name}, hidden", fixed(o), label_only, hidden=True) for o in painted]
-    drawn: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
     if robustness != "none":
-        views.append(View(f"other {robustness}", drawn[robustness], label_only, _RESERVE))
+        views.append(View(f"other {robustness}", drawn_kind(classifier, robustness), label_only, _RESERVE))
     return views
 
 
@@ -227,8 +226,7 @@ class Robust:
 
     def __init__(self, classifier: Classifier, image: Tensor, target: int, kind: str, draws: int, seed: int) -> None:
         self._classifier, self._image, self._target = classifier, image, target
-        drawn: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
-        self._drawn, self._draws, self._seed = drawn[kind], draws, seed + _UNSEEN
+        self._drawn, self._draws, self._seed = drawn_kind(classifier, kind), draws, seed + _UNSEEN
         self._first: Tensor | None = None
         if kind == "noise":
             self._first = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]

@@ -72,6 +72,12 @@ def solid_colour(images: Tensor, random: torch.Generator) -> Tensor:
     return colours.to(images.device).expand(images.shape)
 
 
+def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
+    """The backgrounds of a kind that robustness is asked on: `noise` or `colours`."""
+    kinds: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
+    return kinds[kind]
+
+
 def log_odds(confidence: float) -> float:
     """log p/(1 - p), finite for p = 1, and -inf for p = 0, which demands nothing.
 
