@@ -146,10 +146,11 @@ def test_a_label_that_noise_takes_away_is_not_robust() -> None:
     assert loose.sufficient
     assert tight.sufficient
     assert loose.area <= 0.25  # no pixel of the corner is better than another
-    assert suffice.masked_logits(classifier, image[None], tight.mask[None], "noise", seed=0).argmax() == 1
-    # Noise clipped to [0, 1] has a mean of 0.316, so 2 (1 - f) 0.316 < 0.5 where a share f of the outside is shown:
-    # an area above 0.41, but for the luck of the draw.
-    assert tight.area > 0.37
+    draws = [suffice.masked_logits(classifier, image[None], tight.mask[None], "noise", seed=s) for s in range(12)]
+    assert draws[0].argmax() == 1  # the dark outside has to be shown, or noise would be there
+    assert sum(int(logits.argmax()) for logits in draws) > 6
+    # Noise clipped to [0, 1] has a mean of 0.316, so 2 (1 - f) 0.316 < 0.5 where a share f of the outside is shown.
+    assert tight.area > 0.4
     kept = suffice.masked_logits(classifier, image[None], loose.mask[None], "noise").argmax()
     assert kept == 0
 
