@@ -97,8 +97,6 @@ def circuit(
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:

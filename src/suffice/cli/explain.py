@@ -107,8 +107,6 @@ def explain(
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     settings = parse_settings(setting or [])
     if adapter is not None:
         if method != "lax":

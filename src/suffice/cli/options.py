@@ -7,6 +7,14 @@ from typing import Annotated
 import typer
 
 from suffice.cli.command import number, whole_number
+from suffice.errors import InputError
+
+
+def _at_least_one(batch_size: int | None) -> int | None:
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
+    return batch_size
+
 
 LARGEST_SEED = 2**63 - 1  # that torch takes
 
@@ -23,7 +31,10 @@ Weights = Annotated[str | None, typer.Option(help="A .safetensors, .pth or .pt f
 Classes = Annotated[str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 BatchSize = Annotated[
-    int | None, typer.Option(parser=whole_number, metavar="INTEGER", help="Images in one pass. [default: what fits]")
+    int | None,
+    typer.Option(
+        parser=whole_number, callback=_at_least_one, metavar="INTEGER", help="Images in one pass. [default: what fits]"
+    ),
 ]
 InputSize = Annotated[
     int | None,

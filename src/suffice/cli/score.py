@@ -95,8 +95,6 @@ def score(
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"expected --batch-size of at least 1; got {batch_size}")
     options: dict[str, Any] = dict(parse_settings(setting or []))
     names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     if as_json:
