@@ -353,22 +353,35 @@ def method_label(spec: MethodSpec) -> str:
 def load_config(path: str | os.PathLike[str]) -> BenchmarkConfig:
     """The benchmark that a TOML file describes.
 
-    `${NAME}` in a path is the environment variable NAME.
+    `include = "FILE"`, from the folder of the file on, gives the keys that it does not say itself. `${NAME}` in a path
+    is the environment variable NAME.
 
     Raises:
         InputError: no such file, no TOML, an unknown key, method or metric, or a value out of range.
     """
+    content = _read(Path(path))
+    included = content.pop("include", None)
+    if included is not None:
+        if not isinstance(included, str):
+            raise InputError(f"{path}: expected the name of a file to include; got {included!r}")
+        defaults = _read(Path(path).parent / included)
+        if "include" in defaults:
+            raise InputError(f"{path}: expected a file that includes no other; {included} does")
+        content = defaults | content
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return make_config(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is no text"
         raise InputError(f"expected a benchmark's TOML file; {path}: {said}") from error
-    try:
-        return make_config(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"expected TOML in {path}; {error}") from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def make_config(content: dict[str, Any]) -> BenchmarkConfig:
