@@ -36,6 +36,24 @@ def slowly_filled(value: np.ndarray, on: np.ndarray, times: int) -> np.ndarray:
     return value
 
 
+@pytest.mark.parametrize("kind", ["one mask", "a mask a channel", "with gradients"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_filling_of_any_mask_read_slowly(kind: str, layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for density in (0.02, 0.2, 0.8):
+        value = torch.randn(3, 2, 7, 9, generator=generator).contiguous(memory_format=layout)
+        on = torch.rand(3, 1, 7, 9, generator=generator) < density
+        given = on.repeat(1, 2, 1, 1) if kind == "a mask a channel" else on
+        value.requires_grad_(kind == "with gradients")
+        before = given.clone()
+        for times in (1, 3):
+            filled = filled_from_neighbours(value, given, times).detach().numpy()
+            for row in range(3):
+                expected = slowly_filled(value.detach()[row].numpy(), on[row, 0].numpy(), times)
+                np.testing.assert_allclose(filled[row], expected, atol=1e-6)
+        assert torch.equal(given, before)
+
+
 def test_two_convolutions_read_slowly() -> None:
     torch.manual_seed(0)
     first, second = nn.Conv2d(3, 4, 5, stride=2, padding=2), nn.Conv2d(4, 2, 3, padding=1)
