@@ -35,7 +35,8 @@ def asked_about(sufficient: Plain, slack: Callable[[Mask], float] | None = None)
 
     classifier = suffice.Classifier(model, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
     image = torch.ones(3, *SIZE)
-    return SufficiencyTest(classifier, image, 1, make_occlusions(classifier, "min"), 0.0, torch.tensor([0.0, 1.0]))
+    whole = classifier.logits(image[None])[0]
+    return SufficiencyTest(classifier, image, 1, make_occlusions(classifier, "min"), 0.0, whole)
 
 
 def any_of(*needed: Mask) -> Plain:

@@ -87,7 +87,6 @@ class SufficiencyTest:
         also: what a search demands of a mask, bool (H, W), besides; verdicts on masks that are compared or tried know
             of it, that of `holds` does not.
         confidence: of the target for the whole image, in [0, 1].
-        asked: number of different masks so far.
     """
 
     def __init__(
@@ -114,6 +113,12 @@ class SufficiencyTest:
         self._backgrounds = [
             None if o.background is None else o.background(image[None])[0].expand(image.shape) for o in occlusions
         ]
+        # With nothing hidden every occlusion shows the image itself (for deactivation that is Theorem 1).
+        everything = _keys(torch.ones(1, *image.shape[1:], dtype=torch.bool))[0]
+        for index in self._order:
+            if (index, everything) not in self.known.exact:
+                self.known.answers[index, everything] = self._read(whole_logits[None])[0]
+                self.known.exact.add((index, everything))
 
     @property
     def several(self) -> bool:
@@ -124,11 +129,6 @@ class SufficiencyTest:
     def occlusions(self) -> tuple[Occlusion, ...]:
         """All of which must keep the target."""
         return self._occlusions
-
-    @property
-    def asked(self) -> int:
-        """Number of different masks asked about so far."""
-        return len({mask for _, mask in self.known.answers})
 
     def __call__(self, masks: Tensor) -> Tensor:
         """Whether each of the masks, bool (N, H, W), is sufficient (or contrastive): bool (N,)."""
