@@ -129,11 +129,31 @@ def test_one_pass_gives_the_logits_and_the_map_of_the_algorithm(settings: Adapte
         for stage in module.stages:  # type: ignore[union-attr]
             features.append(x := stage(x))
         taken = features[-1:] if settings.design == "paper" else features[::-1]
-        low = torch.sigmoid(adapter.module(taken))
+        low = adapter.module(taken)
+        if settings.design == "paper":
+            low = torch.sigmoid(low)
         expected = F.interpolate(low, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
+        if settings.design == "fine":
+            expected = torch.sigmoid(expected)
     assert low.shape[2] == (4 if settings.design == "paper" else 16)
     assert torch.allclose(maps, expected, atol=1e-6)
     assert 0 <= float(maps.min()) <= float(maps.max()) <= 1
+
+
+def test_an_edge_is_a_ramp_in_the_papers_map_and_an_edge_in_the_fine_one() -> None:
+    class Fixed(nn.Module):
+        def forward(self, features: list[Tensor]) -> Tensor:
+            return torch.tensor([-10.0, -10.0, 10.0, 10.0]).expand(len(features[0]), 1, 4, 4)
+
+    # From -10 to 10 over eight columns. The paper joins 0 and 1 by a line: 1/16, 3/16 … 15/16; four lie between 0.2 and
+    # 0.8. The logits' line, -8.75, -6.25, -3.75, -1.25 and on, passes there in two, sigmoid(±1.25) = 0.22 and 0.78.
+    for settings, columns in ((PAPER, 4), (FINE, 2)):
+        model = classifier()
+        made = new_adapter(model, settings)
+        fixed = Adapter(Fixed(), made.stages, made.settings, made.backbone)
+        _, maps = heatmaps(model, fixed, torch.rand(1, 3, 32, 32))
+        assert int(((maps > 0.2) & (maps < 0.8)).sum()) == columns * 32
+        assert torch.equal(maps[0] > 0.5, (torch.arange(32) >= 16).expand(32, 32))
 
 
 def test_the_papers_layers_and_its_larger_map_for_cifar10() -> None:

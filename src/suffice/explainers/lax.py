@@ -14,7 +14,7 @@ Two designs, and two losses:
 | | reads | map | loss |
 |---|---|---|---|
 | `paper` | the last spatial features | their resolution (CIFAR-10: 8 x 8) | `lax_loss`: equations 7 to 9 |
-| `fine` | three resolutions, coarse to fine | a stride of 2 to 4 pixels | `msi_loss`: the terms of MSI itself |
+| `fine` | three resolutions, coarse to fine | a stride of 2 to 4 pixels, sharp edges | `msi_loss`: the terms of MSI |
 
 Why a second one. The entropy of equation 7, a softmax over sigmoids at t = 0.5, is least where about a fifth of the
 map is on, which is the penalty that the paper reports (0.205); and nothing in equation 9 keeps the class out of the
@@ -156,9 +156,21 @@ class Adapter:
     backbone: Mapping[str, Any]
     trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def low_resolution(self, activations: Mapping[str, Tensor]) -> Tensor:
-        """The heatmap after the sigmoid, (N, 1, h, w) in [0, 1], from recorded activations (Algorithm 1, 2b)."""
-        return torch.sigmoid(self.module([stage.maps(activations[stage.name]) for stage in self.stages]).float())
+    def heatmaps(self, activations: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The heatmap from recorded activations, twice, in [0, 1].
+
+        Returns:
+            (N, 1, h, w) at the resolution of the features, and (N, H, W) at `size`.
+
+        Source: Algorithm 1, steps 2b and 3. The paper upsamples what the sigmoid gives, so that an edge becomes a ramp,
+        whose pixels draw the outline of the part and give the class away (Hide of MSI). The design `fine` upsamples
+        before the sigmoid, which keeps the edge.
+        """
+        logits = self.module([stage.maps(activations[stage.name]) for stage in self.stages]).float()
+        low = torch.sigmoid(logits)
+        if self.settings.design == "fine":
+            return low, torch.sigmoid(upsampled(logits, size))
+        return low, upsampled(low, size)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write safetensors with the settings in its header; the file appears whole or not at all.
@@ -243,7 +255,7 @@ def heatmaps(classifier: Classifier, adapter: Adapter, images: Tensor) -> tuple[
     Raises:
         InputError: images of another shape or range, or an adapter of another classifier.
 
-    Source: Algorithm 1, steps 1 to 3; the map is upsampled bilinearly.
+    Source: Algorithm 1, steps 1 to 3.
     """
     images = classifier.check_images(images)
     modules = dict(classifier.require_module("LAX").named_modules())
@@ -254,8 +266,8 @@ def heatmaps(classifier: Classifier, adapter: Adapter, images: Tensor) -> tuple[
     def forward(module: Any, x: Tensor) -> Any:
         with record(classifier, adapter.stages) as activations:
             output = module(classifier.normalise(x))
-            low = adapter.low_resolution(activations)
-        maps.append(upsampled(low, x.shape[2:]).cpu())
+            _, upsampled_maps = adapter.heatmaps(activations, x.shape[2:])
+        maps.append(upsampled_maps.cpu())
         return output
 
     logits = classifier.batched(forward, images)
@@ -263,7 +275,7 @@ def heatmaps(classifier: Classifier, adapter: Adapter, images: Tensor) -> tuple[
 
 
 def upsampled(low: Tensor, size: Sequence[int]) -> Tensor:
-    """Heatmaps (N, H, W) from (N, 1, h, w), bilinearly: Algorithm 1, step 3."""
+    """(N, H, W) of `size` from (N, 1, h, w), bilinearly: Algorithm 1, step 3."""
     return F.interpolate(low, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 

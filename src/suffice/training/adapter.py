@@ -21,7 +21,6 @@ from suffice.explainers.lax import (
     msi_loss,
     new_adapter,
     soft_threshold,
-    upsampled,
 )
 from suffice.features import frozen, record
 from suffice.training.run import Task, TrainingSettings
@@ -114,8 +113,7 @@ class LaxTask(Task):
             classifier.forward_passes += len(images)
             if settings.labels == "predicted":
                 labels = whole.argmax(1)
-            low = self.adapter.low_resolution(activations)
-            maps = upsampled(low, images.shape[2:])
+            low, maps = self.adapter.heatmaps(activations, images.shape[2:])
             if settings.objective == "paper":
                 classifier.forward_passes += len(images)
                 masked = logits(normalised * maps[:, None])
