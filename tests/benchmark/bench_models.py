@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +22,21 @@ class Corner(nn.Module):
         return torch.stack([torch.full_like(bright, 10.0), bright, torch.zeros_like(bright)], 1)
 
 
+class Patient(Corner):
+    """Asked more than 300 times, it waits for the file that $SUFFICE_TEST_SEEN names."""
+
+    asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        until = time.monotonic() + 60
+        while self.asked > 300 and not Path(os.environ["SUFFICE_TEST_SEEN"]).exists():
+            if time.monotonic() > until:
+                raise TimeoutError("nobody has seen a result")
+            time.sleep(0.05)
+        return super().forward(x)
+
+
 class NotANumber(nn.Module):
     """NaN for everything."""
 
@@ -27,6 +46,10 @@ class NotANumber(nn.Module):
 
 def corner() -> suffice.Classifier:
     return suffice.Classifier(Corner(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+
+
+def patient() -> suffice.Classifier:
+    return suffice.Classifier(Patient(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
 
 
 def not_a_number() -> suffice.Classifier:

@@ -69,3 +69,25 @@ def test_the_same_table_also_when_a_worker_is_killed(
     assert outcome.failed_rows == 54, "of the damaged photo alone: seeds x occlusions x γ x metrics"
     assert as_csv(read_rows(tmp_path / "ray"), times=False) == as_csv(rows, times=False)
     assert not workers_of_ray(), "the cluster that was started is gone"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_result_is_there_before_its_image_is_done(
+    toy: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray.data")
+    from suffice.benchmark.on_ray import RayEngine
+
+    monkeypatch.chdir(HERE)
+    for path in sorted(photos.iterdir())[1:]:
+        path.unlink()
+    seen = tmp_path / "seen"
+    monkeypatch.setenv("SUFFICE_TEST_SEEN", str(seen))
+    toy |= {"seeds": list(range(20)), "metrics": [{"names": ["area", "sufficient"]}]}
+    toy["models"][0]["model"] = "bench_models:patient"
+
+    config = make_config(toy)
+    outcome = run_benchmark(config, tmp_path / "ray", RayEngine(1), progress=lambda state: seen.touch())
+    assert sum(row["forward_passes"] for row in read_rows(tmp_path / "ray")) > 600, "it had to wait"
+    assert not outcome.failed_rows

@@ -21,6 +21,11 @@ from suffice.benchmark.plan import Task
 from suffice.errors import InputError
 
 _TASKS_AT_ONCE = 2000  # handed to Ray Data together, so that plans of any length take the same memory
+_CONTEXT = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    "target_max_block_size": 1,  # bytes: each result comes as soon as it is there, not with the last of its task
+}
 
 
 class RayEngine:
@@ -52,25 +57,27 @@ class RayEngine:
         import ray
 
         started, logger = not ray.is_initialized(), logging.getLogger("ray.data")
-        level = logger.level
+        level, context = logger.level, ray.data.DataContext.get_current()
+        before = {name: getattr(context, name) for name in _CONTEXT}
         logger.setLevel(logging.ERROR)  # it would tell of its own progress
-        if started:
-            _connect(self.address, self.workers * self.threads)
         try:
+            for name, value in _CONTEXT.items():
+                setattr(context, name, value)
+            if started:
+                _connect(self.address, self.workers * self.threads)
             pending = iter(tasks)
             while some := list(itertools.islice(pending, _TASKS_AT_ONCE)):
                 yield from self._stream(config, some)
         finally:
             logger.setLevel(level)
+            for name, value in before.items():
+                setattr(context, name, value)
             if started:
                 ray.shutdown()
 
     def _stream(self, config: BenchmarkConfig, tasks: list[Task]) -> Iterator[Result]:
         import ray
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
         rows = [{"task": pickle.dumps(task)} for task in tasks]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
@@ -80,8 +87,8 @@ class RayEngine:
             num_cpus=self.threads,
             num_gpus=self.gpus or None,
         )
-        for row in done.iter_rows():
-            yield from pickle.loads(row["results"])
+        for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
+            yield from map(pickle.loads, batch["result"])
 
 
 class _Actor:
@@ -90,11 +97,12 @@ class _Actor:
     def __init__(self, config: BenchmarkConfig, threads: int) -> None:
         self.worker = Worker(config, threads)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         import numpy as np
 
-        done = [pickle.dumps(list(self.worker.run(pickle.loads(task)))) for task in batch["task"]]
-        return {"results": np.array(done, dtype=object)}
+        for task in batch["task"]:
+            for result in self.worker.run(pickle.loads(task)):
+                yield {"result": np.array([pickle.dumps(result)], dtype=object)}
 
 
 def _connect(address: str | None, cpus: int) -> None:
