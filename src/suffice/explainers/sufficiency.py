@@ -114,11 +114,10 @@ class SufficiencyTest:
             None if o.background is None else o.background(image[None])[0].expand(image.shape) for o in occlusions
         ]
         # With nothing hidden every occlusion shows the image itself (for deactivation that is Theorem 1).
-        everything = _keys(torch.ones(1, *image.shape[1:], dtype=torch.bool))[0]
-        for index in self._order:
-            if (index, everything) not in self.known.exact:
-                self.known.answers[index, everything] = self._read(whole_logits[None])[0]
-                self.known.exact.add((index, everything))
+        whole = _keys(torch.ones(1, *image.shape[1:], dtype=torch.bool))[0]
+        keys = [(index, whole) for index in self._order]
+        self.known.answers.update(dict.fromkeys(keys, self._read(whole_logits[None])[0]))
+        self.known.exact.update(keys)
 
     @property
     def several(self) -> bool:

@@ -55,11 +55,18 @@ def filled_from_neighbours(value: Tensor, on: Tensor, times: int) -> Tensor:
     Returns:
         (N, C, H, W), zero where nothing that is on is near enough.
     """
-    if on.shape[1] > 1 or value.requires_grad:  # the other way writes in place
-        return _filled_everywhere(value * on, on, times)
-    # Only what lies next to the kept part is looked at, a thin rim of most masks: a row of channels at each position.
+    value = value * on
+    # The rim is filled in place, and once for all channels.
+    return (_filled_everywhere if on.shape[1] > 1 or value.requires_grad else _filled_at_the_rim)(value, on, times)
+
+
+_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+
+
+def _filled_at_the_rim(value: Tensor, on: Tensor, times: int) -> Tensor:
+    """Only what lies next to the kept part is looked at, few positions of most masks; `value` is zero elsewhere."""
     batch, channels, height, width = value.shape
-    rows = (value * on).permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = value.permute(0, 2, 3, 1).reshape(-1, channels)  # one for each position
     on = F.pad(on[:, 0], (1, 1, 1, 1))  # so that every position has eight neighbours
     offsets = torch.tensor([dy * (width + 2) + dx for dy, dx in _NEIGHBOURS], device=value.device)
     steps = torch.tensor([dy * width + dx for dy, dx in _NEIGHBOURS], device=value.device)
@@ -79,9 +86,6 @@ def filled_from_neighbours(value: Tensor, on: Tensor, times: int) -> Tensor:
     filled = rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
     # In the layout that it came in, so that the convolution adds in the order in which it always does.
     return filled if value.is_contiguous(memory_format=torch.channels_last) else filled.contiguous()
-
-
-_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
 
 def _filled_everywhere(value: Tensor, on: Tensor, times: int) -> Tensor:
