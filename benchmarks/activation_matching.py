@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import suffice
-from suffice.cli.process import keep_buffers
+from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
 from suffice.files import write_csv

@@ -17,7 +17,7 @@ import matplotlib
 import torch
 
 import suffice
-from suffice.cli.process import keep_buffers
+from suffice.buffers import keep_buffers
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

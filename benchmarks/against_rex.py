@@ -41,7 +41,7 @@ from torch import Tensor
 
 import suffice
 from against_rex_worker import Calls, load_mask, normalised, plain_model, save_mask
-from suffice.cli.process import keep_buffers
+from suffice.buffers import keep_buffers
 from suffice.files import write_csv
 
 REX = "rex-xai==0.4.1"

@@ -26,7 +26,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import suffice
-from suffice.cli.process import keep_buffers
+from suffice.buffers import keep_buffers
 from suffice.explainers.saliency import MAPS, saliency_maps
 from suffice.metrics import mean_with_error, robustness_solid
 

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 import suffice
+from suffice.buffers import keep_buffers
 from suffice.circuits import read_out
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import connect
 from suffice.circuits.ranking import ACROSS_LAYERS, Question, choose, ladder, weight_scores
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.search import random_circuits, smallest
-from suffice.cli.process import keep_buffers
 from suffice.files import write_csv
 from suffice.metrics import mean_with_error
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as vision
 
 import suffice
-from suffice.cli.process import keep_buffers
+from suffice.buffers import keep_buffers
 from suffice.metrics import mean_with_error, robustness_solid
 
 COLUMNS = ("photo", "target", "right", "confidence", "explanation_confidence", "checked_confidence")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from suffice.cli.process import keep_buffers
+from suffice.buffers import keep_buffers
 from suffice.explainers.lax import AdapterSettings, heatmaps, new_adapter
 from suffice.models import load_classifier
 

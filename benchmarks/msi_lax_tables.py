@@ -37,8 +37,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
-from suffice.cli.process import keep_buffers
 from suffice.datasets import ImageDataset, load_dataset, random_subset
 from suffice.explainers import saliency_maps
 from suffice.explainers.lax import heatmaps, load_adapter

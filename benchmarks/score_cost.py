@@ -40,8 +40,8 @@ import torch
 from torch import Tensor
 
 import suffice
+from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
-from suffice.cli.process import keep_buffers
 from suffice.metrics import as_saliency
 
 TABLE = Path(__file__).parents[1] / "results" / "score-cost.csv"

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from suffice.benchmark import run_benchmark
 from suffice.benchmark.config import make_config
@@ -38,6 +39,15 @@ def test_numbers_out_of_range_are_told(numbers: dict[str, Any]) -> None:
 
     with pytest.raises(InputError, match="expected workers and threads of at least 1 and gpus of at least 0; got"):
         RayEngine(**numbers)
+
+
+def test_an_actor_keeps_its_buffers(toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from suffice.benchmark import on_ray
+
+    kept: list[bool] = []
+    monkeypatch.setattr(on_ray, "keep_buffers", lambda: kept.append(True))
+    on_ray._Actor(make_config(toy), torch.get_num_threads())
+    assert kept == [True]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.measure import Result, Worker
 from suffice.benchmark.plan import Task
+from suffice.buffers import keep_buffers
 from suffice.errors import InputError
 
 _TASKS_AT_ONCE = 2000  # handed to Ray Data together, so that plans of any length take the same memory
@@ -95,6 +96,7 @@ class _Actor:
     """A worker in a process of Ray's."""
 
     def __init__(self, config: BenchmarkConfig, threads: int) -> None:
+        keep_buffers()  # the process is Ray's and does nothing else
         self.worker = Worker(config, threads)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffice.buffers import keep_buffers
 from suffice.cli.command import number, one_line, whole_number
-from suffice.cli.process import keep_buffers, say
+from suffice.cli.process import say
 from suffice.errors import InputError
 
 if TYPE_CHECKING:

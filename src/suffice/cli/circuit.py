@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffice.buffers import keep_buffers
 from suffice.cli.command import explain_each, folder_names, number, one_line, whole_number, writable
 from suffice.cli.options import BatchSize, Classes, Device, Images, InputSize, Json, Target, Traceback, Weights
-from suffice.cli.process import keep_buffers, print_any_name, say
+from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffice.buffers import keep_buffers
 from suffice.cli.command import (
     explain_each,
     folder_names,
@@ -34,7 +35,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import keep_buffers, print_any_name, say
+from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
 from suffice.cli.options import (
     LARGEST_SEED,
@@ -28,7 +29,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import complain, keep_buffers, print_any_name, say
+from suffice.cli.process import complain, print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, whole_number
 from suffice.cli.options import Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
-from suffice.cli.process import keep_buffers, say
+from suffice.cli.process import say
 from suffice.errors import InputError
 from suffice.files import write_whole
 

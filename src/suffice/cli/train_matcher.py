@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings
 from suffice.cli.options import (
     Accelerator,
@@ -23,7 +24,7 @@ from suffice.cli.options import (
     TrainingImages,
     Workers,
 )
-from suffice.cli.process import keep_buffers, say
+from suffice.cli.process import say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
 from suffice.files import write_whole
