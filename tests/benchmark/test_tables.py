@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 
+from suffice.benchmark.comparison import comparison_table
 from suffice.benchmark.config import make_config
 from suffice.benchmark.tables import (
     Report,
     Values,
-    as_csv,
-    as_latex,
-    as_markdown,
-    comparison_table,
     difference,
     grouped,
     mean_of,
@@ -25,6 +22,7 @@ from suffice.benchmark.tables import (
     tables,
 )
 from suffice.errors import InputError
+from suffice.report.tables import as_csv, as_latex, as_markdown
 
 
 def row(image: str, occlusion: str, metric: str, value: float | None, **more: Any) -> dict[str, Any]:

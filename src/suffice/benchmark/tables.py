@@ -1,4 +1,4 @@
-"""Rows to tables: means over images with their standard errors, the best in bold, as Markdown, LaTeX and CSV.
+"""Rows to tables: means over images with their standard errors, and which of them is the best.
 
 Two seeds of one image count as one image, as they are not independent of each other. Of a table's cells only those rows
 count that the benchmark, as it was last asked for, means; a mean over fewer images than another says so.
@@ -6,9 +6,7 @@ count that the benchmark, as it was last asked for, means; a mean over fewer ima
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
 import os
 import statistics
@@ -275,13 +273,13 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
         best = _best(means, down, across, spec, fixed)
         rows = tuple(
             (
-                _word(spec.down, row, at),
+                word(spec.down, row, at),
                 tuple(_entry(means[row, column], (row, column) in best, spec) for column in across),
             )
             for row in down
         )
         shown = {d: v for d, v in fixed.items() if len(orders[d]) > 1 or (d == "metric" and not spec.title)}
-        words = [_word(d, v, at) for d, v in shown.items()]
+        words = [word(d, v, at) for d, v in shown.items()]
         metric = fixed.get("metric")
         title = ": ".join(filter(None, [spec.title, ", ".join(words)]))
         if metric is not None and metric in (spec.title, *words):
@@ -289,7 +287,7 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
         yield Table(
             title,
             spec.down,
-            tuple(_word(spec.across, column, at) + _arrow(spec.across, column) for column in across),
+            tuple(word(spec.across, column, at) + _arrow(spec.across, column) for column in across),
             rows,
             _note(mean for mean in means.values()),
         )
@@ -338,7 +336,8 @@ def _entry(mean: Mean | None, best: bool, spec: TableSpec) -> Entry:
     return Entry(mean, best, text.replace("-", "−") if text.startswith("-") else text)
 
 
-def _word(dimension: str, value: Any, at: str) -> str:
+def word(dimension: str, value: Any, at: str) -> str:
+    """What a table calls a value of a dimension, as γ = 0.5."""
     if dimension != "level":
         return str(value)
     return {"gamma": f"γ = {value:g}", "area": f"area {value:g}", "map": "map"}[at]
@@ -399,173 +398,7 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
         yield Table(
             spec.title or f"{spec.metric}: difference to the best of {', '.join(spec.best)}",
             "",
-            tuple(_word("level", level, spec.at) for level in levels),
+            tuple(word("level", level, spec.at) for level in levels),
             tuple(rows),
             f"{_note(counted)} Paired by image; in brackets the one with the best mean {spec.by}.",
         )
-
-
-# Writing
-
-
-def as_markdown(report: Report) -> str:
-    """Every table, with what a reader must know."""
-    lines = [f"# {report.config.title}", ""] if report.config.title else []
-    if report.config.note:
-        lines += [report.config.note, ""]
-    for note in report.notes:
-        lines += [f"**{note}**", ""]
-    for table in report.tables:
-        lines += markdown_table(table)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def markdown_table(table: Table) -> list[str]:
-    """Lines of one table and an empty one."""
-    lines = [f"## {table.title}", ""] if table.title else []
-    lines += ["| " + " | ".join(_cell(text) for text in (table.corner, *table.columns)) + " |"]
-    lines += ["|---" * (1 + len(table.columns)) + "|"]
-    for name, entries in table.rows:
-        texts = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
-        lines.append("| " + " | ".join(_cell(text) for text in (name, *texts)) + " |")
-    return [*lines, "", table.note, ""]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "γ": r"$\gamma$",
-    "ρ": r"$\rho$",
-    "τ": r"$\tau$",
-    "α": r"$\alpha$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "×": r"$\times$",
-    "<": "$<$",
-    ">": "$>$",
-}
-
-
-def latex_text(text: str) -> str:
-    r"""Text that LaTeX prints as it is.
-
-    >>> latex_text("fid_minus ↓ 5% ± 1%")
-    'fid\\_minus $\\downarrow$ 5\\% $\\pm$ 1\\%'
-    """
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def as_latex(report: Report) -> str:
-    """Every table as a `table` with `booktabs` rules."""
-    lines = [r"% \usepackage{booktabs}"]
-    lines += [f"% {note}" for note in report.notes]
-    for table in report.tables:
-        lines += ["", r"\begin{table}", r"\centering"]
-        lines += [
-            rf"\caption{{{latex_text(' '.join(filter(None, [table.title + '.' if table.title else '', table.note])))}}}"
-        ]
-        lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-        lines += [" & ".join(latex_text(text) for text in (table.corner, *table.columns)) + r" \\", r"\midrule"]
-        for name, entries in table.rows:
-            texts = [rf"\textbf{{{latex_text(e.text)}}}" if e.best else latex_text(e.text) for e in entries]
-            lines.append(" & ".join([latex_text(name), *texts]) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
-
-
-def as_csv(report: Report) -> str:
-    """Every mean with its standard error, a line each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(f.name for f in dataclasses.fields(Group)), "mean", "standard_error", "images"])
-    for group in report.values:
-        mean = mean_of(report.values, group)
-        assert mean is not None
-        error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
-        level = f"{group.level:g}"
-        names = [group.dataset, group.model, group.method, group.occlusion, group.at, level, group.metric]
-        writer.writerow([*names, f"{mean.value:.6g}", error, mean.count])
-    return text.getvalue()
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """How a group differs between two runs.
-
-    Attributes:
-        group: in both.
-        before, after: means over the images that both have.
-        difference: after minus before, paired by image.
-        largest: difference of one image, by its absolute value.
-        equal: whether every image has the same value in both, bit for bit.
-    """
-
-    group: Group
-    before: Mean
-    after: Mean
-    difference: Mean
-    largest: float
-    equal: bool
-
-
-def compare(before: Report, after: Report) -> list[Change]:
-    """Every group that both runs have, over the images that both have."""
-    found = []
-    for group, images in after.values.items():
-        both = sorted(images.keys() & before.values.get(group, {}).keys())
-        if both:
-            pairs = [(before.values[group][image], images[image]) for image in both]
-            found.append(
-                Change(
-                    group,
-                    mean_with_error(b for b, _ in pairs),
-                    mean_with_error(a for _, a in pairs),
-                    mean_with_error(a - b for b, a in pairs),
-                    max((a - b for b, a in pairs), key=abs),
-                    all(a == b for b, a in pairs),
-                )
-            )
-    return found
-
-
-def comparison_table(before: Report, after: Report) -> Table:
-    """Where two runs differ, those furthest apart, in standard errors, first.
-
-    Raises:
-        InputError: they have no group in common.
-    """
-    changes = compare(before, after)
-    if not changes:
-        raise InputError("expected two runs with data sets, models, methods and metrics in common; these have none")
-    changed = [change for change in changes if not change.equal]
-    changed.sort(key=lambda c: -abs(c.difference.value) / (c.difference.standard_error or 1e-12))
-    rows = []
-    for change in changed:
-        group, metric = change.group, metric_of(change.group.metric)
-        level = _word("level", group.level, group.at)
-        name = ", ".join([group.dataset, group.model, group.method, group.occlusion, level, group.metric])
-        better = change.difference.value * (1 if metric.higher_is_better else -1)
-        verdict = "better" if better > 0 else "worse" if better < 0 else "same mean"
-        texts = [
-            f"{change.before.value:.4g}",
-            f"{change.after.value:.4g}",
-            f"{change.difference:+.4g}",
-            f"{change.largest:+.4g}",
-        ]
-        entries = [Entry(None, False, text) for text in (*texts, str(change.after.count), verdict)]
-        rows.append((f"{name} {metric.arrow}", tuple(entries)))
-    note = f"{len(changes) - len(changed)} of {len(changes)} means are of equal values, image by image, and not listed."
-    missing = len(after.values) - len(changes), len(before.values) - len(changes)
-    if any(missing):
-        note += f" {missing[0]} means are in the second run only, {missing[1]} in the first only."
-    columns = ("before", "after", "difference", "largest of one image", "images", "")
-    return Table("Comparison of two runs, paired by image", "", columns, tuple(rows), note)

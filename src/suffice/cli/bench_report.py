@@ -31,7 +31,9 @@ def bench_report(
         raise InputError(f"expected --out with --format html; got it with {format}, which goes to stdout")
     from dataclasses import replace
 
-    from suffice.benchmark.tables import as_csv, as_latex, as_markdown, comparison_table, read_report
+    from suffice.benchmark.comparison import comparison_table
+    from suffice.benchmark.tables import read_report
+    from suffice.report.tables import as_csv, as_latex, as_markdown
 
     print_any_name("utf-8")
     report = read_report(folder)
