@@ -98,8 +98,8 @@ def cost(classifier: Classifier, photo: str, rounds: int) -> dict[str, Any]:
         passes = classifier.forward_passes
         ours.append(cpu_seconds(lambda: suffice.score(classifier, image, heat, CURVES))[0])
         assert classifier.forward_passes - passes == len(inputs)
-        for seconds, folds in ((plain, False), (folded, True)):
-            ask_all = functools.partial(classifier.batched, lambda m, x: m(x), inputs, screen=True, folds=folds)
+        for seconds, copies in ((plain, False), (folded, True)):
+            ask_all = functools.partial(classifier.batched, lambda m, x: m(x), inputs, screen=True, copies=copies)
             seconds.append(cpu_seconds(ask_all)[0])
     return {
         "photo": photo,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.errors import InputError
-from suffice.folding import folded, state_of
+from suffice.faster import faster_copy, state_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -225,7 +225,7 @@ class Classifier:
         *inputs: Tensor,
         gather: Callable[..., Sequence[Tensor]] | None = None,
         screen: bool = False,
-        folds: bool = False,
+        copies: bool = False,
         batch_size: int | None = None,
     ) -> Tensor:
         """Logits (N, K) of `forward(module, *batch)` over the rows of `inputs`, in batches that fit in memory.
@@ -240,9 +240,10 @@ class Classifier:
                 be mere numbers, and what they stand for comes into being in its batch only. None: the inputs.
             screen: the fastest way to answers that are close: the classifier's `precision` instead of float32, and on
                 a CPU images laid out with the channels last, which most networks take 10 to 40% faster.
-            folds: `forward` calls the module and does not look inside; so a copy of it whose batch norms are part of
-                its convolutions (`folding.py`) may answer a screen on a CPU. Making the copy takes two forward passes
-                of two images, once for a state of the weights, which are not counted: they ask about no image.
+            copies: `forward` calls the module and does not look inside; so a copy of it whose batch norms and
+                activations are part of its convolutions (`faster/`) may answer a screen on a CPU. Making the copy takes
+                four forward passes of two images, once for a state of the weights, which are not counted: they ask
+                about no image.
             batch_size: overrides the classifier's own.
         """
         rows, done = len(inputs[0]), 0
@@ -255,7 +256,7 @@ class Classifier:
         logits: Tensor | None = None
         precision: Precision = self.precision if screen else "float32"
         with evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
-            module = self._folded() if screen and folds else self.module
+            module = self._copy() if screen and copies else self.module
             while done < rows:
                 batch: Sequence[Tensor] = [x[done : done + size].to(self.device) for x in inputs]
                 rows_of_batch = len(batch[0])
@@ -285,19 +286,20 @@ class Classifier:
         assert logits is not None
         return logits
 
-    def _folded(self) -> Any:
+    def _copy(self) -> Any:
         """The faster copy of the module as it is now, made where it is not there; or the module."""
         if self.device.type != "cpu" or not isinstance(self.module, nn.Module):
             return self.module
         state = state_of(self.module)
         if state is None:
             return self.module
-        if state != self._faster_than:
+        made_of = self.precision, state
+        if made_of != self._faster_than:
             size = (2, len(self.preprocessing.mean), *self.preprocessing.input_size)
             images = torch.rand(size, generator=torch.Generator().manual_seed(0))
             with _autocast(self.device, "float32"):
-                self._faster = folded(self.module, self.normalise(images))
-            self._faster_than = state
+                self._faster = faster_copy(self.module, self.normalise(images), fuses=self.precision == "float32")
+            self._faster_than = made_of
         return self.module if self._faster is None else self._faster
 
     def _fitting_batch(self) -> int:

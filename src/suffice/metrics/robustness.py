@@ -257,7 +257,7 @@ def _pasted_logits(
         return classifier.batched(pasted, image.expand(len(rows), *image.shape[1:]), rows, **options)
 
     # Less precision than float32 is for searches; what a screen does in float32 costs no more than rounding.
-    logits = ask(pairs, screen=classifier.precision == "float32", folds=True)
+    logits = ask(pairs, screen=classifier.precision == "float32", copies=True)
     # Now that the number of classes is known, a target out of range can be told.
     close = _margin(logits, classifier.class_index(target)).abs() <= 2 * _FLOAT32_ERROR
     if bool(close.any()):

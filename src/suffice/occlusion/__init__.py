@@ -111,7 +111,7 @@ class Occlusion:
         def forward(module: Any, x: Tensor) -> Any:
             return module(x)
 
-        return classifier.batched(forward, rows, gather=painted, screen=screen, folds=True, batch_size=batch_size)
+        return classifier.batched(forward, rows, gather=painted, screen=screen, copies=True, batch_size=batch_size)
 
 
 def painted_logits(
@@ -132,7 +132,7 @@ def painted_logits(
         screen, batch_size: as in `Classifier.batched`.
     """
     forward = _painted(classifier)
-    return classifier.batched(forward, images, masks, backgrounds, screen=screen, folds=True, batch_size=batch_size)
+    return classifier.batched(forward, images, masks, backgrounds, screen=screen, copies=True, batch_size=batch_size)
 
 
 def _painted(classifier: Classifier) -> Callable[[Any, Tensor, Tensor, Tensor], Any]:

@@ -140,7 +140,7 @@ def gradients(
     with frozen(classifier.require_module("activation matching")):
         classifier.batched(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
-            screen=True, folds=True,
+            screen=True, copies=True,
         )  # fmt: skip
     classifier.backward_passes += len(rows)
     gradient = torch.cat(towards).view(len(views), *masks.shape).sum(0)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from suffice.classifier import Classifier
-from suffice.folding import Pair, folded, followed, state_of
+from suffice.faster import state_of
+from suffice.faster.copying import Pair, followed
+from suffice.faster.folding import folded, is_convolution, is_norm
 from suffice.occlusion import painted_logits
 
 
@@ -104,7 +106,7 @@ def test_no_copy_where_it_would_answer_otherwise_or_cannot_be_made(kind: type[nn
 @torch.no_grad()
 def test_a_convolution_that_is_called_twice_keeps_its_norm() -> None:
     network = seeded(CalledTwice())
-    assert followed(network, IMAGES)[0] == [Pair("second", "after")]
+    assert followed(network, IMAGES, is_convolution, is_norm)[0] == [Pair("second", "after")]
     faster = folded(network, IMAGES)
     assert faster is not None
     assert isinstance(faster.norm, nn.BatchNorm2d)
@@ -117,7 +119,7 @@ def test_nothing_to_fold() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
     assert folded(network, IMAGES) is None
     network.register_forward_hook(lambda m, _i, _o: called.append(m))
-    assert followed(network, IMAGES) == ([], None)
+    assert followed(network, IMAGES, is_convolution, is_norm) == ([], None)
     assert called == [], "a network without norms is not asked for nothing"
 
 
@@ -143,7 +145,7 @@ def screened(classifier: Classifier) -> tuple[Tensor, list[nn.Module]]:
         called.append(module)
         return module(classifier.normalise(x))
 
-    return classifier.batched(forward, IMAGES, screen=True, folds=True), called
+    return classifier.batched(forward, IMAGES, screen=True, copies=True), called
 
 
 def small_classifier(network: nn.Module) -> Classifier:
@@ -159,7 +161,7 @@ def test_only_screens_that_do_not_look_inside_are_answered_by_the_copy() -> None
     assert called[0] is not network
     assert classifier.forward_passes == 2 * len(IMAGES)
     assert screened(classifier)[1][0] is called[0], "the copy is made once"
-    for options in ({"screen": True}, {"folds": True}):
+    for options in ({"screen": True}, {"copies": True}):
         seen: list[nn.Module] = []
         classifier.batched(lambda m, x, seen=seen: seen.append(m) or m(x), IMAGES, **options)
         assert seen == [network]

@@ -1,0 +1,120 @@
+"""Activations become part of the convolutions before them.
+
+oneDNN, which computes convolutions on a CPU, can apply an activation to each number while it is at hand; a layer of its
+own reads and writes the whole map once more. The operator is the one that `torch.compile` uses.
+
+Strided convolutions of TensorFlow's models (`Conv2dSame`) pad one side more than the other, for which PyTorch copies
+the whole map. Where a kernel is cheap it is grown by a row and a column of zeros instead, which makes the sides equal.
+
+>>> import torch
+>>> from torch import nn
+>>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Flatten(), nn.LazyLinear(4)).eval()
+>>> images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+>>> with torch.no_grad():
+...     _ = network(images)
+...     copy = fused(network, images)
+>>> [type(layer).__name__ for layer in copy]
+['FusedConvolution', 'Identity', 'Flatten', 'Linear']
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import get_same_padding
+from torch import Tensor, nn
+
+from suffice.faster.copying import Pair, changed_copy
+
+# Kernels over this many channels at most are grown: those of depthwise convolutions and of the first layer, which wait
+# for memory and not for arithmetic.
+_CHEAP = 4
+
+
+def fused(module: nn.Module, images: Tensor) -> nn.Module | None:
+    """A copy of `module` whose convolutions apply the activation that follows them; `module` itself is not changed.
+
+    Args:
+        module: float32, in evaluation mode; asked about `images` once, and so is the copy.
+        images: (N, C, H, W), normalised, on a CPU.
+
+    Returns:
+        The copy, or None; see `changed_copy`.
+    """
+    return changed_copy(module, images, _is_plain, lambda layer: _operation(layer) is not None, _fuse)
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution that the operator knows, and nothing but that."""
+    return (
+        type(layer) in (nn.Conv2d, Conv2dSame)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and layer.weight.dtype == torch.float32
+    )
+
+
+def _operation(layer: nn.Module) -> tuple[str, list[float], str] | None:
+    """An activation as oneDNN's operator takes it; None for another layer."""
+    if type(layer) is nn.ReLU:
+        return "relu", [], ""
+    if isinstance(layer, nn.Hardtanh) and type(layer) in (nn.ReLU6, nn.Hardtanh):
+        return "hardtanh", [layer.min_val, layer.max_val], ""
+    if type(layer) is nn.SiLU:
+        return "swish", [], ""
+    if type(layer) is nn.Hardswish:
+        return "hardswish", [], ""
+    return None
+
+
+def _fuse(network: nn.Module, pair: Pair) -> None:
+    convolution, activation = network.get_submodule(pair.first), network.get_submodule(pair.second)
+    assert isinstance(convolution, nn.Conv2d)
+    network.set_submodule(pair.first, FusedConvolution(convolution, activation).eval())
+    network.set_submodule(pair.second, nn.Identity())
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with the activation that follows it.
+
+    Args:
+        convolution: `nn.Conv2d`, or timm's `Conv2dSame`, with zeros around its input.
+        activation: one that oneDNN knows.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: nn.Module) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.padding: list[int] = [int(p) for p in convolution.padding]
+        self.same = isinstance(convolution, Conv2dSame)
+        self.geometry: list[Any] = [list(convolution.stride), list(convolution.dilation), convolution.groups]
+        self.activation = activation
+        operation = _operation(activation)
+        assert operation is not None
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the activation makes of the convolution of x, (N, C, H, W)."""
+        weight, padding = self.weight, self.padding
+        if self.same:
+            x, weight, padding = self._evenly(x)
+        if torch.is_grad_enabled() and x.requires_grad:  # the operator has no gradient
+            stride, dilation, groups = self.geometry
+            return self.activation(F.conv2d(x, weight, self.bias, stride, padding, dilation, groups))
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, padding, *self.geometry, *self.operation)
+
+    def _evenly(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Input, weight and padding of the same convolution with as much padding on both sides."""
+        stride, dilation, _ = self.geometry
+        sizes, kernel = x.shape[2:], self.weight.shape[2:]
+        total = [get_same_padding(*of_side) for of_side in zip(sizes, kernel, stride, dilation, strict=True)]
+        before, after = [t // 2 for t in total], [t - t // 2 for t in total]
+        odd = [a - b for a, b in zip(after, before, strict=True)]
+        if not any(odd):
+            return x, self.weight, before
+        if self.weight.shape[1] <= _CHEAP and dilation == [1, 1]:
+            return x, F.pad(self.weight, (odd[1], 0, odd[0], 0)), after
+        return F.pad(x, (before[1], after[1], before[0], after[0])), self.weight, [0, 0]
