@@ -69,6 +69,9 @@ def test_what_is_included_gives_the_keys_that_the_file_does_not_say(tmp_path: Pa
     (tmp_path / "number.toml").write_text("include = 3")
     with pytest.raises(InputError, match="expected the name of a file to include; got 3"):
         load_config(tmp_path / "number.toml")
-    (tmp_path / "again.toml").write_text('include = "a.toml"')
-    with pytest.raises(InputError, match=r"expected a file that includes no other; a\.toml does"):
-        load_config(tmp_path / "again.toml")
+    (tmp_path / "again.toml").write_text('include = "a.toml"\ntitle = "own"\n')
+    config = load_config(tmp_path / "again.toml")
+    assert (config.title, config.gammas, config.metrics[0].names) == ("own", (0.5, 0.9), ("area",))
+    (tmp_path / "shared" / "b.toml").write_text('include = "../again.toml"')
+    with pytest.raises(InputError, match=r"again\.toml: expected a file that does not include itself; got 'a\.toml'"):
+        load_config(tmp_path / "a.toml")

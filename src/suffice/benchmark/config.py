@@ -353,35 +353,36 @@ def method_label(spec: MethodSpec) -> str:
 def load_config(path: str | os.PathLike[str]) -> BenchmarkConfig:
     """The benchmark that a TOML file describes.
 
-    `include = "FILE"`, from the folder of the file on, gives the keys that it does not say itself. `${NAME}` in a path
-    is the environment variable NAME.
+    `include = "FILE"`, from the folder of the file on, gives the keys that it does not say itself, and may include
+    another one. `${NAME}` in a path is the environment variable NAME.
 
     Raises:
         InputError: no such file, no TOML, an unknown key, method or metric, or a value out of range.
     """
     content = _read(Path(path))
-    included = content.pop("include", None)
-    if included is not None:
-        if not isinstance(included, str):
-            raise InputError(f"{path}: expected the name of a file to include; got {included!r}")
-        defaults = _read(Path(path).parent / included)
-        if "include" in defaults:
-            raise InputError(f"{path}: expected a file that includes no other; {included} does")
-        content = defaults | content
     try:
         return make_config(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file and what it includes, its own keys first."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is no text"
         raise InputError(f"expected a benchmark's TOML file; {path}: {said}") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"expected TOML in {path}; {error}") from error
+    if (included := content.pop("include", None)) is None:
+        return content
+    if not isinstance(included, str):
+        raise InputError(f"{path}: expected the name of a file to include; got {included!r}")
+    includers = (*includers, path.resolve())
+    if (path.parent / included).resolve() in includers:
+        raise InputError(f"{path}: expected a file that does not include itself; got {included!r}")
+    return _read(path.parent / included, includers) | content
 
 
 def make_config(content: dict[str, Any]) -> BenchmarkConfig:
