@@ -87,8 +87,9 @@ class Classifier:
         name: what reports call the model.
         weights: where its weights came from, which results record.
         device: where to run; None leaves a module where it is.
-        precision: `float32`, or `bfloat16` to screen in bfloat16 what is then confirmed in float32 wherever the
-            difference could change a verdict.
+        precision: `float32`; or `bfloat16`, to screen in bfloat16 and to ask again in float32 what is closer to a
+            verdict than bfloat16 was off so far. That is an estimate: a rare verdict differs. On a CPU it takes longer
+            than float32, which a faster copy answers (`faster/`).
         batch_size: images in one forward pass; None for what fits in memory.
         interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
 

@@ -97,7 +97,8 @@ def explain(
     as_json: Json = False,
     device: Device = "auto",
     precision: Annotated[
-        str, typer.Option(help="float32, or bfloat16 to screen faster; verdicts are those of float32.")
+        str,
+        typer.Option(help="float32; or bfloat16, close answers asked again in float32. On a CPU float32 is faster."),
     ] = "float32",
     batch_size: BatchSize = None,
     input_size: InputSize = None,

@@ -51,7 +51,7 @@ def load_classifier(
         class_names: names in the order of the logits, a text file of one name a line, or `imagenet-1k`. A timm or
             torchvision model is built with as many classes, so that the weights of a fine-tuned one fit.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here, and the CPU for a black box.
-        precision: `float32`, or `bfloat16` to screen faster and confirm in float32.
+        precision: `float32`, or `bfloat16` to screen in it and confirm in float32; see `Classifier`.
         batch_size: images in one forward pass; None for what fits in memory.
         preprocessing: fields of `Preprocessing` that differ from the model's own.
 
