@@ -103,6 +103,12 @@ def test_markdown_with_arrows_errors_and_the_best_in_bold(values: Values, conten
     assert "| deactivate | +20.000% ± 0.000% (zero) |" in text
 
 
+def test_nothing_is_bold_where_neither_more_nor_less_is_better(values: Values, content: dict[str, Any]) -> None:
+    assert "| **" in as_markdown(report_of(values, content))
+    content["tables"][0]["best"] = False
+    assert "| **" not in as_markdown(report_of(values, content))
+
+
 def test_nothing_is_best_where_all_are_equal_or_alone(content: dict[str, Any]) -> None:
     equal = [row("a", o, "area", 0.25) for o in ("zero", "max")]
     assert "**" not in as_markdown(report_of(grouped(equal, make_config(content)), content)).split("## Sizes")[1]

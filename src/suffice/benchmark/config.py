@@ -204,6 +204,7 @@ class TableSpec(_Strict):
         digits: after the point.
         percent: whether shares are shown as percentages.
         errors: whether standard errors are shown.
+        best: whether the best are in bold; not where neither more nor less is better.
     """
 
     title: str = ""
@@ -214,6 +215,7 @@ class TableSpec(_Strict):
     digits: int = Field(default=3, ge=0, le=6)
     percent: bool = False
     errors: bool = True
+    best: bool = True
 
     @model_validator(mode="after")
     def _two(self) -> TableSpec:

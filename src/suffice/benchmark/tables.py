@@ -270,7 +270,7 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
             return Group(**{**fixed, spec.down: row, spec.across: column, "at": at})
 
         means = {(r, c): mean_of(part, group_of(r, c)) for r in down for c in across}
-        best = _best(means, down, across, spec, fixed)
+        best = _best(means, down, across, spec, fixed) if spec.best else set()
         rows = tuple(
             (
                 word(spec.down, row, at),
