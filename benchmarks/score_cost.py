@@ -4,8 +4,8 @@
 
 Cost: all curve metrics of one map (insertion, deletion, Fid- and Fid+, each by value and by percentage, MSI), over the
 plain pass: the same module, on the same distinct masked images, which lie ready in memory, in batches of the same size,
-with the channels last, which is its faster way. A sweep asks a copy of the module with folded batch norms, where there
-can be one; the ratio to a plain pass of that copy, which is what the sweep itself adds, is given as well.
+with the channels last, which is its faster way. A sweep asks a faster copy of the module (src/suffice/faster), where
+there can be one; the ratio to a plain pass of that copy, which is what the sweep itself adds, is given as well.
 
 Peers: the insertion and the deletion curve of one map in 48 steps, each 2.1% of the pixels, pixels hidden as zero after
 normalisation: torchcam's `DeletionInsertionMetric`; grad-cam's `PerturbationConfidenceMetric` with a zero imputer at 47
@@ -92,13 +92,13 @@ def cost(classifier: Classifier, photo: str, rounds: int) -> dict[str, Any]:
     inputs = masked_images(classifier, image, heat)
     assert len(inputs.flatten(1).unique(dim=0)) == len(inputs), "a masked image was asked twice"
     classifier.batch_size = 32
-    suffice.score(classifier, image, heat, "deletion_percent", step=0.5)  # makes the folded copy
-    ours, plain, folded = [], [], []
+    suffice.score(classifier, image, heat, "deletion_percent", step=0.5)  # makes the faster copy
+    ours, plain, copied = [], [], []
     for _ in range(rounds):
         passes = classifier.forward_passes
         ours.append(cpu_seconds(lambda: suffice.score(classifier, image, heat, CURVES))[0])
         assert classifier.forward_passes - passes == len(inputs)
-        for seconds, copies in ((plain, False), (folded, True)):
+        for seconds, copies in ((plain, False), (copied, True)):
             ask_all = functools.partial(classifier.batched, lambda m, x: m(x), inputs, screen=True, copies=copies)
             seconds.append(cpu_seconds(ask_all)[0])
     return {
@@ -107,7 +107,7 @@ def cost(classifier: Classifier, photo: str, rounds: int) -> dict[str, Any]:
         "images": len(inputs),
         "seconds": statistics.median(ours),
         "over_plain": statistics.median(ours) / statistics.median(plain),
-        "over_folded": statistics.median(ours) / statistics.median(folded),
+        "over_copy": statistics.median(ours) / statistics.median(copied),
     }
 
 
@@ -328,7 +328,7 @@ def main() -> None:
             print(
                 f"{model:16} {photo:18} {row['images']:4} masked images {row['seconds']:7.2f} s  "
                 f"x {row['over_plain']:.3f} of the plain pass "
-                f"(x {row['over_folded']:.3f} of that of the folded copy){verdict}",
+                f"(x {row['over_copy']:.3f} of that of the faster copy){verdict}",
                 flush=True,
             )
     for model in options.models:
