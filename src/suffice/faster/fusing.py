@@ -101,7 +101,7 @@ class FusedConvolution(nn.Module):
         weight, padding = self.weight, self.padding
         if self.same:
             x, weight, padding = self._evenly(x)
-        if torch.is_grad_enabled() and x.requires_grad:  # the operator has no gradient
+        if torch.is_grad_enabled():  # the operator has no gradient
             stride, dilation, groups = self.geometry
             return self.activation(F.conv2d(x, weight, self.bias, stride, padding, dilation, groups))
         return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, padding, *self.geometry, *self.operation)
