@@ -1,11 +1,11 @@
 """What a faster copy of a network saves (src/suffice/faster): processor time of an image in batches of 16, in one run.
 
-    python benchmarks/faster_copy.py                          # the default model and three of timm, random weights
+    python benchmarks/faster_copy.py                          # the default model and three of timm
     python benchmarks/faster_copy.py timm:resnet50 --rounds 9
 
 Each round asks the network as it is, with the channels last, its copy with folded batch norms, and the copy whose
 convolutions apply activations too, one after the other; what is printed are medians over the rounds, and medians of the
-ratios within a round. One thread, buffers kept as the commands do.
+ratios within a round. Weights are random (the time is the same); one thread, buffers kept as the commands do.
 """
 
 from __future__ import annotations
@@ -43,14 +43,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in arguments.networks:
         torch.manual_seed(0)
-        if name.startswith("timm:"):
-            import timm
-
-            network, size = timm.create_model(name.removeprefix("timm:"), pretrained=False).eval(), (224, 224)
-        else:
-            classifier = suffice.load_classifier(name)
-            network, size = classifier.require_module("this benchmark").eval(), classifier.preprocessing.input_size
-        images = torch.rand(BATCH, 3, *size)
+        classifier = suffice.load_classifier(name, weights="random", device="cpu")
+        network = classifier.require_module("this benchmark").eval()
+        images = torch.rand(BATCH, 3, *classifier.preprocessing.input_size)
         with torch.no_grad():
             folded, fused = (faster_copy(network, images[:2], fuses=fuses) for fuses in (False, True))
             ways = {
