@@ -25,6 +25,7 @@ from suffice.metrics import (
 SIZE = (8, 8)
 UPPER_HALF = torch.zeros(SIZE, dtype=torch.bool)
 UPPER_HALF[:4] = True
+NOTHING = torch.zeros(SIZE, dtype=torch.bool)
 
 
 class BrightnessAbove(nn.Module):
@@ -62,8 +63,7 @@ def toy(module: Any, channels: int = 3, **options: Any) -> Classifier:
 @pytest.mark.parametrize(("threshold", "expected"), [(0.5, 0.5), (0.25, 1 - (3 * 0.25) ** 3 / 6), (0.7, 0.9**3 / 6)])
 def test_on_colours_uniform_in_the_cube_it_is_the_closed_form(threshold: float, expected: float) -> None:
     """Nothing kept: the mean of three uniform channels is above t with the probability that Irwin and Hall give."""
-    nothing = torch.zeros(SIZE, dtype=torch.bool)
-    found = robustness_solid(toy(BrightnessAbove(threshold)), torch.rand(3, *SIZE), nothing, 0, count=20_000)
+    found = robustness_solid(toy(BrightnessAbove(threshold)), torch.rand(3, *SIZE), NOTHING, 0, count=20_000)
     assert found.standard_error == pytest.approx((expected * (1 - expected) / 20_000) ** 0.5, rel=0.05)
     assert found.rho == pytest.approx(expected, abs=4 * found.standard_error)
 
@@ -216,11 +216,41 @@ def test_arrays_a_black_box_and_a_class_by_name_will_do() -> None:
     assert torch.equal(found.on_top, colours[:, 1] + 1 > colours[:, [0, 2]].amax(1))
 
 
-def test_bfloat16_is_for_searches_only() -> None:
-    module, image, backgrounds = Mixed(), torch.rand(3, *SIZE), torch.rand(30, 3, *SIZE)
-    exact = robustness_images(toy(module), image, UPPER_HALF, 0, backgrounds)
-    found = robustness_images(toy(module, precision="bfloat16"), image, UPPER_HALF, 0, backgrounds)
-    torch.testing.assert_close(found.confidences, exact.confidences, rtol=0, atol=1e-6)
+class Coarse(BrightnessAbove):
+    """As `BrightnessAbove`, but coarse where autocast is on, as a network in bfloat16 is; counts what it is asked."""
+
+    def __init__(self, threshold: float, step: float) -> None:
+        super().__init__(threshold, gain=1.0)
+        self.step, self.coarse, self.fine = step, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        if not torch.is_autocast_enabled(x.device.type):
+            self.fine += len(x)
+            return logits
+        self.coarse += len(x)
+        return (logits / self.step + 0.5).floor() * self.step
+
+
+def test_bfloat16_screens_and_float32_decides() -> None:
+    """Rounding to steps moves a verdict by half a step: what lies closer is asked again, and nothing far from it."""
+    image, module = torch.zeros(3, *SIZE), Coarse(0.5, step=0.04)
+    found = robustness_solid(toy(module, precision="bfloat16"), image, NOTHING, 0, count=1000)
+    margin = solid_colours(count=1000).double().mean((1, 2, 3)) - 0.5
+    assert torch.equal(found.on_top, margin > 0)
+    coarse = (margin / 0.04 + 0.5).floor() * 0.04
+    assert ((coarse > 0) != (margin > 0)).any(), "were none asked again, some verdicts would be wrong"
+    assert module.coarse == 1000
+    # Its errors go up to half a step. Asked is what it has within four of them, a batch begun, and who is asked alone.
+    batch, alone = 16, int((margin.abs() < 2e-4).sum())
+    assert int((coarse == 0).sum()) <= module.fine <= int((coarse.abs() <= 4 * 0.02).sum()) + batch + alone
+
+
+def test_a_screen_that_says_nothing_leaves_all_to_float32() -> None:
+    image, module = torch.zeros(3, *SIZE), Coarse(0.5, step=100.0)
+    found = robustness_solid(toy(module, precision="bfloat16"), image, NOTHING, 0, count=100)
+    assert torch.equal(found.on_top, solid_colours(count=100).mean((1, 2, 3)) > 0.5)
+    assert module.fine >= 100
 
 
 def test_one_background_has_no_standard_error() -> None:

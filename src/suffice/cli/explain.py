@@ -98,7 +98,7 @@ def explain(
     device: Device = "auto",
     precision: Annotated[
         str,
-        typer.Option(help="float32; or bfloat16, close answers asked again in float32. On a CPU float32 is faster."),
+        typer.Option(help="float32; or bfloat16, close answers asked again in float32: on a GPU, or a CPU with AMX."),
     ] = "float32",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
