@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from suffice.errors import InputError
 from suffice.occlusion.rules import Activation, NoRuleError, Settings
-from suffice.occlusion.rules.activation import Crop, RunAgainError, State, filled, settle, whole, windowed
+from suffice.occlusion.rules.activation import Crop, RunAgainError, State, whole
+from suffice.occlusion.rules.crops import windowed
+from suffice.occlusion.rules.masks import filled, settle
 
 
 def deactivated_forward(

@@ -16,15 +16,12 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
-    filled,
-    padded,
     plain,
-    reduced_mask,
     rule,
-    same_crops,
-    varies,
     whole,
 )
+from suffice.occlusion.rules.crops import padded, same_crops
+from suffice.occlusion.rules.masks import filled, reduced_mask, varies
 
 
 @rule("linear", crops=True)

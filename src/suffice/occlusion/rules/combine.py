@@ -11,17 +11,14 @@ from suffice.occlusion.rules.activation import (
     Crop,
     Crops,
     Mask,
-    align,
     checkpoint,
     derive,
-    filled,
-    padded,
     plain,
     rule,
-    same_crops,
-    settle,
     whole,
 )
+from suffice.occlusion.rules.crops import align, padded, same_crops
+from suffice.occlusion.rules.masks import filled, settle
 
 
 def _same(a: Mask | None, b: Mask | None) -> bool:

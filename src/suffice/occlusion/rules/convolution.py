@@ -12,13 +12,13 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
-    padded,
     plain,
     rule,
-    varies,
     whole,
 )
+from suffice.occlusion.rules.crops import padded
 from suffice.occlusion.rules.fusion import convolved
+from suffice.occlusion.rules.masks import varies
 from suffice.occlusion.rules.windows import (
     around,
     attributed_mask,

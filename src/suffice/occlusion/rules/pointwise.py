@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from suffice.errors import InputError
-from suffice.occlusion.rules.activation import Activation, derive, padded, plain, rule, whole
+from suffice.occlusion.rules.activation import Activation, derive, plain, rule, whole
+from suffice.occlusion.rules.crops import padded
 
 _ZERO_TO_ZERO = (
     "relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu elu elu_ celu selu gelu silu mish hardswish tanh tanh_ "

@@ -13,11 +13,11 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
-    filled,
-    padded,
     rule,
     whole,
 )
+from suffice.occlusion.rules.crops import padded
+from suffice.occlusion.rules.masks import filled
 from suffice.occlusion.rules.windows import (
     around,
     attributed_mask,

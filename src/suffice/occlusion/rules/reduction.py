@@ -12,15 +12,12 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
-    filled,
-    padded,
     plain,
-    reduced_crops,
-    reduced_mask,
     rule,
-    varies,
     whole,
 )
+from suffice.occlusion.rules.crops import padded, reduced_crops
+from suffice.occlusion.rules.masks import filled, reduced_mask, varies
 
 
 def _dims(x: Activation, dim: Any) -> list[int]:

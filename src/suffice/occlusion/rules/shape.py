@@ -19,14 +19,12 @@ from suffice.occlusion.rules.activation import (
     NoRuleError,
     checkpoint,
     derive,
-    exceeds,
-    padded,
     plain,
     rule,
-    settle,
-    varies,
     whole,
 )
+from suffice.occlusion.rules.crops import padded
+from suffice.occlusion.rules.masks import exceeds, settle, varies
 
 
 def reshaped(mask: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

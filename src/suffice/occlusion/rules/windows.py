@@ -13,14 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from suffice.occlusion.rules.activation import (
-    Activation,
-    Crop,
-    Mask,
-    exceeds,
-    settle,
-    windowed,
-)
+from suffice.occlusion.rules.activation import Activation, Crop, Mask
+from suffice.occlusion.rules.crops import windowed
+from suffice.occlusion.rules.masks import exceeds, settle
 
 
 @lru_cache(maxsize=4096)
