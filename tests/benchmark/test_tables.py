@@ -12,15 +12,8 @@ import pytest
 
 from suffice.benchmark.comparison import comparison_table
 from suffice.benchmark.config import make_config
-from suffice.benchmark.tables import (
-    Report,
-    Values,
-    difference,
-    grouped,
-    mean_of,
-    read_report,
-    tables,
-)
+from suffice.benchmark.tables import Report, read_report, tables
+from suffice.benchmark.values import Values, difference, grouped, mean_of
 from suffice.errors import InputError
 from suffice.report.tables import as_csv, as_latex, as_markdown
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from suffice.benchmark.config import make_config
-from suffice.benchmark.tables import Group, Report, tables
+from suffice.benchmark.tables import Report, tables
+from suffice.benchmark.values import Group
 from suffice.report.benchmark import plots, png, render_benchmark, svg
 
 

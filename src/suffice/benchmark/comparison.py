@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from suffice.benchmark.tables import Entry, Group, Report, Table, metric_of, word
+from suffice.benchmark.tables import Entry, Report, Table, word
+from suffice.benchmark.values import Group, metric_of
 from suffice.errors import InputError
 from suffice.metrics import Mean, mean_with_error
 

@@ -233,6 +233,8 @@ class DifferenceSpec(_Strict):
         of: occlusions that are compared ...
         best: ... each with the best of these at the same level, ...
         by: ... which is the one with the best mean of this metric.
+        along: instead, a metric such as `area`: each is compared with the best that those others have where the mean of
+            this metric is the same, read off between their levels; blank where they do not go so far.
         at: which kind of explanations.
         digits, percent: as of a table.
     """
@@ -242,9 +244,16 @@ class DifferenceSpec(_Strict):
     of: tuple[str, ...] = Field(min_length=1)
     best: tuple[str, ...] = Field(min_length=1)
     by: str = "robustness_solid"
+    along: str | None = None
     at: At = "gamma"
     digits: int = Field(default=3, ge=0, le=6)
     percent: bool = False
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> DifferenceSpec:
+        if self.along is not None and "by" in self.model_fields_set:
+            raise InputError(f"expected by or along, two ways to choose the best; got by={self.by}, along={self.along}")
+        return self
 
 
 class PlotSpec(_Strict):
@@ -327,7 +336,7 @@ class BenchmarkConfig(_Strict):
         measured = {name for spec in self.metrics for name in spec.names}
         shown = [name for table in self.tables for name in table.metrics]
         shown += [name for plot in self.plots for name in (*plot.metrics, *(() if plot.x == "level" else (plot.x,)))]
-        shown += [name for each in self.differences for name in (each.metric, each.by)]
+        shown += [name for each in self.differences for name in (each.metric, each.along or each.by)]
         if missing := [name for name in shown if name not in measured]:
             raise InputError(f"expected tables and plots of metrics that are measured; {missing[0]!r} is not")
         return self

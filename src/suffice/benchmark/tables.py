@@ -1,7 +1,7 @@
 """Rows to tables: means over images with their standard errors, and which of them is the best.
 
-Two seeds of one image count as one image, as they are not independent of each other. Of a table's cells only those rows
-count that the benchmark, as it was last asked for, means; a mean over fewer images than another says so.
+Of a table's cells only those rows count that the benchmark, as it was last asked for, means; a mean over fewer images
+than another says so.
 """
 
 from __future__ import annotations
@@ -9,42 +9,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from suffice.benchmark.config import (
-    FACTS,
-    BenchmarkConfig,
-    DifferenceSpec,
-    Fact,
-    TableSpec,
-    make_config,
-    method_label,
-    model_label,
-)
+from suffice.benchmark.config import FACTS, BenchmarkConfig, DifferenceSpec, TableSpec, make_config
 from suffice.benchmark.results import Results, Row, read_rows
+from suffice.benchmark.values import (
+    DIMENSIONS,
+    Group,
+    Values,
+    difference,
+    difference_at_equal,
+    grouped,
+    mean_of,
+    metric_of,
+    orders_of,
+)
 from suffice.errors import InputError
-from suffice.metrics import METRICS, Mean, Metric, mean_with_error
-
-DIMENSIONS = ("dataset", "model", "method", "occlusion", "level", "metric")
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """What is averaged over images."""
-
-    dataset: str
-    model: str
-    method: str
-    occlusion: str
-    at: str
-    level: float
-    metric: str
-
-
-Values = dict[Group, dict[str, float]]
-"""Group -> image -> value, in the order of the configuration."""
+from suffice.metrics import Mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,68 +152,6 @@ def _wanted(run: Mapping[str, Any], config: BenchmarkConfig) -> int:
     return each * sum(len(run["images"][setup["dataset"]]) for setup in run["setups"])
 
 
-def grouped(rows: Iterable[Row], config: BenchmarkConfig) -> Values:
-    """Values by image for each group; what failed or was left out is not there; seeds of one image are averaged."""
-    found: dict[Group, dict[str, list[float]]] = {}
-    several = _ambiguous(config)
-    for row in rows:
-        if row["status"] != "done" or row["value"] is None:
-            continue
-        metric = row["metric_id"] if row["metric"] in several else row["metric"]
-        group = Group(row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"], metric)
-        found.setdefault(group, {}).setdefault(row["image"], []).append(row["value"])
-    order = _orders(found, config)
-    ordered = sorted(found, key=lambda g: [*(order[d].index(getattr(g, d)) for d in DIMENSIONS), g.at])
-    return {
-        group: {image: statistics.fmean(values) for image, values in sorted(found[group].items())} for group in ordered
-    }
-
-
-def _ambiguous(config: BenchmarkConfig) -> set[str]:
-    """Metrics that are measured under several options, so that tables have to tell them apart."""
-    names = [name for spec in config.metrics for name in spec.names]
-    return {name for name in names if names.count(name) > 1}
-
-
-def _orders(groups: Iterable[Group], config: BenchmarkConfig) -> dict[str, list[Any]]:
-    """For each dimension its values in the order of the configuration, then whatever else there is."""
-    first: dict[str, list[Any]] = {
-        "model": [model_label(spec) for spec in config.models],
-        "method": [method_label(spec) for spec in config.methods],
-        "occlusion": [
-            *config.occlusions,
-            *(name for spec in config.methods for name in spec.occlusions or ()),
-        ],
-        "metric": [name for spec in config.metrics for name in spec.names],
-    }
-    listed = list(groups)
-    orders = {}
-    for dimension in DIMENSIONS:
-        there = {getattr(group, dimension) for group in listed}
-        known = list(dict.fromkeys(name for name in first.get(dimension, ()) if name in there))
-        orders[dimension] = known + sorted(there - set(known))
-    return orders
-
-
-def metric_of(name: str) -> Metric | Fact:
-    """A metric by the name that a table gives it, which may say its options as well."""
-    word = name.partition(" ")[0]
-    return FACTS[word] if word in FACTS else METRICS[word]
-
-
-def mean_of(values: Values, group: Group) -> Mean | None:
-    """Over the images of a group; None where there are none."""
-    images = values.get(group)
-    return mean_with_error(images.values()) if images else None
-
-
-def difference(values: Values, ours: Group, theirs: Group) -> Mean | None:
-    """Ours minus theirs over the images that both have: paired, so that easy and hard images cancel."""
-    mine, other = values.get(ours, {}), values.get(theirs, {})
-    both = sorted(mine.keys() & other.keys())
-    return mean_with_error(mine[image] - other[image] for image in both) if both else None
-
-
 def tables(values: Values, config: BenchmarkConfig) -> Iterator[Table]:
     """The tables that a benchmark asks for, or where it asks for none, one of all that was measured."""
     for spec in config.tables or _default_tables(config):
@@ -256,7 +176,7 @@ def _default_tables(config: BenchmarkConfig) -> list[TableSpec]:
 def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iterator[Table]:
     at = spec.at or config.ats()[0]
     here = {group: images for group, images in values.items() if group.at == at and _is(group.metric, spec.metrics)}
-    orders = _orders(here, config)
+    orders = orders_of(here, config)
     split = [d for d in DIMENSIONS if d not in (spec.down, spec.across)]
     for chosen in itertools.product(*(orders[d] for d in split)):
         fixed = dict(zip(split, chosen, strict=True))
@@ -356,49 +276,70 @@ def _note(means: Iterable[Mean | None]) -> str:
 def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpec) -> Iterator[Table]:
     """Some occlusions against the best of others, with one row for each model, data set, method and occlusion."""
     here = [group for group in values if group.at == spec.at]
-    orders = _orders(here, config)
+    orders = orders_of(here, config)
     levels = sorted({group.level for group in here}, reverse=True)
-    form = f"+.{spec.digits}{'%' if spec.percent else 'f'}"
     rows = []
-    counted: list[Mean | None] = []
+    counted: list[Mean] = []
     for dataset, model, method in itertools.product(orders["dataset"], orders["model"], orders["method"]):
         for ours in spec.of:
             entries = []
             for level in levels:
-
-                def at(
-                    occlusion: str,
-                    metric: str,
-                    level: float = level,
-                    m: tuple[str, str, str] = (dataset, model, method),
-                ) -> Group:
-                    return Group(*m, occlusion, spec.at, level, metric)
-
-                means = {o: mean.value for o in spec.best if (mean := mean_of(values, at(o, spec.by))) is not None}
-                if not means:
-                    entries.append(Entry(None, False, "–"))
-                    continue
-                choose: Callable[..., str] = max if metric_of(spec.by).higher_is_better else min
-                best = choose(means, key=means.__getitem__)
-                mean = difference(values, at(ours, spec.metric), at(best, spec.metric))
-                counted.append(mean)
-                text = "–"
-                if mean is not None:
-                    text = format(mean.value, form).replace("-", "−")
-                    if mean.standard_error is not None:
-                        text += f" ± {format(mean.standard_error, form[1:])}"
-                    text += f" ({best})"
-                entries.append(Entry(mean, False, text))
+                group = Group(dataset, model, method, ours, spec.at, level, spec.metric)
+                found = _against_the_best(values, group, spec)
+                counted += [] if found is None else [found[1]]
+                entries.append(_difference_entry(found, spec))
             if any(entry.mean is not None for entry in entries):
                 words = [
                     w for w, d in ((dataset, "dataset"), (model, "model"), (method, "method")) if len(orders[d]) > 1
                 ]
                 rows.append((", ".join([*words, ours]), tuple(entries)))
     if rows:
+        how = f"Paired by image; in brackets the one with the best mean {spec.by}."
+        if spec.along is not None:
+            how = (
+                f"In brackets the one with the best {spec.metric} at the same mean {spec.along}, read off between its "
+                "levels; standard errors by the jackknife over the images. Blank where none goes so far."
+            )
         yield Table(
             spec.title or f"{spec.metric}: difference to the best of {', '.join(spec.best)}",
             "",
             tuple(word("level", level, spec.at) for level in levels),
             tuple(rows),
-            f"{_note(counted)} Paired by image; in brackets the one with the best mean {spec.by}.",
+            f"{_note(counted)} {how}",
         )
+
+
+def _against_the_best(values: Values, ours: Group, spec: DifferenceSpec) -> tuple[Group, Mean] | None:
+    """The best of the others, and how ours differs from it."""
+    others = [dataclasses.replace(ours, occlusion=occlusion) for occlusion in spec.best]
+    if spec.along is not None:
+        at_equal = {other: difference_at_equal(values, ours, other, spec.along) for other in others}
+        there = {other: mean for other, mean in at_equal.items() if mean is not None}
+        if not there:
+            return None
+        # The more the best has, the less is ours minus it.
+        least: Callable[..., Group] = min if metric_of(spec.metric).higher_is_better else max
+        best = least(there, key=lambda other: there[other].value)
+        return best, there[best]
+    means = {
+        other: mean.value
+        for other in others
+        if (mean := mean_of(values, dataclasses.replace(other, metric=spec.by))) is not None
+    }
+    if not means:
+        return None
+    choose: Callable[..., Group] = max if metric_of(spec.by).higher_is_better else min
+    best = choose(means, key=means.__getitem__)
+    paired = difference(values, ours, best)
+    return None if paired is None else (best, paired)
+
+
+def _difference_entry(found: tuple[Group, Mean] | None, spec: DifferenceSpec) -> Entry:
+    if found is None:
+        return Entry(None, False, "–")
+    best, mean = found
+    form = f"+.{spec.digits}{'%' if spec.percent else 'f'}"
+    text = format(mean.value, form).replace("-", "−")
+    if mean.standard_error is not None:
+        text += f" ± {format(mean.standard_error, form[1:])}"
+    return Entry(mean, False, f"{text} ({best.occlusion})")

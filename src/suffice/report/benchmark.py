@@ -13,7 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from suffice.benchmark.config import PlotSpec
-from suffice.benchmark.tables import DIMENSIONS, Group, Report, Table, Values, mean_of, metric_of
+from suffice.benchmark.tables import Report, Table
+from suffice.benchmark.values import DIMENSIONS, Group, Values, mean_of, metric_of
 from suffice.report.page import content_hash, environment, source
 
 GENERATOR = '<meta name="generator" content="suffice bench-report">'

@@ -6,7 +6,8 @@ import csv
 import dataclasses
 import io
 
-from suffice.benchmark.tables import Group, Report, Table, mean_of
+from suffice.benchmark.tables import Report, Table
+from suffice.benchmark.values import Group, mean_of
 
 
 def as_markdown(report: Report) -> str:

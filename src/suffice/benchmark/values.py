@@ -1,0 +1,143 @@
+"""Rows to values by image, their means, and how one way differs from another on the same images.
+
+Two seeds of one image count as one image, as they are not independent of each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from suffice.benchmark.config import FACTS, BenchmarkConfig, Fact, method_label, model_label
+from suffice.benchmark.results import Row
+from suffice.metrics import METRICS, Mean, Metric, mean_with_error
+
+DIMENSIONS = ("dataset", "model", "method", "occlusion", "level", "metric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """What is averaged over images."""
+
+    dataset: str
+    model: str
+    method: str
+    occlusion: str
+    at: str
+    level: float
+    metric: str
+
+
+Values = dict[Group, dict[str, float]]
+"""Group -> image -> value, in the order of the configuration."""
+
+Numbers = npt.NDArray[np.float64]
+
+
+def grouped(rows: Iterable[Row], config: BenchmarkConfig) -> Values:
+    """Values by image for each group; what failed or was left out is not there; seeds of one image are averaged."""
+    found: dict[Group, dict[str, list[float]]] = {}
+    several = _ambiguous(config)
+    for row in rows:
+        if row["status"] != "done" or row["value"] is None:
+            continue
+        metric = row["metric_id"] if row["metric"] in several else row["metric"]
+        group = Group(row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"], metric)
+        found.setdefault(group, {}).setdefault(row["image"], []).append(row["value"])
+    order = orders_of(found, config)
+    ordered = sorted(found, key=lambda g: [*(order[d].index(getattr(g, d)) for d in DIMENSIONS), g.at])
+    return {
+        group: {image: statistics.fmean(values) for image, values in sorted(found[group].items())} for group in ordered
+    }
+
+
+def _ambiguous(config: BenchmarkConfig) -> set[str]:
+    """Metrics that are measured under several options, so that tables have to tell them apart."""
+    names = [name for spec in config.metrics for name in spec.names]
+    return {name for name in names if names.count(name) > 1}
+
+
+def orders_of(groups: Iterable[Group], config: BenchmarkConfig) -> dict[str, list[Any]]:
+    """For each dimension its values in the order of the configuration, then whatever else there is."""
+    first: dict[str, list[Any]] = {
+        "model": [model_label(spec) for spec in config.models],
+        "method": [method_label(spec) for spec in config.methods],
+        "occlusion": [
+            *config.occlusions,
+            *(name for spec in config.methods for name in spec.occlusions or ()),
+        ],
+        "metric": [name for spec in config.metrics for name in spec.names],
+    }
+    listed = list(groups)
+    orders = {}
+    for dimension in DIMENSIONS:
+        there = {getattr(group, dimension) for group in listed}
+        known = list(dict.fromkeys(name for name in first.get(dimension, ()) if name in there))
+        orders[dimension] = known + sorted(there - set(known))
+    return orders
+
+
+def metric_of(name: str) -> Metric | Fact:
+    """A metric by the name that a table gives it, which may say its options as well."""
+    word = name.partition(" ")[0]
+    return FACTS[word] if word in FACTS else METRICS[word]
+
+
+def mean_of(values: Values, group: Group) -> Mean | None:
+    """Over the images of a group; None where there are none."""
+    images = values.get(group)
+    return mean_with_error(images.values()) if images else None
+
+
+def difference(values: Values, ours: Group, theirs: Group) -> Mean | None:
+    """Ours minus theirs over the images that both have: paired, so that easy and hard images cancel."""
+    mine, other = values.get(ours, {}), values.get(theirs, {})
+    both = sorted(mine.keys() & other.keys())
+    return mean_with_error(mine[image] - other[image] for image in both) if both else None
+
+
+def difference_at_equal(values: Values, ours: Group, other: Group, along: str) -> Mean | None:
+    """Ours minus what another one has where its mean of a second metric is the same: at equal size, say.
+
+    The other one has a mean at each of its levels, hence a curve of it over the mean of `along`, straight between
+    levels; it is read off where ours is. The standard error is the jackknife's, from the difference without each image.
+
+    Args:
+        values: of the metric of `ours`, and of `along`.
+        ours: at its own level.
+        other: at any of its levels.
+        along: metric whose mean is the place on the curve.
+
+    Returns:
+        The difference, over the images that have all; None where there are none, or the curve does not go so far.
+    """
+    curve = [group for group in values if dataclasses.replace(group, level=other.level) == other]
+    heights = [values.get(group, {}) for group in (ours, *curve)]
+    places = [values.get(dataclasses.replace(group, metric=along), {}) for group in (ours, *curve)]
+    images = sorted(set.intersection(*(set(found) for found in (*heights, *places))))
+    if not curve or not images:
+        return None
+    height, place = (np.array([[found[image] for image in images] for found in each]) for each in (heights, places))
+    ends = place[1:].mean(1)
+    return _jackknife(height, place) if ends.min() <= place[0].mean() <= ends.max() else None
+
+
+def _jackknife(heights: Numbers, places: Numbers) -> Mean:
+    """Row 0 minus the curve of the other rows, at the place of row 0; columns are images."""
+
+    def difference_of(kept: npt.NDArray[np.bool_]) -> float:
+        height, place = heights[:, kept].mean(1), places[:, kept].mean(1)
+        order = place[1:].argsort(kind="stable")
+        return float(height[0] - np.interp(place[0], place[1:][order], height[1:][order]))
+
+    count = heights.shape[1]
+    everything = np.ones(count, dtype=bool)
+    without = [difference_of(everything & (np.arange(count) != image)) for image in range(count) if count > 1]
+    error = math.sqrt((count - 1) * statistics.pvariance(without)) if without else None
+    return Mean(difference_of(everything), error, count)
