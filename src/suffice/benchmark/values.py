@@ -129,15 +129,19 @@ def difference_at_equal(values: Values, ours: Group, other: Group, along: str) -
 
 
 def _jackknife(heights: Numbers, places: Numbers) -> Mean:
-    """Row 0 minus the curve of the other rows, at the place of row 0; columns are images."""
-
-    def difference_of(kept: npt.NDArray[np.bool_]) -> float:
-        height, place = heights[:, kept].mean(1), places[:, kept].mean(1)
-        order = place[1:].argsort(kind="stable")
-        return float(height[0] - np.interp(place[0], place[1:][order], height[1:][order]))
-
+    """`_above_the_curve` of the means over columns, which are images."""
     count = heights.shape[1]
-    everything = np.ones(count, dtype=bool)
-    without = [difference_of(everything & (np.arange(count) != image)) for image in range(count) if count > 1]
+    without = [
+        _above_the_curve(np.delete(heights, image, 1), np.delete(places, image, 1))
+        for image in range(count)
+        if count > 1
+    ]
     error = math.sqrt((count - 1) * statistics.pvariance(without)) if without else None
-    return Mean(difference_of(everything), error, count)
+    return Mean(_above_the_curve(heights, places), error, count)
+
+
+def _above_the_curve(heights: Numbers, places: Numbers) -> float:
+    """The mean of row 0 minus the curve of the other rows' means, at the place of row 0."""
+    height, place = heights.mean(1), places.mean(1)
+    order = place[1:].argsort(kind="stable")
+    return float(height[0] - np.interp(place[0], place[1:][order], height[1:][order]))

@@ -231,7 +231,7 @@ def ask(
                 told((done + int(batch[0])) / total)
             return masks.shown(rows[batch])
 
-        # Less precision than float32 is for searches; the layout that a screen takes costs no precision.
+        # Curves are of confidences, which less precision than float32 would move; the layout of a screen costs none.
         screen = classifier.precision == "float32" and batch_size is None
         return occlusion.ask(images, masks.holder[rows], shown, screen=screen, batch_size=batch_size)
 
