@@ -34,6 +34,7 @@ from suffice.metrics import METRICS, score_maps
 from suffice.models import load_classifier
 
 _BACKGROUNDS_SEED = 0  # the same backgrounds for every method, occlusion and seed
+_NO_PART_IN_RESULTS = ("benchmark", "circuits", "cli", "report", "training")  # folders of the package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -437,8 +438,8 @@ def code_digest() -> str:
     """Of the code that makes explanations and scores them, so that results of different code can be told apart."""
     package = Path(__file__).parents[1]
     found = hashlib.sha256()
-    for folder in ("explainers", "occlusion", "metrics"):
-        for path in sorted(package.glob(f"{folder}/**/*.py")):
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] not in _NO_PART_IN_RESULTS:
             found.update(path.read_bytes())
     return found.hexdigest()[:8]
 

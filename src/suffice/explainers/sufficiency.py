@@ -22,15 +22,13 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier
+from suffice.margin import ROUNDING, margin
 from suffice.occlusion import Occlusion, painted_logits
 
 Kind = Literal["sufficient", "contrastive"]
 Key = tuple[int, bytes]
 """Index of an occlusion, and a mask."""
 
-# Rows of one batch differ from the same rows alone by up to about 4e-6 in their logits (float32, sums in another
-# order). A verdict that could turn on as little is asked again for the row alone.
-_FLOAT32_ERROR = 1e-4
 # A screened answer is trusted to this many times the largest error seen so far, which at least so many answers show.
 _SAFETY = 2.0
 _CALIBRATION = 4
@@ -63,7 +61,7 @@ class Known:
 
     answers: dict[Key, Answer] = dataclasses.field(default_factory=dict)
     exact: set[Key] = dataclasses.field(default_factory=set)
-    tolerance: float = 2 * _FLOAT32_ERROR
+    tolerance: float = ROUNDING
     to_calibrate: int = _CALIBRATION
     ranking: Any = None
 
@@ -311,10 +309,8 @@ class SufficiencyTest:
 
     def _read(self, logits: Tensor) -> list[Answer]:
         confidence = logits.softmax(1)[:, self.target]
-        others = logits.clone()
-        others[:, self.target] = -torch.inf
-        margin = logits[:, self.target] - others.amax(1)
-        return [Answer(*pair) for pair in zip(margin.tolist(), confidence.tolist(), strict=True)]
+        margins = margin(logits, self.target)
+        return [Answer(*pair) for pair in zip(margins.tolist(), confidence.tolist(), strict=True)]
 
 
 def _least(answers: Sequence[Answer]) -> Answer:

@@ -28,6 +28,7 @@ from torch import Tensor
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError
 from suffice.images import find_images
+from suffice.margin import ROUNDING, margin
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
@@ -35,10 +36,6 @@ from suffice.metrics.standard_error import mean_with_error
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""
-
-# Rows of one batch differ from the same rows alone by up to about 1e-5 in their logits (float32, sums in another
-# order). A verdict that could turn on as little is asked again for the row alone, so that ρ does not depend on batches.
-_FLOAT32_ERROR = 1e-4
 
 # A screened verdict stands if its margin is so many times the largest error of those that were confirmed.
 _SAFETY = 4.0
@@ -150,7 +147,7 @@ def robustness_on(
     classifier.class_index(target)  # a name that there is not is said before the model is asked
     logits = _pasted_logits(classifier, pixels, different, behind, target)  # (D, N, K)
     index = classifier.class_index(target)
-    on_top, confidence = _margin(logits, index) > 0, logits.softmax(2)[:, :, index]
+    on_top, confidence = margin(logits, index) > 0, logits.softmax(2)[:, :, index]
     results = []
     for row in which.tolist():
         rho = mean_with_error(on_top[row].tolist())
@@ -266,7 +263,7 @@ def _pasted_logits(
     index = classifier.class_index(target)  # now that the number of classes is known, one out of range can be told
     if classifier.precision != "float32":
         _confirm(logits, index, lambda rows: ask(pairs[rows]))
-    close = _margin(logits, index).abs() <= 2 * _FLOAT32_ERROR
+    close = margin(logits, index).abs() <= ROUNDING
     if bool(close.any()):
         logits[close] = ask(pairs[close], batch_size=1)
     return logits.view(len(masks), len(backgrounds), -1)
@@ -280,22 +277,15 @@ def _confirm(logits: Tensor, target: int, ask: Callable[[Tensor], Tensor]) -> No
         target: class whose verdict counts.
         ask: the logits of some rows, in float32.
     """
-    screened = _margin(logits, target)
+    screened = margin(logits, target)
     closest_first, asked, largest_error = screened.abs().argsort(), 0, 0.0
     while asked < len(logits):
         rows = closest_first[asked : asked + _CONFIRMED_AT_ONCE]
         if asked and screened[rows[0]].abs() > _SAFETY * largest_error:
             return
         logits[rows] = ask(rows)
-        largest_error = max(largest_error, float((_margin(logits[rows], target) - screened[rows]).abs().max()))
+        largest_error = max(largest_error, float((margin(logits[rows], target) - screened[rows]).abs().max()))
         asked += len(rows)
-
-
-def _margin(logits: Tensor, target: int) -> Tensor:
-    """Logit of the target minus the largest other logit, over the last dimension."""
-    others = logits.clone()
-    others[..., target] = -torch.inf
-    return logits[..., target] - others.amax(-1)
 
 
 def _of(evidence: Evidence, backgrounds: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError
+from suffice.margin import ROUNDING
 from suffice.occlusion import Occlusion
 
 Ties = Literal["order", "together", "random"]
@@ -36,10 +37,6 @@ AtThreshold = Literal["hidden", "shown"]
 
 STEP_BY_VALUE, STEP_PERCENT = 0.01, 0.02
 """Between two thresholds, and share of the pixels between two steps: with these the paper's values come out."""
-
-# Rows of one batch differ from the same rows alone by up to about 1e-5 in their logits (float32, sums in another
-# order). Whether the label is on top, where it could turn on as little, is asked again for the row alone.
-_FLOAT32_ERROR = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -248,7 +245,7 @@ def ask(
     confidences, verdicts = [], []
     for occlusion, answered in zip(occlusions, logits, strict=True):
         confidence, margin = _of_label(answered, masks.which, chosen)
-        close = margin.abs() <= 2 * _FLOAT32_ERROR
+        close = margin.abs() <= ROUNDING
         if exact_labels and bool(close.any()):
             rows = masks.which[close].unique()
             answered[rows] = logits_of(occlusion, rows.to(classifier.device), None, batch_size=1)
