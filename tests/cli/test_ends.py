@@ -222,6 +222,28 @@ finally:
         assert loaded & heavy == set()
 
 
+@pytest.mark.parametrize(("chosen", "spin"), [(None, False), ("active", True)])
+def test_threads_wait_without_spinning_unless_told(chosen: str | None, spin: bool) -> None:
+    program = """
+import sys
+from suffice.cli import main
+sys.argv = ["suffice", "explain", "nothing-here.png"]
+try:
+    main()
+finally:
+    import torch
+    torch.ones(1) + 1
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "verbose"} | ({"OMP_WAIT_POLICY": chosen} if chosen else {})
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    # How often a thread looks before it sleeps, as GNU's OpenMP says it of itself; 300,000 times unless told.
+    said = [line.split("=")[1].strip(" '") for line in run.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    if not said:
+        pytest.skip("torch's OpenMP is not GNU's")
+    assert all((int(count) > 0) == spin for count in said), said
+
+
 def test_version(suffice: Any) -> None:
     from importlib.metadata import version
 

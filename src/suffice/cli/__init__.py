@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
-from suffice.cli.process import UnreadError, complain, print_any_name
+from suffice.cli.process import UnreadError, complain, print_any_name, wait_without_spinning
 from suffice.errors import InputError
 
 _INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
@@ -62,6 +62,7 @@ def main() -> None:
     Exit status: 0 done; 1 some images failed; 2 a wrong call or bad input; 130 interrupted; 141 nobody reads on.
     """
     print_any_name()
+    wait_without_spinning()
     try:
         status = typer.main.get_command(app).main(prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word

@@ -26,6 +26,15 @@ def print_any_name(encoding: str | None = None) -> None:
             stream.reconfigure(encoding=new or stream.encoding, errors="backslashreplace")
 
 
+def wait_without_spinning() -> None:
+    """Threads that wait for one another leave the processor to others, unless OMP_WAIT_POLICY says otherwise.
+
+    OpenMP's threads otherwise keep a core busy while they wait. Where another program wants that core, too, the thread
+    that is waited for gets no turn, and all of them stand still. OpenMP reads this as it is loaded: before torch is.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def say(text: str) -> None:
     """A result, on stdout, at once.
 

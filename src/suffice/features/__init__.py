@@ -1,0 +1,152 @@
+"""Where a network has spatial activations, found without being told: layer names, layouts, reshape functions.
+
+>>> import torch, suffice
+>>> from torch import nn
+>>> network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1),
+...                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+>>> classifier = suffice.Classifier(network, input_size=(32, 32))
+>>> for stage in spatial_stages(classifier):
+...     print(stage.name, stage.channels, stage.height, stage.width, stage.layout)
+1 4 32 32 channels-first
+4 8 16 16 channels-first
+>>> with record(classifier, [last_stage(classifier)]) as activations:
+...     _ = classifier.logits(torch.rand(2, 3, 32, 32))
+>>> last_stage(classifier).maps(activations["4"]).shape
+torch.Size([2, 8, 16, 16])
+
+A probe, two images of noise, goes through the network, and what each module returns is looked at:
+
+| layout | shape | networks |
+|---|---|---|
+| `channels-first` | (N, C, h, w) | convolutional networks |
+| `channels-last` | (N, h, w, C) | Swin, and others that end a block with a linear layer |
+| `tokens` | (N, prefix + h·w, C) | ViT; the class token and registers are the prefix |
+
+The probe says something of the network and not of an image, so it is not counted in `Classifier.forward_passes`; it is
+made once for a classifier. What no module returns (the result of a bare function in `forward`) cannot be seen. Tokens
+are taken to lie row by row: the early stages of Hiera, which keeps them in another order, come out shuffled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Sequence
+
+from torch import nn
+
+from suffice.classifier import Classifier
+from suffice.errors import InputError, did_you_mean
+from suffice.features.blocks import blocks_of, chosen, outside_of_coarser_blocks
+from suffice.features.layout import spatial
+from suffice.features.probe import has_effect, probe
+from suffice.features.recording import frozen, record
+from suffice.features.stage import Layout, Stage
+
+__all__ = ["Layout", "Stage", "frozen", "last_stage", "named_stage", "reads_class_token", "record", "spatial_stages"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """All spatial activations of a classifier's module, and the ones chosen among them."""
+
+    module: nn.Module
+    calls: tuple[Stage, ...]  # in the order in which calls end
+    stages: tuple[Stage, ...]
+    last: Stage
+    class_token: bool
+
+
+_FOUND: weakref.WeakKeyDictionary[Classifier, _Found] = weakref.WeakKeyDictionary()
+
+
+def spatial_stages(classifier: Classifier) -> list[Stage]:
+    """The network's spatial activations from fine to coarse: for each resolution the last module that returns it.
+
+    What lies inside of a block that goes on to a coarser resolution is left out: of ResNet the stages are `relu` and
+    `layer1` to `layer4`.
+
+    A network of one resolution (ViT, MLP-Mixer, ConvMixer) gives up to four of its blocks, evenly spaced in depth, the
+    last one among them.
+
+    Raises:
+        InputError: a black box, or a network in which no module returns a spatial activation.
+    """
+    return list(_found(classifier).stages)
+
+
+def last_stage(classifier: Classifier) -> Stage:
+    """The last spatial activation that the logits are a function of: where class activation maps are read.
+
+    It is the last of `spatial_stages`, or what comes after it at the same resolution (a final norm). Where a class
+    token is read out, nothing that the last block returns for the patches has any effect, so it is then the first
+    module of the last block, its norm: the customary place. A second probe decides: NaN in a stage that has an effect
+    reaches the logits.
+
+    Raises:
+        InputError: as `spatial_stages`.
+    """
+    return _found(classifier).last
+
+
+def named_stage(classifier: Classifier, name: str) -> Stage:
+    """The spatial activation of a module by its name, of its last call.
+
+    Raises:
+        InputError: a module that does not return one, or as `spatial_stages`.
+    """
+    named = {stage.name: stage for stage in _found(classifier).calls}
+    if name not in named:
+        known = ", ".join(stage.name for stage in spatial_stages(classifier))
+        raise InputError(
+            f"expected a module of {classifier.name} that returns a spatial activation, such as {known}; "
+            f"got {name!r}{did_you_mean(name, named)}"
+        )
+    return named[name]
+
+
+def reads_class_token(classifier: Classifier) -> bool:
+    """Whether the logits are read from tokens that stand before those of the patches, and from no patch itself.
+
+    Raises:
+        InputError: as `spatial_stages`.
+    """
+    return _found(classifier).class_token
+
+
+def _found(classifier: Classifier) -> _Found:
+    known = _FOUND.get(classifier)
+    if known is not None and known.module is classifier.module:
+        names = dict(known.module.named_modules())
+        if all(names.get(stage.name) is stage.module for stage in (*known.stages, known.last)):
+            return known
+    module = classifier.require_module("finding spatial activations")
+    seen = probe(classifier, module)
+    maps = spatial(seen, classifier.preprocessing.input_size, len(classifier.preprocessing.mean))
+    calls = outside_of_coarser_blocks(maps)
+    if not calls:
+        shapes = ", ".join(dict.fromkeys(str(("N", *s.shape)).replace("'", "") for s in seen[-6:]))
+        raise InputError(
+            f"expected a network with spatial activations, a module that returns (N, C, h, w), (N, h, w, C) or tokens "
+            f"(N, h·w, C); in {classifier.name} no module does: the last ones return {shapes or 'no tensor'}"
+        )
+    stages = chosen(calls)
+    last, at_the_end = _last(classifier, calls, stages)
+    class_token = last.prefix_tokens > 0 and not at_the_end
+    _FOUND[classifier] = _Found(module, tuple(calls), tuple(stages), last, class_token)
+    return _FOUND[classifier]
+
+
+def _last(classifier: Classifier, calls: Sequence[Stage], stages: Sequence[Stage]) -> tuple[Stage, bool]:
+    """The last stage that has an effect, and whether it is the last of all."""
+    resolution = stages[-1].height, stages[-1].width
+    here = [stage for stage in calls if (stage.height, stage.width) == resolution]
+    candidates = [here[-1]]
+    if here[-1].layout == "tokens":
+        blocks = blocks_of(here)
+        # The stream from block to block, and not a wider or narrower layer that reads it.
+        stream = [stage for stage in here if stage.channels == blocks[-1].channels]
+        inside = [stage for stage in stream if stage.name.startswith(f"{blocks[-1].name}.")]
+        candidates = [stream[-1], blocks[-1], *inside[:1], *reversed(blocks[:-1])]
+    last = next((stage for stage in candidates if has_effect(classifier, stage)), candidates[0])
+    return last, last is candidates[0]

@@ -1,0 +1,94 @@
+"""Noise that goes through a network, to see what its modules return and whether that has an effect; not counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from suffice.classifier import Classifier
+from suffice.features.layout import Seen
+from suffice.features.outputs import replaced, tensor_at, tensors_in
+from suffice.features.stage import Stage
+
+
+def probe(classifier: Classifier, module: nn.Module) -> list[Seen]:
+    """What every module returns in one forward pass, in the order in which calls end."""
+    seen: list[Seen] = []
+    calls: dict[str, int] = {}
+    rows = 0
+    handles: list[Any] = []
+
+    def start(root: nn.Module, args: Any) -> None:
+        nonlocal rows
+        rows = len(args[0])
+        seen.clear()
+        calls.clear()
+
+    def hook_of(name: str) -> Any:
+        def hook(submodule: nn.Module, args: Any, output: Any) -> None:
+            call = calls.get(name, 0)
+            calls[name] = call + 1
+            for path, tensor in tensors_in(output):
+                # What has no row for each image does not come from the images: a table of positions, windows.
+                if tensor.ndim >= 1 and len(tensor) == rows:
+                    seen.append(Seen(name, submodule, call, path, tuple(tensor.shape[1:])))
+
+        return hook
+
+    try:
+        handles.append(module.register_forward_pre_hook(start))
+        for name, submodule in module.named_modules():
+            handles.append(submodule.register_forward_hook(hook_of(name)))
+        pass_uncounted(classifier, lambda module, images: module(classifier.normalise(images)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def pass_uncounted(classifier: Classifier, forward: Callable[[Any, Tensor], Any]) -> None:
+    """Two images of noise through the network, not counted."""
+    rows = 1 if classifier.batch_size == 1 else 2
+    size = (rows, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)
+    noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    before = classifier.forward_passes
+    try:
+        classifier.batched(forward, noise, batch_size=rows)
+    finally:
+        classifier.forward_passes = before
+
+
+def has_effect(classifier: Classifier, stage: Stage) -> bool:
+    """Whether the logits are a function of what a stage returns for the places of the image.
+
+    NaN there becomes NaN in the logits, also where a weight on the way is zero, which would stop a gradient.
+    """
+    effect = False
+    calls = 0
+
+    def spoil(module: nn.Module, args: Any, output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != stage.call + 1:
+            return None
+        spoilt = tensor_at(output, stage.path).clone()
+        stage.maps(spoilt).fill_(torch.nan)
+        return replaced(output, stage.path, spoilt)
+
+    def forward(module: Any, images: Tensor) -> Any:
+        nonlocal effect
+        output = module(classifier.normalise(images))
+        for path, tensor in list(tensors_in(output)):
+            effect = effect or bool(tensor.isnan().any())
+            output = replaced(output, path, tensor.nan_to_num())
+        return output
+
+    handle = stage.module.register_forward_hook(spoil)
+    try:
+        pass_uncounted(classifier, forward)
+    finally:
+        handle.remove()
+    return effect
