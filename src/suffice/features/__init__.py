@@ -39,7 +39,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.features.blocks import blocks_of, chosen, outside_of_coarser_blocks
 from suffice.features.layout import spatial
-from suffice.features.probe import has_effect, probe
+from suffice.features.probing import has_effect, probe
 from suffice.features.recording import frozen, record
 from suffice.features.stage import Layout, Stage
 
