@@ -59,7 +59,7 @@ def values(rows: list[dict[str, Any]], content: dict[str, Any]) -> Values:
 
 def report_of(values: Values, content: dict[str, Any]) -> Report:
     config = make_config(content)
-    return Report(config, values, tuple(tables(values, config)), 14, 18, {"out of luck": 1}, 0, ("{}",))
+    return Report(config, values, tuple(tables(values, config)), 14, 18, {"out of luck": 1}, "", ("{}",))
 
 
 def group(values: Values, occlusion: str, metric: str) -> Any:
@@ -91,9 +91,21 @@ def test_markdown_with_arrows_errors_and_the_best_in_bold(values: Values, conten
     assert "| deactivate | 0.400 ± 0.100 | **0.950 ± 0.000** |" in text
     assert "Mean ± standard error over 2 to 3 images." in text
     assert "**The benchmark is not finished: 14 of 18 rows are there.**" in text
-    assert "**1 rows failed; the first error: out of luck**" in text
+    assert "**1 row failed; the first error: out of luck**" in text
     # Of the fills zero has the better mean ρ, .57 against .5.
     assert "| deactivate | +20.000% ± 0.000% (zero) |" in text
+
+
+def test_what_is_counted_has_one_digit_unless_the_table_says(content: dict[str, Any]) -> None:
+    content |= {"differences": [], "tables": [{"metrics": ["area", "forward_passes"], "down": "occlusion"}]}
+    content["metrics"] = [{"names": ["area", "forward_passes"]}]
+    rows = [row(i, "zero", "forward_passes", count) for i, count in (("a", 44.0), ("b", 45.0), ("c", 45.0))]
+    rows += [row(i, "zero", "area", 0.25) for i in "ab"] + [row("a", "max", "forward_passes", 44.7)]
+    values = grouped(rows, make_config(content))
+    text = as_markdown(report_of(values, content))
+    assert "| zero | 0.250 ± 0.000 | 44.7 ± 0.3 |" in text, "44.67 and 44.70 are shown alike, and neither is best"
+    content["tables"][0]["digits"] = 2
+    assert "| zero | 0.25 ± 0.00 | **44.67 ± 0.33** |" in as_markdown(report_of(values, content))
 
 
 def test_nothing_is_bold_where_neither_more_nor_less_is_better(values: Values, content: dict[str, Any]) -> None:
@@ -176,3 +188,14 @@ def test_rows_of_an_earlier_question_are_left_out(run: Any, toy: dict[str, Any],
     assert {g.model for g in read_report(tmp_path / "out").values} == {"renamed"}
     with pytest.raises(InputError, match=r"has no run\.json"):
         read_report(tmp_path)
+
+
+def test_images_left_out_are_counted_for_each_model(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    run(toy | {"only_correct": True})
+    report = read_report(tmp_path / "out")
+    assert report.left_out == "Images left out, as the model does not classify them as labelled: 1 of 4."
+    assert report.notes == [], "they are what was asked for, and no reason for doubt"
+    assert report.left_out in as_markdown(report)
+    run(toy | {"only_correct": True, "models": [*toy["models"], {"model": "bench_models:patient", "label": "patient"}]})
+    report = read_report(tmp_path / "out")
+    assert report.left_out.endswith(" as labelled: corner: 1 of 4; patient: 1 of 4.")

@@ -37,7 +37,9 @@ def report() -> Report:
     }
     config = make_config(content)
     found = tuple(tables(values, config))
-    return Report(config, values, found, 16, 16, {"an <i>error</i>": 2}, 0, ('{"torch": "2"}',))
+    return Report(
+        config, values, found, 16, 16, {"an <i>error</i>": 2}, "Images <b>left out</b>: 1 of 3.", ('{"torch": "2"}',)
+    )
 
 
 class Cells(HTMLParser):
@@ -95,5 +97,6 @@ def test_one_page_with_tables_plots_and_failures(report: Report) -> None:
     assert "&lt;b&gt;Sizes&lt;/b&gt;" in page
     assert "an &lt;i&gt;error&lt;/i&gt;" in page
     assert "2 rows failed" in page
+    assert "Images &lt;b&gt;left out&lt;/b&gt;: 1 of 3." in page
     assert "results/here" in page
     assert "http" not in page.replace("http-equiv", "")

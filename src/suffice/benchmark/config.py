@@ -58,7 +58,10 @@ OWN = "own"
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """What an explanation says of itself, as a metric; see `suffice.metrics.Metric` for the attributes."""
+    """What an explanation says of itself, as a metric; see `suffice.metrics.Metric` for the attributes.
+
+    `digits` after the point are shown unless a table says how many.
+    """
 
     name: str
     least: float
@@ -66,6 +69,7 @@ class Fact:
     higher_is_better: bool
     meaning: str
     of: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
+    digits: int = 3
 
     @property
     def arrow(self) -> str:
@@ -83,8 +87,10 @@ FACTS: dict[str, Fact] = {
         Fact("sufficient", 0, 1, True, "share of the explanations that suffice", lambda e: float(e.sufficient)),
         Fact("minimal", 0, 1, True, "share that were shown to be minimal", lambda e: float(e.minimal)),
         Fact("confidence_kept", 0, math.inf, True, "confidence of the part by the whole image's", _confidence_kept),
-        Fact("forward_passes", 0, math.inf, False, "forward passes that it took", lambda e: float(e.forward_passes)),
-        Fact("backward_passes", 0, math.inf, False, "backward passes that it took", lambda e: float(e.backward_passes)),
+        Fact("forward_passes", 0, math.inf, False, "forward passes that it took", lambda e: float(e.forward_passes), 1),
+        Fact(
+            "backward_passes", 0, math.inf, False, "backward passes that it took", lambda e: float(e.backward_passes), 1
+        ),
     )
 }
 """Beside the metrics of `suffice.metrics`; of explanations at a γ only."""
@@ -201,7 +207,7 @@ class TableSpec(_Strict):
         metrics: those that it shows.
         down, across: what its rows and columns are.
         at: which kind of explanations; the first that there is unless given.
-        digits: after the point.
+        digits: after the point; 3 unless given, and 1 of what is counted.
         percent: whether shares are shown as percentages.
         errors: whether standard errors are shown.
         best: whether the best are in bold; not where neither more nor less is better.
@@ -212,7 +218,7 @@ class TableSpec(_Strict):
     down: Dimension = "method"
     across: Dimension = "metric"
     at: At | None = None
-    digits: int = Field(default=3, ge=0, le=6)
+    digits: int | None = Field(default=None, ge=0, le=6)
     percent: bool = False
     errors: bool = True
     best: bool = True
@@ -246,7 +252,7 @@ class DifferenceSpec(_Strict):
     by: str = "robustness_solid"
     along: str | None = None
     at: At = "gamma"
-    digits: int = Field(default=3, ge=0, le=6)
+    digits: int | None = Field(default=None, ge=0, le=6)
     percent: bool = False
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from suffice.benchmark.config import FACTS, BenchmarkConfig, DifferenceSpec, TableSpec, make_config
+from suffice.benchmark.config import FACTS, BenchmarkConfig, DifferenceSpec, Fact, TableSpec, make_config
 from suffice.benchmark.results import Results, Row, read_rows
 from suffice.benchmark.values import (
     DIMENSIONS,
@@ -66,7 +66,8 @@ class Report:
         values: of its rows.
         tables: in the order of the configuration.
         rows: how many there are of the benchmark; wanted: how many it asks for.
-        failed, left_out: rows without a value, and why, with how often.
+        failed: why rows have no value, with how often.
+        left_out: which images were left out, as the benchmark asks, in words; empty where none was.
         provenance: what made the rows; of several, all of them.
     """
 
@@ -76,7 +77,7 @@ class Report:
     rows: int
     wanted: int
     failed: Mapping[str, int]
-    left_out: int
+    left_out: str
     provenance: tuple[str, ...]
 
     @property
@@ -86,10 +87,8 @@ class Report:
         if self.rows < self.wanted:
             notes.append(f"The benchmark is not finished: {self.rows} of {self.wanted} rows are there.")
         if self.failed:
-            first = next(iter(self.failed))
-            notes.append(f"{sum(self.failed.values())} rows failed; the first error: {first}")
-        if self.left_out:
-            notes.append(f"{self.left_out} rows were left out, as their image is not classified as labelled.")
+            first, count = next(iter(self.failed)), sum(self.failed.values())
+            notes.append(f"{count} row{'' if count == 1 else 's'} failed; the first error: {first}")
         if len(self.provenance) > 1:
             notes.append(f"The rows were made under {len(self.provenance)} different versions, devices or weights.")
         return notes
@@ -120,9 +119,23 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         len(rows),
         _wanted(run, config),
         failed,
-        sum(row["status"] == "left out" for row in rows),
+        _left_out(rows, run),
         tuple(sorted({row["provenance"] for row in rows})),
     )
+
+
+def _left_out(rows: Iterable[Row], run: Mapping[str, Any]) -> str:
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["status"] == "left out":
+            found.setdefault((row["model"], row["dataset"]), set()).add(row["image"])
+    several = [len({setup[name] for setup in run["setups"]}) > 1 for name in ("model", "dataset")]
+    each = []
+    for (model, dataset), images in found.items():
+        words = ", ".join(word for word, said in zip((model, dataset), several, strict=True) if said)
+        count = f"{len(images)} of {len(run['images'][dataset])}"
+        each.append(f"{words}: {count}" if words else count)
+    return f"Images left out, as the model does not classify them as labelled: {'; '.join(each)}." if each else ""
 
 
 def belonging(rows: Iterable[Row], run: Mapping[str, Any]) -> list[Row]:
@@ -194,7 +207,10 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
         rows = tuple(
             (
                 word(spec.down, row, at),
-                tuple(_entry(means[row, column], (row, column) in best, spec) for column in across),
+                tuple(
+                    _entry(means[row, column], group_of(row, column).metric, (row, column) in best, spec)
+                    for column in across
+                ),
             )
             for row in down
         )
@@ -238,7 +254,7 @@ def _best(
         metric = fixed.get("metric") or (line if "metric" in (spec.down if by_row else spec.across) else None)
         if metric is None:
             continue
-        digits = spec.digits + (2 if spec.percent else 0)
+        digits = _digits(spec, metric) + (2 if spec.percent else 0)
         choose = max if metric_of(metric).higher_is_better else min
         top = round(choose(there.values()), digits)
         best = {cell for cell, value in there.items() if round(value, digits) == top}
@@ -246,10 +262,18 @@ def _best(
     return found
 
 
-def _entry(mean: Mean | None, best: bool, spec: TableSpec) -> Entry:
+def _digits(spec: TableSpec | DifferenceSpec, metric: str) -> int:
+    """After the point: as the table says, or else as the metric does."""
+    if spec.digits is not None:
+        return spec.digits
+    fact = metric_of(metric)
+    return fact.digits if isinstance(fact, Fact) else 3
+
+
+def _entry(mean: Mean | None, metric: str, best: bool, spec: TableSpec) -> Entry:
     if mean is None:
         return Entry(None, False, "–")
-    form = f".{spec.digits}{'%' if spec.percent else 'f'}"
+    form = f".{_digits(spec, metric)}{'%' if spec.percent else 'f'}"
     text = format(mean.value, form)
     if spec.errors and mean.standard_error is not None:
         text += f" ± {format(mean.standard_error, form)}"
@@ -338,7 +362,7 @@ def _difference_entry(found: tuple[Group, Mean] | None, spec: DifferenceSpec) ->
     if found is None:
         return Entry(None, False, "–")
     best, mean = found
-    form = f"+.{spec.digits}{'%' if spec.percent else 'f'}"
+    form = f"+.{_digits(spec, best.metric)}{'%' if spec.percent else 'f'}"
     text = format(mean.value, form).replace("-", "−")
     if mean.standard_error is not None:
         text += f" ± {format(mean.standard_error, form[1:])}"

@@ -187,6 +187,7 @@ def render_benchmark(report: Report, drawn: Sequence[Plot], *, folder: str, more
             title=report.config.title or "Benchmark",
             note=report.config.note,
             notes=report.notes,
+            left_out=report.left_out,
             failed=report.failed,
             tables=[*report.tables, *more],
             plots=[(plot.title, plot.words, _data_uri(svg(plot.figure))) for plot in drawn],
