@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ def test_every_config_that_comes_along_is_right(path: Path) -> None:
     config = load_config(path)
     assert config.title
     assert config.tables or config.plots or config.differences
+    # As it is kept beside the results, whence a report reads it.
+    assert make_config(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,8 @@ def test_every_config_that_comes_along_is_right(path: Path) -> None:
         ({"metrics": [{"names": ["sufficient"], "options": {"count": 5}}]}, "metrics.0: expected no options of"),
         ({"tables": [{"metrics": ["msi"]}]}, "expected tables and plots of metrics that are measured; 'msi' is not"),
         ({"tables": [{"metrics": ["area"], "down": "level", "across": "level"}]}, "tables.0: expected two different"),
+        ({"differences": [{"metric": "area", "of": ["min"], "best": ["mean"], "by": "area", "along": "area"}]},
+         "differences.0: expected by or along, two ways to choose the best; got by=area, along=area"),
         ({"models": [{"model": "a"}, {"model": "a", "weights": "w"}]}, "expected different models, told apart"),
     ],
 )  # fmt: skip

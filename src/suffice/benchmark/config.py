@@ -238,7 +238,7 @@ class DifferenceSpec(_Strict):
         metric: which is compared.
         of: occlusions that are compared ...
         best: ... each with the best of these at the same level, ...
-        by: ... which is the one with the best mean of this metric.
+        by: ... which is the one with the best mean of this metric; `robustness_solid` unless given.
         along: instead, a metric such as `area`: each is compared with the best that those others have where the mean of
             this metric is the same, read off between their levels; blank where they do not go so far.
         at: which kind of explanations.
@@ -249,7 +249,7 @@ class DifferenceSpec(_Strict):
     metric: str
     of: tuple[str, ...] = Field(min_length=1)
     best: tuple[str, ...] = Field(min_length=1)
-    by: str = "robustness_solid"
+    by: str | None = None
     along: str | None = None
     at: At = "gamma"
     digits: int | None = Field(default=None, ge=0, le=6)
@@ -257,9 +257,14 @@ class DifferenceSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_rule(self) -> DifferenceSpec:
-        if self.along is not None and "by" in self.model_fields_set:
+        if self.along is not None and self.by is not None:
             raise InputError(f"expected by or along, two ways to choose the best; got by={self.by}, along={self.along}")
         return self
+
+    @property
+    def decides(self) -> str:
+        """The metric by which the best of the others is chosen at a level."""
+        return "robustness_solid" if self.by is None else self.by
 
 
 class PlotSpec(_Strict):
@@ -342,7 +347,7 @@ class BenchmarkConfig(_Strict):
         measured = {name for spec in self.metrics for name in spec.names}
         shown = [name for table in self.tables for name in table.metrics]
         shown += [name for plot in self.plots for name in (*plot.metrics, *(() if plot.x == "level" else (plot.x,)))]
-        shown += [name for each in self.differences for name in (each.metric, each.along or each.by)]
+        shown += [name for each in self.differences for name in (each.metric, each.along or each.decides)]
         if missing := [name for name in shown if name not in measured]:
             raise InputError(f"expected tables and plots of metrics that are measured; {missing[0]!r} is not")
         return self

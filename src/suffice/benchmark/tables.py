@@ -318,7 +318,7 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
                 ]
                 rows.append((", ".join([*words, ours]), tuple(entries)))
     if rows:
-        how = f"Paired by image; in brackets the one with the best mean {spec.by}."
+        how = f"Paired by image; in brackets the one with the best mean {spec.decides}."
         if spec.along is not None:
             how = (
                 f"In brackets the one with the best {spec.metric} at the same mean {spec.along}, read off between its "
@@ -348,11 +348,11 @@ def _against_the_best(values: Values, ours: Group, spec: DifferenceSpec) -> tupl
     means = {
         other: mean.value
         for other in others
-        if (mean := mean_of(values, dataclasses.replace(other, metric=spec.by))) is not None
+        if (mean := mean_of(values, dataclasses.replace(other, metric=spec.decides))) is not None
     }
     if not means:
         return None
-    choose: Callable[..., Group] = max if metric_of(spec.by).higher_is_better else min
+    choose: Callable[..., Group] = max if metric_of(spec.decides).higher_is_better else min
     best = choose(means, key=means.__getitem__)
     paired = difference(values, ours, best)
     return None if paired is None else (best, paired)
