@@ -2,7 +2,7 @@
 
 | | file |
 |---|---|
-| what is measured | `config.py`, `images.py` |
+| what is measured | `config.py`, of `specs.py`; `facts.py`, `images.py` |
 | what is still to do | `plan.py` |
 | one image, one model | `measure.py` |
 | from beginning to end | `run.py`; engines `local.py`, `on_ray.py` |

@@ -30,262 +30,36 @@ across = "level"
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from suffice.benchmark.specs import (
+    At,
+    DatasetSpec,
+    DifferenceSpec,
+    MethodSpec,
+    MetricSpec,
+    ModelSpec,
+    PlotSpec,
+    Strict,
+    TableSpec,
+    dataset_label,
+    method_label,
+    model_label,
+)
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers import check_settings
-from suffice.explanation import Explanation
-from suffice.metrics import METRICS, check_metrics
 
-At = Literal["gamma", "area", "map"]
-Dimension = Literal["dataset", "model", "method", "occlusion", "level", "metric"]
 Gamma = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
 
-OWN = "own"
-"""As the occlusion of a metric: that of the explanation which is scored."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Fact:
-    """What an explanation says of itself, as a metric; see `suffice.metrics.Metric` for the attributes.
-
-    `digits` after the point are shown unless a table says how many.
-    """
-
-    name: str
-    least: float
-    greatest: float
-    higher_is_better: bool
-    meaning: str
-    of: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
-    digits: int = 3
-
-    @property
-    def arrow(self) -> str:
-        """Which way is better: ↑ or ↓."""
-        return "↑" if self.higher_is_better else "↓"
-
-
-def _confidence_kept(explanation: Explanation) -> float:
-    return explanation.explanation_confidence / explanation.confidence if explanation.confidence else 0.0
-
-
-FACTS: dict[str, Fact] = {
-    fact.name: fact
-    for fact in (
-        Fact("sufficient", 0, 1, True, "share of the explanations that suffice", lambda e: float(e.sufficient)),
-        Fact("minimal", 0, 1, True, "share that were shown to be minimal", lambda e: float(e.minimal)),
-        Fact("confidence_kept", 0, math.inf, True, "confidence of the part by the whole image's", _confidence_kept),
-        Fact("forward_passes", 0, math.inf, False, "forward passes that it took", lambda e: float(e.forward_passes), 1),
-        Fact(
-            "backward_passes", 0, math.inf, False, "backward passes that it took", lambda e: float(e.backward_passes), 1
-        ),
-    )
-}
-"""Beside the metrics of `suffice.metrics`; of explanations at a γ only."""
-
-
-class _Strict(BaseModel):
-    """Unknown keys and values out of range are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatasetSpec(_Strict):
-    """Which images.
-
-    Attributes:
-        source: a name in `suffice.datasets.DATASETS`; a folder with a folder of images for each class; a folder of
-            photos with their class at the end of the name (photo_285.jpg); or `samples`, without labels.
-        label: what tables call it; the source unless given.
-        root: where the data sets lie; the variable SUFFICE_DATA, or `data`, unless given.
-        split: of the data set.
-        count: images, drawn by the seed; all unless given.
-        only: of `samples`, the names.
-        seed: of that draw, and of the data set where something in it is drawn.
-    """
-
-    source: str
-    label: str = ""
-    root: str | None = None
-    split: str = "test"
-    count: int | None = Field(default=None, ge=1)
-    only: tuple[str, ...] = ()
-    seed: int = Field(default=0, ge=0)
-
-
-class ModelSpec(_Strict):
-    """Which model, as `suffice.load_classifier` takes it; `label` is what tables call it."""
-
-    model: str | None = None
-    label: str = ""
-    weights: str | None = None
-    class_names: str | None = None
-    device: str = "auto"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int | None = Field(default=None, ge=1)
-    input_size: int | None = Field(default=None, ge=1)
-
-
-class MethodSpec(_Strict):
-    """Which method, with its settings.
-
-    Attributes:
-        method: a name in `suffice.explainers.METHODS`.
-        label: what tables call it; the method unless given.
-        settings: of the method.
-        occlusions: instead of those of the whole benchmark.
-        kind: `sufficient`, `contrastive` or `complete`.
-        threshold: τ of `deactivate`.
-        models: labels of those that it is for; all unless given.
-    """
-
-    method: str
-    label: str = ""
-    settings: dict[str, Any] = {}
-    occlusions: tuple[str, ...] | None = None
-    kind: str = "sufficient"
-    threshold: float = Field(default=0.0, ge=0, lt=1)
-    models: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _known(self) -> MethodSpec:
-        check_settings(self.method, 0.0, 0, self.settings, self.kind)
-        return self
-
-
-class MetricSpec(_Strict):
-    """Which metrics, all under the same options.
-
-    Attributes:
-        names: in `suffice.metrics.METRICS`, or `FACTS`.
-        occlusion: how absence is shown to the model by those metrics that hide pixels; `own` for the occlusion of the
-            explanation.
-        options: of the metrics; see `suffice.metrics.scoring.ScoreOptions`. `robustness_images` takes its images from
-            the same data set, and `images` says how many.
-        at: the kinds of explanation that they are of; all that there are unless given.
-    """
-
-    names: tuple[str, ...] = Field(min_length=1)
-    occlusion: str = OWN
-    options: dict[str, Any] = {}
-    images: int = Field(default=100, ge=1)
-    at: tuple[At, ...] = ("gamma", "area", "map")
-
-    @model_validator(mode="after")
-    def _known(self) -> MetricSpec:
-        for name in self.names:
-            if name not in METRICS and name not in FACTS:
-                known = [*METRICS, *FACTS]
-                raise InputError(f"unknown metric {name!r}{did_you_mean(name, known)}; expected {', '.join(known)}")
-        if "backgrounds" in self.options:
-            raise InputError("expected no option backgrounds, as they come from the data set; images says how many")
-        if scored := [name for name in self.names if name in METRICS]:
-            images = {"backgrounds": True} if "robustness_images" in scored else {}
-            check_metrics(scored, **self.options, **images)
-        elif self.options:
-            raise InputError(f"expected no options of {', '.join(self.names)}; got {', '.join(self.options)}")
-        return self
-
-
-class TableSpec(_Strict):
-    """A table: means with their standard errors, one table for each combination of what is neither down nor across.
-
-    Attributes:
-        title: above the table.
-        metrics: those that it shows.
-        down, across: what its rows and columns are.
-        at: which kind of explanations; the first that there is unless given.
-        digits: after the point; 3 unless given, and 1 of what is counted.
-        percent: whether shares are shown as percentages.
-        errors: whether standard errors are shown.
-        best: whether the best are in bold; not where neither more nor less is better.
-    """
-
-    title: str = ""
-    metrics: tuple[str, ...] = Field(min_length=1)
-    down: Dimension = "method"
-    across: Dimension = "metric"
-    at: At | None = None
-    digits: int | None = Field(default=None, ge=0, le=6)
-    percent: bool = False
-    errors: bool = True
-    best: bool = True
-
-    @model_validator(mode="after")
-    def _two(self) -> TableSpec:
-        if self.down == self.across:
-            raise InputError(f"expected two different things down and across; got {self.down} twice")
-        return self
-
-
-class DifferenceSpec(_Strict):
-    """A table of differences, paired by image: some occlusions against the best of others.
-
-    Attributes:
-        title: above the table.
-        metric: which is compared.
-        of: occlusions that are compared ...
-        best: ... each with the best of these at the same level, ...
-        by: ... which is the one with the best mean of this metric; `robustness_solid` unless given.
-        along: instead, a metric such as `area`: each is compared with the best that those others have where the mean of
-            this metric is the same, read off between their levels; blank where they do not go so far.
-        at: which kind of explanations.
-        digits, percent: as of a table.
-    """
-
-    title: str = ""
-    metric: str
-    of: tuple[str, ...] = Field(min_length=1)
-    best: tuple[str, ...] = Field(min_length=1)
-    by: str | None = None
-    along: str | None = None
-    at: At = "gamma"
-    digits: int | None = Field(default=None, ge=0, le=6)
-    percent: bool = False
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> DifferenceSpec:
-        if self.along is not None and self.by is not None:
-            raise InputError(f"expected by or along, two ways to choose the best; got by={self.by}, along={self.along}")
-        return self
-
-    @property
-    def decides(self) -> str:
-        """The metric by which the best of the others is chosen at a level."""
-        return "robustness_solid" if self.by is None else self.by
-
-
-class PlotSpec(_Strict):
-    """A plot with error bars: a panel for each metric and model, a line for each of what `lines` says.
-
-    Attributes:
-        title: above the plot.
-        metrics: a row of panels each.
-        x: `level` (γ or the area that a ranking was cut at), or a metric whose mean is the place on the axis.
-        lines: what the lines are.
-        at: which kind of explanations.
-    """
-
-    title: str = ""
-    metrics: tuple[str, ...] = Field(min_length=1)
-    x: str = "level"
-    lines: Literal["method", "occlusion", "model"] = "occlusion"
-    at: At = "gamma"
-
-
-class BenchmarkConfig(_Strict):
+class BenchmarkConfig(Strict):
     """A benchmark.
 
     Attributes:
@@ -355,21 +129,6 @@ class BenchmarkConfig(_Strict):
     def ats(self) -> list[At]:
         """The kinds of explanation that are asked for."""
         return [at for at, there in (("gamma", self.gammas), ("area", self.areas), ("map", self.maps)) if there]  # type: ignore[misc]
-
-
-def dataset_label(spec: DatasetSpec) -> str:
-    """What tables call a data set."""
-    return spec.label or (spec.source if os.sep not in spec.source else Path(spec.source).name)
-
-
-def model_label(spec: ModelSpec) -> str:
-    """What tables call a model."""
-    return spec.label or spec.model or "efficientnet-lite0"
-
-
-def method_label(spec: MethodSpec) -> str:
-    """What tables call a method."""
-    return spec.label or spec.method
 
 
 def load_config(path: str | os.PathLike[str]) -> BenchmarkConfig:

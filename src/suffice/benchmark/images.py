@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.benchmark.config import DatasetSpec, dataset_label, expanded
+from suffice.benchmark.config import expanded
+from suffice.benchmark.specs import DatasetSpec, dataset_label
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, ImageDataset, load_dataset
 from suffice.errors import InputError

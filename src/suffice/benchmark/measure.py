@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.benchmark.config import FACTS, OWN, BenchmarkConfig, dataset_label, expanded, method_label, model_label
+from suffice.benchmark.config import BenchmarkConfig, expanded
+from suffice.benchmark.facts import FACTS
 from suffice.benchmark.images import Backgrounds, Images, open_images
 from suffice.benchmark.plan import Asked, Cell, Level, Task, explanation_id, metric_id
 from suffice.benchmark.results import Row, packed, unpacked
+from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers import explain, explain_series, saliency_maps

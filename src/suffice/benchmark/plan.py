@@ -15,23 +15,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from suffice.benchmark.config import (
-    FACTS,
+from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expanded
+from suffice.benchmark.facts import FACTS
+from suffice.benchmark.images import Images, open_images
+from suffice.benchmark.specs import (
     OWN,
     At,
-    BenchmarkConfig,
     DatasetSpec,
     MethodSpec,
     MetricSpec,
     ModelSpec,
-    canonical,
     dataset_label,
-    digest,
-    expanded,
     method_label,
     model_label,
 )
-from suffice.benchmark.images import Images, open_images
 from suffice.explainers import check_settings
 from suffice.metrics import METRICS
 

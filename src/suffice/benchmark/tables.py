@@ -12,8 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from suffice.benchmark.config import FACTS, BenchmarkConfig, DifferenceSpec, Fact, TableSpec, make_config
+from suffice.benchmark.config import BenchmarkConfig, make_config
+from suffice.benchmark.facts import FACTS, Fact
 from suffice.benchmark.results import Results, Row, read_rows
+from suffice.benchmark.specs import DifferenceSpec, TableSpec
 from suffice.benchmark.values import (
     DIMENSIONS,
     Group,

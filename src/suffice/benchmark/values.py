@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from suffice.benchmark.config import FACTS, BenchmarkConfig, Fact, method_label, model_label
+from suffice.benchmark.config import BenchmarkConfig
+from suffice.benchmark.facts import FACTS, Fact
 from suffice.benchmark.results import Row
+from suffice.benchmark.specs import method_label, model_label
 from suffice.metrics import METRICS, Mean, Metric, mean_with_error
 
 DIMENSIONS = ("dataset", "model", "method", "occlusion", "level", "metric")

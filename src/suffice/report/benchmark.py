@@ -12,7 +12,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from suffice.benchmark.config import PlotSpec
+from suffice.benchmark.specs import PlotSpec
 from suffice.benchmark.tables import Report, Table
 from suffice.benchmark.values import DIMENSIONS, Group, Values, mean_of, metric_of
 from suffice.report.page import content_hash, environment, source
