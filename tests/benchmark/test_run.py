@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import suffice
-from suffice.benchmark import measure, plan
+from suffice.benchmark import measure, plan, provenance
 from suffice.benchmark.config import make_config
 from suffice.benchmark.measure import cut_at
 from suffice.benchmark.results import Results, as_csv, read_rows
@@ -176,12 +176,12 @@ def test_rows_of_other_code_are_told_and_can_be_made_again(
     run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, rows = run(toy)
-    monkeypatch.setattr(measure, "code_digest", lambda: "another")
-    measure.versions.cache_clear()
+    monkeypatch.setattr(provenance, "code_digest", lambda: "another")
+    provenance.versions.cache_clear()
     assert run(toy)[1] == rows
     assert run.said[0] == "48 of 48 rows were made by other code; they are kept (--renew makes them again)"
     outcome, renewed = run(toy, renew=True)
-    measure.versions.cache_clear()
+    provenance.versions.cache_clear()
     assert outcome.cells == 8
     assert {'"another"' in row["provenance"] for row in renewed} == {True}
     assert [r["value"] for r in renewed] == [r["value"] for r in rows]

@@ -4,7 +4,7 @@
 |---|---|
 | what is measured | `config.py`, of `specs.py`; `facts.py`, `images.py` |
 | what is still to do | `plan.py` |
-| one image, one model | `measure.py` |
+| one image, one model | `measure.py`, and by which code: `provenance.py` |
 | from beginning to end | `run.py`; engines `local.py`, `on_ray.py` |
 | Parquet | `results.py` |
 | tables of the results | `tables.py` |

@@ -6,12 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from suffice.benchmark.config import BenchmarkConfig, expanded
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.images import Backgrounds, Images, open_images
 from suffice.benchmark.plan import Asked, Cell, Level, Task, explanation_id, metric_id
+from suffice.benchmark.provenance import versions
 from suffice.benchmark.results import Row, packed, unpacked
 from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
 from suffice.classifier import Classifier
@@ -36,7 +34,6 @@ from suffice.metrics import METRICS, score_maps
 from suffice.models import load_classifier
 
 _BACKGROUNDS_SEED = 0  # the same backgrounds for every method, occlusion and seed
-_NO_PART_IN_RESULTS = ("benchmark", "circuits", "cli", "report", "training")  # folders of the package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,29 +418,6 @@ def cut_at(saliency: np.ndarray[Any, Any], area: float, cell: int = 8) -> Tensor
             break
         mask |= each
     return torch.from_numpy(mask)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """What a result depends on besides its settings."""
-    return {
-        "suffice": version("suffice"),
-        "code": code_digest(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-@functools.cache
-def code_digest() -> str:
-    """Of the code that makes explanations and scores them, so that results of different code can be told apart."""
-    package = Path(__file__).parents[1]
-    found = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] not in _NO_PART_IN_RESULTS:
-            found.update(path.read_bytes())
-    return found.hexdigest()[:8]
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from suffice.benchmark import measure
+from suffice.benchmark import provenance
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result
@@ -156,7 +156,7 @@ class _Known:
         self.rows = self.old = 0
         self._there: set[bytes] = set()
         self._failed: set[bytes] = set()
-        code = measure.code_digest()
+        code = provenance.code_digest()
         for part in results.parts():
             for row in part:
                 self.rows += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -110,7 +110,7 @@ class MetricSpec(Strict):
     occlusion: str = OWN
     options: dict[str, Any] = {}
     images: int = Field(default=100, ge=1)
-    at: tuple[At, ...] = ("gamma", "area", "map")
+    at: tuple[At, ...] = get_args(At)
 
     @model_validator(mode="after")
     def _known(self) -> MetricSpec:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig, make_config
-from suffice.benchmark.facts import FACTS, Fact
+from suffice.benchmark.facts import FACTS
+from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import Results, Row, read_rows
 from suffice.benchmark.specs import DifferenceSpec, TableSpec
 from suffice.benchmark.values import (
@@ -161,8 +162,6 @@ def belonging(rows: Iterable[Row], run: Mapping[str, Any]) -> list[Row]:
 
 
 def _wanted(run: Mapping[str, Any], config: BenchmarkConfig) -> int:
-    from suffice.benchmark.plan import levels_of, measured_at
-
     each = sum(len(measured_at(spec, level)) for spec in config.metrics for level in levels_of(config))
     return each * sum(len(run["images"][setup["dataset"]]) for setup in run["setups"])
 
@@ -266,10 +265,7 @@ def _best(
 
 def _digits(spec: TableSpec | DifferenceSpec, metric: str) -> int:
     """After the point: as the table says, or else as the metric does."""
-    if spec.digits is not None:
-        return spec.digits
-    fact = metric_of(metric)
-    return fact.digits if isinstance(fact, Fact) else 3
+    return metric_of(metric).digits if spec.digits is None else spec.digits
 
 
 def _entry(mean: Mean | None, metric: str, best: bool, spec: TableSpec) -> Entry:

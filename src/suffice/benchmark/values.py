@@ -9,18 +9,19 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from suffice.benchmark.config import BenchmarkConfig
-from suffice.benchmark.facts import FACTS, Fact
+from suffice.benchmark.facts import FACTS
 from suffice.benchmark.results import Row
-from suffice.benchmark.specs import method_label, model_label
-from suffice.metrics import METRICS, Mean, Metric, mean_with_error
+from suffice.benchmark.specs import Dimension, method_label, model_label
+from suffice.metrics import METRICS, Mean, mean_with_error
+from suffice.metrics.metric import Scale
 
-DIMENSIONS = ("dataset", "model", "method", "occlusion", "level", "metric")
+DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +86,8 @@ def orders_of(groups: Iterable[Group], config: BenchmarkConfig) -> dict[str, lis
     return orders
 
 
-def metric_of(name: str) -> Metric | Fact:
-    """A metric by the name that a table gives it, which may say its options as well."""
+def metric_of(name: str) -> Scale:
+    """What the values of a metric mean, by the name that a table gives it, which may say its options as well."""
     word = name.partition(" ")[0]
     return FACTS[word] if word in FACTS else METRICS[word]
 

@@ -13,17 +13,15 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Metric:
-    """What a metric's values mean, and what it needs to know.
+class Scale:
+    """What numbers of one name mean.
 
     Attributes:
         name: as callers and tables write it.
         least, greatest: the values that it can take.
         higher_is_better: the direction.
         meaning: in a few words, for a table's head.
-        options: those of `evidence.ScoreOptions` that it knows.
-        needs: the curves and masks that the model is asked about for it, names in `evidence.ASKED`.
-        of: its values, float64 (N,), for N maps.
+        digits: after the point, where a table does not say how many.
     """
 
     name: str
@@ -31,11 +29,24 @@ class Metric:
     greatest: float
     higher_is_better: bool
     meaning: str
-    options: tuple[str, ...]
-    needs: tuple[str, ...]
-    of: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
+    digits: int = dataclasses.field(default=3, kw_only=True)
 
     @property
     def arrow(self) -> str:
         """Which way is better: ↑ or ↓."""
         return "↑" if self.higher_is_better else "↓"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric(Scale):
+    """What a metric's values mean (see `Scale`), and what it needs to know.
+
+    Attributes:
+        options: those of `evidence.ScoreOptions` that it knows.
+        needs: the curves and masks that the model is asked about for it, names in `evidence.ASKED`.
+        of: its values, float64 (N,), for N maps.
+    """
+
+    options: tuple[str, ...]
+    needs: tuple[str, ...]
+    of: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
