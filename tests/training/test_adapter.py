@@ -17,7 +17,8 @@ from suffice.datasets import load_dataset
 from suffice.explainers.lax import heatmaps, load_adapter
 from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
 from suffice.training.classifier import ClassifierTask, ClassifierTraining
-from suffice.training.run import Examples, Machine, fit, make_settings
+from suffice.training.examples import Examples
+from suffice.training.run import Machine, fit, make_settings
 
 CPU = Machine(accelerator="cpu")
 SHORT = {"epochs": 2, "batch_size": 8, "checkpoint_every": 4}

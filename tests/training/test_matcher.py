@@ -13,8 +13,9 @@ from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.network import load_network
 from suffice.images import to_model
+from suffice.training.examples import Examples
 from suffice.training.matcher import MatcherTask, MatcherTraining
-from suffice.training.run import Examples, Machine, fit
+from suffice.training.run import Machine, fit
 
 
 class Sides(nn.Module):

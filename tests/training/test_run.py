@@ -19,7 +19,8 @@ from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
 from suffice.training.classifier import ClassifierTask, ClassifierTraining, accuracy, varied
-from suffice.training.run import CHECKPOINT, HISTORY, Batches, Examples, Machine, fit
+from suffice.training.examples import Batches, Examples
+from suffice.training.run import CHECKPOINT, HISTORY, Machine, fit
 
 CPU = Machine(accelerator="cpu")
 SETTINGS = ClassifierTraining(epochs=3, batch_size=6, learning_rate=3e-3, schedule="cosine", checkpoint_every=5, seed=4)

@@ -21,30 +21,22 @@ def _confidence_kept(explanation: Explanation) -> float:
     return explanation.explanation_confidence / explanation.confidence if explanation.confidence else 0.0
 
 
+def _forward_passes(explanation: Explanation) -> float:
+    return float(explanation.forward_passes)
+
+
+def _backward_passes(explanation: Explanation) -> float:
+    return float(explanation.backward_passes)
+
+
 FACTS: dict[str, Fact] = {
     fact.name: fact
     for fact in (
         Fact("sufficient", 0, 1, True, "share of the explanations that suffice", lambda e: float(e.sufficient)),
         Fact("minimal", 0, 1, True, "share that were shown to be minimal", lambda e: float(e.minimal)),
         Fact("confidence_kept", 0, math.inf, True, "confidence of the part by the whole image's", _confidence_kept),
-        Fact(
-            "forward_passes",
-            0,
-            math.inf,
-            False,
-            "forward passes that it took",
-            lambda e: float(e.forward_passes),
-            digits=1,
-        ),
-        Fact(
-            "backward_passes",
-            0,
-            math.inf,
-            False,
-            "backward passes that it took",
-            lambda e: float(e.backward_passes),
-            digits=1,
-        ),
+        Fact("forward_passes", 0, math.inf, False, "forward passes that it took", _forward_passes, digits=1),
+        Fact("backward_passes", 0, math.inf, False, "backward passes that it took", _backward_passes, digits=1),
     )
 }
 """Beside the metrics of `suffice.metrics`; of explanations at a γ only."""

@@ -61,7 +61,8 @@ def train_lax(
     from suffice.datasets import load_dataset, random_subset
     from suffice.models import load_classifier
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
-    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr
+    from suffice.training.examples import Examples
+    from suffice.training.run import Machine, fit, make_settings, to_stderr
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")

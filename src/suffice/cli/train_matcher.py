@@ -57,8 +57,9 @@ def train_matcher(
     """
     from suffice.datasets import load_dataset, random_subset
     from suffice.models import load_classifier
+    from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
-    from suffice.training.run import Examples, Machine, fit, make_settings, to_stderr
+    from suffice.training.run import Machine, fit, make_settings, to_stderr
 
     given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
     settings = make_settings(MatcherTraining, PRESETS["default"], given)

@@ -4,7 +4,8 @@
 |---|---|
 | a classifier | `classifier.py` |
 | a LAX adapter | `adapter.py` |
+| a network of activation matching | `matcher.py` |
 
-`run.py` is what they share: which images each step sees, checkpoints, resume, and what stops a run. Nothing here is
-imported before training is asked for, as Lightning is an extra.
+They share `examples.py`, which images each step sees, and `run.py`, checkpoints, resume and what stops a run. Nothing
+here is imported before training is asked for, as Lightning is an extra.
 """
