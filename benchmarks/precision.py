@@ -24,8 +24,9 @@ from torch import Tensor
 
 import suffice
 from suffice.buffers import keep_buffers
-from suffice.classifier import Classifier, Precision
+from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
+from suffice.engine import Precision
 from suffice.images import prepare
 from suffice.metrics import robustness_on, solid_colours
 

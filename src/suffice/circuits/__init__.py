@@ -32,10 +32,11 @@ from suffice.circuits.graph import channels_on, drawn_graph, node_counts
 from suffice.circuits.ranking import RANKINGS, Question
 from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.method import Progress
 from suffice.occlusion import make_occlusion
+from suffice.outputs import as_tensor
 
 __all__ = [
     "RANKINGS",
@@ -107,7 +108,7 @@ def trace_circuit(
         and
     the rankings are ours, after attribution patching.
     """
-    began, passes = time.perf_counter(), classifier.forward_passes
+    began, before = time.perf_counter(), classifier.passes
     _check(ranking, share, keep_confidence, nodes, random, seed)
     module = classifier.require_module("a circuit")
     whole = classifier.check_images(as_tensor(image)[None])
@@ -131,20 +132,18 @@ def trace_circuit(
     told(0.1)
 
     verdict: Verdict | None = None
-    backward_passes = len({id(each) for each in (readout, of_whole) if each is not None})
     if test:
         assert whole_logits is not None
         means = None if references is None else channel_means(classifier, switched.layers, references)
-        before = torch.stack([whole_logits, readout.logits])
+        unswitched = torch.stack([whole_logits, readout.logits])
         # What the whole network does not decide so, no circuit has to.
         asked = 2 if mask is not None and int(readout.logits.argmax()) == chosen else 1
         images = torch.cat([whole, shown])[:asked]
         question = Question(classifier, images, chosen, switched.layers, means)
-        demanded = keep_confidence * before.softmax(1)[:asked, chosen]
+        demanded = keep_confidence * unswitched.softmax(1)[:asked, chosen]
         verdict = put_to_the_test(
             question, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
         )
-        backward_passes += question.backward_passes
 
     on = torch.ones(sum(layer.channels for layer in switched.layers), dtype=torch.bool)
     on = on if verdict is None else verdict.on
@@ -155,6 +154,7 @@ def trace_circuit(
     parts = on.split([layer.channels for layer in switched.layers])
     confidence = None if whole_logits is None else float(whole_logits.softmax(0)[chosen])
     told(1.0)
+    passes = classifier.passes.since(before)
     return Circuit(
         nodes=graph.nodes,
         edges=graph.edges,
@@ -188,8 +188,8 @@ def trace_circuit(
         },
         seed=seed,
         read_from="image" if mask is None else "explanation",
-        forward_passes=classifier.forward_passes - passes,
-        backward_passes=backward_passes,
+        forward_passes=passes.forward,
+        backward_passes=passes.backward,
         seconds=time.perf_counter() - began,
         model=classifier.name,
         version=version("suffice"),

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers import activation_matching, causal, lax, lime
 from suffice.explainers.method import Found, MethodSettings, Progress, complete_settings
@@ -35,6 +35,7 @@ from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explainers.sufficiency import Known, SufficiencyTest
 from suffice.explanation import Explanation
 from suffice.occlusion import make_occlusions
+from suffice.outputs import as_tensor
 
 METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, int, Progress], Found]]] = {
     "causal": (causal.CausalSettings, causal.explain),

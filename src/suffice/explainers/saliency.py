@@ -29,13 +29,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers import attention, cam
 from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Found, Progress, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
 from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.outputs import as_tensor
 
 MAPS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
     **cam.METHODS,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import find_images
 from suffice.margin import ROUNDING, margin
@@ -33,6 +33,7 @@ from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
+from suffice.outputs import as_tensor
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""

@@ -23,7 +23,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explanation import Explanation
 from suffice.metrics import sweep
@@ -33,6 +33,7 @@ from suffice.metrics.maps import as_saliency
 from suffice.metrics.registry import METRICS
 from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.occlusion import check_masks, make_occlusions
+from suffice.outputs import as_tensor
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.occlusion import fill
 from suffice.occlusion.deactivation import deactivated_forward
 from suffice.occlusion.layer_masking import layer_masked_forward
+from suffice.outputs import as_tensor
 
 # A regular tetrahedron in the colour cube, a tenth away from its corners black, yellow, magenta and cyan: four colours
 # as far from one another as four can be. What keeps its class on each of them keeps it on nearly every other colour.
