@@ -221,7 +221,7 @@ def explain_batch(
     if names and len(names) != len(pixels):
         raise InputError(f"expected a name for each of {len(pixels)} images; got {len(names)}")
     told = progress or (lambda share: None)
-    started = time.perf_counter(), classifier.forward_passes, classifier.backward_passes
+    started, before = time.perf_counter(), classifier.passes
     questions = [
         _Question(classifier, image, method, occlusion, None, seed, kind, 0.0, settings, name)
         for image, name in zip(pixels, names or [""] * len(pixels), strict=True)
@@ -229,8 +229,7 @@ def explain_batch(
     gamma = 1.0 if kind == "complete" else keep_confidence
     tests = [question.test(gamma) for question in questions]
     searches = activation_matching.search(tests, checked, seed, lambda step: told(0.8 * step / max(1, checked.steps)))
-    common = time.perf_counter() - started[0], classifier.forward_passes - started[1]
-    backward = classifier.backward_passes - started[2]
+    common, passes = time.perf_counter() - started, classifier.passes.since(before)
     found: list[Explanation] = []
     for number, (question, search) in enumerate(zip(questions, searches, strict=True), 1):
         question.search = partial(activation_matching.explain, found=search)
@@ -238,9 +237,9 @@ def explain_batch(
         found.append(
             dataclasses.replace(
                 explanation,
-                seconds=explanation.seconds + common[0] / len(questions),
-                forward_passes=explanation.forward_passes + round(common[1] / len(questions)),
-                backward_passes=explanation.backward_passes + round(backward / len(questions)),
+                seconds=explanation.seconds + common / len(questions),
+                forward_passes=explanation.forward_passes + round(passes.forward / len(questions)),
+                backward_passes=explanation.backward_passes + round(passes.backward / len(questions)),
             )
         )
         told(0.8 + 0.2 * number / len(questions))
@@ -304,8 +303,7 @@ class _Question:
         check_settings(self.method, keep_confidence, self.seed, {})
         if self.kind == "complete":
             keep_confidence = 1.0
-        classifier, started, passes = self.classifier, time.perf_counter(), self.classifier.forward_passes
-        backward = classifier.backward_passes
+        classifier, started, before = self.classifier, time.perf_counter(), self.classifier.passes
         test = self.test(keep_confidence, region)
         whole, wanted = self._of_whole(), test.target
         top = int(whole.argmax())
@@ -329,6 +327,7 @@ class _Question:
         sufficient = test.holds(mask)
         if not sufficient:
             notes.append("No sufficient part was found: the mask shown is not an explanation.")
+        passes = classifier.passes.since(before)
         return Explanation(
             mask=mask,
             saliency=torch.from_numpy(found.saliency).to(torch.float32),
@@ -353,8 +352,8 @@ class _Question:
                 **found.settings,
             },
             seed=self.seed,
-            forward_passes=classifier.forward_passes - passes,
-            backward_passes=classifier.backward_passes - backward,
+            forward_passes=passes.forward,
+            backward_passes=passes.backward,
             seconds=time.perf_counter() - started,
             model=classifier.name,
             version=version("suffice"),

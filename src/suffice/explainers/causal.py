@@ -90,11 +90,11 @@ def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress
 
 def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress) -> Found:
     """From the sides of the image in, then block by block."""
-    started = test.classifier.forward_passes
+    started = test.classifier.passes.forward
     budget = settings.budget or (_BUDGET if test.several else _BUDGET_OF_ONE)
 
     def told() -> None:
-        progress(min(0.95, (test.classifier.forward_passes - started) / budget))
+        progress(min(0.95, (test.classifier.passes.forward - started) / budget))
 
     region = test.region.numpy()
     chain = smallest_box(test, region, max(1, settings.block // 2), told)

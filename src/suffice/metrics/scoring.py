@@ -168,7 +168,7 @@ def score_maps(
     Raises:
         InputError: as `score`; no map; or explanations of different targets, and no label.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
+    started, passes = time.perf_counter(), classifier.passes
     names = check_metrics(metrics, **options)
     pixels = as_tensor(image)
     if pixels.ndim != 3:
@@ -207,7 +207,7 @@ def score_maps(
             **{"normalise": "none", **options} if scaled else options,
         )
         found |= {name: scores.only(index) for index, name in enumerate(members)}
-    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     return {name: dataclasses.replace(found[name], **cost) for name in maps}  # type: ignore[arg-type]
 
 
@@ -245,7 +245,7 @@ def score_many(
     Raises:
         InputError: as `score`.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
+    started, passes = time.perf_counter(), classifier.passes
     names = check_metrics(metrics, **options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
@@ -292,7 +292,7 @@ def score_many(
                 (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
             )
         )
-    return _joined(done, classifier.forward_passes - passes, time.perf_counter() - started)
+    return _joined(done, classifier.passes.since(passes).forward, time.perf_counter() - started)
 
 
 def check_metrics(metrics: Iterable[str] | str | None, **options: Any) -> list[str]:

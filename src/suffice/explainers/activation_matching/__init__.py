@@ -102,7 +102,7 @@ def explain(
     saliency = _ranks(found.scores)
     if found.mask is None:
         return Found(saliency, test.region.numpy(), curves=found.curves, notes=tuple(notes))
-    left = peeled(test, found.mask.numpy(), settings.block, test.classifier.forward_passes + settings.budget)
+    left = peeled(test, found.mask.numpy(), settings.block, test.classifier.passes.forward + settings.budget)
     block = settings.block if left.minimal else None
     return Found(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
 

@@ -91,6 +91,12 @@ def log_odds(confidence: float) -> float:
     return math.log(confidence / (1 - confidence))
 
 
+def one_by_one(images: Tensor) -> int | None:
+    """The batch size of a search for one image: 1, so that its steps, each of which builds on the one before, are the
+    same to the last bit whatever fits in memory. Of many images at once: None, what fits."""
+    return 1 if len(images) == 1 else None
+
+
 def gradients(
     classifier: Classifier,
     images: Tensor,
@@ -138,7 +144,7 @@ def gradients(
     with frozen(classifier.require_module("activation matching")):
         _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
-            screen=True, copies=True, gradients=True,
+            screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
         )  # fmt: skip
     gradient = towards.view(len(views), *masks.shape).sum(0)
     return gradient, slacks.view(len(views), len(images))
