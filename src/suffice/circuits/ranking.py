@@ -29,7 +29,6 @@ from suffice.circuits.ablation import SwitchedOff
 from suffice.circuits.connectivity import Layer, Network
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
-from suffice.outputs import as_logits
 
 RANKINGS = ("descent", "attribution", "energy", "weight", "signed")
 ACROSS_LAYERS = ("descent", "attribution", "signed")
@@ -82,7 +81,7 @@ class Question:
                 gates = on.float().to(x.device).expand(len(x), -1)
                 with SwitchedOff(self.layers, gates, self.means, see):
                     output = module(x)
-                logits = as_logits(output)
+                logits = self.classifier.read(output)
                 others = logits.clone()
                 others[:, self.target] = -torch.inf
                 log_odds = logits[:, self.target] - torch.logsumexp(others, 1)
@@ -101,7 +100,7 @@ class Question:
                 here = slice(starts[index], starts[index + 1])
                 signed[:, here] = torch.stack([per_channel(of_image, layer) for of_image in product])
                 sizes[:, here] = torch.stack([per_channel(of_image.abs(), layer) for of_image in product])
-            return ByRow(logits.detach(), (sizes, signed))
+            return ByRow(output, (sizes, signed))
 
         logits, (sizes, signed) = self.classifier.ask(question, self.images, gradients=True)
         return sizes.sum(0), signed.sum(0), logits

@@ -111,6 +111,11 @@ class Readout:
     gradient: list[Tensor]
 
     @property
+    def output(self) -> int:
+        """Which of the model's outputs speaks for the class: its own, or the only one."""
+        return self.target if self.recording.logits.tensor.shape[-1] > 1 else 0
+
+    @property
     def layers(self) -> list[Layer]:
         """Of the network."""
         return self.network.layers
@@ -128,14 +133,14 @@ class Readout:
         if self.network.link is not None:
             return self._links(self.network.link)
         for way in self.network.to_classes:  # the head is no linear layer: its kernels are edges like others
-            row = way.matrix[self.target]
+            row = way.matrix[self.output]
             before = found.get(way.source, (torch.zeros_like(row), torch.zeros_like(row)))
             found[way.source] = (before[0] + row * self.energy[way.source], before[1] + row)
         return found
 
     def _links(self, link: Link) -> dict[int, tuple[Tensor, Tensor]]:
         """The links of the features, handed to the channels that the features are made of."""
-        weight = link.weight[self.target].detach().to("cpu", torch.float32)
+        weight = link.weight[self.output].detach().to("cpu", torch.float32)
         features = link.features.tensor.detach().to("cpu", torch.float32)
         features = features.flatten(0, -2).abs().mean(0)
         labels = link.flow.labels.flatten().expand(len(features))
@@ -177,7 +182,7 @@ def read_out(
     def forward(submodule: Any, batch: Tensor) -> Any:
         with torch.enable_grad():
             recording = record(submodule, classifier.normalise(batch), as_logits)
-            logits = recording.logits.tensor
+            logits = classifier.read(recording.logits.tensor)
             wanted = int(logits[0].argmax()) if target is None else target
             if not 0 <= wanted < logits.shape[1]:
                 raise InputError(f"expected a class from 0 to {logits.shape[1] - 1}; got {wanted}")
@@ -197,7 +202,7 @@ def read_out(
                 ],
             )
         ]
-        return logits.detach()
+        return recording.logits.tensor.detach()
 
     # One row alone, so that there is one recording.
     logits = classifier.ask(forward, classifier.check_images(image[None]), batch_size=1, gradients=True).logits

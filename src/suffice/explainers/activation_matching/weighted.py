@@ -26,7 +26,6 @@ from suffice.explainers.activation_matching.budget import Search
 from suffice.explainers.activation_matching.network import UNet
 from suffice.explainers.activation_matching.views import gaussian_noise, one_by_one
 from suffice.features import Stage, record, spatial_stages
-from suffice.outputs import as_logits
 
 _FIRST_SCORE = 2.0
 
@@ -200,7 +199,8 @@ def _through_model(
     def question(module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, image: Tensor, part: Tensor) -> ByRow:
         with torch.enable_grad(), record(classifier, stages, gradients=True) as seen:
             kept = kept.detach().requires_grad_()
-            logits = as_logits(module(classifier.normalise(behind + kept[:, None] * (x - behind)))).float()
+            output = module(classifier.normalise(behind + kept[:, None] * (x - behind)))
+            logits = classifier.read(output).float()
             cross = losses.cross_entropy(logits, y)
             terms = {"ce": cross[part], "rob": cross[~part]}
             before = [values[image[part].to(values.device)] for values in (whole.logits, *whole.extras)]
@@ -216,7 +216,7 @@ def _through_model(
             values[part.cpu() if name != "rob" else ~part.cpu(), column] = terms[name].detach().cpu()
         label_only = torch.full_like(cross.detach(), -torch.inf)
         values[:, -1] = losses.slack(logits.detach(), y, label_only).cpu()
-        return ByRow(logits.detach(), (gradient.cpu(), values))
+        return ByRow(output, (gradient.cpu(), values))
 
     every = images[number], masks[number], backgrounds, targets[number], number, is_part
     with frozen(classifier.require_module("activation matching")):
