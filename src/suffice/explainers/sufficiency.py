@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,16 +22,12 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier
-from suffice.margin import ROUNDING, margin
 from suffice.occlusion import Occlusion, painted_logits
+from suffice.verdicts import Tolerance, log_odds, margin
 
 Kind = Literal["sufficient", "contrastive"]
 Key = tuple[int, bytes]
 """Index of an occlusion, and a mask."""
-
-# A screened answer is trusted to this many times the largest error seen so far, which at least so many answers show.
-_SAFETY = 2.0
-_CALIBRATION = 4
 
 
 class Answer(NamedTuple):
@@ -53,16 +49,13 @@ class Known:
     Attributes:
         answers: by occlusion and mask.
         exact: which of them were given in float32, to the mask alone.
-        tolerance: how far the other ones may be off, in margin and in log-odds. In float32 it is known; for a screen
-            in less precision it is learnt from the answers that were asked again.
-        to_calibrate: how many answers of a screen in less precision are still asked again whatever they are.
+        tolerance: how far the other ones may be off, in margin and in log-odds; None before there is any.
         ranking: what a method has made of the image and the target alone, whatever γ and region.
     """
 
     answers: dict[Key, Answer] = dataclasses.field(default_factory=dict)
     exact: set[Key] = dataclasses.field(default_factory=set)
-    tolerance: float = ROUNDING
-    to_calibrate: int = _CALIBRATION
+    tolerance: Tolerance | None = None
     ranking: Any = None
 
 
@@ -106,6 +99,10 @@ class SufficiencyTest:
         self.region = torch.ones(image.shape[1:], dtype=torch.bool) if region is None else region
         self.confidence = float(whole_logits.softmax(0)[target])
         self.known = Known() if known is None else known
+        self._tolerance = self.known.tolerance = self.known.tolerance or Tolerance(classifier.precision)
+        self.demanded = log_odds(keep_confidence * self.confidence) if keep_confidence > 0 else -math.inf
+        # Where the verdict on an answer turns, in margin and in log-odds.
+        self._turns = torch.tensor([0.0, self.demanded], dtype=torch.float64)
         # Indices of the occlusions, the one that ruled out a mask last leads.
         self._order = list(range(len(self._occlusions)))
         self._backgrounds = [
@@ -195,7 +192,7 @@ class SufficiencyTest:
         # An order that could turn on rounding is settled by answers asked alone.
         order = sorted(range(len(masks)), key=lambda row: -slack[row])
         for first, second in itertools.pairwise(order):
-            if slack[first] - slack[second] <= self.known.tolerance:
+            if slack[first] - slack[second] <= self._tolerance.value:
                 for row in (first, second):
                     self._settle(index, masks[row])
                     if self.kind == "contrastive" and self.passes(self._settle(index, masks[row])):
@@ -247,48 +244,40 @@ class SufficiencyTest:
         answer = self.known.answers[index, _keys(mask[None])[0]]
         slack = answer.margin
         if self.keep_confidence > 0:
-            slack = min(slack, _log_odds(answer) - _log_odds(self._demanded))
+            slack = min(slack, log_odds(answer.confidence) - self.demanded)
         if self.kind == "contrastive" and self.passes(answer):  # else it was not asked, or by another test
             slack = min(slack, -self.known.answers[index, _keys(~mask[None])[0]].margin)
         return slack
 
-    @property
-    def _demanded(self) -> Answer:
-        return Answer(0.0, self.keep_confidence * self.confidence)
-
     def _ask(self, questions: Sequence[tuple[int, int]], masks: Tensor, keys: Sequence[bytes]) -> None:
-        """Learn the answers to (occlusion, row) that are not known; all that is painted goes in one batch."""
-        new: dict[Key, int] = {}
-        for index, row in questions:
-            answer = self.known.answers.get((index, keys[row]))
-            if answer is None:
-                new.setdefault((index, keys[row]), row)
-            elif self._is_close(answer):  # where a test of another γ had asked, or the tolerance has grown
-                self._settle(index, masks[row])
+        """Learn the answers to (occlusion, row) that are not known, and settle those that are close."""
+        asked = {(index, keys[row]): row for index, row in questions}
+        self._learn({key: row for key, row in asked.items() if key not in self.known.answers}, masks)
+        # Also where a test of another γ had asked, or the tolerance has grown.
+        unsettled = [key for key in asked if key not in self.known.exact]
+        if unsettled:
+
+            def ask_again(rows: Tensor) -> Tensor:
+                some = [unsettled[row] for row in rows.tolist()]
+                return _readings([self._settle(key[0], masks[asked[key]]) for key in some])
+
+            self._tolerance.confirmed(_readings([self.known.answers[key] for key in unsettled]), self._turns, ask_again)
+
+    def _learn(self, new: Mapping[Key, int], masks: Tensor) -> None:
+        """Ask for the answers to some rows of the masks; all that is painted goes in one batch."""
         painted = [key for key in new if self._backgrounds[key[0]] is not None]
         if painted:
             rows = torch.tensor([new[key] for key in painted])
             backgrounds = torch.stack([b for index, _ in painted if (b := self._backgrounds[index]) is not None])
             images = self.image.expand(len(rows), *self.image.shape)
-            self._learn(painted, masks[rows], painted_logits(
-                self.classifier, images, masks[rows], backgrounds, screen=True
-            ))  # fmt: skip
+            logits = painted_logits(self.classifier, images, masks[rows], backgrounds, screen=True)
+            self.known.answers.update(zip(painted, self._read(logits), strict=True))
         for index in dict.fromkeys(index for index, _ in new if self._backgrounds[index] is None):
             asked = [key for key in new if key[0] == index]
             rows = torch.tensor([new[key] for key in asked])
             images = self.image.expand(len(rows), *self.image.shape)
-            self._learn(asked, masks[rows], self._occlusions[index](images, masks[rows], screen=True))
-
-    def _learn(self, keys: Sequence[Key], masks: Tensor, logits: Tensor) -> None:
-        known, screens = self.known, self.classifier.precision != "float32"
-        for key, mask, screened in zip(keys, masks, self._read(logits), strict=True):
-            known.answers[key] = screened
-            if (screens and known.to_calibrate > 0) or self._is_close(screened):
-                exact = self._settle(key[0], mask)
-                if screens:
-                    known.to_calibrate -= 1
-                    off = max(abs(exact.margin - screened.margin), abs(_log_odds(exact) - _log_odds(screened)))
-                    known.tolerance = max(known.tolerance, _SAFETY * off)
+            logits = self._occlusions[index](images, masks[rows], screen=True)
+            self.known.answers.update(zip(asked, self._read(logits), strict=True))
 
     def _settle(self, index: int, mask: Tensor) -> Answer:
         """The exact answer, which takes the place of a screened one."""
@@ -301,12 +290,6 @@ class SufficiencyTest:
     def _exactly(self, index: int, mask: Tensor) -> Answer:
         return self._read(self._occlusions[index](self.image[None], mask[None], batch_size=1))[0]
 
-    def _is_close(self, answer: Answer) -> bool:
-        """Whether the verdict on an answer could turn on what it may be off by."""
-        if abs(answer.margin) <= self.known.tolerance:
-            return True
-        return self.keep_confidence > 0 and (abs(_log_odds(answer) - _log_odds(self._demanded)) <= self.known.tolerance)
-
     def _read(self, logits: Tensor) -> list[Answer]:
         confidence = logits.softmax(1)[:, self.target]
         margins = margin(logits, self.target)
@@ -317,10 +300,9 @@ def _least(answers: Sequence[Answer]) -> Answer:
     return Answer(min(a.margin for a in answers), min(a.confidence for a in answers))
 
 
-def _log_odds(answer: Answer) -> float:
-    """log p/(1 - p) of the confidence, which moves by as much as the logits do; finite also for 0 and 1."""
-    confidence = min(max(answer.confidence, 1e-12), 1 - 1e-7)
-    return math.log(confidence / (1 - confidence))
+def _readings(answers: Sequence[Answer]) -> Tensor:
+    """Margin and log-odds of each of N answers, float64 (N, 2)."""
+    return torch.tensor([[answer.margin, log_odds(answer.confidence)] for answer in answers], dtype=torch.float64)
 
 
 def _keys(masks: Tensor) -> list[bytes]:

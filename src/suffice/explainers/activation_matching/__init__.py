@@ -40,7 +40,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.activation_matching.budget import Search, smallest_masks
 from suffice.explainers.activation_matching.network import load_network
-from suffice.explainers.activation_matching.views import View, drawn_kind, fixed, log_odds
+from suffice.explainers.activation_matching.views import View, drawn_kind, fixed
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
 from suffice.explainers.descent import peeled
 from suffice.explainers.method import Found, MethodSettings, Progress
@@ -154,7 +154,7 @@ def search(
             region=first.region,
             told=told,
         )
-    demanded = torch.tensor([log_odds(test.keep_confidence * test.confidence) for test in tests])
+    demanded = torch.tensor([test.demanded for test in tests])
     return smallest_masks(
         classifier,
         images,

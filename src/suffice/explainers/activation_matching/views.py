@@ -8,7 +8,6 @@ with respect to the mask.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,18 +75,6 @@ def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
     """The backgrounds of a kind that robustness is asked on: `noise` or `colours`."""
     kinds: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
     return kinds[kind]
-
-
-def log_odds(confidence: float) -> float:
-    """log p/(1 - p), finite for p = 1, and -inf for p = 0, which demands nothing.
-
-    >>> log_odds(0.5), log_odds(0.0)
-    (0.0, -inf)
-    """
-    if confidence <= 0:
-        return -math.inf
-    confidence = min(confidence, 1 - 1e-6)
-    return math.log(confidence / (1 - confidence))
 
 
 def gradients(
