@@ -24,10 +24,8 @@ from suffice.benchmark.results import Row, packed, unpacked
 from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers import explain, explain_series, saliency_maps
+from suffice.explainers import METHODS, explain, explain_series, saliency_maps
 from suffice.explainers.extraction import ranked_cells
-from suffice.explainers.lax import heatmaps, load_adapter
-from suffice.explainers.saliency import MAPS
 from suffice.explanation import Explanation
 from suffice.images import prepare
 from suffice.metrics import METRICS, score_maps
@@ -260,13 +258,9 @@ class Worker:
         classifier, started = photo.classifier, time.perf_counter()
         forward, backward = classifier.forward_passes, classifier.backward_passes
         wanted = photo.top if target is None else target
-        if method in MAPS:
+        if METHODS[method].saliency is not None:
             found = saliency_maps(classifier, photo.image[None], np.array([wanted]), method, **settings)
             saliency = found.normalised[0]
-        elif method == "lax":
-            if self._adapter is None or self._adapter[0] is not classifier or self._adapter[1] != settings["adapter"]:
-                self._adapter = classifier, settings["adapter"], load_adapter(settings["adapter"], classifier)
-            saliency = heatmaps(classifier, self._adapter[2], photo.image[None])[1][0]
         else:
             spec = self.config.methods[cell.setup.method]
             saliency = explain(
@@ -290,8 +284,6 @@ class Worker:
             "seconds": time.perf_counter() - started,
         }
         return Found(saliency.contiguous(), facts)
-
-    _adapter: tuple[Classifier, str, Any] | None = None
 
     def _scored(
         self, task: Task, cell: Cell, photo: _Photo, group: int, names: Sequence[str], maps: Mapping[Level, Found]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -27,23 +27,15 @@ from torch import Tensor
 
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers import activation_matching, causal, lax, lime
-from suffice.explainers.method import Found, MethodSettings, Progress, complete_settings
-from suffice.explainers.saliency import MAPS, explain_by_map
+from suffice.explainers import activation_matching
+from suffice.explainers.method import Candidate, Method, MethodSettings, complete_settings
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explainers.sufficiency import Known, SufficiencyTest
 from suffice.explanation import Explanation
 from suffice.occlusion import make_occlusions
-
-METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, int, Progress], Found]]] = {
-    "causal": (causal.CausalSettings, causal.explain),
-    "lime": (lime.LimeSettings, lime.explain),
-    "lax": (lax.LaxSettings, lax.explain),
-    "activation-matching": (activation_matching.ActivationMatchingSettings, activation_matching.explain),
-    **{name: (settings, partial(explain_by_map, name)) for name, (settings, _) in MAPS.items()},
-}
-
+from suffice.progress import Progress
+from suffice.registry import METHODS as METHODS
 
 KINDS = ("sufficient", "contrastive", "complete")
 
@@ -51,7 +43,7 @@ KINDS = ("sufficient", "contrastive", "complete")
 def explain(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
-    method: str = "causal",
+    method: str | Method = "causal",
     occlusion: str = "robust",
     target: int | str | None = None,
     keep_confidence: float = 0.5,
@@ -68,7 +60,7 @@ def explain(
     Args:
         classifier: whose decision is explained.
         image: (C, H, W) in [0, 1], as `load_image` returns it.
-        method: a name in `METHODS`.
+        method: a name in `METHODS`, or a `Method`.
         occlusion: how absence is shown (see `suffice.occlusion`); several joined by commas mean all of them at once.
         target: class by number or name; None for the model's own choice.
         keep_confidence: γ in [0, 1]; the explanation keeps the class on top with at least γ x its confidence.
@@ -98,7 +90,7 @@ def explain_series(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
     keep_confidences: Sequence[float] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
-    method: str = "causal",
+    method: str | Method = "causal",
     occlusion: str = "robust",
     target: int | str | None = None,
     seed: int = 0,
@@ -137,7 +129,7 @@ def explain_several(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
     count: int = 3,
-    method: str = "causal",
+    method: str | Method = "causal",
     occlusion: str = "robust",
     target: int | str | None = None,
     keep_confidence: float = 0.5,
@@ -253,7 +245,7 @@ class _Question:
         self,
         classifier: Classifier,
         image: Tensor | np.ndarray[Any, Any],
-        method: str,
+        method: str | Method,
         occlusion: str,
         target: int | str | None,
         seed: int,
@@ -263,7 +255,7 @@ class _Question:
         name: str,
     ) -> None:
         self.settings = check_settings(method, 0.0, seed, settings, kind)
-        self.classifier, self.method, self.occlusion, self.seed = classifier, method, occlusion, seed
+        self.classifier, self.method, self.occlusion, self.seed = classifier, METHODS.find(method), occlusion, seed
         self.kind, self.threshold, self.name = kind, threshold, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         pixels = as_tensor(image)
@@ -273,7 +265,7 @@ class _Question:
         self._target = target
         self._whole: Tensor | None = None
         self._known = Known()
-        self.search = METHODS[method][1]
+        self.search = self.method.explain
 
     def _of_whole(self) -> Tensor:
         """Logits (K,) of the whole image, asked once."""
@@ -316,7 +308,7 @@ class _Question:
             )
         nothing = np.zeros(self.image.shape[1:], dtype=bool)
         if bool(test(torch.from_numpy(nothing[None]))[0]):
-            found = Found(nothing.astype(np.float64), nothing, 1)
+            found = Candidate(nothing.astype(np.float64), nothing, 1)
             notes.append(
                 f"With everything hidden ({self.occlusion}) the model still says this class: no part is needed."
             )
@@ -340,7 +332,7 @@ class _Question:
             minimal=sufficient and found.minimal_block is not None,
             minimal_block=found.minimal_block if sufficient else None,
             area=float(mask.float().mean()),
-            method=self.method,
+            method=self.method.name,
             occlusion=self.occlusion,
             settings={
                 "keep_confidence": keep_confidence,
@@ -364,15 +356,14 @@ class _Question:
 
 
 def check_settings(
-    method: str, keep_confidence: float, seed: int, settings: dict[str, Any], kind: str = "sufficient"
+    method: str | Method, keep_confidence: float, seed: int, settings: dict[str, Any], kind: str = "sufficient"
 ) -> MethodSettings:
     """The settings of a method, complete and checked; raises InputError before anything is loaded."""
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}{did_you_mean(method, METHODS)}; expected {', '.join(METHODS)}")
+    found = METHODS.find(method)
     if kind not in KINDS:
         raise InputError(f"unknown kind {kind!r}{did_you_mean(kind, KINDS)}; expected {', '.join(KINDS)}")
     if not 0 <= keep_confidence <= 1:
         raise InputError(f"expected keep_confidence (γ) in [0, 1]; got {keep_confidence}")
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
-    return complete_settings(method, METHODS[method][0], settings)
+    return complete_settings(found.name, found.settings, settings)

@@ -44,8 +44,9 @@ from pydantic import Field
 
 from suffice.explainers.descent import Box, mask_of, peeled, smallest_box
 from suffice.explainers.extraction import Mask, pruned, ranked_cells, smallest_prefix
-from suffice.explainers.method import Found, MethodSettings, Progress
+from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.progress import Progress
 
 
 class CausalSettings(MethodSettings):
@@ -74,7 +75,7 @@ Search = Generator[list[Mask], Sequence[bool], tuple[npt.NDArray[np.float64], Ma
 """One search: yields masks, is sent their verdicts, returns the responsibility map and the mask it ended with."""
 
 
-def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Found:
+def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Candidate:
     """The causal explanation of what `test` asks.
 
     Args:
@@ -88,7 +89,7 @@ def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress
     return by_partitions(test, settings, seed, progress)
 
 
-def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress) -> Found:
+def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress) -> Candidate:
     """From the sides of the image in, then block by block."""
     started = test.classifier.forward_passes
     budget = settings.budget or (_BUDGET if test.several else _BUDGET_OF_ONE)
@@ -99,11 +100,11 @@ def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress
     region = test.region.numpy()
     chain = smallest_box(test, region, max(1, settings.block // 2), told)
     if not chain:
-        return Found(np.zeros(region.shape), region)
+        return Candidate(np.zeros(region.shape), region)
     left = peeled(test, chain[-1], settings.block, started + budget, told)
     saliency = nested_responsibility([*chain, left.mask], settings.block)
     saliency += left.importance * saliency.max()
-    return Found(saliency, left.mask, settings.block if left.minimal else None)
+    return Candidate(saliency, left.mask, settings.block if left.minimal else None)
 
 
 def nested_responsibility(chain: Sequence[Mask], block: int) -> npt.NDArray[np.float64]:
@@ -121,7 +122,7 @@ def nested_responsibility(chain: Sequence[Mask], block: int) -> npt.NDArray[np.f
     return responsibility
 
 
-def by_partitions(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Found:
+def by_partitions(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Candidate:
     """Responsibility over random partitions into four, then extraction by rank."""
     size = tuple(test.image.shape[1:])
     searches = [
@@ -142,8 +143,8 @@ def by_partitions(test: SufficiencyTest, settings: CausalSettings, seed: int, pr
         saliency = saliency + saliency.max() * kept
         mask, ranking = kept, ranked_cells(saliency, settings.cell)
     elif count is None:
-        return Found(saliency, mask)
-    return Found(saliency, pruned(test, mask, ranking, settings.prune))
+        return Candidate(saliency, mask)
+    return Candidate(saliency, pruned(test, mask, ranking, settings.prune))
 
 
 def search(size: tuple[int, int], settings: CausalSettings, random: np.random.Generator) -> Search:
@@ -250,3 +251,6 @@ def side_by_side(
         rounds += 1
         progress(rounds)
     return [results[index] for index in sorted(results)]
+
+
+METHOD = Method("causal", CausalSettings, explain)

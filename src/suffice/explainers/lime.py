@@ -43,8 +43,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suffice.explainers.extraction import Mask, pruned, smallest_prefix
-from suffice.explainers.method import Found, MethodSettings, Progress
+from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.progress import Progress
 
 # Side in pixels at which quickshift's `kernel_size` is meant: the input of most ImageNet models.
 _SIDE = 224
@@ -67,7 +68,7 @@ class LimeSettings(MethodSettings):
     prune: int = Field(64, ge=0)  # chunks in the last pruning round; 0 leaves the prefix as it is
 
 
-def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: Progress) -> Found:
+def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: Progress) -> Candidate:
     """The LIME explanation of what `test` asks.
 
     Args:
@@ -97,8 +98,8 @@ def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: 
     needed = smallest_prefix(test, ranking)
     progress(0.9)
     if needed is None:
-        return Found(saliency, np.ones(labels.shape, dtype=bool))
-    return Found(saliency, pruned(test, np.logical_or.reduce(ranking[:needed]), ranking, settings.prune))
+        return Candidate(saliency, np.ones(labels.shape, dtype=bool))
+    return Candidate(saliency, pruned(test, np.logical_or.reduce(ranking[:needed]), ranking, settings.prune))
 
 
 def superpixels(image: Tensor, settings: LimeSettings) -> npt.NDArray[np.intp]:
@@ -187,3 +188,6 @@ def fit(
 def _rows_of_colours(image: Tensor) -> npt.NDArray[np.float64]:
     """(H, W, C) as scikit-image wants it."""
     return image.permute(1, 2, 0).to(torch.float64).numpy()
+
+
+METHOD = Method("lime", LimeSettings, explain)

@@ -43,9 +43,10 @@ from suffice.explainers.activation_matching.network import load_network
 from suffice.explainers.activation_matching.views import View, drawn_kind, fixed
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
 from suffice.explainers.descent import peeled
-from suffice.explainers.method import Found, MethodSettings, Progress
+from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.sufficiency import SufficiencyTest
 from suffice.occlusion import Occlusion, make_occlusion, painted_logits
+from suffice.progress import Progress
 
 _RESERVE = 1.0  # logits that the label keeps to spare while learning, under backgrounds drawn anew at each step
 _UNSEEN = 1_000_003  # of the seeds of the backgrounds that a mask is checked on, which no step has seen
@@ -80,7 +81,7 @@ def explain(
     progress: Progress,
     *,
     found: Search | None = None,
-) -> Found:
+) -> Candidate:
     """The explanation by activation matching of what `test` asks.
 
     Args:
@@ -101,10 +102,10 @@ def explain(
         notes.append(f"Interrupted after {found.steps} of {settings.steps} steps: the best until then is shown.")
     saliency = _ranks(found.scores)
     if found.mask is None:
-        return Found(saliency, test.region.numpy(), curves=found.curves, notes=tuple(notes))
+        return Candidate(saliency, test.region.numpy(), curves=found.curves, notes=tuple(notes))
     left = peeled(test, found.mask.numpy(), settings.block, test.classifier.forward_passes + settings.budget)
     block = settings.block if left.minimal else None
-    return Found(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
+    return Candidate(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
 
 
 def search(
@@ -261,3 +262,6 @@ def _ranks(scores: Tensor) -> npt.NDArray[np.float64]:
 
 
 __all__ = ["ActivationMatchingSettings", "explain", "search"]
+
+
+METHOD = Method("activation-matching", ActivationMatchingSettings, explain)
