@@ -29,15 +29,23 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from suffice.explainers.method import Method
+    from suffice.metrics.metric import Metric
 
 T = TypeVar("T")
 
 
 class BuiltIn(NamedTuple):
-    """Where an object of this package is, as `module:attribute`, and one line on what it is."""
+    """An object of this package, before it is imported.
+
+    Attributes:
+        where: it is, as `module:attribute`.
+        summary: what it is, in one line.
+        value: what has to stand after its name and a colon, in capitals; in brackets, what may.
+    """
 
     where: str
     summary: str = ""
+    value: str = ""
 
 
 class Registry(Mapping[str, T]):
@@ -57,12 +65,13 @@ class Registry(Mapping[str, T]):
         kind: what the objects are, in words.
         group: of the entry points by which packages add to it.
         type: what an object has to be an instance of, as `module:attribute`.
-        builtin: by name.
+        builtin: by name, `module:attribute` or a `BuiltIn`.
     """
 
-    def __init__(self, kind: str, group: str, type: str, builtin: Mapping[str, BuiltIn]) -> None:
+    def __init__(self, kind: str, group: str, type: str, builtin: Mapping[str, str | BuiltIn]) -> None:
         self.kind, self.group = kind, group
-        self._type, self._builtin = type, dict(builtin)
+        self._type = type
+        self._builtin = {name: BuiltIn(it) if isinstance(it, str) else it for name, it in builtin.items()}
         self._loaded: dict[str, T] = {}
         self._added: dict[str, T] = {}
 
@@ -103,8 +112,23 @@ class Registry(Mapping[str, T]):
                 raise InputError(f"expected {self.kind}s by name or as objects; {wrong}")
             return name
         if name not in self:
-            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self)}; expected {', '.join(self)}")
+            raise self.unknown(name)
         return self[name]
+
+    def unknown(self, name: str) -> InputError:
+        """What to raise for a name that there is not."""
+        near = did_you_mean(name.partition(":")[0], self)
+        return InputError(f"unknown {self.kind} {name!r}{near}; expected {', '.join(self.usages())}")
+
+    @property
+    def builtin(self) -> tuple[str, ...]:
+        """The names of this package's own objects."""
+        return tuple(self._builtin)
+
+    def usages(self) -> list[str]:
+        """How each name is written, with what stands after a colon, such as `colour:NAME`."""
+        values = {name: it.value for name, it in self._builtin.items()}
+        return [f"{name}:{values[name]}" if values.get(name) else name for name in self]
 
     def add(self, name: str, object: T) -> None:
         """Give an object a name in this process, as a package does for every process: in a notebook, or in a test.
@@ -204,3 +228,28 @@ METHODS: Registry[Method] = Registry(
     },
 )
 """How an explanation is searched for: `suffice.explainers`."""
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    "suffice.metrics",
+    "suffice.metrics.metric:Metric",
+    {
+        "insertion": "suffice.metrics.insertion_deletion:INSERTION",
+        "deletion": "suffice.metrics.insertion_deletion:DELETION",
+        "insertion_percent": "suffice.metrics.insertion_deletion:INSERTION_PERCENT",
+        "deletion_percent": "suffice.metrics.insertion_deletion:DELETION_PERCENT",
+        "fid_minus": "suffice.metrics.fidelity:FID_MINUS",
+        "fid_plus": "suffice.metrics.fidelity:FID_PLUS",
+        "fid_minus_percent": "suffice.metrics.fidelity:FID_MINUS_PERCENT",
+        "fid_plus_percent": "suffice.metrics.fidelity:FID_PLUS_PERCENT",
+        "msi": "suffice.metrics.msi:MSI",
+        "msi_base": "suffice.metrics.msi:MSI_BASE",
+        "msi_penalty": "suffice.metrics.msi:MSI_PENALTY",
+        "robustness_solid": "suffice.metrics.robustness:ROBUSTNESS_SOLID",
+        "robustness_images": "suffice.metrics.robustness:ROBUSTNESS_IMAGES",
+        "area": "suffice.metrics.area:AREA",
+        "confidence": "suffice.metrics.confidence:CONFIDENCE",
+        "confidence_drop": "suffice.metrics.confidence_drop:CONFIDENCE_DROP",
+    },
+)
+"""What a number says of an explanation, in the order in which tables show them: `suffice.metrics`."""

@@ -320,6 +320,7 @@ ROBUSTNESS_SOLID = Metric(
     (*_OF_A_PART, "count"),
     (),
     _on_colours,
+    hides=False,
 )
 ROBUSTNESS_IMAGES = Metric(
     "robustness_images",
@@ -330,4 +331,6 @@ ROBUSTNESS_IMAGES = Metric(
     (*_OF_A_PART, "backgrounds"),
     (),
     _on_images,
+    required=("backgrounds",),
+    hides=False,
 )
