@@ -33,7 +33,7 @@ from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
 from suffice.metrics.maps import as_saliency
 from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
-from suffice.occlusion import check_masks, make_occlusions
+from suffice.occlusion import AnyOcclusions, check_masks, make_occlusions
 from suffice.progress import Progress
 from suffice.registry import METHODS, METRICS
 
@@ -101,7 +101,7 @@ def score(
     saliency: Any,
     metrics: Metrics = None,
     label: int | str | None = None,
-    occlusion: str = "zero",
+    occlusion: AnyOcclusions = "zero",
     *,
     threshold: float = 0.0,
     seed: int = 0,
@@ -154,7 +154,7 @@ def score_maps(
     maps: Mapping[str, Any],
     metrics: Metrics = None,
     label: int | str | None = None,
-    occlusion: str = "zero",
+    occlusion: AnyOcclusions = "zero",
     *,
     threshold: float = 0.0,
     seed: int = 0,
@@ -226,7 +226,7 @@ def score_many(
     saliency: Tensor | np.ndarray[Any, Any],
     labels: Sequence[int | str] | Tensor | np.ndarray[Any, Any] | None = None,
     metrics: Metrics = None,
-    occlusion: str = "zero",
+    occlusion: AnyOcclusions = "zero",
     *,
     masks: Tensor | np.ndarray[Any, Any] | None = None,
     threshold: float = 0.0,
