@@ -26,18 +26,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from suffice.errors import InputError, did_you_mean, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.metadata import EntryPoint
 
+    from suffice.datasets.dataset import DatasetSource
     from suffice.explainers.method import Method
+    from suffice.metrics.metric import Metric
+    from suffice.models.source import Source
+    from suffice.occlusion.kinds import OcclusionKind
 
 T = TypeVar("T")
 
 
 class BuiltIn(NamedTuple):
-    """Where an object of this package is, as `module:attribute`, and one line on what it is."""
+    """An object of this package, before it is imported.
+
+    Attributes:
+        where: it is, as `module:attribute`.
+        summary: what it is, in one line.
+        value: what stands after its name and a colon, in capitals.
+    """
 
     where: str
     summary: str = ""
+    value: str = ""
 
 
 class Registry(Mapping[str, T]):
@@ -57,12 +69,16 @@ class Registry(Mapping[str, T]):
         kind: what the objects are, in words.
         group: of the entry points by which packages add to it.
         type: what an object has to be an instance of, as `module:attribute`.
-        builtin: by name.
+        builtin: by name, `module:attribute` or a `BuiltIn`.
+        value: what stands after every name and a colon, in capitals.
     """
 
-    def __init__(self, kind: str, group: str, type: str, builtin: Mapping[str, BuiltIn]) -> None:
+    def __init__(
+        self, kind: str, group: str, type: str, builtin: Mapping[str, str | BuiltIn], *, value: str = ""
+    ) -> None:
         self.kind, self.group = kind, group
-        self._type, self._builtin = type, dict(builtin)
+        self._type, self._value = type, value
+        self._builtin = {name: BuiltIn(it) if isinstance(it, str) else it for name, it in builtin.items()}
         self._loaded: dict[str, T] = {}
         self._added: dict[str, T] = {}
 
@@ -103,8 +119,24 @@ class Registry(Mapping[str, T]):
                 raise InputError(f"expected {self.kind}s by name or as objects; {wrong}")
             return name
         if name not in self:
-            raise InputError(f"unknown {self.kind} {name!r}{did_you_mean(name, self)}; expected {', '.join(self)}")
+            raise self.unknown(name)
         return self[name]
+
+    def unknown(self, name: str) -> InputError:
+        """What to raise for a name that there is not."""
+        near = did_you_mean(name.partition(":")[0], self)
+        return InputError(f"unknown {self.kind} {name!r}{near}; expected {', '.join(self.usages())}")
+
+    @property
+    def builtin(self) -> tuple[str, ...]:
+        """The names of this package's own objects."""
+        return tuple(self._builtin)
+
+    def usages(self) -> list[str]:
+        """How each name is written, with what stands after a colon, such as `colour:NAME`."""
+        values = {name: it.value for name, it in self._builtin.items() if it.value}
+        written = {name: values.get(name, self._value) for name in self}
+        return [f"{name}:{value}" if value else name for name, value in written.items()]
 
     def add(self, name: str, object: T) -> None:
         """Give an object a name in this process, as a package does for every process: in a notebook, or in a test.
@@ -204,3 +236,78 @@ METHODS: Registry[Method] = Registry(
     },
 )
 """How an explanation is searched for: `suffice.explainers`."""
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    "suffice.metrics",
+    "suffice.metrics.metric:Metric",
+    {
+        "insertion": "suffice.metrics.insertion_deletion:INSERTION",
+        "deletion": "suffice.metrics.insertion_deletion:DELETION",
+        "insertion_percent": "suffice.metrics.insertion_deletion:INSERTION_PERCENT",
+        "deletion_percent": "suffice.metrics.insertion_deletion:DELETION_PERCENT",
+        "fid_minus": "suffice.metrics.fidelity:FID_MINUS",
+        "fid_plus": "suffice.metrics.fidelity:FID_PLUS",
+        "fid_minus_percent": "suffice.metrics.fidelity:FID_MINUS_PERCENT",
+        "fid_plus_percent": "suffice.metrics.fidelity:FID_PLUS_PERCENT",
+        "msi": "suffice.metrics.msi:MSI",
+        "msi_base": "suffice.metrics.msi:MSI_BASE",
+        "msi_penalty": "suffice.metrics.msi:MSI_PENALTY",
+        "robustness_solid": "suffice.metrics.robustness:ROBUSTNESS_SOLID",
+        "robustness_images": "suffice.metrics.robustness:ROBUSTNESS_IMAGES",
+        "area": "suffice.metrics.area:AREA",
+        "confidence": "suffice.metrics.confidence:CONFIDENCE",
+        "confidence_drop": "suffice.metrics.confidence_drop:CONFIDENCE_DROP",
+    },
+)
+"""What a number says of an explanation, in the order in which tables show them: `suffice.metrics`."""
+
+_FILL = "suffice.occlusion.fill"
+OCCLUSIONS: Registry[OcclusionKind] = Registry(
+    "occlusion",
+    "suffice.occlusions",
+    "suffice.occlusion.kinds:OcclusionKind",
+    {
+        "robust": BuiltIn("suffice.occlusion.robust:KIND", "four colours at once"),
+        "deactivate": BuiltIn("suffice.occlusion.deactivation:DEACTIVATE", "switched off inside the network"),
+        "layer-masking": BuiltIn("suffice.occlusion.layer_masking:LAYER_MASKING", "masked at each layer"),
+        "zero": BuiltIn(f"{_FILL}:ZERO", "after normalisation"),
+        "min": BuiltIn(f"{_FILL}:MIN", "black"),
+        "max": BuiltIn(f"{_FILL}:MAX", "white"),
+        "mean": BuiltIn(f"{_FILL}:MEAN", "the image's own mean colour"),
+        "blur": BuiltIn(f"{_FILL}:BLUR", "the image itself, blurred"),
+        "noise": BuiltIn(f"{_FILL}:NOISE", "Gaussian"),
+        "colour": BuiltIn(f"{_FILL}:COLOUR", "such as colour:red or colour:#ff8000", value="NAME"),
+        "image": BuiltIn(f"{_FILL}:IMAGE", "another image", value="FILE"),
+    },
+)
+"""How the absence of pixels is shown to a model: `suffice.occlusion`."""
+
+MODELS: Registry[Callable[[str, str | None, int | None], Source]] = Registry(
+    "source of models",
+    "suffice.models",
+    "collections.abc:Callable",
+    {"timm": "suffice.models.from_timm:load", "torchvision": "suffice.models.from_torchvision:load"},
+    value="NAME",
+)
+"""Where models come from, by what stands before a colon: from what stands after it, the weights (a file, `random`,
+`download` or None) and the number of classes (or None) to a `Source`: `suffice.models`."""
+
+_SETS = "suffice.datasets.torchvision_sets"
+DATASETS: Registry[DatasetSource] = Registry(
+    "data set",
+    "suffice.datasets",
+    "suffice.datasets.dataset:DatasetSource",
+    {
+        "synthetic-mnist": "suffice.datasets.synthetic_mnist:SYNTHETIC_MNIST",
+        "mnist": f"{_SETS}:MNIST",
+        "cifar10": f"{_SETS}:CIFAR10",
+        "cub200": "suffice.datasets.cub200:CUB200",
+        "cub200-20": "suffice.datasets.cub200:CUB200_20",
+        "imagenet": "suffice.datasets.imagenet:IMAGENET",
+        "imagenet-v2": "suffice.datasets.imagenet:IMAGENET_V2",
+        "caltech256": f"{_SETS}:CALTECH256",
+        "voc": f"{_SETS}:VOC",
+    },
+)
+"""Images with labels: `suffice.datasets`."""

@@ -21,7 +21,7 @@ from suffice.benchmark.images import Backgrounds, Images, open_images
 from suffice.benchmark.plan import Asked, Cell, Level, Task, explanation_id, metric_id
 from suffice.benchmark.provenance import versions
 from suffice.benchmark.results import Row, packed, unpacked
-from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
+from suffice.benchmark.specs import BACKGROUNDS, OWN, dataset_label, method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers import METHODS, explain, explain_series, saliency_maps
@@ -299,16 +299,16 @@ class Worker:
         if not scored:
             return values
         options = dict(spec.options)
+        known = {option for name in scored for option in METRICS[name].options}
         method = self.config.methods[cell.setup.method]
-        if method.method == "lax" and any("normalise" in METRICS[name].options for name in scored):
-            options.setdefault("normalise", "none")  # a map on a scale of its own
-        if "robustness_images" in scored:
+        if METHODS[method.method].own_scale and "normalise" in known:
+            options.setdefault("normalise", "none")
+        if BACKGROUNDS in known:
             backgrounds = self._backgrounds.setdefault(
                 task.dataset, Backgrounds(self.images(task.dataset), photo.classifier, _BACKGROUNDS_SEED)
             )
-            options["backgrounds"] = backgrounds.of(task.number, spec.images)
+            options[BACKGROUNDS] = backgrounds.of(task.number, spec.images)
         words = {level: f"{level.at} {level.level!r}" for level in maps}
-        known = {option for name in scored for option in METRICS[name].options}
         found = score_maps(
             photo.classifier,
             photo.image,

@@ -362,9 +362,7 @@ def _check_report(folder: Path) -> None:
 
 def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) -> str:
     """A table for a terminal: a row for each metric, a column for each map, the best value in bold."""
-    from suffice.metrics import METRICS
-
-    first = lines[0]
+    first, meaning = lines[0], next(iter(found.values())).metrics
     heading = (
         f"{first['image']}: {first['label_name']} (class {first['label']}), confidence {first['confidence']:.2f}; "
         f"hidden: {first['occlusion']}"
@@ -383,13 +381,13 @@ def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) ->
         text += ["", " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + name for name in block)]
         for metric in metrics:
             values = {name: round(found[name].of(0)[metric], 3) + 0.0 for name in found}
-            best = (max if METRICS[metric].higher_is_better else min)(values.values())
+            best = (max if meaning[metric].higher_is_better else min)(values.values())
             cells = []
             for name in block:
                 value = f"{values[name]:.3f}"
                 shown = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
                 cells.append(" " * (2 + _columns(name) - len(value)) + shown)
-            text.append(f"{METRICS[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
+            text.append(f"{meaning[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
     text += [
         "",
         f"↑ higher is better, ↓ lower is better; {first['forward_passes']} forward passes, {first['seconds']:.1f} s",

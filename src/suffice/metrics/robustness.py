@@ -297,6 +297,7 @@ ROBUSTNESS_SOLID = Metric(
     (*_OF_A_PART, "count"),
     (),
     _on_colours,
+    hides=False,
 )
 ROBUSTNESS_IMAGES = Metric(
     "robustness_images",
@@ -307,4 +308,6 @@ ROBUSTNESS_IMAGES = Metric(
     (*_OF_A_PART, "backgrounds"),
     (),
     _on_images,
+    required=("backgrounds",),
+    hides=False,
 )
