@@ -193,7 +193,7 @@ class Suffice:
             "images": max(self.calls.images, found.forward_passes),
             "target": found.target,
             "confidence": found.confidence,
-            "gamma": found.settings["keep_confidence"],
+            "gamma": found.keep_confidence,
             "sufficient": int(found.sufficient),
             "own_confidence": found.explanation_confidence,
             "settings": json.dumps({"method": found.method, "occlusion": found.occlusion, **found.settings}),

@@ -78,9 +78,8 @@ def unpack(row: Row) -> Found:
     mask, saliency, raw, facts = unpacked(row)
     if mask is None:
         return Found(saliency, facts)
-    fields = facts.pop("explanation")
-    fields["notes"] = tuple(fields["notes"])
-    return Found(Explanation(mask=mask, saliency=saliency, raw_saliency=raw, **fields), facts)
+    explanation = Explanation.from_dict(facts.pop("explanation"), mask=mask, saliency=saliency, raw_saliency=raw)
+    return Found(explanation, facts)
 
 
 class Worker:
