@@ -35,7 +35,7 @@ from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.method import Progress
-from suffice.occlusion import make_occlusion
+from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 
 __all__ = [
     "RANKINGS",
@@ -61,7 +61,7 @@ def trace_circuit(
     ranking: str = "descent",
     share: float | None = None,
     keep_confidence: float = 0.5,
-    occlusion: str = "zero",
+    occlusion: str = DEFAULT_FOR_MEASURES,
     reference: Tensor | np.ndarray[Any, Any] | None = None,
     test: bool = True,
     random: int = 10,
