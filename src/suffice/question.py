@@ -39,9 +39,10 @@ import torch
 from torch import Tensor
 
 from suffice.answers import Answer, KeptAnswers, keys_of
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, joined_names, make_occlusions
+from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.verdicts import log_odds
 

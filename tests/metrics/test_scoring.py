@@ -507,7 +507,9 @@ def test_explanations_of_different_targets_need_a_target() -> None:
     classifier = toy(Patches(TOP_LEFT))
     explanation = suffice.explain(classifier, white(), occlusion="min", block=2)
     maps = {"a": explanation, "b": dataclasses.replace(explanation, target=0), "c": patch_map(a=1.0)}
-    with pytest.raises(InputError, match=r"expected a target, as the explanations have different targets; got \[0, 1\]"):
+    with pytest.raises(
+        InputError, match=r"expected a target, as the explanations have different targets; got \[0, 1\]"
+    ):
         score_maps(classifier, white(), maps)
     assert [int(each.labels[0]) for each in score_maps(classifier, white(), maps, "area", label=0).values()] == [0] * 3
     with pytest.raises(InputError, match="expected at least one saliency map; got none"):

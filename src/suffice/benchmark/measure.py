@@ -176,14 +176,14 @@ class Worker:
                     together.setdefault(asked.metrics[group], []).append(asked)
             for names, several in together.items():
                 maps = {asked.level: found[asked.level] for asked in several}
-                before, clock = photo.classifier.forward_passes, time.perf_counter()
+                before, clock = photo.classifier.passes, time.perf_counter()
                 try:
                     values, said = self._scored(task, cell, photo, group, names, maps), ""
                 except Exception as error:
                     values, said = {}, _line(error)
                     failure = failure or said
                 cost = {
-                    "metric_forward_passes": photo.classifier.forward_passes - before,
+                    "metric_forward_passes": photo.classifier.passes.since(before).forward,
                     "metric_seconds": time.perf_counter() - clock,
                 }
                 for asked in several:
@@ -255,7 +255,7 @@ class Worker:
     def _map(self, cell: Cell, photo: _Photo, method: str, settings: dict[str, Any], target: int | None) -> Found:
         """The saliency map alone; of methods that make maps without an explanation, at their own low price."""
         classifier, started = photo.classifier, time.perf_counter()
-        forward, backward = classifier.forward_passes, classifier.backward_passes
+        before = classifier.passes
         wanted = photo.top if target is None else target
         if METHODS[method].saliency is not None:
             found = saliency_maps(classifier, photo.image[None], np.array([wanted]), method, **settings)
@@ -274,11 +274,12 @@ class Worker:
                 threshold=spec.threshold,
                 **settings,
             ).saliency
+        passes = classifier.passes.since(before)
         facts = {
             "target": wanted,
             "confidence": photo.confidence(wanted),
-            "forward_passes": classifier.forward_passes - forward,
-            "backward_passes": classifier.backward_passes - backward,
+            "forward_passes": passes.forward,
+            "backward_passes": passes.backward,
             "settings": json.dumps(settings, ensure_ascii=False, sort_keys=True),
             "seconds": time.perf_counter() - started,
         }

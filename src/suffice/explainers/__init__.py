@@ -210,7 +210,7 @@ def explain_batch(
     assert isinstance(checked, activation_matching.ActivationMatchingSettings)
     if names and len(names) != len(pixels):
         raise InputError(f"expected a name for each of {len(pixels)} images; got {len(names)}")
-    started = time.perf_counter(), classifier.forward_passes, classifier.backward_passes
+    started, before = time.perf_counter(), classifier.passes
     questions = [
         Question(
             classifier, image, occlusion=occlusion, keep_confidence=keep_confidence, kind=kind, seed=seed, name=name
@@ -221,8 +221,7 @@ def explain_batch(
     searches = activation_matching.search(
         questions, checked, seed, lambda step: done(0.8 * step / max(1, checked.steps))
     )
-    common = time.perf_counter() - started[0], classifier.forward_passes - started[1]
-    backward = classifier.backward_passes - started[2]
+    common, passes = time.perf_counter() - started, classifier.passes.since(before)
     found: list[Explanation] = []
     for number, (question, search) in enumerate(zip(questions, searches, strict=True), 1):
         searched = dataclasses.replace(method, explain=partial(activation_matching.explain, found=search))
@@ -230,9 +229,9 @@ def explain_batch(
         found.append(
             dataclasses.replace(
                 explanation,
-                seconds=explanation.seconds + common[0] / len(questions),
-                forward_passes=explanation.forward_passes + round(common[1] / len(questions)),
-                backward_passes=explanation.backward_passes + round(backward / len(questions)),
+                seconds=explanation.seconds + common / len(questions),
+                forward_passes=explanation.forward_passes + round(passes.forward / len(questions)),
+                backward_passes=explanation.backward_passes + round(passes.backward / len(questions)),
             )
         )
         done(0.8 + 0.2 * number / len(questions))

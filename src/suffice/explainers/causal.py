@@ -91,11 +91,11 @@ def explain(question: Question, settings: CausalSettings, seed: int, progress: P
 
 def by_boxes(question: Question, settings: CausalSettings, progress: Progress) -> Candidate:
     """From the sides of the image in, then block by block."""
-    started = question.classifier.forward_passes
+    started = question.classifier.passes.forward
     budget = settings.budget or (_BUDGET if question.several else _BUDGET_OF_ONE)
 
     def report() -> None:
-        progress(min(0.95, (question.classifier.forward_passes - started) / budget))
+        progress(min(0.95, (question.classifier.passes.forward - started) / budget))
 
     region = question.region.numpy()
     chain = smallest_box(question, region, max(1, settings.block // 2), report)

@@ -135,7 +135,7 @@ def peeled(
                 chosen = [block for block in chosen if _exposure(mask, block, max(1, length // 2)) > _RIM]
             without = [mask & ~mask_of([block], mask.shape) for block in chosen]
             asked = [index for index, trial in enumerate(without) if trial.any()]
-            if question.classifier.forward_passes + len(asked) > budget:
+            if question.classifier.passes.forward + len(asked) > budget:
                 return Peeled(mask, False, _importance(question, mask, ranked))
             smaller: Mask | None = None
             if asked:

@@ -33,8 +33,7 @@ def explained(
     """
     chosen = METHODS.find(method)
     complete = complete_settings(chosen.name, chosen.settings, settings)
-    classifier, started = question.classifier, time.perf_counter()
-    forward, backward = classifier.forward_passes, classifier.backward_passes
+    classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # which was asked nothing yet: no other occlusion leads than in any other search
     nothing = np.zeros(question.region.shape, dtype=bool)
     notes = _notes_on_target(question)
@@ -48,6 +47,7 @@ def explained(
     notes += found.notes
     mask = torch.from_numpy(found.mask) & question.region
     answer, sufficient = question.exact(mask), question.holds(mask)
+    passes = classifier.passes.since(before)
     if not sufficient:
         notes.append("No sufficient part was found: the mask shown is not an explanation.")
     return Explanation(
@@ -69,8 +69,8 @@ def explained(
         keep_confidence=question.keep_confidence,
         settings={**complete.model_dump(), **found.settings},
         seed=question.seed,
-        forward_passes=classifier.forward_passes - forward,
-        backward_passes=classifier.backward_passes - backward,
+        forward_passes=passes.forward,
+        backward_passes=passes.backward,
         seconds=time.perf_counter() - started,
         model=classifier.name,
         weights=classifier.weights,

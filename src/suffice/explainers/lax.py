@@ -47,6 +47,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from suffice.classifier import Classifier
+from suffice.engine import ByRow, seeded
 from suffice.errors import InputError, reason
 from suffice.explainers.extraction import ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, MethodSettings
@@ -199,8 +200,7 @@ def new_adapter(classifier: Classifier, settings: AdapterSettings) -> Adapter:
         InputError: a classifier without spatial features.
     """
     stages = _stages(classifier, settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed):
         channels = [stage.channels for stage in stages]
         module: nn.Module = (
             PaperAdapter(channels[0], settings.least_map) if settings.design == "paper" else FineAdapter(channels)
@@ -263,17 +263,15 @@ def heatmaps(classifier: Classifier, adapter: Adapter, images: Tensor) -> tuple[
     modules = dict(classifier.require_module("LAX").named_modules())
     if any(modules.get(stage.name) is not stage.module for stage in adapter.stages):
         raise InputError(f"expected an adapter that was made or loaded for this very classifier, {classifier.name}")
-    maps: list[Tensor] = []
 
-    def forward(module: Any, x: Tensor) -> Any:
+    def question(module: Any, x: Tensor) -> ByRow:
         with record(classifier, adapter.stages) as activations:
             output = module(classifier.normalise(x))
-            _, upsampled_maps = adapter.heatmaps(activations, x.shape[2:])
-        maps.append(upsampled_maps.cpu())
-        return output
+            _, maps = adapter.heatmaps(activations, x.shape[2:])
+        return ByRow(output, (maps.cpu(),))
 
-    logits = classifier.batched(forward, images)
-    return logits, torch.cat(maps)
+    logits, (maps,) = classifier.ask(question, images)
+    return logits, maps
 
 
 def upsampled(low: Tensor, size: Sequence[int]) -> Tensor:

@@ -30,11 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
+from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.question import Question
 from suffice.registry import METHODS

@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import find_images
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
+from suffice.outputs import as_tensor
 from suffice.verdicts import Tolerance, margin
 
 BACKGROUNDS = 100

@@ -24,7 +24,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explanation import Explanation
 from suffice.metrics import sweep
@@ -34,6 +34,7 @@ from suffice.metrics.maps import as_saliency
 from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.occlusion import DEFAULT_FOR_MEASURES, AnyOcclusions, check_masks, make_occlusions
+from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.registry import METHODS, METRICS
 
@@ -180,7 +181,7 @@ def score_maps(
     Raises:
         InputError: as `score`; no map; or explanations of different targets, and none said.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
+    started, passes = time.perf_counter(), classifier.passes
     asked = _checked(metrics, options)
     pixels = as_tensor(image)
     if pixels.ndim != 3:
@@ -222,7 +223,7 @@ def score_maps(
             **{**options, "normalise": "none"} if own_scale and scaled_here else options,
         )
         found |= {name: scores.only(index) for index, name in enumerate(members)}
-    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     return {name: dataclasses.replace(found[name], **cost) for name in maps}  # type: ignore[arg-type]
 
 
@@ -260,7 +261,7 @@ def score_many(
     Raises:
         InputError: as `score`.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
+    started, passes = time.perf_counter(), classifier.passes
     asked = _checked(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
@@ -307,7 +308,7 @@ def score_many(
                 (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
             )
         )
-    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
     return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
 

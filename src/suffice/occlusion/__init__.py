@@ -36,11 +36,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.occlusion.kinds import Background, MaskedForward, OcclusionKind, OcclusionRequest
 from suffice.occlusion.kinds import simple_fill as simple_fill
 from suffice.occlusion.robust import ROBUST as ROBUST
+from suffice.outputs import as_tensor
 from suffice.registry import OCCLUSIONS as OCCLUSIONS
 
 DEFAULT_FOR_VERDICTS = "robust"

@@ -103,7 +103,7 @@ def explain(
     saliency = _ranks(found.scores)
     if found.mask is None:
         return Candidate(saliency, question.region.numpy(), curves=found.curves, notes=tuple(notes))
-    left = peeled(question, found.mask.numpy(), settings.block, question.classifier.forward_passes + settings.budget)
+    left = peeled(question, found.mask.numpy(), settings.block, question.classifier.passes.forward + settings.budget)
     block = settings.block if left.minimal else None
     return Candidate(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
 

@@ -1,6 +1,6 @@
 """suffice and ReX side by side: the same photos, weights and thread, one after the other, photo by photo.
 
-    python benchmarks/against_rex.py PHOTO… [--suffice "occlusion=zero keep_confidence=0" …] [--rex "…" …]
+    python experiments/against_rex.py PHOTO… [--suffice "occlusion=zero keep_confidence=0" …] [--rex "…" …]
 
 ReX (rex-xai 0.4.1) runs in an environment of its own, which the first call makes in `.venv-rex`, since it pins an old
 numpy; torch and timm there are of the versions that run here. Both tools get the same 224x224 pixels of each photo and

@@ -1,7 +1,7 @@
 """How small a circuit keeps the label, by which ranking, and whether that says anything.
 
-    python benchmarks/circuits.py FOLDER [--switch blocks] [--csv results/circuits-blocks.csv]
-    python benchmarks/circuits.py --print results/circuits-blocks.csv
+    python experiments/circuits.py FOLDER [--switch blocks] [--csv results/circuits-blocks.csv]
+    python experiments/circuits.py --print results/circuits-blocks.csv
 
 Every channel outside of a circuit is switched off in every layer of `--switch` (to zero, or to its mean over the other
 photos), and the default model is asked about the whole photo. Circuits of 10, 20 and 40% of the channels, and the
