@@ -29,7 +29,7 @@ from suffice.circuits.circuit import Circuit, CircuitLayer, load_circuit
 from suffice.circuits.comparison import Comparison, compare_circuits, compare_with_whole
 from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.graph import channels_on, drawn_graph, node_counts
-from suffice.circuits.ranking import RANKINGS, Question
+from suffice.circuits.ranking import RANKINGS, Decision
 from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier
@@ -131,11 +131,11 @@ def trace_circuit(
         means = None if references is None else channel_means(classifier, switched.layers, references)
         # What the whole network does not decide so, no circuit has to.
         images = torch.cat([whole, shown]) if mask is not None and readout.is_decision else whole
-        question = Question(classifier, images, readout.target, switched.layers, means)
+        decision = Decision(classifier, images, readout.target, switched.layers, means)
         unswitched = torch.stack([of_whole.logits, readout.logits])[: len(images)]
         demanded = keep_confidence * unswitched.softmax(1)[:, readout.target]
         verdict = put_to_the_test(
-            question, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
+            decision, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
         )
     told(1.0)
     settings = {
