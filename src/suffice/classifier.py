@@ -85,7 +85,7 @@ class Classifier:
             verdict than bfloat16 was off so far. That is an estimate: a rare verdict differs. On a CPU with AMX a
             batch through a ResNet or ViT takes a third of the time; through an EfficientNet little less, so that a
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
-            (`benchmarks/precision.py`).
+            (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
         interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
         outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`). None:
@@ -290,13 +290,30 @@ class Classifier:
 
     def read(self, output: Any) -> Tensor:
         """Logits (N, K) of what the module returned, for a question that goes on with them; gradients flow through."""
-        if self.meaning is None:
-            raise InputError(f"expected {self.name} to be asked before its outputs are read")
-        return self.meaning.logits(as_logits(output))
+        return self.known_meaning.logits(as_logits(output))
+
+    @property
+    def known_meaning(self) -> Meaning:
+        """What the outputs mean, found out now where it is not known."""
+        self.find_out()
+        assert self.meaning is not None
+        return self.meaning
 
     def confidences(self, logits: Tensor) -> Tensor:
-        """Confidence in each class, in [0, 1], of logits (…, K); see `suffice.outputs`."""
-        return logits.softmax(-1) if self.meaning is None else self.meaning.confidences(logits)
+        """Confidence in each class, in [0, 1], of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.confidences(logits)
+
+    def log_confidences(self, logits: Tensor) -> Tensor:
+        """The logarithm of `confidences`; see `suffice.outputs.Meaning`."""
+        return self.known_meaning.log_confidences(logits)
+
+    def margins(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """By how much a class is the decision, in logits, (…), of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.margins(logits, target)
+
+    def log_odds(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """log p/(1 - p) of the confidence p in a class, (…), of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.log_odds(logits, target)
 
     def find_out(self) -> None:
         """What the outputs mean, and whether the model answers the same when it is asked twice, where it is not known.

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError, did_you_mean
+from suffice.verdicts import margin
 
 Outputs = Literal["logits", "probabilities", "labels", "binary"]
 OUTPUTS: tuple[str, ...] = get_args(Outputs)
@@ -83,6 +84,41 @@ class Meaning(NamedTuple):
     def confidences(self, logits: Tensor) -> Tensor:
         """Confidence in each class, in [0, 1], of logits (…, K): softmax, or sigmoid of labels."""
         return logits.sigmoid() if self.independent else logits.softmax(-1)
+
+    def log_confidences(self, logits: Tensor) -> Tensor:
+        """The logarithm of `confidences`, without the rounding of a confidence near 0."""
+        if self.independent:
+            return torch.nn.functional.logsigmoid(logits)
+        return logits - logits.logsumexp(-1, keepdim=True)
+
+    def margins(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """By how much a class is the decision, in logits, (…); above 0 it is, below 0 it is not.
+
+        Of classes that exclude each other that is `suffice.verdicts.margin`; of a label it is its own logit, where a
+        probability of just 1/2 counts as present.
+
+        Args:
+            logits: (…, K); gradients flow through.
+            target: the class, or int64 (…), one for each row.
+        """
+        if not self.independent:
+            return margin(logits, target)
+        own = chosen(logits, target)
+        return torch.where(own == 0, own + _TINY, own)
+
+    def log_odds(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """log p/(1 - p) of the confidence p in a class, (…), of logits (…, K); gradients flow through."""
+        own = chosen(logits, target)
+        if self.independent:
+            return own
+        classes = torch.as_tensor(target, device=logits.device).expand(logits.shape[:-1])[..., None]
+        return own - logits.scatter(-1, classes, -torch.inf).logsumexp(-1)
+
+
+def chosen(logits: Tensor, target: int | Tensor) -> Tensor:
+    """The logits of one class, or of one class a row: (…) of (…, K)."""
+    classes = torch.as_tensor(target, device=logits.device).expand(logits.shape[:-1])[..., None]
+    return logits.gather(-1, classes)[..., 0]
 
 
 def check_outputs(outputs: str) -> Outputs:

@@ -26,7 +26,7 @@ from suffice.circuits.connectivity import Layer, Link, Network, Way, connect
 from suffice.circuits.recording import Recording, record
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.outputs import as_logits
+from suffice.outputs import Meaning, as_logits
 
 
 def channel_norms(activation: Tensor, labels: Tensor, channels: int) -> Tensor:
@@ -100,6 +100,7 @@ class Readout:
         target: class whose logit the gradients are of.
         logits: (K,).
         energy, gradient: (channels,) a layer of the network.
+        meaning: of the model's outputs.
         activations: of each layer, (channels, h, w) where they lie on a grid, else (channels, 1, positions).
     """
 
@@ -109,11 +110,22 @@ class Readout:
     logits: Tensor
     energy: list[Tensor]
     gradient: list[Tensor]
+    meaning: Meaning
 
     @property
     def output(self) -> int:
         """Which of the model's outputs speaks for the class: its own, or the only one."""
         return self.target if self.recording.logits.tensor.shape[-1] > 1 else 0
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the model decides for the class."""
+        return float(self.meaning.margins(self.logits, self.target)) > 0
+
+    @property
+    def confidence(self) -> float:
+        """In the class, in [0, 1]."""
+        return float(self.meaning.confidences(self.logits)[self.target])
 
     @property
     def layers(self) -> list[Layer]:
@@ -208,4 +220,4 @@ def read_out(
     logits = classifier.ask(forward, classifier.check_images(image[None]), batch_size=1, gradients=True).logits
     recording, network, wanted, gradient = found[0]
     energy = [channel_norms(layer.value.tensor, layer.labels, layer.channels) for layer in network.layers]
-    return Readout(recording, network, wanted, logits[0], energy, gradient)
+    return Readout(recording, network, wanted, logits[0], energy, gradient, classifier.known_meaning)

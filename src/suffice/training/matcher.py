@@ -84,7 +84,7 @@ class MatcherTask(Task):
             with torch.no_grad():
                 whole = classifier.read(module(normalised)).float()
             targets = whole.argmax(1)
-            wanted = settings.keep * whole.softmax(1).gather(1, targets[:, None])[:, 0]
+            wanted = settings.keep * classifier.confidences(whole).gather(1, targets[:, None])[:, 0]
             demanded = torch.logit(wanted.clamp(1e-6, 1 - 1e-6))
             scores = self.network(normalised)
             low, high = math.log(settings.least_area), math.log(settings.largest_area)
@@ -100,10 +100,10 @@ class MatcherTask(Task):
             logits = classifier.read(module(shown)).float()
             classifier.engine.count(3 * count)
             of_zero, of_noise = logits.chunk(2)
-            zero = F.softplus(-losses.slack(of_zero, targets, demanded))
+            zero = F.softplus(-losses.slack(of_zero, targets, demanded, classifier.known_meaning))
             label_only = torch.full_like(demanded, -torch.inf)
-            rob = F.softplus(-losses.slack(of_noise, targets, label_only))
-            kept_label = (of_zero.argmax(1) == targets).float()
+            rob = F.softplus(-losses.slack(of_noise, targets, label_only, classifier.known_meaning))
+            kept_label = (classifier.margins(of_zero, targets) > 0).float()
         return {
             "loss": (zero + rob).mean(),
             "zero": zero.mean(),

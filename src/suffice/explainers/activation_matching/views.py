@@ -8,7 +8,6 @@ with respect to the mask.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,18 +77,6 @@ def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
     return kinds[kind]
 
 
-def log_odds(confidence: float) -> float:
-    """log p/(1 - p), finite for p = 1, and -inf for p = 0, which demands nothing.
-
-    >>> log_odds(0.5), log_odds(0.0)
-    (0.0, -inf)
-    """
-    if confidence <= 0:
-        return -math.inf
-    confidence = min(confidence, 1 - 1e-6)
-    return math.log(confidence / (1 - confidence))
-
-
 def one_by_one(images: Tensor) -> int | None:
     """The batch size of a search for one image: 1, so that its steps, each of which builds on the one before, are the
     same to the last bit whatever fits in memory. Of many images at once: None, what fits."""
@@ -137,10 +124,11 @@ def gradients(
             shown = torch.where(way[:, None, None] > 0, kept, 1 - kept)[:, None]
             output = module(classifier.normalise(behind + shown * (x - behind)))
             logits = classifier.read(output).float()
-            left = way * slack(logits, y, wanted) - spare
+            left = way * slack(logits, y, wanted, meaning) - spare
             (towards,) = torch.autograd.grad(F.softplus(softness - left).sum(), kept)
         return ByRow(output, (towards.cpu(), left.cpu()))
 
+    meaning = classifier.known_meaning
     with frozen(classifier.require_module("activation matching")):
         _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,

@@ -191,7 +191,7 @@ def _through_model(
     Returns:
         (N, H, W); (N,) by name; (N,).
     """
-    count = len(images)
+    count, meaning = len(images), classifier.known_meaning
     number = torch.arange(count).repeat(len(backgrounds) // count)
     is_part = torch.arange(len(backgrounds)) < count
     names = ["ce", "kl", *(["act"] if stages else []), *(["rob"] if len(backgrounds) > count else [])]
@@ -201,10 +201,10 @@ def _through_model(
             kept = kept.detach().requires_grad_()
             output = module(classifier.normalise(behind + kept[:, None] * (x - behind)))
             logits = classifier.read(output).float()
-            cross = losses.cross_entropy(logits, y)
+            cross = losses.cross_entropy(logits, y, meaning)
             terms = {"ce": cross[part], "rob": cross[~part]}
             before = [values[image[part].to(values.device)] for values in (whole.logits, *whole.extras)]
-            terms["kl"] = losses.kl_divergence(before[0].to(logits.device), logits[part])
+            terms["kl"] = losses.kl_divergence(before[0].to(logits.device), logits[part], meaning)
             if stages:
                 after = [seen[stage.name][part] for stage in stages]
                 alphas = [1 / len(stages)] * len(stages)
@@ -215,7 +215,7 @@ def _through_model(
         for column, name in enumerate(names):
             values[part.cpu() if name != "rob" else ~part.cpu(), column] = terms[name].detach().cpu()
         label_only = torch.full_like(cross.detach(), -torch.inf)
-        values[:, -1] = losses.slack(logits.detach(), y, label_only).cpu()
+        values[:, -1] = losses.slack(logits.detach(), y, label_only, meaning).cpu()
         return ByRow(output, (gradient.cpu(), values))
 
     every = images[number], masks[number], backgrounds, targets[number], number, is_part
