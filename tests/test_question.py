@@ -36,7 +36,9 @@ class Mean(nn.Module):
 
 
 def toy(module: Any, **options: Any) -> suffice.Classifier:
-    return suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), **options)
+    return suffice.Classifier(
+        module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True, **options
+    )
 
 
 def question(

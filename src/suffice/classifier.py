@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from suffice.engine import Answers, Engine, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
-from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out
+from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -137,7 +137,8 @@ class Classifier:
         self.outputs_said = None if outputs is None else check_outputs(outputs)
         self.meaning: Meaning | None = Meaning(outputs) if outputs in ("logits", "probabilities") else None
         self.found_out: tuple[str, ...] = ()
-        self._tried = bool(repeatable) and self.meaning is not None
+        self.repeatable = bool(repeatable)
+        self._tried = self.repeatable and self.meaning is not None
         self.name = name or type(module).__name__
         self.weights = weights
         self.class_names = None if class_names is None else tuple(map(str, class_names))
@@ -338,7 +339,9 @@ class Classifier:
             # What goes wrong here goes wrong in the question itself, which says so.
             with contextlib.suppress(Exception):
                 alone = self.engine.ask(question, noise, counted=False, read=raw).logits
-                beside = self.engine.ask(question, rows, counted=False, read=raw).logits
+                beside = alone
+                if not (self.repeatable and shows_logits(alone)):
+                    beside = self.engine.ask(question, rows, counted=False, read=raw).logits
                 meaning, assumed = found_out(torch.cat([beside, alone]), self.outputs_said)
                 off = float((beside[0] - alone[0]).abs().max())
                 spread = float(beside.amax() - beside.amin())
@@ -353,6 +356,7 @@ class Classifier:
         if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
             raise InputError(
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
+                + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
             )
         logits = logits.to("cpu", torch.float32)
         if not bool(torch.isfinite(logits).all()):

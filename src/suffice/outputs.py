@@ -78,6 +78,8 @@ class Meaning(NamedTuple):
             values = bounded.log() - torch.log1p(-bounded)
         if self.outputs == "labels":
             return values
+        if values.numel() != len(values):
+            raise InputError(f"expected one output a row for outputs=binary; got {tuple(values.shape)}")
         half = values.reshape(len(values), 1) / 2  # on both sides, so that either class has a gradient
         return torch.cat([-half, half], 1)
 
@@ -142,6 +144,11 @@ def are_probabilities(values: Tensor) -> bool:
 def are_sigmoids(values: Tensor) -> bool:
     """Whether all values lie in [0, 1]."""
     return bool(((values >= 0) & (values <= 1)).all())
+
+
+def shows_logits(values: Tensor) -> bool:
+    """Whether outputs (N, K) of some inputs can be nothing but logits: several, of which one lies outside of [0, 1]."""
+    return values.ndim == 2 and values.shape[1] > 1 and not are_sigmoids(values)
 
 
 def found_out(values: Tensor, said: Outputs | None) -> tuple[Meaning, str]:
