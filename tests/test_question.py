@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,37 @@ def test_bfloat16_screens_and_float32_decides(keep: float) -> None:
     before = classifier.forward_passes
     assert screened(masks).tolist() == exact(masks).tolist()
     assert classifier.forward_passes - before < 2 * len(masks)  # not everything is asked twice
+
+
+class Unsteady(Mean):
+    """As `Mean`, but under autocast it is off by a known amount for each number of pixels."""
+
+    def __init__(self, off: dict[int, float]) -> None:
+        super().__init__(constant=5.0)
+        self.off, self.exact = off, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        counts = (x[:, 0] > 0.5).sum((1, 2)).tolist()
+        if torch.is_autocast_enabled(x.device.type):
+            logits[:, 0] += torch.tensor([self.off.get(count, 0.0) for count in counts])
+        else:
+            self.exact += counts
+        return logits
+
+
+def test_an_answer_stands_only_as_long_as_what_is_learnt_later_in_the_call_lets_it() -> None:
+    """31 pixels are not enough, and a screen says that they are, by more than any answer was off until then."""
+    module = Unsteady({31: 0.5, 33: 0.01, 34: 0.01, 35: -0.46, 36: 0.01, 37: 0.01})
+    test, _ = question(module, keep=0.0, precision="bfloat16")
+    assert test(rows(37, 36, 34, 33)).tolist() == [True] * 4
+    module.exact.clear()
+    # 35 pixels look close, so they are asked about again, which shows by how much answers can be off.
+    assert test(rows(31, 35, 60)).tolist() == [False, True, True]
+    assert sorted(module.exact) == [31, 35]
+    module.exact.clear()
+    assert test.at(keep_confidence=0.1)(rows(31, 35, 60)).tolist() == [False, True, True]
+    assert module.exact == []
 
 
 class Wavy(nn.Module):
@@ -424,6 +456,18 @@ def test_what_a_search_demands_besides_stays_with_its_question() -> None:
     assert question(rows(20, 41)).tolist() == [False, True]
     assert question.at()(rows(20, 41)).tolist() == [True, True]
     assert question.holds(rows(20)[0])
+
+
+def test_threads_can_share_a_question() -> None:
+    question, expected = wavy(keep=0.3), wavy(keep=0.3)(MASKS).tolist()
+    orders = [torch.randperm(100, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+
+    def ask(order: Tensor) -> list[tuple[int, bool]]:
+        return [(int(row), bool(question(MASKS[row]))) for row in order]
+
+    with ThreadPoolExecutor(8) as pool:
+        for verdicts in pool.map(ask, orders):
+            assert [passes for _, passes in sorted(verdicts)] == expected
 
 
 def test_a_method_remembers_what_it_made_of_the_image() -> None:
