@@ -511,7 +511,7 @@ def test_explain_is_the_questions_own() -> None:
     assert bool(question(found.mask)) == found.sufficient
 
 
-def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
+def small_network() -> nn.Module:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     )
@@ -519,6 +519,25 @@ def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
         torch.manual_seed(0)
         for parameter in network.parameters():
             nn.init.normal_(parameter)
+    return network
+
+
+def test_paint_and_deactivation_are_asked_side_by_side() -> None:
+    classifier = toy(small_network())
+    question, masks = Question(classifier, PHOTO, occlusion="min,deactivate,max", threshold=0.2), MASKS[::10]
+    found = question.answers(masks)
+    images, least = PHOTO.expand(len(masks), -1, -1, -1), []
+    for name in ("min", "deactivate", "max"):
+        logits = suffice.masked_logits(classifier, images, masks, name, threshold=0.2).double()
+        others = logits[:, [k for k in range(3) if k != question.target]]
+        least.append(logits[:, question.target] - others.amax(1))
+    expected = torch.stack(least)
+    assert len(set(expected.argmin(0).tolist())) > 1  # which one is the least differs from mask to mask
+    assert [answer.margin for answer in found] == pytest.approx(expected.amin(0).tolist(), abs=1e-4)
+
+
+def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
+    network = small_network()
     question = Question(toy(network), PHOTO, occlusion="min")
     maps = [question.explain(method).raw_saliency for method in ("grad-cam", "layer-cam", "grad-cam")]
     assert not torch.equal(maps[0], maps[1])
