@@ -9,9 +9,9 @@
 ...         bright = self.pool(x)[:, :, 0, 0].mean(1)
 ...         return torch.stack([torch.full_like(bright, 0.5), bright], 1) * 20
 >>> classifier = suffice.Classifier(Corner(), input_size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
->>> photo = torch.full((3, 32, 32), 0.2)
->>> photo[:, :8, :8] = 1.0
->>> explanation = suffice.explain(classifier, photo, method="layer-cam", occlusion="min", cell=4)
+>>> image = torch.full((3, 32, 32), 0.2)
+>>> image[:, :8, :8] = 1.0
+>>> explanation = suffice.explain(classifier, image, method="layer-cam", occlusion="min", cell=4)
 >>> explanation.sufficient, explanation.area, explanation.settings["layer"]
 (True, 0.015625, 'pool')
 

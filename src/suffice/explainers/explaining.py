@@ -34,7 +34,7 @@ def explained(
     chosen = METHODS.find(method)
     complete = complete_settings(chosen.name, chosen.settings, settings)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
-    question = question.at()  # which was asked nothing yet: no other occlusion leads than in any other search
+    question = question.at()  # in which the first occlusion leads, whatever was asked before
     nothing = np.zeros(question.region.shape, dtype=bool)
     notes = _notes_on_target(question)
     if bool(question(nothing)):

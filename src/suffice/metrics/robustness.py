@@ -256,7 +256,7 @@ def _pasted_logits(
         return classifier.batched(pasted, image.expand(len(rows), *image.shape[1:]), rows, **options)
 
     logits = ask(pairs, screen=True, copies=True)
-    index = classifier.class_index(target)  # now that the number of classes is known, one out of range can be told
+    index = classifier.class_index(target)  # now that the number of classes is known, one out of range is noticed
 
     def ask_again(rows: Tensor) -> Tensor:
         logits[rows] = ask(pairs[rows], batch_size=1)

@@ -220,12 +220,12 @@ def ask(
     masks = _different_masks(images, ranking, runs.to(classifier.device), parts)
     everything = torch.arange(len(masks.holder), device=classifier.device)
     partial = everything[~masks.is_whole]
-    total, told = len(everything) + (len(occlusions) - 1) * len(partial), progress or (lambda share: None)
+    total, report = len(everything) + (len(occlusions) - 1) * len(partial), progress or (lambda share: None)
 
     def logits_of(occlusion: Occlusion, rows: Tensor, done: int | None, batch_size: int | None = None) -> Tensor:
         def shown(batch: Tensor) -> Tensor:
             if done is not None:
-                told((done + int(batch[0])) / total)
+                report((done + int(batch[0])) / total)
             return masks.shown(rows[batch])
 
         # Curves are of confidences, which less precision than float32 would move; the layout of a screen costs none.
@@ -238,7 +238,7 @@ def ask(
         if len(partial):
             done = len(everything) + number * len(partial)
             logits[-1][partial.cpu()] = logits_of(occlusion, partial, done)
-    told(1.0)
+    report(1.0)
 
     top = logits[0][masks.which[:, -1]].argmax(1)
     chosen = top if labels is None else torch.tensor([classifier.class_index(int(label)) for label in labels])

@@ -93,7 +93,7 @@ def matched_masks(
     distance: losses.Distance = "mse",
     seed: int = 0,
     region: Tensor | None = None,
-    told: Callable[[int], object] = lambda step: None,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> list[Search]:
     """For each image the smallest mask that a U-Net of its own came by, of those that satisfied the constraints.
 
@@ -108,7 +108,7 @@ def matched_masks(
         distance: of activations.
         seed: of the U-Nets' first weights, and of the noise.
         region: bool (H, W), the pixels that there are; None: all.
-        told: called after each step with how many are done.
+        after_step: called after each step with how many are done.
 
     An interrupt ends it as it ends `smallest_masks`.
     """
@@ -151,7 +151,7 @@ def matched_masks(
                     search.scores = scores.detach()[i]
                 if 0 < kept < smallest[i] and float(least[i]) > 0 and satisfied(i, hard[i]):
                     search.mask, search.scores, smallest[i] = hard[i], scores.detach()[i], kept
-            told(step + 1)
+            after_step(step + 1)
     except KeyboardInterrupt:
         if any(search.mask is None for search in found):
             raise
