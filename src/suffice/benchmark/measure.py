@@ -129,7 +129,7 @@ class Worker:
         if self._model is None or self._model[0] != number:
             self._model, self._backgrounds = None, {}
             spec = self.config.models[number]
-            size = {} if spec.input_size is None else {"input_size": (spec.input_size, spec.input_size)}
+            size: dict[str, Any] = {} if spec.input_size is None else {"input_size": (spec.input_size, spec.input_size)}
             loaded: Classifier | Exception
             try:
                 loaded = load_classifier(
