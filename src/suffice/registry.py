@@ -162,6 +162,11 @@ class Registry(Mapping[str, T]):
             for name in self
         }
 
+    def package(self, name: str) -> tuple[str, str] | None:
+        """The name and version of the package that a name is of; None for this one, and where nobody knows."""
+        points = () if name in self._builtin else self._outside.get(name, ())
+        return next(((point.dist.name, point.dist.version) for point in points if point.dist is not None), None)
+
     @functools.cached_property
     def _outside(self) -> dict[str, tuple[EntryPoint, ...]]:
         """The entry points of installed packages by name; more than one where packages want the same name."""

@@ -34,8 +34,8 @@ from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers.method import Progress
 from suffice.occlusion import make_occlusion
+from suffice.progress import Progress
 
 __all__ = [
     "RANKINGS",
