@@ -82,7 +82,7 @@ def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress
         test: image, target, occlusions and γ.
         settings: of the search.
         seed: of the random cuts (`boxes` has none).
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
     if settings.search == "boxes":
         return by_boxes(test, settings, progress)

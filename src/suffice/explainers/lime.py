@@ -75,7 +75,7 @@ def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: 
         test: image, target, occlusions and γ.
         settings: of superpixels, samples and regression.
         seed: of the samples.
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
     labels = superpixels(test.image, settings)
     count = int(labels.max()) + 1

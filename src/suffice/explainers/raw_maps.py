@@ -48,7 +48,7 @@ def batch_by_batch(
         targets: (N,); -1 for the model's own choice.
         size: (h, w) of the maps.
         one_batch: makes the maps of one batch; targets that are -1 are its to fill in (`own_choice`).
-        progress: told the share of the images that is done.
+        progress: called with the share of the images that is done.
     """
     values = torch.empty(len(images), *size)
     chosen = targets.clone()

@@ -165,7 +165,7 @@ def explain_by_map(
         test: image, target, occlusions, γ and region.
         settings: of the method, and of the extraction.
         seed: has no effect; nothing is drawn at random.
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
     if test.known.ranking is None:  # which is one for every γ and region
         test.known.ranking = _map_of_one(make_maps, test, settings)

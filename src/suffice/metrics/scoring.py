@@ -265,10 +265,10 @@ def score_many(
         raise InputError(f"expected a saliency map for each of {len(images)} images; got {tuple(maps.shape)}")
     classes = _labels(classifier, labels, len(images))
     parts = None if masks is None else check_masks(masks, images).cpu()
-    ways = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
+    occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
     if chosen.drop == "soft":
-        for way in ways:
-            check_fill(way)
+        for each in occlusions:
+            check_fill(each)
     total = len(images)
 
     needs = list(dict.fromkeys(need for metric in asked for need in metric.needs))
@@ -279,7 +279,7 @@ def score_many(
         pixels = classifier.check_images(images[some])
         heat = torch.stack([as_saliency(one, images.shape[2:]) for one in maps[some]])
         evidence = ask(
-            ways,
+            occlusions,
             pixels,
             heat,
             None if classes is None else classes[some],

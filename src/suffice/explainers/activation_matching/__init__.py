@@ -88,7 +88,7 @@ def explain(
         test: image, target, occlusions and γ.
         settings: see there.
         seed: of every background that is drawn, and of the first weights of a U-Net.
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
         found: by a search that is over, which then is not made.
 
     Raises:
