@@ -132,7 +132,7 @@ def test_several_gammas_share_one_map(corners: suffice.Classifier) -> None:
     assert corners.backward_passes == 1
     for one in series:
         again = suffice.explain(corners, PHOTO, method="layer-cam", occlusion="min", cell=2,
-                                keep_confidence=one.settings["keep_confidence"])  # fmt: skip
+                                keep_confidence=one.keep_confidence)  # fmt: skip
         assert torch.equal(one.mask, again.mask)
         assert torch.equal(one.raw_saliency, again.raw_saliency)
         assert again.forward_passes >= one.forward_passes

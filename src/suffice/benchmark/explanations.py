@@ -46,9 +46,7 @@ def unpack(row: ExplanationRow) -> Explained:
     mask, saliency, raw, facts = unpacked(row)
     if mask is None:
         return Explained(saliency, facts)  # type: ignore[arg-type]  # as `pack` wrote it
-    fields = facts.pop("explanation")
-    fields["notes"] = tuple(fields["notes"])
-    explanation = Explanation(mask=mask, saliency=saliency, raw_saliency=raw, **fields)
+    explanation = Explanation.from_dict(facts.pop("explanation"), mask=mask, saliency=saliency, raw_saliency=raw)
     return Explained(explanation, facts)  # type: ignore[arg-type]
 
 
@@ -128,7 +126,7 @@ def _map_alone(
 ) -> Explained:
     """A saliency map; of methods that make maps without an explanation, at their own low price."""
     classifier, started, spec = image.classifier, time.perf_counter(), config.methods[setup.method]
-    forward, backward = classifier.forward_passes, classifier.backward_passes
+    before = classifier.passes
     wanted = image.top if target is None else target
     if METHODS[spec.method].saliency is not None:
         maps = saliency_maps(classifier, image.pixels[None], np.array([wanted]), spec.method, **settings)
@@ -146,11 +144,12 @@ def _map_alone(
             threshold=spec.threshold,
             **settings,
         ).saliency
+    passes = classifier.passes.since(before)
     columns: ResultRow = {
         "target": wanted,
         "confidence": image.confidence(wanted),
-        "forward_passes": classifier.forward_passes - forward,
-        "backward_passes": classifier.backward_passes - backward,
+        "forward_passes": passes.forward,
+        "backward_passes": passes.backward,
         "settings": json.dumps(settings, ensure_ascii=False, sort_keys=True),
         "seconds": time.perf_counter() - started,
     }

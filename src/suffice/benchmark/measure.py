@@ -156,7 +156,7 @@ class Worker:
     ) -> tuple[list[ResultRow], str]:
         """Rows of metrics of one group, of several explanations together, and what went wrong with them."""
         classifier, setup, spec = image.classifier, cell.setup, self.config.metrics[group]
-        before, clock, method = classifier.forward_passes, time.perf_counter(), self.config.methods[setup.method]
+        before, clock, method = classifier.passes, time.perf_counter(), self.config.methods[setup.method]
         values: Mapping[tuple[Level, str], float] = {}
         failure = ""
         try:
@@ -167,7 +167,7 @@ class Worker:
         shared: ResultRow = {
             "label": image.label,
             "image_digest": image.digest,
-            "metric_forward_passes": classifier.forward_passes - before,
+            "metric_forward_passes": classifier.passes.since(before).forward,
             "metric_seconds": time.perf_counter() - clock,
             "status": "failed" if failure else "done",
             "error": failure,

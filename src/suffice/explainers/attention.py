@@ -40,12 +40,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
 from suffice.explainers.saliency import map_method
 from suffice.features import last_stage, reads_class_token
+from suffice.outputs import as_logits
 from suffice.progress import Progress
 
 
@@ -158,7 +159,7 @@ def _maps(
         values = read(layers, places, class_token or joined)
         return logits, own_choice(logits, targets), values.unflatten(1, (stage.height, stage.width))
 
-    return batch_by_batch(classifier, images, targets, (stage.height, stage.width), one_batch, progress)
+    return batch_by_batch(classifier, images, targets, one_batch, progress)
 
 
 def _is_global(weights: Tensor, images: int, places: int, prefix: int) -> bool:

@@ -39,12 +39,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
+from suffice.engine import frozen
 from suffice.errors import InputError
 from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
 from suffice.explainers.saliency import map_method
-from suffice.features import Stage, frozen, last_stage, named_stage, record
+from suffice.features import Stage, last_stage, named_stage, record
+from suffice.outputs import as_logits
 from suffice.progress import Progress
 
 Array = npt.NDArray[np.float32]
@@ -144,7 +146,7 @@ def kpca_cam(
         ]
         return logits, own_choice(logits, targets), torch.from_numpy(np.stack(maps))
 
-    maps = batch_by_batch(classifier, images, targets, (stage.height, stage.width), one_batch, progress)
+    maps = batch_by_batch(classifier, images, targets, one_batch, progress)
     return maps._replace(settings={"layer": stage.name})
 
 
@@ -225,12 +227,11 @@ def _by_gradients(
             raise InputError(
                 f"expected logits through which gradients flow back to {stage.name}; in {classifier.name} none does"
             )
-        classifier.backward_passes += len(x)
         maps = formula(*(stage.maps(values.detach()).float().cpu().numpy() for values in (activation, gradient)))
         return logits.detach(), targets, torch.from_numpy(maps)
 
     with frozen(classifier.require_module("a class activation map")):
-        maps = batch_by_batch(classifier, images, targets, (stage.height, stage.width), one_batch, progress)
+        maps = batch_by_batch(classifier, images, targets, one_batch, progress, gradients=True)
     return maps._replace(settings={"layer": stage.name})
 
 

@@ -1,4 +1,4 @@
-"""What a method is: settings, and a function from a sufficiency test to a candidate for an explanation."""
+"""What a method is: settings, and a function from a question to a candidate for an explanation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from suffice.classifier import Classifier
     from suffice.explainers.raw_maps import RawMaps
-    from suffice.explainers.sufficiency import SufficiencyTest
+    from suffice.question import Question
 
 
 class MethodSettings(BaseModel):
@@ -86,8 +86,8 @@ class Method:
     Attributes:
         name: as callers and results write it.
         settings: the type of its settings.
-        explain: the candidate for what a test asks, by its settings, the seed and the function that is called with the
-            share of the work that is done.
+        explain: the candidate for what a question asks, by its settings, the seed and the function that is called with
+            the share of the work that is done.
         saliency: its saliency maps of many images without an explanation, by classifier, images (N, C, H, W) in
             [0, 1], targets (N,), -1 for the model's own choice, settings and progress; None where it has none.
         own_scale: whether its saliency is in [0, 1] by itself, on a scale that must not be stretched to an image's
@@ -97,7 +97,7 @@ class Method:
 
     name: str
     settings: type[MethodSettings]
-    explain: Callable[[SufficiencyTest, Any, int, Progress], Candidate]
+    explain: Callable[[Question, Any, int, Progress], Candidate]
     saliency: Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps] | None = None
     own_scale: bool = False
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)

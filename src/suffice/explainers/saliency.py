@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.outputs import as_tensor
 from suffice.progress import Progress
+from suffice.question import Question
 from suffice.registry import METHODS
 
 MakeMaps = Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]
@@ -156,37 +157,38 @@ def _scaled(maps: Tensor) -> Tensor:
 
 
 def explain_by_map(
-    make_maps: MakeMaps, test: SufficiencyTest, settings: RankingSettings, seed: int, progress: Progress
+    make_maps: MakeMaps, question: Question, settings: RankingSettings, seed: int, progress: Progress
 ) -> Candidate:
-    """The explanation of what `test` asks: down a saliency map until the class holds, then without what it can spare.
+    """Down a saliency map until the part is enough, then without what it can spare.
 
     Args:
         make_maps: the raw values of the saliency map.
-        test: image, target, occlusions, γ and region.
+        question: image, target, occlusions, γ and region.
         settings: of the method, and of the extraction.
         seed: has no effect; nothing is drawn at random.
         progress: called with the share of the work that is done.
     """
-    if test.known.ranking is None:  # which is one for every γ and region
-        test.known.ranking = _map_of_one(make_maps, test, settings)
-    raw, scaled, chosen, notes = test.known.ranking
+    # One for every γ, kind and region.
+    raw, scaled, chosen, notes = question.remembered(
+        (make_maps, settings), lambda: _map_of_one(make_maps, question, settings)
+    )
     progress(0.3)
-    region = test.region.numpy()
+    region = question.region.numpy()
     cells = [cell & region for cell in ranked_cells(raw, settings.cell)]
     ranking = [cell for cell in cells if cell.any()]
     found = Candidate(scaled, region, raw_saliency=raw, settings=chosen, notes=notes)
-    needed = smallest_prefix(test, ranking)
+    needed = smallest_prefix(question, ranking)
     progress(0.6)
     if needed is None:
         return found
     mask = np.logical_or.reduce(ranking[:needed])
-    return found._replace(mask=pruned(test, mask, ranking, settings.prune))
+    return found._replace(mask=pruned(question, mask, ranking, settings.prune))
 
 
-def _map_of_one(make_maps: MakeMaps, test: SufficiencyTest, settings: RankingSettings) -> Any:
-    target = torch.tensor([test.target])
-    maps = make_maps(test.classifier, test.image[None], target, settings, lambda share: None)
-    size = test.classifier.preprocessing.input_size
+def _map_of_one(make_maps: MakeMaps, question: Question, settings: RankingSettings) -> Any:
+    target = torch.tensor([question.target])
+    maps = make_maps(question.classifier, question.image[None], target, settings, lambda share: None)
+    size = question.classifier.preprocessing.input_size
     raw, scaled = (of(maps.values, size)[0].double().numpy() for of in (resized, normalised))
     notes = ("The saliency map is constant: it ranks no pixel above another.",) if np.ptp(raw) == 0 else ()
     return raw, scaled, maps.settings, notes

@@ -24,7 +24,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explanation import Explanation
 from suffice.metrics import sweep
@@ -33,7 +33,8 @@ from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
 from suffice.metrics.maps import as_saliency
 from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
-from suffice.occlusion import AnyOcclusions, check_masks, make_occlusions
+from suffice.occlusion import DEFAULT_FOR_MEASURES, AnyOcclusions, check_masks, make_occlusions
+from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.registry import METHODS, METRICS
 
@@ -100,9 +101,10 @@ def score(
     image: Tensor | np.ndarray[Any, Any],
     saliency: Any,
     metrics: Metrics = None,
-    label: int | str | None = None,
-    occlusion: AnyOcclusions = "zero",
+    target: int | str | None = None,
+    occlusion: AnyOcclusions = DEFAULT_FOR_MEASURES,
     *,
+    label: int | str | None = None,
     threshold: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -118,9 +120,11 @@ def score(
             attributions (C, H, W) are summed.
         metrics: names in `METRICS`, or a `Metric` of your own; None for all of suffice's whose required options are
             given (`robustness_images` needs `backgrounds`).
-        label: class by number or name; None for the explanation's target, or the model's own choice.
+        target: class by number or name; None for the explanation's target, or the model's own choice.
         occlusion: how absence is shown; of several joined by commas the worst counts: the least confidence where
-            salient pixels are shown, the greatest where they are hidden.
+            salient pixels are shown, the greatest where they are hidden. `zero` unless said, also for an explanation
+            that was made under another, so that numbers can be compared; `explanation.occlusion` for its own.
+        label: another name of `target`.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of every random draw.
         progress: called with the share of the work that is done.
@@ -138,7 +142,7 @@ def score(
         image,
         {"saliency": saliency},
         metrics,
-        label,
+        _one_target(target, label),
         occlusion,
         threshold=threshold,
         seed=seed,
@@ -153,9 +157,10 @@ def score_maps(
     image: Tensor | np.ndarray[Any, Any],
     maps: Mapping[str, Any],
     metrics: Metrics = None,
-    label: int | str | None = None,
-    occlusion: AnyOcclusions = "zero",
+    target: int | str | None = None,
+    occlusion: AnyOcclusions = DEFAULT_FOR_MEASURES,
     *,
+    label: int | str | None = None,
     threshold: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -164,9 +169,9 @@ def score_maps(
     """The metrics of several maps of one image, side by side, from one sweep; with their curves.
 
     Args:
-        classifier, image, metrics, occlusion, threshold, seed, progress, options: as of `score`.
+        classifier, image, metrics, occlusion, threshold, seed, progress, label, options: as of `score`.
         maps: by name; each as of `score`.
-        label: class by number or name; None for the target of the explanations among the maps, or the model's own
+        target: class by number or name; None for the target of the explanations among the maps, or the model's own
             choice where there are none.
 
     Returns:
@@ -174,9 +179,9 @@ def score_maps(
         all maps together.
 
     Raises:
-        InputError: as `score`; no map; or explanations of different targets, and no label.
+        InputError: as `score`; no map; or explanations of different targets, and none said.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
+    started, passes = time.perf_counter(), classifier.passes
     asked = _checked(metrics, options)
     pixels = as_tensor(image)
     if pixels.ndim != 3:
@@ -184,9 +189,11 @@ def score_maps(
     if not maps:
         raise InputError("expected at least one saliency map; got none")
     targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
-    if label is None and len(targets) > 1:
-        raise InputError(f"expected a label, as the explanations have different targets; got {targets}")
-    chosen = label if label is not None or not targets else targets[0]
+    chosen = _one_target(target, label)
+    if chosen is None and len(targets) > 1:
+        raise InputError(f"expected a target, as the explanations have different targets; got {targets}")
+    if chosen is None and targets:
+        chosen = targets[0]
     known = {option for metric in asked for option in metric.options}
     if "measure" in known:
         options = {"measure": "confidence", **options}
@@ -216,7 +223,7 @@ def score_maps(
             **{**options, "normalise": "none"} if own_scale and scaled_here else options,
         )
         found |= {name: scores.only(index) for index, name in enumerate(members)}
-    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     return {name: dataclasses.replace(found[name], **cost) for name in maps}  # type: ignore[arg-type]
 
 
@@ -226,7 +233,7 @@ def score_many(
     saliency: Tensor | np.ndarray[Any, Any],
     labels: Sequence[int | str] | Tensor | np.ndarray[Any, Any] | None = None,
     metrics: Metrics = None,
-    occlusion: AnyOcclusions = "zero",
+    occlusion: AnyOcclusions = DEFAULT_FOR_MEASURES,
     *,
     masks: Tensor | np.ndarray[Any, Any] | None = None,
     threshold: float = 0.0,
@@ -254,7 +261,7 @@ def score_many(
     Raises:
         InputError: as `score`.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
+    started, passes = time.perf_counter(), classifier.passes
     asked = _checked(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
@@ -301,7 +308,7 @@ def score_many(
                 (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
             )
         )
-    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
     return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
 
@@ -380,6 +387,13 @@ def complete_options(metrics: Metrics, measure: str = "confidence", **options: A
     if chosen["normalise"] is None:
         chosen["normalise"] = "min-max, none for explanations that have a scale of their own"
     return {name: value for name, value in chosen.items() if name in known}
+
+
+def _one_target(target: int | str | None, label: int | str | None) -> int | str | None:
+    """The class that is meant, by either of its two names."""
+    if target is not None and label is not None:
+        raise InputError(f"expected the class once, as target; got target={target!r} and label={label!r}")
+    return label if target is None else target
 
 
 def _share_of(progress: Progress | None, first: int, count: int, total: int) -> Progress:

@@ -22,7 +22,8 @@ from typing import Any
 
 from torch import nn
 
-from suffice.classifier import Classifier, Precision
+from suffice.classifier import Classifier
+from suffice.engine import Precision
 from suffice.errors import InputError
 from suffice.models import embedded, from_function, from_onnx
 from suffice.models.class_names import read_class_names

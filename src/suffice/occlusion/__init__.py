@@ -12,6 +12,18 @@
 
 The names are those of the registry `OCCLUSIONS`, to which packages add theirs. Wherever a name is taken, an object is,
 too: an `OcclusionKind`, as the registry has it (`kinds.py`), or an `Occlusion` that was made already.
+
+One rule says what is taken where no occlusion is named:
+
+- A **verdict**, whether a part is enough, must not hang on one paint, which a model may take for evidence: it is asked
+  under `robust`. So for `Question`, `explain` and all that gives explanations.
+- A **measure**, a score or a circuit, is set beside those of other tools and papers, so it is made in the one way that
+  most of them have, whatever it is of and whoever made it: `zero`. So for `score` and `trace_circuit`. An explanation
+  that was made under another occlusion can be measured under that: `occlusion=explanation.occlusion`.
+- The **logits** of a part, where nothing is decided yet, are those of the paper's own forward pass: `deactivate`
+  (Activation-Deactivation, Definition 5). So for `masked_logits`.
+
+What was taken is said in every result that has a place for it.
 """
 
 from __future__ import annotations
@@ -24,12 +36,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.occlusion.kinds import Background, MaskedForward, OcclusionKind, OcclusionRequest
 from suffice.occlusion.kinds import simple_fill as simple_fill
 from suffice.occlusion.robust import ROBUST as ROBUST
+from suffice.outputs import as_tensor
 from suffice.registry import OCCLUSIONS as OCCLUSIONS
+
+DEFAULT_FOR_VERDICTS = "robust"
+DEFAULT_FOR_MEASURES = "zero"
+DEFAULT_FOR_LOGITS = "deactivate"
+"""What is taken where no occlusion is named; see above for the one rule."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -267,7 +285,7 @@ def masked_logits(
     classifier: Classifier,
     images: Tensor | np.ndarray[Any, Any],
     masks: Tensor | np.ndarray[Any, Any],
-    occlusion: AnyOcclusion = "deactivate",
+    occlusion: AnyOcclusion = DEFAULT_FOR_LOGITS,
     threshold: float = 0.0,
     seed: int = 0,
 ) -> Tensor:

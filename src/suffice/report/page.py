@@ -58,7 +58,7 @@ class Entry:
 
     Attributes:
         facts: `Explanation.to_dict()`.
-        demanded: least confidence that is sufficient, in [0, 1]; None where γ is not among the settings.
+        demanded: least confidence that is sufficient, in [0, 1]; None where γ is not known.
         directory: where the files of the explanation lie, relative to the page; empty for none.
         command: makes the explanation again.
         size: (width, height) of the views in pixels.
@@ -91,7 +91,7 @@ class Entry:
     @property
     def kind(self) -> str:
         """What was asked for: `sufficient`, `contrastive` or `complete`."""
-        return str(self.facts["settings"].get("kind", "sufficient"))
+        return str(self.facts["kind"])
 
     @property
     def several(self) -> bool:
@@ -133,12 +133,11 @@ def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, director
     view = shrunk(photo.pixels, min(_LONGEST_VIEW, max(_VIEW, round(_CLOSE_UP / share))))
     pixel_art = max(view.size) <= _PIXEL_ART
     left, top, right, bottom = framed_as(frame, view.size).box
-    keep_confidence = explanation.settings.get("keep_confidence")
-    loops = outline(explanation.mask)
+    loops, gamma = outline(explanation.mask), explanation.keep_confidence
     facts = explanation.to_dict()
     return Entry(
         facts=facts | {"image": facts["image"] or photo.path},
-        demanded=None if keep_confidence is None else float(keep_confidence) * explanation.confidence,
+        demanded=None if gamma is None else gamma * explanation.confidence,
         directory=directory,
         command=command,
         size=view.size,

@@ -1,8 +1,8 @@
 """Saliency maps beside the causal search: area, ρ, passes and seconds of the parts that each finds, at one γ.
 
-    python benchmarks/baselines.py FOLDER [--occlusions robust zero] [--csv results/baselines.csv]
-    python benchmarks/baselines.py FOLDER --signs    # photos on which the sign of kpca-cam is not the package's
-    python benchmarks/baselines.py --cost            # maps of many small images, beside the plain pass and the package
+    python experiments/baselines.py FOLDER [--occlusions robust zero] [--csv results/baselines.csv]
+    python experiments/baselines.py FOLDER --signs    # photos on which the sign of kpca-cam is not the package's
+    python experiments/baselines.py --cost            # maps of many small images, beside the plain pass and the package
 
 Every method answers the same question with the same extraction: the smallest part found, down its ranking, that keeps
 the class with at least γ of its confidence. ρ is the share of 100 random solid colours on which the part keeps its
