@@ -34,9 +34,9 @@ from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers.method import Progress
 from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 from suffice.outputs import as_tensor
+from suffice.progress import Progress
 
 __all__ = [
     "RANKINGS",

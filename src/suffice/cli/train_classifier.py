@@ -10,7 +10,7 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, whole_number
-from suffice.cli.options import Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
+from suffice.cli.options import SOURCES, Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
 from suffice.cli.process import say
 from suffice.errors import InputError
 from suffice.files import write_whole
@@ -24,7 +24,7 @@ def train_classifier(
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, torchvision:NAME or module.path:function. [default: the ResNet-18 made for DATASET, else "
+            help=f"{SOURCES} or module.path:function. [default: the ResNet-18 made for DATASET, else "
             "torchvision:resnet18]"
         ),
     ] = None,
