@@ -132,7 +132,6 @@ class Worker:
         if self._model is None or self._model[0] != number:
             self._model, self._backgrounds = None, {}
             spec = self.config.models[number]
-            size = {} if spec.input_size is None else {"input_size": (spec.input_size, spec.input_size)}
             loaded: Classifier | Exception
             try:
                 loaded = load_classifier(
@@ -142,7 +141,7 @@ class Worker:
                     device=spec.device,
                     precision=spec.precision,
                     batch_size=spec.batch_size,
-                    **size,
+                    **spec.preprocessing,
                 )
             except Exception as error:
                 loaded = error

@@ -185,6 +185,7 @@ def trace_circuit(
             "occlusion": None if mask is None else occlusion,
             "reference": 0 if references is None else len(references),
             "random": random,
+            **classifier.facts(),
         },
         seed=seed,
         read_from="image" if mask is None else "explanation",

@@ -16,20 +16,25 @@ from suffice.cli.command import (
     explain_each,
     folder_names,
     number,
-    one_line,
     parse_settings,
     writable,
 )
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     LARGEST_SEED,
     BatchSize,
+    Channels,
     Classes,
+    Crop,
     Device,
     Images,
     InputSize,
+    Interpolation,
     Json,
+    Mean,
     Model,
     Seed,
+    Std,
     Target,
     Threshold,
     Traceback,
@@ -102,6 +107,11 @@ def explain(
     ] = "float32",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -124,23 +134,22 @@ def explain(
     # Only now what takes a second to import.
     from suffice.explainers import check_settings
     from suffice.images import find_images
-    from suffice.models import load_classifier
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
     check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            precision=precision,  # type: ignore[arg-type]  # checked there
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        show_traceback=show_traceback,
+        precision=precision,
+        batch_size=batch_size,
+    )
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -155,7 +164,10 @@ def explain(
         "threshold": threshold,
     }
     # What shapes a result but is not in it; the batch size does not.
-    loading = {"model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size}
+    loading = {
+        "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+    }  # fmt: skip
     if device != "auto":
         loading["device"] = device
     with writable(out) as folder:
@@ -239,7 +251,7 @@ class _Job:
         for name, value in settings.items():
             if name in ("method", "occlusion", "kind", "keep_confidence", "seed", "threshold", "precision"):
                 words += [f"--{name.replace('_', '-')}", str(value)]
-            elif name not in ("target", "weights"):
+            elif name not in ("target", "weights", "preprocessing", "assumptions"):
                 words += ["--set", f"{name}={value}"]
         words += ["--out", str(out)]
         dashed = any(image.startswith("-") for image in images)

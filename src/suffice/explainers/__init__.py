@@ -348,6 +348,7 @@ class _Question:
                 "threshold": self.threshold,
                 "precision": classifier.precision,
                 **({} if classifier.weights is None else {"weights": classifier.weights}),
+                **classifier.facts(),
                 **self.settings.model_dump(),
                 **found.settings,
             },

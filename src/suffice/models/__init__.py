@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from suffice.errors import InputError
 from suffice.models import embedded, from_function, from_onnx, from_timm, from_torchvision
 from suffice.models.class_names import read_class_names
 from suffice.models.source import Source
+from suffice.preprocessing import FIELDS
 
 _PREFIXES: dict[str, Callable[[str, str | None, int | None], Source]] = {
     "timm": from_timm.load,
@@ -36,7 +37,7 @@ def load_classifier(
     model: str | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    class_names: str | os.PathLike[str] | Sequence[str] | None = None,
+    class_names: str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any] | None = None,
     device: str = "auto",
     precision: Precision = "float32",
     batch_size: int | None = None,
@@ -48,12 +49,14 @@ def load_classifier(
         model: see the table above; None for the embedded default, EfficientNet-Lite0 on ImageNet-1k.
         weights: a `.safetensors`, `.pth` or `.pt` file (never unpickled as code); `random` for none at all;
             `download` to let timm or torchvision fetch their own; None for the file in their cache.
-        class_names: names in the order of the logits, a text file of one name a line, or `imagenet-1k`. A timm or
-            torchvision model is built with as many classes, so that the weights of a fine-tuned one fit.
+        class_names: names in the order of the logits; a mapping from index to name or from name to index; a file, as
+            `models/class_names.py` lists; or `imagenet-1k`. None for those that the model or its weights carry. A timm
+            or torchvision model is built with as many classes, or else with as many as its weights are of.
         device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here, and the CPU for a black box.
         precision: `float32`, or `bfloat16` to screen in it and confirm in float32; see `Classifier`.
         batch_size: images in one forward pass; None for what fits in memory.
-        preprocessing: fields of `Preprocessing` that differ from the model's own.
+        preprocessing: fields of `Preprocessing` that differ from the model's own, and `channels`. What neither says is
+            assumed, and named in `Classifier.assumptions`.
 
     Returns:
         Classifier, ready to use, in evaluation mode.
@@ -67,7 +70,7 @@ def load_classifier(
     """
     names = None if class_names is None else read_class_names(class_names)
     source = _source(model, None if weights is None else os.fspath(weights), None if names is None else len(names))
-    known = {"input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"}
+    known = {*FIELDS, "channels"}
     if unknown := set(preprocessing) - known:
         raise InputError(f"expected preprocessing options among {sorted(known)}; got {sorted(unknown)}")
     settings = {**source.preprocessing, **{k: v for k, v in preprocessing.items() if v is not None}}
@@ -82,6 +85,7 @@ def load_classifier(
         device=device,
         precision=precision,
         batch_size=batch_size or source.batch_size,
+        assumed=source.assumed,
         **settings,
     )
 
@@ -93,7 +97,7 @@ def _source(model: str | None, weights: str | None, num_classes: int | None) -> 
     if colon and rest and prefix in _PREFIXES:
         return _PREFIXES[prefix](rest, weights, num_classes)
     if model.lower().endswith(".onnx"):
-        return from_onnx.load(Path(model), weights)
+        return from_onnx.load(Path(model), weights, num_classes)
     if colon and rest:
         return from_function.load(prefix, rest, weights)
     raise InputError(

@@ -65,5 +65,6 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
         expected, found = module.state_dict(), read_weights(weights_path(name))
         module.load_state_dict(dict(zip(expected, found.values(), strict=True)), strict=True)
     elif weights != "random":
-        load_weights(module, weights, name)
+        loaded = load_weights(module, weights, name, advice=f"name it timm:tf_{name.replace('-', '_')}")
+        return Source(module.eval(), name, dict(_PREPROCESSING[name]), imagenet_1k(), assumed=loaded.assumed)
     return Source(module.eval(), name, dict(_PREPROCESSING[name]), imagenet_1k())
