@@ -50,8 +50,8 @@ def test_what_is_assumed_is_said_once_and_is_in_every_result(suffice: Any, photo
     assert run.complaints(3) == [f"suffice: assumed: {text}" for text in ASSUMED[1:]]
     assert len(run.json) == 2
     for line in run.json:
-        assert line["settings"]["assumptions"] == list(ASSUMED[1:])
-        assert line["settings"]["preprocessing"] == {
+        assert line["assumptions"] == list(ASSUMED[1:])
+        assert line["preprocessing"] == {
             "input_size": [32, 32], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
             "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
         }  # fmt: skip
@@ -69,14 +69,14 @@ def test_a_model_that_says_nothing_names_all_that_is_assumed(suffice: Any, photo
     np.save("map.npy", np.random.default_rng(0).random((224, 224)))
     run = suffice("score", photo, "map.npy", "--model", "quiet:says_nothing", "--metrics", "area", "--json")
     assert run.complaints(4) == [f"suffice: assumed: {text}" for text in ASSUMED]
-    assert run.json[0]["settings"]["assumptions"] == list(ASSUMED)
+    assert run.json[0]["assumptions"] == list(ASSUMED)
 
 
 def test_a_model_that_says_all_assumes_nothing(suffice: Any, photo: str) -> None:
     words = ("--model", "quiet:says_it_all", "--occlusion", "min", "--target", "b", "--json")
     run = suffice("explain", photo, *words, *SMALL)
     assert (run.status, run.err) == (0, "")
-    assert run.json[0]["settings"]["assumptions"] == []
+    assert run.json[0]["assumptions"] == []
     assert run.json[0]["target_name"] == "b"
 
 
@@ -89,9 +89,9 @@ def test_options_say_what_the_model_does_not(suffice: Any, photo: str, read_page
     loading = ("--model", "quiet:says_nothing", *said)
     run = suffice("explain", photo, *loading, "--occlusion", "min", "--out", "out", "--json", *SMALL)
     assert (run.status, run.err) == (0, "")
-    settings = run.json[0]["settings"]
-    assert settings["assumptions"] == []
-    assert settings["preprocessing"] == {
+    (explained,) = run.json
+    assert explained["assumptions"] == []
+    assert explained["preprocessing"] == {
         "input_size": [32, 24], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "interpolation": "nearest",
         "crop_pct": 1.0, "crop_mode": "squash",
     }  # fmt: skip
@@ -102,11 +102,12 @@ def test_options_say_what_the_model_does_not(suffice: Any, photo: str, read_page
     first, again = (
         json.loads(Path(folder, "photo", "explanation.json").read_text(encoding="utf-8")) for folder in ("out", "again")
     )
+    assert first["preprocessing"] == again["preprocessing"]
     assert first["settings"] == again["settings"]
     assert first["confidence"] == again["confidence"]
     circuit = suffice("circuit", photo, *loading, "--random", "0", "--json")
     assert (circuit.status, circuit.err) == (0, "")
-    assert circuit.json[0]["settings"]["preprocessing"] == settings["preprocessing"]
+    assert circuit.json[0]["preprocessing"] == explained["preprocessing"]
 
 
 def test_the_options_are_those_of_load_classifier() -> None:

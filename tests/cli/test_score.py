@@ -66,7 +66,7 @@ def test_json_lines(suffice: Any, photo: str) -> None:
     first, second = run.json
     assert set(first) == {
         *("image", "map", "model", "version", "label", "label_name", "confidence", "scores", "occlusion", "settings"),
-        *("seed", "forward_passes", "seconds", "notes"),
+        *("seed", "forward_passes", "seconds", "notes", "preprocessing", "assumptions"),
     }
     assert (first["image"], first["map"], second["map"]) == ("photo.png", "corner.npy", "constant.npy")
     assert (first["label"], first["label_name"], first["occlusion"]) == (1, "bright corner", "min")
@@ -124,6 +124,16 @@ def test_explanations_from_the_folder_that_explain_wrote(suffice: Any, photo: st
     assert "expected an explanation of photo.png; out/other explains other.png" in run.complaints(1)[0]
     run = suffice("score", photo, "out/photo", *MODEL, "--label", "plain", *FEW, "--json")
     assert run.json[0]["notes"] == ["The model's own choice for the whole image is bright corner."]
+
+
+def test_an_explanation_of_another_occlusion_is_scored_under_the_one_that_is_said(suffice: Any, photo: str) -> None:
+    assert suffice.corner(photo, "--out", "out").status == 0  # under min
+    model = ("--model", "toy_models:corner")
+    run = suffice("score", photo, "out", *model, "--target", "plain", *FEW, "--json")
+    assert run.json[0]["occlusion"] == "zero"
+    assert run.json[0]["notes"][-1] == "The explanation was made under min, and is scored under zero."
+    assert "and is scored under zero." in suffice("score", photo, "out", *model, *FEW).out
+    assert suffice("score", photo, "out", *MODEL, *FEW, "--json").json[0]["notes"] == []
 
 
 def test_one_bad_map_is_reported_and_the_rest_is_scored(suffice: Any, photo: str) -> None:

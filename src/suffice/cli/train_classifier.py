@@ -116,15 +116,15 @@ def train_classifier(
             "settings": settings.model_dump(),
         }
         state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-        about = {"suffice": json.dumps(result), "class_names": json.dumps(training.class_names)}
-        write_whole(folder / WEIGHTS, save(state, about))
+        # By themselves the weights then name what they tell apart. In one text, as the order of several would vary.
+        about = json.dumps({**result, "class_names": training.class_names})
+        write_whole(folder / WEIGHTS, save(state, {"suffice": about}))
     say(json.dumps(result))
     return 0
 
 
 def default_model(dataset: str, other: str | None) -> str | None:
     """The model that is taken for a data set where none is named: the one made for it, or another one."""
-    if dataset == "mnist":
-        return "suffice.models.three_layers:mnist"
-    own = {"synthetic-mnist": "synthetic_mnist", "cifar10": "cifar10", "cub200-20": "cub200_20"}
-    return f"suffice.models.resnet18:{own[dataset]}" if dataset in own else other
+    from suffice.datasets import DATASETS
+
+    return (DATASETS[dataset].model if dataset in DATASETS else "") or other

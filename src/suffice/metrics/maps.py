@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.classifier import as_tensor
 from suffice.errors import InputError, reason
 from suffice.explanation import Explanation, load_explanation
 from suffice.images import SUFFIXES, Frame, from_photo
+from suffice.outputs import as_tensor
 
 _NAMES = ("saliency", "heatmap", "attribution", "attributions", "cam", "mask", "map")
 """Of the map, where a file holds several arrays by name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -230,8 +229,7 @@ def _class_names(
     carried: dict[tuple[str, ...], str] = {}
     for path, mapping in mappings_in(checkpoint.content, str(checkpoint.path)):
         for key in KEYS:
-            value = mapping.get(key)
-            names = usable(_from_json(value) if isinstance(value, str) else value)
+            names = usable(mapping.get(key))
             if names is not None:
                 carried.setdefault(names, ".".join([*path, key]))
     if not carried:
@@ -246,13 +244,3 @@ def _class_names(
         "names of the file": f"class names in {checkpoint.path.name} are left out ({said}): "
         + (f"the last layer has {rows} rows" if not fitting else "they differ")
     }
-
-
-def _from_json(text: str) -> Any:
-    """What a text holds as JSON, which is how safetensors keep a mapping; None where it is none."""
-    if text[:1] not in ("{", "["):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None  # some other text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import warnings
 import zipfile
@@ -32,15 +33,22 @@ def read_content(path: str | Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """Its tensors by name, and beside them what text it carries of itself."""
+    """Its tensors by name, and beside them what it says of itself, which is text or JSON."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            return {**(file.metadata() or {}), **tensors}
+            return {**{name: _from_json(text) for name, text in (file.metadata() or {}).items()}, **tensors}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _read_pickle(path: Path) -> Any:
