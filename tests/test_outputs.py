@@ -291,11 +291,11 @@ def of_the_batch(x: Tensor) -> Tensor:
 def test_a_model_that_answers_differently_when_asked_twice_is_said_to(module: Callable[[Tensor], Tensor]) -> None:
     classifier = classifier_of(module)
     classifier.logits(corner_image()[None])
-    assert any("answers differently when asked twice" in sentence for sentence in classifier.found_out)
+    assert any("answers differently when asked twice" in sentence for sentence in classifier.assumptions)
 
 
 def test_a_model_that_repeats_its_answers_is_not() -> None:
     classifier = classifier_of(Plain())
     classifier.logits(corner_image()[None])
-    assert not any("asked twice" in sentence for sentence in classifier.found_out)
+    assert not any("asked twice" in sentence for sentence in classifier.assumptions)
     assert classifier.forward_passes == 1, "what finds out is not counted"

@@ -197,11 +197,14 @@ def _range(values: Tensor) -> str:
 
 
 def as_logits(output: Any) -> Tensor:
-    """The outputs in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`."""
+    """The outputs in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`.
+
+    Dimensions of 1 after (N, K), as a network leaves them that ends in a global pooling, hold nothing and are left out.
+    """
     if isinstance(output, Tensor):
-        return output
+        return output.flatten(1) if output.ndim > 2 and output.shape[2:].numel() == 1 else output
     if isinstance(output, np.ndarray) and output.dtype.kind in "fiu":
-        return as_tensor(output)
+        return as_logits(as_tensor(output))
     if hasattr(output, "logits"):
         return as_logits(output.logits)
     if isinstance(output, Mapping) and "logits" in output:

@@ -51,7 +51,7 @@ def test_weights_that_explain_takes(suffice: Callable[..., Any], photos: Path) -
         "--occlusion", "min", "--set", "block=4", "--json",
     )  # fmt: skip
     assert explained.status == 0, explained.err
-    assert explained.json[0]["target"] == 0
+    assert (explained.json[0]["target"], explained.json[0]["target_name"]) == (0, "left")
 
 
 def test_the_same_call_again_gives_the_same_and_another_one_is_refused(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +94,6 @@ class Worker:
         if self._model is None or self._model[0] != number:
             self._model, self._backgrounds = None, {}
             spec = self.config.models[number]
-            size: dict[str, Any] = {} if spec.input_size is None else {"input_size": (spec.input_size, spec.input_size)}
             loaded: Classifier | Exception
             try:
                 loaded = load_classifier(
@@ -105,7 +103,7 @@ class Worker:
                     device=spec.device,
                     precision=spec.precision,
                     batch_size=spec.batch_size,
-                    **size,
+                    **spec.preprocessing,
                 )
             except Exception as error:
                 loaded = error

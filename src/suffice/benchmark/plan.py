@@ -236,6 +236,8 @@ def _of_dataset(spec: DatasetSpec) -> dict[str, Any]:
 
 def _of_model(spec: ModelSpec) -> dict[str, Any]:
     content = spec.model_dump(include={"model", "weights", "class_names", "precision", "input_size"})
+    # What is given of the rest alone, so that what was measured before there was more to give keeps its name.
+    content |= {name: value for name, value in spec.preprocessing.items() if name != "input_size"}
     return content | {"files": {name: _file_digest(content[name]) for name in ("weights", "class_names", "model")}}
 
 

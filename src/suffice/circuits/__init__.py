@@ -207,6 +207,8 @@ def _circuit(
         blank_kept=None if verdict is None else verdict.blank_kept,
         read_from="explanation" if masked else "image",
         model=classifier.name,
+        preprocessing=classifier.preprocessing.to_dict(),
+        assumptions=classifier.assumptions,
         version=version("suffice"),
         notes=_notes(classifier, readout, None if of_whole is None else of_whole.logits, masked, verdict),
         **record,

@@ -16,21 +16,26 @@ from suffice.cli.command import (
     explain_each,
     folder_names,
     number,
-    one_line,
     parse_settings,
     writable,
 )
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
     BatchSize,
+    Channels,
     Classes,
+    Crop,
     Device,
     Images,
     InputSize,
+    Interpolation,
     Json,
+    Mean,
     Model,
     Seed,
+    Std,
     Target,
     Threshold,
     Traceback,
@@ -103,6 +108,11 @@ def explain(
     ] = "float32",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -119,7 +129,6 @@ def explain(
     # Only now what takes a second to import.
     from suffice.explainers import check_settings
     from suffice.images import find_images
-    from suffice.models import load_classifier
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
@@ -127,16 +136,16 @@ def explain(
     check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            precision=precision,  # type: ignore[arg-type]  # checked there
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        show_traceback=show_traceback,
+        precision=precision,
+        batch_size=batch_size,
+    )
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -152,6 +161,7 @@ def explain(
     # What shapes a result but is not in it; the batch size does not.
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
         "precision": precision,
     }  # fmt: skip
     if device != "auto":

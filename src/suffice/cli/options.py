@@ -32,7 +32,9 @@ Model = Annotated[
     typer.Option(help=f"{SOURCES}, module.path:function or FILE.onnx. [default: efficientnet-lite0]"),
 ]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")]
-Classes = Annotated[str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")]
+Classes = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Class names: one a line, JSON, CSV, …; or imagenet-1k.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 BatchSize = Annotated[
     int | None,
@@ -40,15 +42,37 @@ BatchSize = Annotated[
         parser=whole_number, callback=_at_least_one, metavar="INTEGER", help="Images in one pass. [default: what fits]"
     ),
 ]
+# What is done to an image before the model sees it; `loading.py` reads the texts.
 InputSize = Annotated[
-    int | None,
+    str | None,
+    typer.Option(metavar="HxW", help="The model's input in pixels, or one number for both. [default: its own]"),
+]
+Mean = Annotated[
+    str | None,
     typer.Option(
-        parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+        metavar="NUMBERS", help="Of pixels in [0, 1], joined by commas, or one for all channels. [default: its own]"
     ),
+]
+Std = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise, what is divided by. [default: its own]")]
+Channels = Annotated[
+    int | None, typer.Option(parser=whole_number, metavar="INTEGER", help="Of an image, 1 or 3. [default: its own]")
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the resized image that the crop in the middle keeps, such as 0.875; or squash, without a crop. "
+        "[default: its own]",
+    ),
+]
+Interpolation = Annotated[
+    str | None, typer.Option(help="Of the resize: nearest, bilinear, bicubic or lanczos. [default: its own]")
 ]
 
 # The question.
-Target = Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")]
+Target = Annotated[
+    str | None, typer.Option(help="Class number or name; #10 is a number in any case. [default: the model's choice]")
+]
 Threshold = Annotated[
     float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
 ]

@@ -75,6 +75,8 @@ def explained(
         model=classifier.name,
         weights=classifier.weights,
         precision=classifier.precision,
+        preprocessing=classifier.preprocessing.to_dict(),
+        assumptions=classifier.assumptions,
         version=version("suffice"),
         image=question.name,
         notes=tuple(notes),

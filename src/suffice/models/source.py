@@ -22,6 +22,7 @@ class Source:
         class_names: names in the order of the logits, where the source knows them.
         device, batch_size: what the source would use where the caller has no wish.
         outputs, repeatable: as of `Classifier`, where the source knows; None: found out.
+        assumed: a sentence for each thing that the source decided and cannot be sure of, by what it is about.
     """
 
     module: nn.Module | Callable[[Tensor], Any]
@@ -32,3 +33,4 @@ class Source:
     batch_size: int | None = None
     outputs: Outputs | None = None
     repeatable: bool | None = None
+    assumed: dict[str, str] = dataclasses.field(default_factory=dict)
