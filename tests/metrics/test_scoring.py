@@ -77,7 +77,7 @@ class Small(nn.Module):
 
 
 def toy(module: nn.Module, size: int = SIZE) -> Classifier:
-    return Classifier(module, input_size=(size, size), mean=(0, 0, 0), std=(1, 1, 1))
+    return Classifier(module, input_size=(size, size), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True)
 
 
 def white(size: int = SIZE) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ class Worker:
         if self._model is None or self._model[0] != number:
             self._model, self._backgrounds = None, {}
             spec = self.config.models[number]
-            size = {} if spec.input_size is None else {"input_size": (spec.input_size, spec.input_size)}
+            size: dict[str, Any] = {} if spec.input_size is None else {"input_size": (spec.input_size, spec.input_size)}
             loaded: Classifier | Exception
             try:
                 loaded = load_classifier(

@@ -292,21 +292,24 @@ def score_many(
             seed,
             _share_of(progress, first, len(pixels), total),
         )
-        done.append(
-            Scores(
-                {metric.name: _values(metric, evidence) for metric in asked},
-                evidence.curves(),
-                evidence.answers.labels,
-                evidence.answers.top,
-                evidence.answers.whole_confidence,
-                evidence.parts if keep_maps else None,
-                evidence.heat if keep_maps else None,
-                (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
-            )
-        )
+        done.append(_scores_of(evidence, asked, heat, keep_maps))
     cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
     return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
+
+
+def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_maps: bool) -> Scores:
+    """The metrics of the maps, (N, H, W), that evidence was asked for."""
+    return Scores(
+        {metric.name: _values(metric, evidence) for metric in asked},
+        evidence.curves(),
+        evidence.answers.labels,
+        evidence.answers.top,
+        evidence.answers.whole_confidence,
+        evidence.parts if keep_maps else None,
+        evidence.heat if keep_maps else None,
+        (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
+    )
 
 
 def _own_scale(explanation: Explanation, needed: bool) -> bool:

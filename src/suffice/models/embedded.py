@@ -66,4 +66,5 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
         module.load_state_dict(dict(zip(expected, found.values(), strict=True)), strict=True)
     elif weights != "random":
         load_weights(module, weights, name)
-    return Source(module.eval(), name, dict(_PREPROCESSING[name]), imagenet_1k())
+    known = dict(_PREPROCESSING[name])
+    return Source(module.eval(), name, known, imagenet_1k(), outputs="logits", repeatable=True)

@@ -29,8 +29,16 @@ def load(module_path: str, function: str, weights: str | None = None) -> Source:
     built = _builder(module_path, function, name)()
     source = Source(built, name)
     if isinstance(built, Classifier):
-        preprocessing = dataclasses.asdict(built.preprocessing)
-        source = Source(built.module, name, preprocessing, built.class_names, str(built.device), built.batch_size)
+        source = Source(
+            built.module,
+            name,
+            dataclasses.asdict(built.preprocessing),
+            built.class_names,
+            str(built.device),
+            built.batch_size,
+            built.outputs_said,
+            built.repeatable,
+        )
     if not callable(source.module):
         raise InputError(f"expected {name} to return an nn.Module or a callable; got {type(built).__name__}")
     if isinstance(source.module, nn.Module):

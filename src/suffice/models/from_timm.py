@@ -48,6 +48,8 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
             "crop_mode": "squash" if config["crop_mode"] == "squash" else "center",
         },
         imagenet_1k() if getattr(module, "num_classes", None) == 1000 else None,
+        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        repeatable=True,
     )
 
 

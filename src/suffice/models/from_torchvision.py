@@ -51,6 +51,8 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
             "crop_pct": crop / resize,
         },
         imagenet_1k() if num_classes in (None, 1000) else None,
+        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        repeatable=True,
     )
 
 

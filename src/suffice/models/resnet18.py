@@ -70,5 +70,7 @@ def _classifier(
         mean=mean,
         std=std,
         interpolation="bilinear",
+        outputs="logits",
+        repeatable=True,
         name=f"suffice.models.resnet18:{name}",
     )

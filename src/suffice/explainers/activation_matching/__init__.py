@@ -112,14 +112,14 @@ def search(
     questions: Sequence[Question],
     settings: ActivationMatchingSettings,
     seed: int,
-    told: Callable[[int], object] = lambda step: None,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> list[Search]:
     """The smallest mask found for each of several images, whose masks learn side by side.
 
     Args:
         questions: one an image, of one classifier and with the same occlusions, γ, kind and region.
         settings, seed: as of `explain`.
-        told: called after each step with how many are done.
+        after_step: called after each step with how many are done.
 
     Raises:
         InputError: as `explain`.
@@ -154,7 +154,7 @@ def search(
             distance=settings.distance,
             seed=seed,
             region=first.region,
-            told=told,
+            after_step=after_step,
         )
     demanded = torch.tensor([question.demanded for question in questions])
     return smallest_masks(
@@ -168,7 +168,7 @@ def search(
         seed=seed,
         region=first.region,
         scores=first_scores(classifier, images, settings.network) if settings.network else None,
-        told=told,
+        after_step=after_step,
     )
 
 
