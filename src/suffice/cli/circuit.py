@@ -25,6 +25,7 @@ from suffice.cli.options import (
     Interpolation,
     Json,
     Mean,
+    Outputs,
     Std,
     Target,
     Traceback,
@@ -117,6 +118,7 @@ def circuit(
     channels: Channels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    outputs: Outputs = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -144,7 +146,7 @@ def circuit(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs),
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
@@ -174,6 +176,7 @@ def circuit(
         "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
         "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, "input-size": input_size,
         "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+        "outputs": outputs,
     }  # fmt: skip
     with writable(out) as folder:
         job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)

@@ -34,6 +34,7 @@ from suffice.cli.options import (
     Json,
     Mean,
     Model,
+    Outputs,
     Seed,
     Std,
     Target,
@@ -113,6 +114,7 @@ def explain(
     channels: Channels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    outputs: Outputs = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -141,7 +143,7 @@ def explain(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs),
         show_traceback=show_traceback,
         precision=precision,
         batch_size=batch_size,
@@ -162,6 +164,7 @@ def explain(
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
         "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+        "outputs": outputs,
         "precision": precision,
     }  # fmt: skip
     if device != "auto":

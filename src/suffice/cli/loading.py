@@ -28,13 +28,14 @@ def preprocessing(
     channels: int | None = None,
     crop: str | None = None,
     interpolation: str | None = None,
+    outputs: str | None = None,
 ) -> dict[str, Any]:
-    """The options that say what is done to an image, as `load_classifier` takes them.
+    """The options that say what is done to an image, and what comes out, as `load_classifier` takes them.
 
     Raises:
         InputError: a text that cannot be read.
     """
-    fields: dict[str, Any] = {"channels": channels, "interpolation": interpolation}
+    fields: dict[str, Any] = {"channels": channels, "interpolation": interpolation, "outputs": outputs}
     if input_size is not None:
         fields["input_size"] = _size(input_size)
     for name, text in (("mean", mean), ("std", std)):

@@ -69,6 +69,14 @@ Interpolation = Annotated[
     str | None, typer.Option(help="Of the resize: nearest, bilinear, bicubic or lanczos. [default: its own]")
 ]
 
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model returns: logits, probabilities, labels (of which several may be present), or binary (one "
+        "output). [default: found out]"
+    ),
+]
+
 # The question.
 Target = Annotated[
     str | None, typer.Option(help="Class number or name; #10 is a number in any case. [default: the model's choice]")

@@ -30,6 +30,7 @@ from suffice.cli.options import (
     Interpolation,
     Mean,
     Model,
+    Outputs,
     Seed,
     Std,
     Threshold,
@@ -106,6 +107,7 @@ def score(
     channels: Channels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    outputs: Outputs = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
@@ -131,7 +133,7 @@ def score(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs),
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
@@ -142,6 +144,7 @@ def score(
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
         "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+        "outputs": outputs,
     }  # fmt: skip
     if device != "auto":
         loading["device"] = device
