@@ -38,7 +38,8 @@ class Answering(nn.Module):
 
 
 def toy(module: Any = None, **options: Any) -> Classifier:
-    options = {"input_size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} | options
+    known = {"outputs": "logits", "repeatable": True}  # so that nothing but the question itself is asked
+    options = {"input_size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} | known | options
     return Classifier(ChannelMeans() if module is None else module, **options)
 
 
@@ -646,7 +647,7 @@ class Viewing(nn.Module):
 
 def test_screening_lays_images_out_with_the_channels_last_unless_the_module_cannot_take_them() -> None:
     module, images = Viewing(), torch.rand(5, 3, 8, 8)
-    classifier = Classifier(module, input_size=(8, 8))
+    classifier = Classifier(module, input_size=(8, 8), outputs="logits", repeatable=True)
     expected = classifier.logits(images)
     assert module.last == [False]
     for _ in range(2):

@@ -12,6 +12,7 @@ tensor([[0.1000, 0.2000, 0.3000],
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from suffice.class_names import index_of
 from suffice.engine import Answers, Engine, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
-from suffice.outputs import as_logits, as_tensor
+from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
 from suffice.preprocessing import Preprocessing as Preprocessing
@@ -54,12 +55,16 @@ class Classifier:
         interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
         channels: of an image, where neither mean and std nor the model say it; 3 if nothing does.
         assumed: a sentence for each thing that was assumed on the way here, by what it is about.
+        outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`). None:
+            found out when the model is first asked, from its answers to noise, black and white, which are not counted.
+        repeatable: True for a model that is known to answer the same when asked twice; None: found out likewise.
 
     Attributes:
         preprocessing: how an image becomes the model's input.
         class_names: in the order of the logits; None for numbers.
         known: the fields of `preprocessing` that the caller or the model said, and the number of `channels`.
         assumed: a sentence for each thing that is assumed of the model, by what it is about.
+        meaning: what the outputs mean; None until the model is first asked, where it is not said.
 
     Raises:
         InputError: an argument out of range, or an unknown device or precision.
@@ -83,6 +88,8 @@ class Classifier:
         crop_mode: str | None = None,
         channels: int | None = None,
         assumed: Mapping[str, str] | None = None,
+        outputs: Outputs | None = None,
+        repeatable: bool | None = None,
     ) -> None:
         if not callable(module):
             raise InputError(f"expected a model: an nn.Module or a callable; got {type(module).__name__}")
@@ -97,6 +104,10 @@ class Classifier:
         settled, self.class_names = settle_for(module, said, class_names)
         self.preprocessing, self.known = settled.preprocessing, settled.known
         self.assumed = {**(assumed or {}), **settled.assumed}
+        self.outputs_said = None if outputs is None else check_outputs(outputs)
+        self.meaning: Meaning | None = Meaning(outputs) if outputs in ("logits", "probabilities") else None
+        self.repeatable = bool(repeatable)
+        self._tried = self.repeatable and self.meaning is not None
         self.name = name or type(module).__name__
         self.weights = weights
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
@@ -235,17 +246,82 @@ class Classifier:
         Every question to the model goes through here: it moves rows to the device, keeps the model in evaluation
         mode and puts it back, counts, and checks what comes out.
         """
+        self.find_out()
         return self.engine.ask(question, *inputs, **options)
 
     def batched(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
         """The logits (N, K) of `ask` alone."""
-        return self.engine.ask(question, *inputs, **options).logits
+        return self.ask(question, *inputs, **options).logits
+
+    def read(self, output: Any) -> Tensor:
+        """Logits (N, K) of what the module returned, for a question that goes on with them; gradients flow through."""
+        return self.known_meaning.logits(as_logits(output))
+
+    @property
+    def known_meaning(self) -> Meaning:
+        """What the outputs mean, found out now where it is not known."""
+        self.find_out()
+        assert self.meaning is not None
+        return self.meaning
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        """Confidence in each class, in [0, 1], of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.confidences(logits)
+
+    def log_confidences(self, logits: Tensor) -> Tensor:
+        """The logarithm of `confidences`; see `suffice.outputs.Meaning`."""
+        return self.known_meaning.log_confidences(logits)
+
+    def margins(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """By how much a class is the decision, in logits, (…), of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.margins(logits, target)
+
+    def log_odds(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """log p/(1 - p) of the confidence p in a class, (…), of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.log_odds(logits, target)
+
+    def find_out(self) -> None:
+        """What the outputs mean, and whether the model answers the same when it is asked twice, where it is not known.
+
+        One image of noise alone, then the same beside black and white: in all three rows that are not counted.
+        """
+        if self._tried:
+            return
+        with self.engine.exclusive():
+            if self._tried:
+                return  # another thread has
+            shape = (1, len(self.preprocessing.mean), *self.preprocessing.input_size)
+            noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            rows = torch.cat([noise, torch.zeros(shape), torch.ones(shape)])
+
+            def question(module: Any, x: Tensor) -> Any:
+                return module(self.normalise(x))
+
+            def raw(output: Any, count: int) -> Tensor:
+                return as_logits(output).detach().to("cpu", torch.float32)
+
+            # What goes wrong here goes wrong in the question itself, which says so.
+            with contextlib.suppress(Exception):
+                alone = self.engine.ask(question, noise, counted=False, read=raw).logits
+                beside = alone
+                if not (self.repeatable and shows_logits(alone)):
+                    beside = self.engine.ask(question, rows, counted=False, read=raw).logits
+                meaning, assumed = found_out(torch.cat([beside, alone]), self.outputs_said)
+                off = float((beside[0] - alone[0]).abs().max())
+                spread = float(beside.amax() - beside.amin())
+                self.meaning = self.meaning or meaning
+                sentences = {"outputs": assumed, "answers": _unsteady(off, spread)}
+                self.assumed |= {about: sentence for about, sentence in sentences.items() if sentence}
+            if self.meaning is None:
+                self.meaning = Meaning(self.outputs_said or "logits")
+            self._tried = True
 
     def _checked(self, output: Any, rows: int) -> Tensor:
-        logits = as_logits(output)
+        logits = self.read(output)
         if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
             raise InputError(
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
+                + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
             )
         logits = logits.to("cpu", torch.float32)
         if not bool(torch.isfinite(logits).all()):
@@ -258,6 +334,16 @@ class Classifier:
             )
         self.num_classes = logits.shape[1]
         return logits
+
+
+def _unsteady(off: float, spread: float) -> str:
+    """What is said of a model whose two answers to one image are `off` apart; empty where that is rounding."""
+    if off <= max(1e-3 * spread, 1e-4):
+        return ""
+    return (
+        f"the model answers differently when asked twice: one image, alone and beside others, gave outputs {off:.2g} "
+        "apart (dropout, statistics of the batch or randomness), so results cannot be repeated"
+    )
 
 
 def _device_of(module: Any) -> torch.device:

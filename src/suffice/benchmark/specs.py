@@ -140,6 +140,8 @@ class MetricSpec(Strict):
             if name not in METRICS and name not in FACTS:
                 known = [*METRICS, *FACTS]
                 raise InputError(f"unknown metric {name!r}{did_you_mean(name, known)}; expected {', '.join(known)}")
+            if name in METRICS and name in FACTS:
+                raise InputError(f"expected a metric {name!r} that is no fact of explanations; a package has it, too")
         if BACKGROUNDS in self.options:
             raise InputError("expected no option backgrounds, as they come from the data set; images says how many")
         if scored := [name for name in self.names if name in METRICS]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from suffice.buffers import keep_buffers
 from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
+    SOURCES,
     BatchSize,
     Channels,
     Classes,
@@ -33,6 +33,7 @@ from suffice.cli.options import (
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
+from suffice.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ def circuit(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="timm:NAME, torchvision:NAME or module.path:function. [default: efficientnet-lite0]"),
+        typer.Option(help=f"{SOURCES} or module.path:function. [default: efficientnet-lite0]"),
     ] = None,
     weights: Weights = None,
     classes: Classes = None,
@@ -200,7 +201,7 @@ class _Job:
         """Trace the circuit of each image; returns the exit status."""
         names = [f"{name}-circuit" for name in folder_names(paths)]
 
-        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+        def one(path: str, name: str, progress: Progress) -> str:
             circuit, directory = self._trace(path, name, progress)
             return _as_json(circuit, directory) if self.as_json else _as_text(circuit)
 
@@ -215,7 +216,7 @@ class _Job:
             show_traceback=self.show_traceback,
         )
 
-    def _trace(self, path: str, name: str, progress: Callable[[float], None]) -> tuple[Circuit, Path | None]:
+    def _trace(self, path: str, name: str, progress: Progress) -> tuple[Circuit, Path | None]:
         from suffice.circuits import trace_circuit
         from suffice.images import frame_of, prepare, read_photo
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from suffice.cli.command import (
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     LARGEST_SEED,
+    OCCLUSION_NAMES,
     BatchSize,
     Channels,
     Classes,
@@ -43,9 +44,12 @@ from suffice.cli.options import (
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
+from suffice.progress import Progress
+from suffice.registry import METHODS
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
+    from suffice.explainers.method import Method
     from suffice.explanation import Explanation
     from suffice.report.page import Entry
 
@@ -61,19 +65,16 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="How to search: causal, lime, lax, activation-matching, grad-cam, grad-cam++, layer-cam, kpca-cam, "
-            "finer-cam, attention or attention-rollout."
+            help=f"How to search: {'; '.join(f'{name} ({what})' for name, what in METHODS.summaries().items())}."
         ),
     ] = "causal",
     adapter: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The adapter of --method lax, as train-lax writes it.")
+        str | None,
+        typer.Option(metavar="FILE", help="The adapter of a method that needs one, as train-lax writes it for lax."),
     ] = None,
     occlusion: Annotated[
         str,
-        typer.Option(
-            help="How absence is shown: robust, deactivate, layer-masking, zero, min, max, mean, blur, noise, "
-            "colour:NAME, image:FILE; several joined by commas mean all at once."
-        ),
+        typer.Option(help=f"How absence is shown: {OCCLUSION_NAMES}; several joined by commas mean all at once."),
     ] = "robust",
     kind: Annotated[
         str,
@@ -119,13 +120,7 @@ def explain(
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
-    settings = parse_settings(setting or [])
-    if adapter is not None:
-        if method != "lax":
-            raise InputError(f"--adapter is of --method lax; got --method {method}")
-        settings["adapter"] = adapter
-    elif method == "lax" and "adapter" not in settings:
-        raise InputError("--method lax needs an adapter: --adapter FILE, as `suffice train-lax` writes it; got none")
+    settings = parse_settings(setting or []) | ({} if adapter is None else {"adapter": adapter})
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:
@@ -137,6 +132,7 @@ def explain(
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
+    _check_files(METHODS.find(method), settings, adapter)
     check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
@@ -175,6 +171,18 @@ def explain(
         return job.run(paths)
 
 
+def _check_files(method: Method, settings: Mapping[str, str], adapter: str | None) -> None:
+    """Raises InputError for a file that a method needs and does not get, or gets and does not know."""
+    if adapter is not None and "adapter" not in method.settings.model_fields:
+        raise InputError(f"--adapter is of methods that have one, such as lax; got it with --method {method.name}")
+    for name, command in method.needs.items():
+        if not settings.get(name):
+            option = "--adapter FILE" if name == "adapter" else f"--set {name}=FILE"
+            raise InputError(
+                f"--method {method.name} needs its {name}: {option}, as `suffice {command}` writes it; got none"
+            )
+
+
 @dataclasses.dataclass
 class _Job:
     """The images of one call, one after the other."""
@@ -194,7 +202,7 @@ class _Job:
         """Explain each path; returns the exit status."""
         names = folder_names(paths, (_REPORT,))
 
-        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+        def one(path: str, name: str, progress: Progress) -> str:
             explanation, directory = self._explain(path, name, len(paths) > 1, progress)
             return _as_json(explanation, directory) if self.as_json else _as_text(explanation)
 
@@ -209,9 +217,7 @@ class _Job:
             show_traceback=self.show_traceback,
         )
 
-    def _explain(
-        self, path: str, name: str, several: bool, progress: Callable[[float], None]
-    ) -> tuple[Explanation, Path | None]:
+    def _explain(self, path: str, name: str, several: bool, progress: Progress) -> tuple[Explanation, Path | None]:
         from suffice.explainers import explain as explain_image
         from suffice.images import frame_of, prepare, read_photo
 

@@ -8,6 +8,7 @@ import typer
 
 from suffice.cli.command import number, whole_number
 from suffice.errors import InputError
+from suffice.registry import DATASETS, MODELS, OCCLUSIONS
 
 
 def _at_least_one(batch_size: int | None) -> int | None:
@@ -22,10 +23,13 @@ Images = Annotated[
     list[str], typer.Argument(metavar="IMAGE…", help="Files, folders of images, or sample:cat and the like.")
 ]
 
+SOURCES = ", ".join(MODELS.usages())  # in help
+OCCLUSION_NAMES = ", ".join(OCCLUSIONS.usages())
+
 # The model.
 Model = Annotated[
     str | None,
-    typer.Option(help="timm:NAME, torchvision:NAME, module.path:function or FILE.onnx. [default: efficientnet-lite0]"),
+    typer.Option(help=f"{SOURCES}, module.path:function or FILE.onnx. [default: efficientnet-lite0]"),
 ]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")]
 Classes = Annotated[
@@ -81,7 +85,7 @@ Traceback = Annotated[bool, typer.Option("--traceback", help="Print all of an er
 # Training.
 Dataset = Annotated[
     str,
-    typer.Argument(metavar="DATASET", help="mnist, synthetic-mnist, cifar10, cub200-20, …, or a folder of classes."),
+    typer.Argument(metavar="DATASET", help=f"{', '.join(DATASETS)}, or a folder of classes."),
 ]
 Data = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
@@ -89,8 +93,7 @@ Data = Annotated[
 BaseModel = Annotated[
     str | None,
     typer.Option(
-        help="timm:NAME, torchvision:NAME or module.path:function. [default: the one made for DATASET, else the "
-        "embedded model]"
+        help=f"{SOURCES} or module.path:function. [default: the one made for DATASET, else the embedded model]"
     ),
 ]
 BaseWeights = Annotated[

@@ -20,6 +20,7 @@ from suffice.cli.command import one_line, parse_settings, progress_bar, writable
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     LARGEST_SEED,
+    OCCLUSION_NAMES,
     BatchSize,
     Channels,
     Classes,
@@ -38,6 +39,7 @@ from suffice.cli.options import (
 from suffice.cli.process import complain, print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
+from suffice.registry import METRICS
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
@@ -57,7 +59,8 @@ def score(
         ),
     ],
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Joined by commas, such as msi,deletion. [default: all]")
+        str | None,
+        typer.Option(metavar="NAMES", help=f"Joined by commas: {', '.join(METRICS)}. [default: all of suffice's own]"),
     ] = None,
     target: Annotated[
         str | None,
@@ -72,10 +75,7 @@ def score(
     classes: Classes = None,
     occlusion: Annotated[
         str,
-        typer.Option(
-            help="How absence is shown: zero, deactivate, layer-masking, min, max, mean, blur, noise, colour:NAME, "
-            "image:FILE, robust; several joined by commas: the worst counts."
-        ),
+        typer.Option(help=f"How absence is shown: {OCCLUSION_NAMES}; several joined by commas: the worst counts."),
     ] = "zero",
     threshold: Threshold = 0.0,
     seed: Seed = 0,

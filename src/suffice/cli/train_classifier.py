@@ -12,6 +12,7 @@ from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, whole_number
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
+    SOURCES,
     Accelerator,
     Channels,
     Crop,
@@ -41,7 +42,7 @@ def train_classifier(
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, torchvision:NAME or module.path:function. [default: the ResNet-18 made for DATASET, else "
+            help=f"{SOURCES} or module.path:function. [default: the ResNet-18 made for DATASET, else "
             "torchvision:resnet18]"
         ),
     ] = None,

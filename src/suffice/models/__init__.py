@@ -28,6 +28,7 @@ from suffice.errors import InputError
 from suffice.models import embedded, from_function, from_onnx
 from suffice.models.class_names import read_class_names
 from suffice.models.source import Source
+from suffice.outputs import Outputs
 from suffice.preprocessing import FIELDS
 from suffice.registry import MODELS as MODELS
 
@@ -40,6 +41,7 @@ def load_classifier(
     device: str = "auto",
     precision: Precision = "float32",
     batch_size: int | None = None,
+    outputs: Outputs | None = None,
     **preprocessing: Any,
 ) -> Classifier:
     """A classifier by name, with its weights, preprocessing and class names.
@@ -54,6 +56,8 @@ def load_classifier(
         device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the best that is here, and the CPU for a black box.
         precision: `float32`, or `bfloat16` to screen in it and confirm in float32; see `Classifier`.
         batch_size: images in one forward pass; None for what fits in memory.
+        outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`); None
+            for what the source knows, or else what is found out.
         preprocessing: fields of `Preprocessing` that differ from the model's own, and `channels`. What neither says is
             assumed, and named in `Classifier.assumptions`.
 
@@ -84,6 +88,8 @@ def load_classifier(
         device=device,
         precision=precision,
         batch_size=batch_size or source.batch_size,
+        outputs=outputs or source.outputs,
+        repeatable=source.repeatable,
         assumed=source.assumed,
         **settings,
     )

@@ -1,7 +1,7 @@
 """`package.module:function`: a model that your own code builds.
 
 The function takes no argument and returns an `nn.Module`, a `Classifier`, or a callable that becomes a black box; or a
-model together with what describes it, as `told.py` lists.
+model together with what describes it, as `described.py` lists.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from suffice.errors import InputError
+from suffice.models.described import source_of
 from suffice.models.source import Source
-from suffice.models.told import source_of
 from suffice.models.weights import load_weights
 
 

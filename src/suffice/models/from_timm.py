@@ -40,6 +40,8 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
         timm_fields(module.pretrained_cfg, module),
         loaded.class_names or (imagenet_1k() if classes == 1000 else None),
         assumed=loaded.assumed,
+        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        repeatable=True,
     )
 
 

@@ -50,6 +50,8 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
         fields_of_transform(newest.transforms()) or {},
         loaded.class_names or (imagenet_1k() if num_classes in (None, 1000) else None),
         assumed=loaded.assumed,
+        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        repeatable=True,
     )
 
 

@@ -4,7 +4,7 @@
 |---|---|
 | a model | `net` |
 | a model, and after it what describes it | `net, transform`, `net, processor, names`, `net, weights` |
-| a mapping | `{"model": net, "mean": …, "std": …, "class_names": …}` |
+| a mapping | `{"model": net, "mean": …, "std": …, "class_names": …, "outputs": "labels"}` |
 | a `Classifier` | |
 
 What describes a model: a transform of torchvision or timm, an enum of torchvision's weights, a Hugging Face processor,
@@ -13,6 +13,7 @@ a mapping of fields of `Preprocessing` or of class names, a sequence of class na
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from suffice.classifier import Classifier
 from suffice.descriptions import fields_of, fields_of_transform
 from suffice.errors import InputError
 from suffice.models.source import Source
+from suffice.outputs import check_outputs
 from suffice.preprocessing import FIELDS
 
 _MODEL = ("model", "module", "net", "network", "classifier")
@@ -47,8 +49,17 @@ def source_of(built: Any, name: str) -> Source:
         rest = {other: value for other, value in built.items() if other != key}
         return _with(source_of(built[key], name), rest, (), name)
     if isinstance(built, Classifier):
-        device, names = str(built.device), built.class_names
-        return Source(built.module, name, dict(built.known), names, device, built.batch_size, _lasting(built))
+        return Source(
+            built.module,
+            name,
+            dict(built.known),
+            built.class_names,
+            str(built.device),
+            built.batch_size,
+            built.outputs_said,
+            built.repeatable or None,
+            _lasting(built),
+        )
     if not callable(built):
         raise InputError(f"expected {name} to return an nn.Module or a callable; got {type(built).__name__}")
     return Source(built, name)
@@ -56,18 +67,20 @@ def source_of(built: Any, name: str) -> Source:
 
 def _with(source: Source, said: Mapping[str, Any], things: Sequence[Any], name: str) -> Source:
     """A source with what is said by name, and by things that speak for themselves."""
-    fields, names = dict(source.preprocessing), source.class_names
+    fields, names, outputs = dict(source.preprocessing), source.class_names, source.outputs
     for key, value in said.items():
         if value is None:
             continue
         if key in _FIELDS:
             fields[key] = value
+        elif key == "outputs":
+            outputs = check_outputs(value)
         elif key in KEYS:
             names = names_in_order(value)
         elif key in _DESCRIPTIONS:
             things = (*things, value)
         else:
-            known = ", ".join((*_FIELDS, "class_names", "transform", "processor", "weights"))
+            known = ", ".join((*_FIELDS, "class_names", "outputs", "transform", "processor", "weights"))
             raise InputError(f"expected from {name}, beside the model, {known}; got {key!r}")
     for thing in things:
         more, its_names = _described(thing, name)
@@ -77,7 +90,7 @@ def _with(source: Source, said: Mapping[str, Any], things: Sequence[Any], name: 
             raise InputError(f"expected {name} to say {clash[0]} once; got {fields[clash[0]]} and {more[clash[0]]}")
         fields |= more
         names = its_names or names
-    return Source(source.module, name, fields, names, source.device, source.batch_size, source.assumed)
+    return dataclasses.replace(source, name=name, preprocessing=fields, class_names=names, outputs=outputs)
 
 
 def _described(thing: Any, name: str) -> tuple[dict[str, Any], tuple[str, ...] | None]:
