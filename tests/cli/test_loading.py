@@ -29,8 +29,8 @@ SMALL = ("--set", "search=partitions", "--set", "cell=4", "--set", "smallest_box
 ASSUMED = (
     "the input is taken to be 224 x 224 pixels: nothing says otherwise (--input-size)",
     "mean and std are taken to be ImageNet's: nothing says otherwise (--mean --std)",
-    "the resize is taken to be bicubic, and the crop is taken to be the largest in the middle that has the input's "
-    "proportions: nothing says otherwise (--interpolation --crop)",
+    "the resize is taken to be bicubic and the crop the largest in the middle: nothing says otherwise "
+    "(--interpolation --crop)",
     "classes go by their numbers: nothing names them (--classes)",
     "outputs are taken to be logits of classes that exclude each other (--outputs)",
 )
