@@ -35,6 +35,7 @@ def explanation(**changes: Any) -> Explanation:
         "threshold": 0.1,
         "weights": "resnet50.safetensors",
         "precision": "bfloat16",
+        "outputs": "labels",
         "preprocessing": {"input_size": [5, 7], "mean": [0.5], "crop_mode": "center"},
         "assumptions": ("the mean is taken to be 0.5",),
         "settings": {"iterations": 20, "nested": {"list": [1, 2.5, None, "ü"]}},
@@ -131,7 +132,7 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "seed forward_passes seconds image model version"
     )
     added = "notes minimal minimal_block raw_saliency backward_passes curves"
-    asked = "kind keep_confidence threshold weights precision preprocessing assumptions"
+    asked = "kind keep_confidence threshold weights precision outputs preprocessing assumptions"
     assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"
     assert content["saliency"] == "saliency.npy"
