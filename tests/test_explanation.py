@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from suffice.errors import InputError
-from suffice.explanation import Explanation, load_explanation
+from suffice.explanation import Explanation
+from suffice.saved import load_explanation
 
 
 def explanation(**changes: Any) -> Explanation:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from suffice.classifier import as_tensor
 from suffice.errors import InputError, reason
-from suffice.explanation import Explanation, load_explanation
+from suffice.explanation import Explanation
 from suffice.images import SUFFIXES, Frame, from_photo
+from suffice.saved import load_explanation
 
 _NAMES = ("saliency", "heatmap", "attribution", "attributions", "cam", "mask", "map")
 """Of the map, where a file holds several arrays by name."""
