@@ -72,14 +72,16 @@ class Explanation:
         return {"mask": "mask.png", "saliency": "saliency.npy", "raw_saliency": raw}
 
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
-        """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) as `directory`.
+        """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) into `directory`.
 
         Where there is a `raw_saliency` it becomes `raw_saliency.npy`.
 
-        The directory appears complete or not at all; an explanation that is already there is replaced.
+        The files appear all together or not at all. An explanation that is already there is replaced, if its files are
+        as suffice wrote them; what a person has put beside them stays.
 
         Raises:
-            InputError: the place cannot be written to, or holds something else than an explanation.
+            InputError: the place cannot be written to, holds something else than an explanation, or one of the files
+                was changed since, or was not written by suffice.
         """
         from suffice.saved import save_explanation
 

@@ -35,6 +35,7 @@ from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier, as_tensor
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.method import Progress
+from suffice.images import as_image
 from suffice.occlusion import make_occlusion
 
 __all__ = [
@@ -73,7 +74,7 @@ def trace_circuit(
 
     Args:
         classifier: of a PyTorch module, whose decision is traced.
-        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
         mask: bool (H, W), True = kept: an explanation, by any method. Then energies and edges are those of the
             explanation, and the circuit has to keep the class for both. None: of the whole image.
         target: class by number or name; None for the model's choice for the whole image.
@@ -110,7 +111,8 @@ def trace_circuit(
     began, passes = time.perf_counter(), classifier.forward_passes
     _check(ranking, share, keep_confidence, nodes, random, seed)
     module = classifier.require_module("a circuit")
-    whole = classifier.check_images(as_tensor(image)[None])
+    pixels, assumed = as_image(classifier, image)
+    whole = classifier.check_images(pixels[None])
     chosen = None if target is None else classifier.class_index(target)
     shown = whole if mask is None else _explanation(classifier, whole, mask, occlusion, seed)
     references = None if reference is None else classifier.check_images(reference)
@@ -194,7 +196,7 @@ def trace_circuit(
         model=classifier.name,
         version=version("suffice"),
         image=name,
-        notes=_notes(classifier, readout, whole_logits, mask is not None, verdict),
+        notes=(*assumed, *_notes(classifier, readout, whole_logits, mask is not None, verdict)),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError
-from suffice.files import write_whole
+from suffice.folders import OutputFolder
 
 if TYPE_CHECKING:
     import networkx
@@ -186,10 +186,11 @@ class Circuit:
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
         """Write `circuit.json` and `circuit.graphml` (and `extra` files by name) into a folder, which is made.
 
-        Each file appears complete or not at all; those of an earlier circuit are replaced.
+        The files appear all together or not at all; those of an earlier circuit are replaced if they are as they were
+        written.
 
         Raises:
-            InputError: the place cannot be written to.
+            InputError: the place cannot be written to, or one of the files is not suffice's, or was changed since.
         """
         import networkx
 
@@ -197,9 +198,8 @@ class Circuit:
         graphml = io.BytesIO()
         networkx.write_graphml(self.to_networkx(), graphml)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        files: dict[str, bytes | str] = {"circuit.json": text, "circuit.graphml": graphml.getvalue()}
-        for name, data in (files | (extra or {})).items():
-            write_whole(directory / name, data)
+        files: dict[str, bytes | str] = {"circuit.graphml": graphml.getvalue()}
+        OutputFolder(directory, "circuit").write(files | (extra or {}) | {"circuit.json": text})
         return directory
 
 

@@ -6,13 +6,14 @@ Nothing heavy is imported before a command needs it, so that `suffice --help` an
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import typer
 
 from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
-from suffice.cli.process import UnreadError, complain, print_any_name, wait_without_spinning
-from suffice.errors import InputError
+from suffice.cli.process import UnreadError, complain, give_stdout_back, print_any_name, wait_without_spinning
+from suffice.errors import InputError, Notice
 
 _INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
 
@@ -63,19 +64,41 @@ def main() -> None:
     """
     print_any_name()
     wait_without_spinning()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = _in_one_line(warnings.showwarning)
+        try:
+            sys.exit(_run())
+        finally:
+            give_stdout_back()
+
+
+def _run() -> int:
     try:
         status = typer.main.get_command(app).main(prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
-        sys.exit(status if isinstance(status, int) else 0)
+        return status if isinstance(status, int) else 0
     except InputError as error:
         complain(str(error))
-        sys.exit(2)
+        return 2
     except _ClickException as error:
         complain(error.format_message())
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except UnreadError:
-        sys.exit(_UNREAD)
+        return _UNREAD
+
+
+def _in_one_line(show: Any) -> Any:
+    """How a warning is shown: one of ours as a line of ours."""
+
+    def shown(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            complain(str(message))
+        else:
+            show(message, category, *where, **more)
+
+    return shown

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import one_line, parse_settings, whole_number
+from suffice.cli.command import named_folder, one_line, parse_settings, whole_number
 from suffice.cli.options import Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
 from suffice.cli.process import say
 from suffice.errors import InputError
-from suffice.files import write_whole
 
 WEIGHTS = "classifier.safetensors"
 
@@ -55,6 +53,7 @@ def train_classifier(
 ) -> int:
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset
+    from suffice.folders import OutputFolder
     from suffice.models import load_classifier
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
     from suffice.training.examples import Examples
@@ -74,7 +73,9 @@ def train_classifier(
         classifier = load_classifier(model, weights=weights or "random", class_names=training.class_names, device="cpu")
         task = ClassifierTask(classifier, training, settings)
         tell = to_stderr("suffice")
-        folder = Path(out)
+        folder = named_folder(out)
+        results = OutputFolder(folder, "train-classifier")
+        results.check([WEIGHTS])
         what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights}
         if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
             return 0  # another process writes what comes out
@@ -91,7 +92,7 @@ def train_classifier(
             "settings": settings.model_dump(),
         }
         state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-        write_whole(folder / WEIGHTS, save(state, {"suffice": json.dumps(result)}))
+        results.write({WEIGHTS: save(state, {"suffice": json.dumps(result)})})
     say(json.dumps(result))
     return 0
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import one_line, parse_settings
+from suffice.cli.command import named_folder, one_line, parse_settings
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
@@ -27,7 +26,6 @@ from suffice.cli.options import (
 from suffice.cli.process import say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
-from suffice.files import write_whole
 
 MATCHER = "matcher.safetensors"
 
@@ -56,6 +54,7 @@ def train_matcher(
     `suffice explain --method activation-matching --set network=FILE` starts from what it proposes.
     """
     from suffice.datasets import load_dataset, random_subset
+    from suffice.folders import OutputFolder
     from suffice.models import load_classifier
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
@@ -75,14 +74,16 @@ def train_matcher(
     with one_line(f"could not train a matcher for {model or 'the embedded model'} on {dataset}", show_traceback):
         classifier = load_classifier(model, weights=weights, device="cpu")
         task = MatcherTask(classifier, settings)
-        tell, folder = to_stderr("suffice"), Path(out)
+        tell, folder = to_stderr("suffice"), named_folder(out)
+        results = OutputFolder(folder, "train-matcher")
+        results.check([MATCHER])
         what = {"task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights}
         try:
             if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
                 return 0  # another process writes what comes out
         finally:
             task.leave()
-        write_whole(folder / MATCHER, task.finished())
+        results.write({MATCHER: task.finished()})
     result = {
         "dataset": dataset,
         "model": classifier.name,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers import activation_matching, causal, lax, lime
 from suffice.explainers.method import Found, MethodSettings, Progress, complete_settings
@@ -34,6 +34,7 @@ from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explainers.sufficiency import Known, SufficiencyTest
 from suffice.explanation import Explanation
+from suffice.images import as_image
 from suffice.occlusion import make_occlusions
 
 METHODS: dict[str, tuple[type[MethodSettings], Callable[[SufficiencyTest, Any, int, Progress], Found]]] = {
@@ -67,7 +68,7 @@ def explain(
 
     Args:
         classifier: whose decision is explained.
-        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
         method: a name in `METHODS`.
         occlusion: how absence is shown (see `suffice.occlusion`); several joined by commas mean all of them at once.
         target: class by number or name; None for the model's own choice.
@@ -266,7 +267,7 @@ class _Question:
         self.classifier, self.method, self.occlusion, self.seed = classifier, method, occlusion, seed
         self.kind, self.threshold, self.name = kind, threshold, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
-        pixels = as_tensor(image)
+        pixels, self.assumed = as_image(classifier, image)
         if pixels.ndim != 3:
             raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
         self.image = classifier.check_images(pixels[None])[0]
@@ -308,7 +309,7 @@ class _Question:
         test = self.test(keep_confidence, region)
         whole, wanted = self._of_whole(), test.target
         top = int(whole.argmax())
-        notes: list[str] = []
+        notes = list(self.assumed)
         if wanted != top:
             notes.append(
                 f"The model's own choice for the whole image is {classifier.class_name(top)} "

@@ -52,7 +52,7 @@ from suffice.explainers.extraction import ranked_cells, smallest_prefix
 from suffice.explainers.method import Found, MethodSettings, Progress
 from suffice.explainers.sufficiency import SufficiencyTest
 from suffice.features import Stage, record, spatial_stages
-from suffice.files import write_whole
+from suffice.folders import OutputFolder
 
 _FORMAT = "suffice-lax-1"
 _WIDTHS = (256, 128, 64)  # appendix A.3: 512 -> 256 -> 128 -> 64 -> 1
@@ -176,7 +176,7 @@ class Adapter:
         """Write safetensors with the settings in its header; the file appears whole or not at all.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or another file is there that suffice did not write.
         """
         from safetensors.torch import save
 
@@ -187,7 +187,8 @@ class Adapter:
             "trained": dict(self.trained),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        write_whole(Path(path), save(state, {"suffice": json.dumps(header)}))
+        path = Path(path)
+        OutputFolder(path.parent, "train-lax").write({path.name: save(state, {"suffice": json.dumps(header)})})
 
 
 def new_adapter(classifier: Classifier, settings: AdapterSettings) -> Adapter:
