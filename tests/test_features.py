@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 import suffice
+from suffice.engine import frozen
 from suffice.errors import InputError
-from suffice.features import Stage, frozen, last_stage, record, spatial_stages
+from suffice.features import Stage, last_stage, record, spatial_stages
 
 SIZE = 64
 

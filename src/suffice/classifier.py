@@ -12,29 +12,22 @@ tensor([[0.1000, 0.2000, 0.3000],
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
+from suffice.engine import Answers, Engine, Passes
+from suffice.engine import Precision as Precision
 from suffice.errors import InputError
-from suffice.faster import faster_copy, state_of
+from suffice.outputs import as_logits, as_tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# One forward pass is taken to need at most this many float32 maps of the input's size at once: VGG-16 needs about 90
-# (two maps of 64 channels at full resolution), every other common network less.
-_LIVE_MAPS = 100
-_LARGEST_BATCH = {"cpu": 32, "mps": 32, "cuda": 128}
-
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +84,7 @@ class Classifier:
             verdict than bfloat16 was off so far. That is an estimate: a rare verdict differs. On a CPU with AMX a
             batch through a ResNet or ViT takes a third of the time; through an EfficientNet little less, so that a
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
-            (`benchmarks/precision.py`).
+            (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
         interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
 
@@ -132,25 +125,72 @@ class Classifier:
             crop_pct,
             crop_mode,
         )
-        self.module = module
         self.name = name or type(module).__name__
         self.weights = weights
         self.class_names = None if class_names is None else tuple(map(str, class_names))
-        self.precision: Precision = precision
-        self.batch_size = batch_size
-        self.forward_passes = 0
-        self.backward_passes = 0  # counted by who asks for gradients
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
-        self.device = _device_of(module) if device is None else _checked_device(device)
+        place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
-            module.to(self.device)
+            module.to(place)
         # Their type is said, as a program may have another default.
-        self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        self._channels_last = self.device.type == "cpu" and isinstance(module, nn.Module)
-        self._fits: int | None = None  # the largest batch known to fit after one did not
-        self._faster: nn.Module | None = None  # a copy for screens; None also where there can be none
-        self._faster_than: tuple[Any, ...] | None = None  # what it is a copy of
+        self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
+        self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
+        self.engine = Engine(
+            module,
+            device=place,
+            input_shape=(len(self.preprocessing.mean), *self.preprocessing.input_size),
+            precision=precision,
+            batch_size=batch_size,
+            normalise=self.normalise,
+            read=self._checked,
+        )
+
+    @property
+    def module(self) -> nn.Module | Callable[[Tensor], Any]:
+        """The model itself; another one may take its place."""
+        return self.engine.module
+
+    @module.setter
+    def module(self, module: nn.Module | Callable[[Tensor], Any]) -> None:
+        self.engine.module = module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.engine.device
+
+    @property
+    def precision(self) -> Precision:
+        """In which a screen is asked."""
+        return self.engine.precision
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images in one forward pass; None for what fits in memory."""
+        return self.engine.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int | None) -> None:
+        self.engine.batch_size = size
+
+    @property
+    def forward_passes(self) -> int:
+        """Images that went through the model so far, of all threads; may be set, as to 0."""
+        return self.engine.totals.forward
+
+    @forward_passes.setter
+    def forward_passes(self, count: int) -> None:
+        self.engine.totals = self.engine.totals._replace(forward=count)
+
+    @property
+    def backward_passes(self) -> int:
+        """Images whose gradients were asked for so far, of all threads."""
+        return self.engine.totals.backward
+
+    @property
+    def passes(self) -> Passes:
+        """What this thread has asked so far, forward and backward: the cost of work is the difference of two."""
+        return self.engine.passes
 
     @property
     def black_box(self) -> bool:
@@ -222,98 +262,17 @@ class Classifier:
         """
         return self.batched(lambda module, x: module(self.normalise(x)), self.check_images(images))
 
-    def batched(
-        self,
-        forward: Callable[..., Any],
-        *inputs: Tensor,
-        gather: Callable[..., Sequence[Tensor]] | None = None,
-        screen: bool = False,
-        copies: bool = False,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """Logits (N, K) of `forward(module, *batch)` over the rows of `inputs`, in batches that fit in memory.
+    def ask(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Answers:
+        """Logits, and what else a question returns by row, of the rows of `inputs`; arguments as of `Engine.ask`.
 
         Every question to the model goes through here: it moves rows to the device, keeps the model in evaluation
         mode and puts it back, counts, and checks what comes out.
-
-        Args:
-            forward: takes the module and one batch of each input; returns what the model returns.
-            inputs: tensors with N rows each; an expanded tensor is never copied as a whole.
-            gather: makes of one batch of `inputs`, on the device, what `forward` takes besides the module; so rows may
-                be mere numbers, and what they stand for comes into being in its batch only. None: the inputs.
-            screen: the fastest way to answers that are close: the classifier's `precision` instead of float32, and on
-                a CPU images laid out with the channels last, which most networks take 10 to 40% faster.
-            copies: `forward` calls the module and does not look inside; so a copy of it whose batch norms and
-                activations are part of its convolutions (`faster/`) may answer a screen on a CPU. Making the copy takes
-                four forward passes of two images, once for a state of the weights, which are not counted: they ask
-                about no image.
-            batch_size: overrides the classifier's own.
         """
-        rows, done = len(inputs[0]), 0
-        if rows == 0:
-            raise InputError("expected at least one image; got none")
-        if any(len(x) != rows for x in inputs):
-            raise InputError(f"expected as many rows in each input; got {[len(x) for x in inputs]}")
-        size = batch_size or self.batch_size or self._fitting_batch()
-        size = min(size, self._fits or size)
-        logits: Tensor | None = None
-        precision: Precision = self.precision if screen else "float32"
-        with evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
-            module = self._copy() if screen and copies else self.module
-            while done < rows:
-                batch: Sequence[Tensor] = [x[done : done + size].to(self.device) for x in inputs]
-                rows_of_batch = len(batch[0])
-                channels_last = screen and self._channels_last
-                try:
-                    if gather is not None:
-                        batch = gather(*batch)
-                    if channels_last:
-                        batch = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in batch]
-                    with _autocast(self.device, precision):
-                        output = forward(module, *batch)
-                    answer = self._checked(output, rows_of_batch)
-                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if size > 1 and _is_out_of_memory(error):
-                        size = self._fits = max(1, size // 2)
-                    elif channels_last:
-                        self._channels_last = False  # a module that uses `view` wants its numbers in order
-                    else:
-                        raise
-                    continue
-                if logits is None:
-                    # Answers that were kept one by one would lie in the holes that the batches leave, so that no hole
-                    # is large enough for the next batch, and a long call would grow by a batch each time.
-                    logits = answer.new_empty((rows, answer.shape[1]))
-                logits[done : done + len(answer)] = answer
-                done += len(answer)
-        assert logits is not None
-        return logits
+        return self.engine.ask(question, *inputs, **options)
 
-    def _copy(self) -> Any:
-        """The faster copy of the module as it is now, made where it is not there; or the module."""
-        if self.device.type != "cpu" or not isinstance(self.module, nn.Module):
-            return self.module
-        state = state_of(self.module)
-        if state is None:
-            return self.module
-        made_of = self.precision, state
-        if made_of != self._faster_than:
-            size = (2, len(self.preprocessing.mean), *self.preprocessing.input_size)
-            images = torch.rand(size, generator=torch.Generator().manual_seed(0))
-            with _autocast(self.device, "float32"):
-                self._faster = faster_copy(self.module, self.normalise(images), fuses=self.precision == "float32")
-            self._faster_than = made_of
-        return self.module if self._faster is None else self._faster
-
-    def _fitting_batch(self) -> int:
-        if self.device.type == "cuda":
-            available = torch.cuda.mem_get_info(self.device)[0]
-        else:
-            available = psutil.virtual_memory().available
-        one = math.prod(self.preprocessing.input_size) * 4 * _LIVE_MAPS
-        largest = _LARGEST_BATCH.get(self.device.type, 32)
-        # A quarter: the machine has other work, and fragments of memory cannot be used.
-        return int(min(largest, max(1, available / 4 // one)))
+    def batched(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
+        """The logits (N, K) of `ask` alone."""
+        return self.engine.ask(question, *inputs, **options).logits
 
     def _checked(self, output: Any, rows: int) -> Tensor:
         logits = as_logits(output)
@@ -322,7 +281,6 @@ class Classifier:
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
             )
         logits = logits.to("cpu", torch.float32)
-        self.forward_passes += rows
         if not bool(torch.isfinite(logits).all()):
             bad = int((~torch.isfinite(logits)).any(1).sum())
             raise InputError(f"expected finite logits from {self.name}; got NaN or infinity for {bad} of {rows} images")
@@ -333,46 +291,6 @@ class Classifier:
             )
         self.num_classes = logits.shape[1]
         return logits
-
-
-def as_logits(output: Any) -> Tensor:
-    """The logits in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, np.ndarray) and output.dtype.kind in "fiu":
-        return as_tensor(output)
-    if hasattr(output, "logits"):
-        return as_logits(output.logits)
-    if isinstance(output, Mapping) and "logits" in output:
-        return as_logits(output["logits"])
-    if isinstance(output, Mapping) and len(output) == 1:
-        return as_logits(next(iter(output.values())))
-    if isinstance(output, (tuple, list)) and output:
-        return as_logits(output[0])
-    raise InputError(
-        "expected logits as a tensor, an array, the first item of a tuple, a mapping's 'logits' or an object's "
-        f".logits; got {type(output).__name__}"
-        + (f" with keys {sorted(map(str, output))[:6]}" if isinstance(output, Mapping) else "")
-        + (f" of {output.dtype}" if isinstance(output, np.ndarray) else "")
-    )
-
-
-def as_tensor(values: Any) -> Tensor:
-    """A tensor as it is, or an array of any layout as a tensor, which shares its memory wherever torch can.
-
-    Raises:
-        InputError: neither of them, nor nested lists of numbers.
-    """
-    if isinstance(values, Tensor):
-        return values
-    try:
-        array = np.asarray(values)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch knows neither
-        return torch.from_numpy(array)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected a tensor or an array of numbers; got {type(values).__name__}: {error}") from error
 
 
 def _numbers(kind: Callable[[Any], Any], values: Any, expected: str) -> tuple[Any, ...]:
@@ -416,49 +334,3 @@ def _checked_device(device: str | torch.device) -> torch.device:
         usable = [name for name, ok in there.items() if ok]
         raise InputError(f"expected a device that is here ({', '.join(usable)}); got {str(device)!r}")
     return checked
-
-
-@contextlib.contextmanager
-def evaluation_mode(module: Any) -> Iterator[None]:
-    """Every submodule in evaluation mode, so that BatchNorm learns nothing; afterwards in the mode that it was in."""
-    training = [m for m in module.modules() if m.training] if isinstance(module, nn.Module) else []
-    try:
-        for submodule in training:
-            submodule.training = False
-        yield
-    finally:
-        for submodule in training:
-            submodule.training = True
-
-
-@contextlib.contextmanager
-def _exact_arithmetic() -> Iterator[None]:
-    """Repeatable kernels, and float32 that is not rounded to TF32 or bfloat16, whatever the program has chosen."""
-    backends: Any = torch.backends  # what of it has types differs between platforms
-    wanted: tuple[tuple[Any, str, Any], ...] = (
-        (backends.cudnn, "benchmark", False),
-        (backends.cudnn, "deterministic", True),
-        (backends.cudnn.conv, "fp32_precision", "ieee"),
-        (backends.cuda.matmul, "fp32_precision", "ieee"),
-        (backends.mkldnn.conv, "fp32_precision", "ieee"),
-        (backends.mkldnn.matmul, "fp32_precision", "ieee"),
-    )
-    found = [getattr(place, name) for place, name, _ in wanted]
-    try:
-        for place, name, value in wanted:
-            setattr(place, name, value)
-        yield
-    finally:
-        for (place, name, _), value in zip(wanted, found, strict=True):
-            setattr(place, name, value)
-
-
-def _autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 where it is asked for; otherwise float32, also inside a caller's own autocast."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Also as the CPU allocator of Linux and of Windows, MPS and cuDNN say it, in a RuntimeError."""
-    said = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)

@@ -79,7 +79,9 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
             raise InputError(
                 f"expected {what}; got a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}"
             )
-    return Explanation(**{**content, **maps, "mask": mask, "notes": tuple(content.get("notes", ()))})
+    saliency, raw_saliency = maps["saliency"], maps["raw_saliency"]
+    assert saliency is not None
+    return Explanation.from_dict(content, mask=mask, saliency=saliency, raw_saliency=raw_saliency)
 
 
 def image_named_in(directory: Path) -> str:

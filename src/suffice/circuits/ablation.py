@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from suffice.circuits.connectivity import Layer
 from suffice.circuits.recording import called, returns_tensors
 from suffice.classifier import Classifier
+from suffice.engine import ByRow
 from suffice.errors import InputError
 
 
@@ -139,25 +140,24 @@ def channel_means(classifier: Classifier, layers: Sequence[Layer], images: Tenso
         layers: whose channels are averaged.
         images: (N, C, H, W) in [0, 1].
     """
-    sums = [torch.zeros(layer.channels, dtype=torch.float64) for layer in layers]
 
-    def forward(module: Any, x: Tensor) -> Any:
+    def question(module: Any, x: Tensor) -> ByRow:
         def see(index: int, activation: Tensor) -> None:
             layer = layers[index]
             labels = layer.labels.expand(1, *activation.shape[1:]).flatten()
             known = labels >= 0
-            values = activation.detach().to("cpu", torch.float64).sum(0).flatten()
+            # An image may have several rows, as of windows.
+            values = activation.detach().to("cpu", torch.float64).unflatten(0, (len(x), -1)).sum(1).flatten(1)
             count = torch.bincount(labels[known], minlength=layer.channels) * (len(activation) // len(x))
-            seen[index] = torch.bincount(labels[known], values[known], layer.channels) / count
+            sums = torch.stack([torch.bincount(labels[known], row[known], layer.channels) for row in values])
+            seen[index] = sums / count
 
         seen: dict[int, Tensor] = {}
         ones = torch.ones(len(x), sum(layer.channels for layer in layers), device=x.device)
         x = classifier.normalise(x)
         with SwitchedOff(layers, ones, see=see):
             output = module(x)
-        for index, values in seen.items():
-            sums[index] += values
-        return output
+        return ByRow(output, (torch.cat([seen[index] for index in range(len(layers))], 1),))
 
-    classifier.batched(forward, images)
-    return torch.cat(sums).float() / len(images)
+    _, (means,) = classifier.ask(question, images)
+    return means.mean(0).float()

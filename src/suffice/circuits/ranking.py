@@ -8,9 +8,9 @@
 | `descent` | the same, again and again as the circuit shrinks | one a step |
 | `signed` | as `descent`, but what speaks against the class goes first | one a step |
 
-What the decision owes to a channel is Σ_{i,j} |φ_{c,i,j} · ∂m/∂φ_{c,i,j}|, with m the margin of the class over all
-others (its log-odds); `signed` sums without the absolute values. `energy` and `weight` keep the same share of each
-layer; the others are in one unit, that of the logits, in all layers, and keep the best of the whole network.
+What the decision owes to a channel is Σ_{i,j} |φ_{c,i,j} · ∂m/∂φ_{c,i,j}|, with m the log-odds of the class (its logit
+less the logsumexp of all others); `signed` sums without the absolute values. `energy` and `weight` keep the same share
+of each layer; the others are in one unit, that of the logits, in all layers, and keep the best of the whole network.
 
 A `signed` circuit is small because it is built to say the class. It says it for nearly any image, and can be built for
 nearly any class, so it does not show what the decision rests on: docs/circuits.md measures this.
@@ -27,15 +27,17 @@ from torch import Tensor
 
 from suffice.circuits.ablation import SwitchedOff
 from suffice.circuits.connectivity import Layer, Network
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
+from suffice.engine import ByRow
+from suffice.outputs import as_logits
 
 RANKINGS = ("descent", "attribution", "energy", "weight", "signed")
 ACROSS_LAYERS = ("descent", "attribution", "signed")
 
 
 @dataclasses.dataclass(eq=False)
-class Question:
-    """What the circuits are asked, and the gates' gradients of the answer.
+class Decision:
+    """A class that a network gives some images, and which of its channels the circuits of that decision are made of.
 
     Attributes:
         classifier: of a PyTorch module.
@@ -43,7 +45,6 @@ class Question:
         target: class index.
         layers: whose channels are switched.
         means: what a channel is when it is off; None for zero.
-        backward_passes: images that went backward so far.
     """
 
     classifier: Classifier
@@ -51,7 +52,6 @@ class Question:
     target: int
     layers: Sequence[Layer]
     means: Tensor | None = None
-    backward_passes: int = 0
 
     @property
     def channels(self) -> int:
@@ -59,7 +59,7 @@ class Question:
         return sum(layer.channels for layer in self.layers)
 
     def attributions(self, on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the margin of the class owes to each channel in a circuit, to first order.
+        """What the log-odds of the class owe to each channel in a circuit, to first order.
 
         Args:
             on: bool (channels,), the circuit.
@@ -68,10 +68,9 @@ class Question:
             (channels,) Σ_{i,j} |(φ - off) · ∂m/∂φ|, at least 0; (channels,) the same without the absolute values; and
             the logits (N, K) of the circuit. Over several images the first two are summed.
         """
-        sizes, signed = torch.zeros(self.channels), torch.zeros(self.channels)
         starts = torch.tensor([0, *(layer.channels for layer in self.layers)]).cumsum(0).tolist()
 
-        def forward(module: Any, batch: Tensor) -> Any:
+        def question(module: Any, batch: Tensor) -> ByRow:
             seen: dict[int, Tensor] = {}
 
             def see(index: int, activation: Tensor) -> None:
@@ -86,10 +85,11 @@ class Question:
                 logits = as_logits(output)
                 others = logits.clone()
                 others[:, self.target] = -torch.inf
-                margin = logits[:, self.target] - torch.logsumexp(others, 1)
+                log_odds = logits[:, self.target] - torch.logsumexp(others, 1)
                 gradients = torch.autograd.grad(
-                    margin.sum(), [seen[i] for i in range(len(self.layers))], allow_unused=True
+                    log_odds.sum(), [seen[i] for i in range(len(self.layers))], allow_unused=True
                 )
+            sizes, signed = torch.zeros(len(x), self.channels), torch.zeros(len(x), self.channels)
             for index, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True)):
                 if gradient is None:
                     continue
@@ -97,15 +97,14 @@ class Question:
                 if self.means is not None:
                     off = self.means[starts[index] : starts[index + 1]].to(activation)
                     activation = activation - torch.cat([off, off.new_zeros(1)])[layer.labels.to(off.device)]
-                product = activation * gradient
+                product = (activation * gradient).unflatten(0, (len(x), -1))  # an image may have several rows
                 here = slice(starts[index], starts[index + 1])
-                signed[here] += per_channel(product, layer)
-                sizes[here] += per_channel(product.abs(), layer)
-            self.backward_passes += len(batch)
-            return logits.detach()
+                signed[:, here] = torch.stack([per_channel(of_image, layer) for of_image in product])
+                sizes[:, here] = torch.stack([per_channel(of_image.abs(), layer) for of_image in product])
+            return ByRow(logits.detach(), (sizes, signed))
 
-        logits = self.classifier.batched(forward, self.images)
-        return sizes, signed, logits
+        logits, (sizes, signed) = self.classifier.ask(question, self.images, gradients=True)
+        return sizes.sum(0), signed.sum(0), logits
 
 
 def per_channel(values: Tensor, layer: Layer) -> Tensor:
@@ -170,33 +169,33 @@ class Rung:
 
 
 def ladder(
-    question: Question, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
+    decision: Decision, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
 ) -> list[Rung]:
     """Circuits of falling size, each within the one before; the first is the whole network.
 
     Args:
-        question: what the circuits are asked.
+        decision: whose circuits they are.
         ranking: a name in `RANKINGS`.
         scores: of `energy` and `weight`.
         shares: of the channels, falling.
         enough: whether logits (N, K) are good enough; a `descent` stops after it has failed twice in a row.
     """
-    everything = torch.ones(question.channels, dtype=torch.bool)
+    everything = torch.ones(decision.channels, dtype=torch.bool)
     across = ranking in ACROSS_LAYERS
     if scores is not None or ranking == "attribution":
         logits = None
         if scores is None:
-            scores, _, logits = question.attributions(everything)
-        rungs = [choose(scores, question.layers, share, across=across) for share in shares]
+            scores, _, logits = decision.attributions(everything)
+        rungs = [choose(scores, decision.layers, share, across=across) for share in shares]
         return [Rung(everything, scores, logits), *(Rung(on, scores) for on in rungs)]
     found: list[Rung] = []
     on, failed = everything, 0
     for share in (*shares, None):
-        sizes, signed, logits = question.attributions(on)
+        sizes, signed, logits = decision.attributions(on)
         left = (signed if ranking == "signed" else sizes).masked_fill(~on, -torch.inf)
         found.append(Rung(on, left, logits))
         failed = 0 if enough(logits) else failed + 1
         if share is None or failed == 2:
             break
-        on = choose(left, question.layers, share, across=True)
+        on = choose(left, decision.layers, share, across=True)
     return found

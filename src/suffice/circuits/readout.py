@@ -24,8 +24,9 @@ from torch import Tensor
 
 from suffice.circuits.connectivity import Layer, Link, Network, Way, connect
 from suffice.circuits.recording import Recording, record
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.outputs import as_logits
 
 
 def channel_norms(activation: Tensor, labels: Tensor, channels: int) -> Tensor:
@@ -108,6 +109,15 @@ class Readout:
     logits: Tensor
     energy: list[Tensor]
     gradient: list[Tensor]
+
+    @property
+    def is_decision(self) -> bool:
+        """Whether the class is the model's own choice."""
+        return int(self.logits.argmax()) == self.target
+
+    def confidence(self, target: int) -> float:
+        """In a class, in [0, 1]."""
+        return float(self.logits.softmax(0)[target])
 
     @property
     def layers(self) -> list[Layer]:
@@ -198,7 +208,8 @@ def read_out(
         ]
         return logits.detach()
 
-    logits = classifier.batched(forward, classifier.check_images(image[None]), batch_size=1)
+    # One row alone, so that there is one recording.
+    logits = classifier.ask(forward, classifier.check_images(image[None]), batch_size=1, gradients=True).logits
     recording, network, wanted, gradient = found[0]
     energy = [channel_norms(layer.value.tensor, layer.labels, layer.channels) for layer in network.layers]
     return Readout(recording, network, wanted, logits[0], energy, gradient)

@@ -40,11 +40,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.method import Progress, RankingSettings
+from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
+from suffice.explainers.saliency import map_method
 from suffice.features import last_stage, reads_class_token
+from suffice.outputs import as_logits
+from suffice.progress import Progress
 
 
 class AttentionSettings(RankingSettings):
@@ -63,12 +66,6 @@ def attention_rollout(
 ) -> RawMaps:
     """Attention to each place through all layers."""
     return _maps("attention-rollout", classifier, images, targets, progress, rollout)
-
-
-METHODS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
-    "attention": (AttentionSettings, last_layer_attention),
-    "attention-rollout": (AttentionSettings, attention_rollout),
-}
 
 
 def last_layer(layers: Sequence[Tensor], places: int, class_token: bool) -> Tensor:
@@ -162,7 +159,7 @@ def _maps(
         values = read(layers, places, class_token or joined)
         return logits, own_choice(logits, targets), values.unflatten(1, (stage.height, stage.width))
 
-    return batch_by_batch(classifier, images, targets, (stage.height, stage.width), one_batch, progress)
+    return batch_by_batch(classifier, images, targets, one_batch, progress)
 
 
 def _is_global(weights: Tensor, images: int, places: int, prefix: int) -> bool:
@@ -234,3 +231,7 @@ def dot_product_weights(
 
 def _sizes(layers: Sequence[Tensor]) -> str:
     return ", ".join(dict.fromkeys(f"{layer.shape[1]} x {layer.shape[2]}" for layer in layers))
+
+
+ATTENTION = map_method("attention", AttentionSettings, last_layer_attention)
+ATTENTION_ROLLOUT = map_method("attention-rollout", AttentionSettings, attention_rollout)

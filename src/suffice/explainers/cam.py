@@ -39,11 +39,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
+from suffice.engine import frozen
 from suffice.errors import InputError
-from suffice.explainers.method import Progress, RankingSettings
+from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
-from suffice.features import Stage, frozen, last_stage, named_stage, record
+from suffice.explainers.saliency import map_method
+from suffice.features import Stage, last_stage, named_stage, record
+from suffice.outputs import as_logits
+from suffice.progress import Progress
 
 Array = npt.NDArray[np.float32]
 AUTO = "auto"
@@ -142,7 +146,7 @@ def kpca_cam(
         ]
         return logits, own_choice(logits, targets), torch.from_numpy(np.stack(maps))
 
-    maps = batch_by_batch(classifier, images, targets, (stage.height, stage.width), one_batch, progress)
+    maps = batch_by_batch(classifier, images, targets, one_batch, progress)
     return maps._replace(settings={"layer": stage.name})
 
 
@@ -179,15 +183,6 @@ def kernel_component(
         if np.dot(component, length - length.mean()) < 0:
             component = -component
     return np.asarray(component.reshape(activations.shape[1:]), dtype=np.float32)
-
-
-METHODS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
-    "grad-cam": (CamSettings, grad_cam),
-    "grad-cam++": (CamSettings, grad_cam_plus_plus),
-    "layer-cam": (CamSettings, layer_cam),
-    "kpca-cam": (KpcaCamSettings, kpca_cam),
-    "finer-cam": (FinerCamSettings, finer_cam),
-}
 
 
 def _formula(name: str) -> Callable[[Array, Array], Array]:
@@ -232,12 +227,11 @@ def _by_gradients(
             raise InputError(
                 f"expected logits through which gradients flow back to {stage.name}; in {classifier.name} none does"
             )
-        classifier.backward_passes += len(x)
         maps = formula(*(stage.maps(values.detach()).float().cpu().numpy() for values in (activation, gradient)))
         return logits.detach(), targets, torch.from_numpy(maps)
 
     with frozen(classifier.require_module("a class activation map")):
-        maps = batch_by_batch(classifier, images, targets, (stage.height, stage.width), one_batch, progress)
+        maps = batch_by_batch(classifier, images, targets, one_batch, progress, gradients=True)
     return maps._replace(settings={"layer": stage.name})
 
 
@@ -247,3 +241,10 @@ def _logits_of(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _stage(classifier: Classifier, settings: CamSettings) -> Stage:
     return last_stage(classifier) if settings.layer == AUTO else named_stage(classifier, settings.layer)
+
+
+GRAD_CAM = map_method("grad-cam", CamSettings, grad_cam)
+GRAD_CAM_PLUS_PLUS = map_method("grad-cam++", CamSettings, grad_cam_plus_plus)
+LAYER_CAM = map_method("layer-cam", CamSettings, layer_cam)
+KPCA_CAM = map_method("kpca-cam", KpcaCamSettings, kpca_cam)
+FINER_CAM = map_method("finer-cam", FinerCamSettings, finer_cam)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier
+from suffice.engine import ByRow
 from suffice.errors import InputError
-from suffice.explainers.method import Progress
+from suffice.progress import Progress
 
 
 class RawMaps(NamedTuple):
@@ -36,9 +37,10 @@ def batch_by_batch(
     classifier: Classifier,
     images: Tensor,
     targets: Tensor,
-    size: tuple[int, int],
     one_batch: OneBatch,
     progress: Progress,
+    *,
+    gradients: bool = False,
 ) -> RawMaps:
     """The maps of all images.
 
@@ -46,22 +48,16 @@ def batch_by_batch(
         classifier: which is asked, and which counts.
         images: (N, C, H, W) in [0, 1].
         targets: (N,); -1 for the model's own choice.
-        size: (h, w) of the maps.
         one_batch: makes the maps of one batch; targets that are -1 are its to fill in (`own_choice`).
-        progress: told the share of the images that is done.
+        progress: called with the share of the images that is done.
+        gradients: whether it goes backward, once for each image.
     """
-    values = torch.empty(len(images), *size)
-    chosen = targets.clone()
 
-    def forward(module: Any, x: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+    def question(module: Any, x: Tensor, wanted: Tensor) -> ByRow:
         logits, answered, maps = one_batch(module, classifier.normalise(x), wanted)
-        # By row, so that a batch that does not fit in memory can be done again in two.
-        at = rows.cpu()
-        values[at], chosen[at] = maps.to("cpu", torch.float32), answered.cpu()
-        progress((int(at[-1]) + 1) / len(images))
-        return logits
+        return ByRow(logits, (maps.to("cpu", torch.float32), answered.cpu()))
 
-    classifier.batched(forward, images, targets, torch.arange(len(images)))
+    _, (values, chosen) = classifier.ask(question, images, targets, gradients=gradients, progress=progress)
     return RawMaps(values, chosen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,15 @@ from torch import Tensor, nn
 
 # Answers of a copy may be off by this much, in logits: a quarter of what a screen is taken to be off by.
 _ROUNDING = 2.5e-5
+
+
+def is_timm(layer: nn.Module, kind: str) -> bool:
+    """Whether a layer is of just this class of timm's, given as `module.Class`.
+
+    Where nobody has imported timm no layer is, so it is not imported to find out, which takes a second.
+    """
+    place, _, name = kind.rpartition(".")
+    return type(layer) is getattr(sys.modules.get(place), name, None)
 
 
 class Pair(NamedTuple):

@@ -16,12 +16,13 @@ what is saved is one pass over each map.
 
 from __future__ import annotations
 
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from suffice.faster.copying import Pair, changed_copy
+from suffice.faster.copying import Pair, changed_copy, is_timm
+
+_NORM_ACT = "timm.layers.norm_act.BatchNormAct2d"
 
 
 def folded(module: nn.Module, images: Tensor) -> nn.Module | None:
@@ -44,7 +45,8 @@ def is_convolution(layer: nn.Module) -> bool:
 
 def is_norm(layer: nn.Module) -> bool:
     """Whether a layer is a batch norm whose numbers are fixed."""
-    return type(layer) in (nn.BatchNorm2d, BatchNormAct2d) and layer.running_mean is not None
+    known = type(layer) is nn.BatchNorm2d or is_timm(layer, _NORM_ACT)
+    return known and layer.running_mean is not None
 
 
 def _fold(network: nn.Module, pair: Pair) -> None:
@@ -52,6 +54,7 @@ def _fold(network: nn.Module, pair: Pair) -> None:
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     network.set_submodule(pair.first, fuse_conv_bn_eval(convolution, norm))
-    # timm's batch norm goes on with what follows it.
-    rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    rest: nn.Module = nn.Identity()
+    if is_timm(norm, _NORM_ACT):  # which goes on with what follows it
+        rest = nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
     network.set_submodule(pair.second, rest.eval())

@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 
-from suffice.faster.copying import Pair, changed_copy
+from suffice.faster.copying import Pair, changed_copy, is_timm
+
+_SAME = "timm.layers.conv2d_same.Conv2dSame"
 
 # Kernels over this many channels at most are grown: those of depthwise convolutions and of the first layer, which wait
 # for memory and not for arithmetic.
@@ -50,7 +50,8 @@ def fused(module: nn.Module, images: Tensor) -> nn.Module | None:
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer is a convolution that the operator knows, and nothing but that."""
     return (
-        type(layer) in (nn.Conv2d, Conv2dSame)
+        (type(layer) is nn.Conv2d or is_timm(layer, _SAME))
+        and isinstance(layer, nn.Conv2d)
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and layer.weight.dtype == torch.float32
@@ -89,7 +90,7 @@ class FusedConvolution(nn.Module):
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
         self.padding: list[int] = [int(p) for p in convolution.padding]
-        self.same = isinstance(convolution, Conv2dSame)
+        self.same = is_timm(convolution, _SAME)
         self.geometry: list[Any] = [list(convolution.stride), list(convolution.dilation), convolution.groups]
         self.activation = activation
         operation = _operation(activation)
@@ -108,6 +109,8 @@ class FusedConvolution(nn.Module):
 
     def _evenly(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Input, weight and padding of the same convolution with as much padding on both sides."""
+        from timm.layers.padding import get_same_padding  # loaded already, as the layer is timm's
+
         stride, dilation, _ = self.geometry
         sizes, kernel = x.shape[2:], self.weight.shape[2:]
         total = [get_same_padding(*of_side) for of_side in zip(sizes, kernel, stride, dilation, strict=True)]

@@ -40,10 +40,10 @@ from suffice.errors import InputError, did_you_mean
 from suffice.features.blocks import blocks_of, chosen, outside_of_coarser_blocks
 from suffice.features.layout import spatial
 from suffice.features.probing import has_effect, probe
-from suffice.features.recording import frozen, record
+from suffice.features.recording import record
 from suffice.features.stage import Layout, Stage
 
-__all__ = ["Layout", "Stage", "frozen", "last_stage", "named_stage", "reads_class_token", "record", "spatial_stages"]
+__all__ = ["Layout", "Stage", "last_stage", "named_stage", "reads_class_token", "record", "spatial_stages"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.classifier import Classifier
+from suffice.engine import ByRow, exclusive
 from suffice.features.layout import Seen
 from suffice.features.outputs import replaced, tensor_at, tensors_in
 from suffice.features.stage import Stage
@@ -38,27 +39,24 @@ def probe(classifier: Classifier, module: nn.Module) -> list[Seen]:
 
         return hook
 
-    try:
-        handles.append(module.register_forward_pre_hook(start))
-        for name, submodule in module.named_modules():
-            handles.append(submodule.register_forward_hook(hook_of(name)))
-        pass_uncounted(classifier, lambda module, images: module(classifier.normalise(images)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with exclusive(module):
+        try:
+            handles.append(module.register_forward_pre_hook(start))
+            for name, submodule in module.named_modules():
+                handles.append(submodule.register_forward_hook(hook_of(name)))
+            pass_uncounted(classifier, lambda module, images: module(classifier.normalise(images)))
+        finally:
+            for handle in handles:
+                handle.remove()
     return seen
 
 
-def pass_uncounted(classifier: Classifier, forward: Callable[[Any, Tensor], Any]) -> None:
-    """Two images of noise through the network, not counted."""
+def pass_uncounted(classifier: Classifier, forward: Callable[[Any, Tensor], Any]) -> tuple[Tensor, ...]:
+    """Two images of noise through the network, not counted; what the question returns by row."""
     rows = 1 if classifier.batch_size == 1 else 2
     size = (rows, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)
     noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
-    before = classifier.forward_passes
-    try:
-        classifier.batched(forward, noise, batch_size=rows)
-    finally:
-        classifier.forward_passes = before
+    return classifier.ask(forward, noise, batch_size=rows, counted=False).extras
 
 
 def has_effect(classifier: Classifier, stage: Stage) -> bool:
@@ -66,8 +64,11 @@ def has_effect(classifier: Classifier, stage: Stage) -> bool:
 
     NaN there becomes NaN in the logits, also where a weight on the way is zero, which would stop a gradient.
     """
-    effect = False
     calls = 0
+
+    def start(root: nn.Module, args: Any) -> None:
+        nonlocal calls
+        calls = 0
 
     def spoil(module: nn.Module, args: Any, output: Any) -> Any:
         nonlocal calls
@@ -79,16 +80,18 @@ def has_effect(classifier: Classifier, stage: Stage) -> bool:
         return replaced(output, stage.path, spoilt)
 
     def forward(module: Any, images: Tensor) -> Any:
-        nonlocal effect
         output = module(classifier.normalise(images))
+        spoilt = [bool(tensor.isnan().any()) for _, tensor in tensors_in(output)]
         for path, tensor in list(tensors_in(output)):
-            effect = effect or bool(tensor.isnan().any())
             output = replaced(output, path, tensor.nan_to_num())
-        return output
+        return ByRow(output, (torch.full((len(images),), any(spoilt)),))
 
-    handle = stage.module.register_forward_hook(spoil)
-    try:
-        pass_uncounted(classifier, forward)
-    finally:
-        handle.remove()
-    return effect
+    root = classifier.require_module("finding spatial activations")
+    with exclusive(root):
+        handles = [root.register_forward_pre_hook(start), stage.module.register_forward_hook(spoil)]
+        try:
+            (effect,) = pass_uncounted(classifier, forward)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return bool(effect.any())

@@ -1,4 +1,4 @@
-"""The activations of a network, recorded as it is asked; and the network kept out of gradients meanwhile."""
+"""The activations of a network, recorded as it is asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.classifier import Classifier
+from suffice.engine import exclusive
 from suffice.features.outputs import replaced, tensor_at
 from suffice.features.stage import Stage
 
@@ -20,7 +21,7 @@ def record(classifier: Classifier, stages: Sequence[Stage], *, gradients: bool =
 
     Each is the module's own tensor, in the stage's layout; `Stage.maps` brings it to (N, C, h, w). The network goes on
     with a copy, so a later operation in place cannot change what was recorded. The hooks are removed at the end
-    whatever happens.
+    whatever happens; meanwhile no other thread asks the module.
 
     Args:
         classifier: whose module is run inside of the context, in any way.
@@ -57,23 +58,11 @@ def record(classifier: Classifier, stages: Sequence[Stage], *, gradients: bool =
 
         return hook
 
-    try:
-        handles.append(root.register_forward_pre_hook(start))
-        handles += [stage.module.register_forward_hook(hook_of(stage)) for stage in stages]
-        yield activations
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of the module asks for a gradient; afterwards those do that did."""
-    asking = [p for p in module.parameters() if p.requires_grad]
-    try:
-        for parameter in asking:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
+    with exclusive(root):
+        try:
+            handles.append(root.register_forward_pre_hook(start))
+            handles += [stage.module.register_forward_hook(hook_of(stage)) for stage in stages]
+            yield activations
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError, Notice
 from suffice.images.geometry import frame_of
 from suffice.images.reading import LARGEST_PIXELS, Photo, read_photo
+from suffice.outputs import as_tensor
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import as_tensor
 from suffice.errors import InputError
 from suffice.metrics.metric import Metric
+from suffice.outputs import as_tensor
 
 
 def explanation_area(mask: Tensor | np.ndarray[Any, Any]) -> float:
@@ -50,4 +50,5 @@ AREA = Metric(
     ("alpha_min", "normalise", "at_threshold"),
     (),
     lambda evidence: evidence.parts.double().mean((1, 2)),
+    hides=False,
 )

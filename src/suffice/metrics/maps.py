@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from suffice.arrays import plain, read_npy, read_npz, read_tensors
-from suffice.classifier import as_tensor
 from suffice.errors import InputError, reason
 from suffice.explanation import Explanation
 from suffice.files import check_file
 from suffice.images import LARGEST_PIXELS, Frame, from_photo, is_image_name, open_checked
+from suffice.outputs import as_tensor
 from suffice.saved import image_named_in, load_explanation
 
 _NAMES = ("saliency", "heatmap", "attribution", "attributions", "cam", "mask", "map")

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_tensor
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.occlusion import check_masks
+from suffice.outputs import as_tensor
 
 
 def different_parts(

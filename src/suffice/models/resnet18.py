@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from suffice.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from suffice.engine import seeded
 
 _BLACK = (0.0, 0.0, 0.0)  # zero after normalisation is black: X ⊙ M as the paper has it, in either reading
 _UNIT = (1.0, 1.0, 1.0)
@@ -44,8 +44,7 @@ def cub200_20() -> Classifier:
 
 def _small(stem_stride: int, last_stride: int, classes: int) -> Any:
     network = _resnet18(classes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+    with seeded(1):
         network.conv1 = nn.Conv2d(3, 64, 3, stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
@@ -57,8 +56,7 @@ def _small(stem_stride: int, last_stride: int, classes: int) -> Any:
 def _resnet18(classes: int) -> Any:
     from torchvision.models import resnet18
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return resnet18(num_classes=classes)
 
 

@@ -9,9 +9,8 @@ torch.Size([1, 10])
 
 from __future__ import annotations
 
-import torch
-
 from suffice.classifier import Classifier
+from suffice.engine import seeded
 from suffice.models.mnist import mnist_classifier
 
 
@@ -19,8 +18,7 @@ def mnist() -> Classifier:
     """For digits of 28 x 28 pixels in one channel; zero after normalisation is black, the digits' own background."""
     from timm.models.vision_transformer import VisionTransformer
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         network = VisionTransformer(
             img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=4, mlp_ratio=2.0
         )

@@ -9,17 +9,16 @@ torch.Size([1, 10])
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from suffice.classifier import Classifier
+from suffice.engine import seeded
 from suffice.models.mnist import mnist_classifier
 
 
 def mnist() -> Classifier:
     """For digits of 28 x 28 pixels in one channel; zero after normalisation is black, the digits' own background."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         network = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),

@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_logits, evaluation_mode
+from suffice.classifier import Classifier
+from suffice.engine import evaluation_mode, frozen
 from suffice.explainers.lax import (
     Adapter,
     AdapterSettings,
@@ -22,7 +23,8 @@ from suffice.explainers.lax import (
     new_adapter,
     soft_threshold,
 )
-from suffice.features import frozen, record
+from suffice.features import record
+from suffice.outputs import as_logits
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -110,12 +112,12 @@ class LaxTask(Task):
             normalised = classifier.normalise(images)  # absence is zero after normalisation, as of the fill `zero`
             with torch.no_grad(), record(classifier, self.adapter.stages) as activations:
                 whole = logits(normalised)
-            classifier.forward_passes += len(images)
+            classifier.engine.count(len(images))
             if settings.labels == "predicted":
                 labels = whole.argmax(1)
             low, maps = self.adapter.heatmaps(activations, images.shape[2:])
             if settings.objective == "paper":
-                classifier.forward_passes += len(images)
+                classifier.engine.count(len(images))
                 masked = logits(normalised * maps[:, None])
                 return lax_loss(masked, labels, low, settings.entropy_weight, settings.temperature)
             # Show is asked of from half of α_min up to 1, the complement of about α_min.
@@ -125,5 +127,5 @@ class LaxTask(Task):
             below = soft_threshold(maps, half + draws[1] / 2, settings.width)
             shown = logits(normalised * above[:, None])
             rest = logits(normalised * (1 - below)[:, None])
-            classifier.forward_passes += 2 * len(images)
+            classifier.engine.count(2 * len(images))
             return msi_loss(shown, rest, labels, maps, settings.area_weight, settings.rest_weight)

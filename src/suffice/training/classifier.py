@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset
 from suffice.errors import InputError
+from suffice.outputs import as_logits
 from suffice.training.run import Task, TrainingSettings
 
 

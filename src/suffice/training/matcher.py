@@ -19,12 +19,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_logits, evaluation_mode
+from suffice.classifier import Classifier
+from suffice.engine import evaluation_mode, frozen
 from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.features import frozen
+from suffice.outputs import as_logits
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -97,7 +98,7 @@ class MatcherTask(Task):
             noise = classifier.normalise(gaussian_noise(classifier)(images, random))
             shown = torch.cat([masks * normalised, masks * normalised + (1 - masks) * noise])
             logits = as_logits(module(shown)).float()
-            classifier.forward_passes += 3 * count
+            classifier.engine.count(3 * count)
             of_zero, of_noise = logits.chunk(2)
             zero = F.softplus(-losses.slack(of_zero, targets, demanded))
             label_only = torch.full_like(demanded, -torch.inf)

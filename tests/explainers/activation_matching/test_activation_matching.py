@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.classifier import Classifier
+from suffice.engine import Answers
 from suffice.errors import InputError
 from suffice.explainers.activation_matching import Robust, losses, network, weighted
 from suffice.explainers.activation_matching.budget import blurred, highest, smallest_masks
-from suffice.explainers.activation_matching.views import View, gradients, log_odds
+from suffice.explainers.activation_matching.views import View, gradients
+from suffice.verdicts import log_odds
 
 SIDE = 16
 
@@ -220,7 +222,7 @@ def test_weighted_gradient_is_that_of_the_whole_objective() -> None:
         whole = classifier.logits(images)
         activations = [seen[stage.name] for stage in stages]
     gradient, terms, _ = weighted._through_model(
-        classifier, module, images, hard, backgrounds, y, lambdas, whole, stages, activations, "mse"
+        classifier, images, hard, backgrounds, y, lambdas, Answers(whole, tuple(activations)), stages, "mse"
     )
     kept = hard.clone().requires_grad_()
     e, noisy = (classifier.normalise(kept[:, None] * images + (1 - kept[:, None]) * b) for b in backgrounds.chunk(2))

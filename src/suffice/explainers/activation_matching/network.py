@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from suffice.engine import seeded
 from suffice.errors import InputError, reason
 
 
@@ -42,8 +43,7 @@ class UNet(nn.Module):
         while depth < 4 and side // 2 ** (depth + 1) >= 4:
             depth += 1
         widths = [width * min(4, 2**level) for level in range(depth)]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.down = nn.ModuleList(
                 _block(before, after, 2) for before, after in zip([channels, *widths], widths, strict=False)
             )

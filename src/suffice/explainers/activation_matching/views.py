@@ -8,7 +8,6 @@ with respect to the mask.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
+from suffice.engine import ByRow, frozen
 from suffice.explainers.activation_matching.losses import slack
-from suffice.features import frozen
 from suffice.occlusion import Occlusion, fill
+from suffice.outputs import as_logits
 
 Drawn = Callable[[Tensor, torch.Generator], Tensor]
 """Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W) in [0, 1], drawn anew at each call."""
@@ -78,16 +78,10 @@ def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
     return kinds[kind]
 
 
-def log_odds(confidence: float) -> float:
-    """log p/(1 - p), finite for p = 1, and -inf for p = 0, which demands nothing.
-
-    >>> log_odds(0.5), log_odds(0.0)
-    (0.0, -inf)
-    """
-    if confidence <= 0:
-        return -math.inf
-    confidence = min(confidence, 1 - 1e-6)
-    return math.log(confidence / (1 - confidence))
+def one_by_one(images: Tensor) -> int | None:
+    """The batch size of a search for one image: 1, so that its steps, each of which builds on the one before, are the
+    same to the last bit whatever fits in memory. Of many images at once: None, what fits."""
+    return 1 if len(images) == 1 else None
 
 
 def gradients(
@@ -122,26 +116,22 @@ def gradients(
     demanded = torch.cat([view.demanded for view in views])
     reserve = torch.tensor([view.reserve for view in views_of])
     sign = torch.tensor([-1.0 if view.hidden else 1.0 for view in views_of])
-    slacks: list[Tensor] = []
-    towards: list[Tensor] = []
 
     def backwards(
         module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, wanted: Tensor, way: Tensor, spare: Tensor
-    ) -> Any:
+    ) -> ByRow:
         with torch.enable_grad():
             kept = kept.detach().requires_grad_()
             shown = torch.where(way[:, None, None] > 0, kept, 1 - kept)[:, None]
             logits = as_logits(module(classifier.normalise(behind + shown * (x - behind)))).float()
             left = way * slack(logits, y, wanted) - spare
-            towards.append(torch.autograd.grad(F.softplus(softness - left).sum(), kept)[0].cpu())
-        slacks.append(left.detach().cpu())
-        return logits.detach()
+            (towards,) = torch.autograd.grad(F.softplus(softness - left).sum(), kept)
+        return ByRow(logits.detach(), (towards.cpu(), left.cpu()))
 
     with frozen(classifier.require_module("activation matching")):
-        classifier.batched(
+        _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
-            screen=True, copies=True,
+            screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
         )  # fmt: skip
-    classifier.backward_passes += len(rows)
-    gradient = torch.cat(towards).view(len(views), *masks.shape).sum(0)
-    return gradient, torch.cat(slacks).view(len(views), len(images))
+    gradient = towards.view(len(views), *masks.shape).sum(0)
+    return gradient, slacks.view(len(views), len(images))

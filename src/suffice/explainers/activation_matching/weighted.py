@@ -12,20 +12,21 @@ Source: *Minimalist Explanation Generation and Circuit Discovery*, sections 3.1,
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier, as_logits
+from suffice.classifier import Classifier
+from suffice.engine import Answers, ByRow, frozen
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import Search
 from suffice.explainers.activation_matching.network import UNet
-from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.features import frozen, record, spatial_stages
+from suffice.explainers.activation_matching.views import gaussian_noise, one_by_one
+from suffice.features import Stage, record, spatial_stages
+from suffice.outputs import as_logits
 
 _FIRST_SCORE = 2.0
 
@@ -112,7 +113,6 @@ def matched_masks(
 
     An interrupt ends it as it ends `smallest_masks`.
     """
-    network = classifier.require_module("activation matching")
     channels, height, width = images.shape[1:]
     inside = torch.ones((height, width), dtype=torch.bool) if region is None else region
     random = torch.Generator().manual_seed(seed)
@@ -123,10 +123,7 @@ def matched_masks(
     optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], learning_rate)
     normalised = classifier.normalise(images)
     stages = spatial_stages(classifier) if weights.act > 0 else []
-    whole_activations: list[Tensor] = []
-    with record(classifier, stages) if stages else contextlib.nullcontext({}) as seen:  # type: ignore[attr-defined]
-        whole = classifier.batched(lambda module, x: module(x), normalised, batch_size=len(images))
-        whole_activations = [seen[stage.name] for stage in stages]
+    whole = _whole_images(classifier, normalised, stages)
     found = [Search(None, torch.zeros((height, width)), {}) for _ in images]
     smallest = [int(inside.sum()) + 1] * len(images)
     try:
@@ -138,9 +135,8 @@ def matched_masks(
             terms = {"area": losses.area(masks), "bin": losses.binarisation(soft), "tv": losses.total_variation(masks)}
             shown = [background, noise(images, random)] if weights.rob > 0 else [background]
             gradient, of_model, least = _through_model(
-                classifier, network, images, masks.detach(), torch.cat(shown), targets, weights,
-                whole, stages, whole_activations, distance,
-            )  # fmt: skip
+                classifier, images, masks.detach(), torch.cat(shown), targets, weights, whole, stages, distance
+            )
             total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
             optimizer.zero_grad()
             (total + (masks * gradient).sum()).backward()
@@ -163,48 +159,69 @@ def matched_masks(
     return found
 
 
+def _whole_images(classifier: Classifier, normalised: Tensor, stages: Sequence[Stage]) -> Answers:
+    """What the network says of the whole images, with its activations at some stages."""
+
+    def question(module: Any, x: Tensor) -> Any:
+        with record(classifier, stages) as seen:
+            output = module(x)
+        return ByRow(output, tuple(seen[stage.name] for stage in stages))
+
+    return classifier.ask(question, normalised)
+
+
 def _through_model(
     classifier: Classifier,
-    network: Any,
     images: Tensor,
     masks: Tensor,
     backgrounds: Tensor,
     targets: Tensor,
     weights: Weights,
-    whole: Tensor,
-    stages: Any,
-    whole_activations: Any,
+    whole: Answers,
+    stages: Sequence[Stage],
     distance: losses.Distance,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """The gradient of the weighted terms that the model takes part in, their values, and the margin of each e."""
+    """The gradient of the weighted terms that the model takes part in, their values, and the margin of each e.
+
+    Args:
+        classifier, images, masks, targets, weights, distance: as of `matched_masks`.
+        backgrounds: (N, C, H, W) of each e; or (2 N, C, H, W), then of each ẽ.
+        whole: of the whole images, with their activations at `stages`.
+        stages: whose activations are matched.
+
+    Returns:
+        (N, H, W); (N,) by name; (N,).
+    """
     count = len(images)
-    out: dict[str, Any] = {}
+    number = torch.arange(count).repeat(len(backgrounds) // count)
+    is_part = torch.arange(len(backgrounds)) < count
+    names = ["ce", "kl", *(["act"] if stages else []), *(["rob"] if len(backgrounds) > count else [])]
 
-    def forward(module: Any, x: Tensor, behind: Tensor) -> Any:
-        with torch.enable_grad():
-            kept = masks.to(x.device).requires_grad_()
-            both = kept.repeat(len(x) // count, 1, 1)[:, None]
-            logits = as_logits(module(classifier.normalise(behind + both * (x - behind)))).float()
-            of_part, y = logits[:count], targets.to(logits.device)
-            terms = {"ce": losses.cross_entropy(of_part, y)}
-            terms["kl"] = losses.kl_divergence(whole.to(logits.device), of_part)
+    def question(module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, image: Tensor, part: Tensor) -> ByRow:
+        with torch.enable_grad(), record(classifier, stages, gradients=True) as seen:
+            kept = kept.detach().requires_grad_()
+            logits = as_logits(module(classifier.normalise(behind + kept[:, None] * (x - behind)))).float()
+            cross = losses.cross_entropy(logits, y)
+            terms = {"ce": cross[part], "rob": cross[~part]}
+            before = [values[image[part].to(values.device)] for values in (whole.logits, *whole.extras)]
+            terms["kl"] = losses.kl_divergence(before[0].to(logits.device), logits[part])
             if stages:
-                part = [seen[stage.name][:count] for stage in stages]
+                after = [seen[stage.name][part] for stage in stages]
                 alphas = [1 / len(stages)] * len(stages)
-                terms["act"] = losses.activation_matching(whole_activations, part, alphas, distance)
-            if len(x) > count:
-                terms["rob"] = losses.cross_entropy(logits[count:], y)
+                terms["act"] = losses.activation_matching(before[1:], after, alphas, distance)
             total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
-            out["gradient"] = torch.autograd.grad(total, kept)[0].cpu()
-            out["terms"] = {name: value.detach().cpu() for name, value in terms.items()}
-            out["margin"] = losses.slack(of_part.detach(), y, torch.full((count,), -torch.inf)).cpu()
-        return logits.detach()
+            (gradient,) = torch.autograd.grad(total, kept)
+        values = torch.zeros(len(x), len(names) + 1)
+        for column, name in enumerate(names):
+            values[part.cpu() if name != "rob" else ~part.cpu(), column] = terms[name].detach().cpu()
+        label_only = torch.full_like(cross.detach(), -torch.inf)
+        values[:, -1] = losses.slack(logits.detach(), y, label_only).cpu()
+        return ByRow(logits.detach(), (gradient.cpu(), values))
 
-    with (
-        frozen(network),
-        record(classifier, stages, gradients=True) if stages else contextlib.nullcontext({}) as seen,  # type: ignore[attr-defined]
-    ):
-        rows = images.repeat(len(backgrounds) // count, 1, 1, 1)
-        classifier.batched(forward, rows, backgrounds, screen=True, batch_size=len(rows))
-        classifier.backward_passes += len(rows)
-    return out["gradient"], out["terms"], out["margin"]
+    every = images[number], masks[number], backgrounds, targets[number], number, is_part
+    with frozen(classifier.require_module("activation matching")):
+        _, (gradient, values) = classifier.ask(
+            question, *every, screen=True, gradients=True, batch_size=one_by_one(images)
+        )
+    by_name = {name: values[~is_part if name == "rob" else is_part, i] for i, name in enumerate(names)}
+    return gradient.view(-1, *masks.shape).sum(0), by_name, values[is_part, -1]

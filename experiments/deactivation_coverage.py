@@ -1,0 +1,291 @@
+"""Which architectures Activation-Deactivation works on: every torchvision classifier, one model of every timm family.
+
+    python experiments/deactivation_coverage.py                     # what is missing from the table, then prints it
+    python experiments/deactivation_coverage.py --redo resnet18     # these models (or families) anew
+    python experiments/deactivation_coverage.py --print
+
+Each model gets random weights with norm statistics and biases of their own (freshly initialised ones hide every
+fault), and a batch of three images: one kept whole, one with scattered cells kept, one with a box kept.
+
+- theorem_1: largest difference between the logits of the image that is kept whole and those of a plain forward pass
+  on the same batch. It goes through the deactivating pass together with the others. Must be 0.
+- leak: largest difference after what is masked is replaced by other numbers, NaN and infinity; the batch with the whole
+  image and the batch without it. Must be 0.
+- effect: how far the logits of the masked images are from the plain ones. Must not be 0.
+
+A worker process does the models one after the other; if it dies, or gives no result within --limit seconds, that is
+the model's row, and another worker goes on.
+"""
+
+import argparse
+import csv
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from suffice.occlusion.deactivation import deactivated_forward
+
+TABLE = Path(__file__).parents[1] / "results" / "deactivation-coverage.csv"
+COLUMNS = [
+    "library", "family", "model", "status", "theorem_1", "leak", "effect", "image_size", "parameters_m", "seconds",
+    "note",
+]  # fmt: skip
+
+
+def torchvision_models() -> list[tuple[str, str, str]]:
+    """(library, family, model) of every classifier."""
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [("torchvision", torchvision.models.get_model_builder(n).__module__.split(".")[-1], n) for n in names]
+
+
+def timm_models() -> list[tuple[str, str, str]]:
+    """The smallest model of every family."""
+    import timm
+
+    chosen = []
+    for family in timm.list_modules():
+        names = timm.list_models(module=family)
+        if not names:
+            continue
+        small = [n for n in names if not re.search(r"large|huge|giant|gigantic|xlarge|base|so\d+m|_[lh]\d*_|_7b", n)]
+        sizes = {n: size for n in small or names if (size := _parameters(n)) is not None}
+        name = min(sizes, key=lambda n: sizes[n]) if sizes else names[0]
+        chosen.append(("timm", family, name))
+    return chosen
+
+
+def _parameters(name: str) -> int | None:
+    import timm
+
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in timm.create_model(name).parameters())
+    except Exception:  # cannot be built without memory: then it is not the one to choose
+        return None
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Norm statistics, biases and scales as different from their initial values as a trained network's."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+            noise = torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else None
+            if noise is None:
+                continue
+            if name.endswith("running_mean"):
+                tensor.copy_(0.3 * noise)
+            elif name.endswith("running_var"):
+                tensor.copy_(0.5 + noise.abs())
+            elif isinstance(tensor, nn.Parameter) and not tensor.any():
+                tensor.copy_(0.05 * noise)  # a head of zeros would hide everything
+            elif isinstance(tensor, nn.Parameter) and tensor.numel() == max(tensor.shape, default=1):
+                tensor.add_(0.2 * noise)
+    return model.eval()
+
+
+def build(library: str, name: str) -> tuple[nn.Module, int]:
+    """The model and its image size: a small one where the architecture allows it."""
+    torch.manual_seed(0)
+    if library == "timm":
+        import timm
+
+        model = timm.create_model(name)
+        return model, model.pretrained_cfg["input_size"][-1]
+    import torchvision
+
+    options: dict[str, Any] = {}
+    size = 96
+    if name.startswith("vit"):
+        size = 4 * int(name.split("_")[-1])
+        options["image_size"] = size
+    elif name.startswith(("maxvit", "swin", "alexnet", "vgg")):
+        size = 224
+    elif name.startswith("inception"):
+        options["init_weights"] = False
+        size = 128
+    elif name == "googlenet":
+        options["init_weights"] = False
+    return torchvision.models.get_model(name, weights=None, **options), size
+
+
+def first_logits(output: Any) -> Tensor:
+    """The logits of a model that returns them first among others."""
+    if isinstance(output, Tensor):
+        return output
+    return first_logits(next(iter(output.values())) if isinstance(output, dict) else output[0])
+
+
+def example(size: int, channels: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (3, C, size, size), the same with anything under the masks, and masks."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(3, channels, size, size, generator=generator)
+    masks = torch.ones(3, size, size, dtype=torch.bool)
+    cells = torch.rand(7, 7, generator=generator) > 0.6
+    index = torch.arange(size) * 7 // size
+    masks[1] = cells[index][:, index]
+    masks[2] = False
+    masks[2, size // 3 : size // 2, size // 4 : size // 2] = True
+    under = 5 * torch.randn(images.shape, generator=generator)
+    under[1, :, ::2] = torch.nan
+    under[2, :, ::3] = torch.inf
+    return images, torch.where(masks[:, None], images, under), masks
+
+
+@torch.inference_mode()
+def measure(model: nn.Module, size: int) -> dict[str, Any]:
+    """The three numbers of one model."""
+    images, changed, masks = example(size)
+    plain = first_logits(model(images))
+    whole = first_logits(deactivated_forward(model, images, masks))
+    whole_changed = first_logits(deactivated_forward(model, changed, masks))
+    part = first_logits(deactivated_forward(model, images[1:], masks[1:]))
+    part_changed = first_logits(deactivated_forward(model, changed[1:], masks[1:]))
+    theorem_1 = (whole[0] - plain[0]).abs().max().item()
+    leak = max((whole - whole_changed).abs().max().item(), (part - part_changed).abs().max().item())
+    effect = (whole[1:] - plain[1:]).abs().amax(1).min().item()
+    agree = (whole[1:] - part).abs().max().item() <= 1e-4 * max(1.0, whole.abs().max().item())
+    if not whole.isfinite().all():
+        status, note = "failed", "logits are not finite"
+    elif theorem_1 != 0 or leak != 0 or not effect > 0 or not agree:
+        status, note = "failed", "" if agree else "depends on which other masks share the batch"
+    else:
+        status, note = "exact", ""
+    return {"status": status, "theorem_1": theorem_1, "leak": leak, "effect": float(f"{effect:.3g}"), "note": note}
+
+
+def row_of(library: str, family: str, name: str) -> dict[str, Any]:
+    """One row of the table; an exception becomes its note."""
+    start = time.perf_counter()
+    row: dict[str, Any] = {"library": library, "family": family, "model": name}
+    try:
+        model, size = build(library, name)
+        row |= {"image_size": size, "parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 1)}
+        row |= measure(randomise(model), size)
+    except Exception as error:
+        row |= {"status": "error", "note": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def work(jobs: list[tuple[str, str, str]]) -> None:
+    """The worker: a line of JSON for each model."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for job in jobs:
+        print("ROW " + json.dumps(row_of(*job)), flush=True)
+
+
+def run(jobs: list[tuple[str, str, str]], limit: float) -> None:
+    """Give the jobs to workers and write each row as it comes; a model may take `limit` seconds."""
+    rows = {(r["library"], r["model"]): r for r in read()}
+    while jobs:
+        command = [sys.executable, __file__, "--work", json.dumps(jobs)]
+        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert worker.stdout is not None
+        expired = threading.Event()
+        watch = _watch(worker, limit, expired)
+        for line in worker.stdout:
+            if line.startswith("ROW "):
+                watch.cancel()
+                watch = _watch(worker, limit, expired)
+                row = json.loads(line[4:])
+                rows[row["library"], row["model"]] = row
+                write(list(rows.values()))
+                print(f"{row['model']:40} {row['status']:8} {row['seconds']:6} s  {row['note']}", flush=True)
+                jobs = jobs[1:]
+        worker.wait()
+        watch.cancel()
+        if worker.returncode != 0 and jobs:
+            library, family, name = jobs[0]
+            died = f"the worker process died with status {worker.returncode}"
+            note = f"no result within {limit:g} s" if expired.is_set() else died
+            row = {"library": library, "family": family, "model": name, "status": "error", "note": note}
+            rows[library, name] = row
+            write(list(rows.values()))
+            print(f"{name:40} error    {note}", flush=True)
+            jobs = jobs[1:]
+
+
+def _watch(worker: subprocess.Popen[str], limit: float, expired: threading.Event) -> threading.Timer:
+    """Kill the worker after `limit` seconds, and say that it was us."""
+
+    def stop() -> None:
+        expired.set()
+        worker.kill()
+
+    timer = threading.Timer(limit, stop)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def read() -> list[dict[str, Any]]:
+    """The table so far."""
+    if not TABLE.exists():
+        return []
+    with TABLE.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """The table, in order."""
+    TABLE.parent.mkdir(exist_ok=True)
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda r: (r["library"] != "torchvision", r["family"], r["model"])))
+
+
+def show() -> None:
+    """Print the table and how many are exact."""
+    rows = read()
+    for r in rows:
+        print(
+            f"{r['library']:12} {r['family']:28} {r['model']:40} {r['status']:7} "
+            f"{r['theorem_1']:>8} {r['leak']:>8} {r['note']}"
+        )
+    for library in ("torchvision", "timm"):
+        status = [r["status"] for r in rows if r["library"] == library]
+        exact = status.count("exact")
+        print(f"{library}: {exact} of {len(status)} exact ({exact / max(len(status), 1):.1%})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--redo", nargs="*", default=[], metavar="NAME", help="models or families to do again, or 'failed'"
+    )
+    parser.add_argument("--print", action="store_true", help="print the table and do nothing else")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds that one model may take")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(json.loads(options.work))
+        return
+    if not options.print:
+        done = {(r["library"], r["model"]): r for r in read()}
+        jobs: list[tuple[str, str, str]] = []
+        for library, models in (("torchvision", torchvision_models), ("timm", timm_models)):
+            known = [(r["library"], r["family"], r["model"]) for r in done.values() if r["library"] == library]
+            jobs += known if options.redo and known else models()
+        again = set(options.redo)
+        redo = {
+            j for j in jobs
+            if {j[1], j[2]} & again or ("failed" in again and done.get((j[0], j[2]), {}).get("status") != "exact")
+        }  # fmt: skip
+        run([j for j in jobs if j in redo or (j[0], j[2]) not in done], options.limit)
+    show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What of the tables needs no trained network: agreement with the truth, means over common images, resuming."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from suffice.datasets import load_dataset
+from suffice.explainers.lax import AdapterSettings, new_adapter
+from suffice.models.resnet18 import synthetic_mnist
+
+BENCHMARKS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("msi_lax_tables")
+
+
+def test_agreement_counted_pixel_by_pixel(bench: Any) -> None:
+    random = np.random.default_rng(0)
+    maps, digits = random.random((3, 5, 5)).astype(np.float32), random.random((3, 5, 5)) > 0.6
+    maps[2] = 0
+    found = bench.agreement(torch.from_numpy(maps), torch.from_numpy(digits), 0.5)
+    for n in range(3):
+        both = either = 0
+        heat = inside = 0.0
+        for value, digit in zip(maps[n].ravel(), digits[n].ravel(), strict=True):
+            both += bool(value > 0.5 and digit)
+            either += bool(value > 0.5 or digit)
+            heat += float(value)
+            inside += float(value) * digit
+        assert float(found["iou"][n]) == pytest.approx(both / either)
+        assert float(found["heat_inside"][n]) == pytest.approx(inside / heat if heat else 0)
+
+
+def test_means_are_over_the_images_that_every_method_has(bench: Any) -> None:
+    def row(method: str, image: int, value: float) -> dict[str, Any]:
+        numbers = dict.fromkeys((*bench.METRICS, *bench.TRUTH, *bench.COST), value)
+        return {"method": method, "image": image, "label": 1, "predicted": 1 if image else 2, **numbers}
+
+    rows = [
+        row("lax", 0, 0.2),
+        row("lax", 1, 0.6),
+        row("lax", 2, 9.0),
+        row("grad-cam", 1, 0.1),
+        row("grad-cam", 0, 0.3),
+    ]
+    cam, lax = bench.summary(rows)
+    assert (cam["method"], lax["method"], lax["images"]) == ("grad-cam", "lax", 2)
+    assert (lax["msi"], lax["msi_se"], cam["iou"]) == ("0.4000", "0.2000", "0.2000")
+    assert lax["model_accuracy"] == "0.5000"
+
+
+def test_rows_are_scored_once_and_the_table_comes_out(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = np.zeros((4, 28, 28), dtype=np.uint8)
+    digits[:, 6:22, 10:16] = 255
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 4, 28, 28) + digits.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 4) + bytes([3, 1, 4, 1]))
+    classifier = synthetic_mnist()
+    (tmp_path / "base").mkdir()
+    from safetensors.torch import save_file
+
+    save_file(classifier.require_module("the test").state_dict(), tmp_path / "base" / "classifier.safetensors")
+    for name in bench.TABLES[3].adapters:
+        settings = AdapterSettings(design="paper" if name == "lax-paper" else "fine")
+        new_adapter(classifier, settings).save(tmp_path / name / "adapter.safetensors")
+    (tmp_path / "base.json").write_text(json.dumps({"test_accuracy": 0.5, "test_images": 4}))
+    monkeypatch.setattr(bench, "METRICS", ("msi_base", "msi_penalty", "msi"))
+    monkeypatch.setattr(bench, "COLUMNS", (*bench.KEY, "label", "predicted", *bench.METRICS, *bench.TRUTH, *bench.COST))
+    monkeypatch.setattr(bench, "AT_ONCE", 1)
+    methods = ("lax-paper", "truth")
+    args = argparse.Namespace(work=tmp_path, data=str(tmp_path), images=2, seed=0, methods=methods)
+
+    bench.run(bench.TABLES[3], args, tmp_path / "rows.csv", "float32")
+    whole = (tmp_path / "rows.csv").read_text()
+    lines = whole.splitlines()
+    (tmp_path / "rows.csv").write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])  # cut short while it was written
+    bench.run(bench.TABLES[3], args, tmp_path / "rows.csv", "float32")
+
+    rows = bench.read(tmp_path / "rows.csv")
+    assert sorted((row["method"], row["image"]) for row in rows) == sorted(
+        (method, image) for method in methods for image in "01"
+    )
+    again = {line.rpartition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()}
+    assert again == {line.rpartition(",")[0] for line in lines}, "all but the seconds"
+    bench.report(rows, json.loads((tmp_path / "base.json").read_text()), tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    dataset = load_dataset("synthetic-mnist", tmp_path, "test")
+    areas = [float(mask.float().mean()) for mask in (dataset.mask(i) for i in range(4)) if mask is not None]
+    assert min(areas) <= float(table["truth"]["msi_penalty"]) <= max(areas)
+    assert (table["truth"]["iou"], table["truth"]["heat_inside"]) == ("1.0000", "1.0000")
+    assert (table["lax-paper"]["forward_passes"], table["lax-paper"]["base_accuracy"]) == ("1.0000", "0.5000")
+    assert "base model: 50.00% right of 4 test images" in capsys.readouterr().out
