@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision  # noqa: F401  # before the fixture, which forgets what a test was first to import
 from safetensors.torch import save_file
 
 from suffice.errors import InputError
