@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from suffice.errors import InputError
+from suffice.files import check_file
+
+_LARGEST_FILE = 2**24  # bytes
 
 
 def imagenet_1k() -> tuple[str, ...]:
@@ -31,6 +34,8 @@ def read_class_names(names: str | os.PathLike[str] | Sequence[str]) -> tuple[str
     if names == "imagenet-1k":
         return imagenet_1k()
     path = Path(names)
+    if path.exists():
+        check_file(path, "class names in a text file", _LARGEST_FILE)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
