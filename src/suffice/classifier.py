@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from suffice.engine import Answers, Engine, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
+from suffice.inside import sealed, unwrapped
 from suffice.outputs import as_logits, as_tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -129,12 +130,14 @@ class Classifier:
         self.weights = weights
         self.class_names = None if class_names is None else tuple(map(str, class_names))
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
+        module = unwrapped(module)
         place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(place)
-        # Their type is said, as a program may have another default.
-        self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
-        self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
+        with torch.inference_mode(False):  # or no gradient could flow through a normalised image
+            # Their type is said, as a program may have another default.
+            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
+            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
         self.engine = Engine(
             module,
             device=place,
@@ -147,12 +150,12 @@ class Classifier:
 
     @property
     def module(self) -> nn.Module | Callable[[Tensor], Any]:
-        """The model itself; another one may take its place."""
+        """The model itself, without a wrapper of `torch.compile` or DataParallel; another one may take its place."""
         return self.engine.module
 
     @module.setter
     def module(self, module: nn.Module | Callable[[Tensor], Any]) -> None:
-        self.engine.module = module
+        self.engine.module = unwrapped(module)
 
     @property
     def device(self) -> torch.device:
@@ -195,14 +198,15 @@ class Classifier:
     @property
     def black_box(self) -> bool:
         """True where only the outputs can be seen: no gradients, no activations."""
-        return not isinstance(self.module, nn.Module)
+        return not isinstance(self.module, nn.Module) or sealed(self.module) is not None
 
     def require_module(self, purpose: str) -> nn.Module:
         """The module, or an error that says why `purpose` is out of reach for a black box."""
-        if not isinstance(self.module, nn.Module):
+        if not isinstance(self.module, nn.Module) or (why := sealed(self.module)):
+            cause = f" ({why})" if isinstance(self.module, nn.Module) else ""
             raise InputError(
-                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box: only its outputs "
-                "can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
+                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box{cause}: only its "
+                "outputs can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
             )
         return self.module
 
@@ -232,9 +236,9 @@ class Classifier:
         return index
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x - mean) / std on the device of `images`, (N, C, H, W) in [0, 1]."""
+        """(x - mean) / std, (N, C, H, W) in the type of the model's weights, of images in [0, 1] on any device."""
         mean, std = self._mean.to(images.device), self._std.to(images.device)
-        return (images.to(torch.float32) - mean) / std
+        return ((images.to(torch.float32) - mean) / std).to(_type_of(self.module))
 
     def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
@@ -313,6 +317,15 @@ def _device_of(module: Any) -> torch.device:
         for tensor in (*module.parameters(), *module.buffers()):
             return tensor.device
     return torch.device("cpu")
+
+
+def _type_of(module: Any) -> torch.dtype:
+    """The type that a model's weights have: of the first layer, which takes the images."""
+    if isinstance(module, nn.Module):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return torch.float32
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -36,6 +36,7 @@ from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Found, Progress, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
 from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.inside import sealed
 from suffice.outputs import as_tensor
 
 MAPS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
@@ -101,9 +102,10 @@ def _raw_maps(
     classifier: Classifier, images: Tensor, targets: Tensor, method: str, settings: RankingSettings, progress: Progress
 ) -> RawMaps:
     if classifier.black_box:
+        why = sealed(classifier.module)
         raise InputError(
             f"the method {method!r} needs the inside of a PyTorch nn.Module; of {classifier.name!r} only the outputs "
-            "can be seen, so use causal or lime"
+            f"can be seen{f' ({why})' if why else ''}, so use causal or lime"
         )
     return MAPS[method][1](classifier, images, targets, settings, progress)
 
