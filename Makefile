@@ -27,22 +27,22 @@ format: .venv/dev
 
 # The measured results of the README. Give PHOTOS, a folder of ImageNet photos with the label at the end of each name.
 benchmark: .venv/dev
-	$(BIN)/python benchmarks/explain_photos.py $(PHOTOS) --csv results/explain-photos.csv
+	$(BIN)/python experiments/explain_photos.py $(PHOTOS) --csv results/explain-photos.csv
 
 # Against rex-xai, which gets an environment of its own (.venv-rex). About two minutes a photo on one thread; it goes on
 # where it was stopped. For a table from one run: make benchmark-rex PHOTOS=FOLDER REDO=--redo
 benchmark-rex: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO)
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO)
 
 # What `suffice bench` promises of its runner, on toy models: kills, overhead, memory. See also its `ray`.
 benchmark-runner: .venv/dev
-	$(BIN)/python benchmarks/benchmark_runner.py kills
-	$(BIN)/python benchmarks/benchmark_runner.py overhead
-	$(BIN)/python benchmarks/benchmark_runner.py memory
+	$(BIN)/python experiments/benchmark_runner.py kills
+	$(BIN)/python experiments/benchmark_runner.py overhead
+	$(BIN)/python experiments/benchmark_runner.py memory
 
 # Activation matching in the paper's condition; goes on where it was stopped.
 benchmark-matching: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/activation_matching.py photos $(PHOTOS)
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/activation_matching.py photos $(PHOTOS)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -58,7 +58,7 @@ benchmark-matching: .venv/dev
 # Tables of MSI-LAX: what is not yet there is trained and scored. DATA holds the data set (MNIST/raw for table 3).
 DATA ?= data
 table3 table4 table5: .venv/dev
-	$(BIN)/python benchmarks/msi_lax_tables.py $(@:table%=%) --data $(DATA)
+	$(BIN)/python experiments/msi_lax_tables.py $(@:table%=%) --data $(DATA)
 
 clean:
 	rm -rf .venv .venv-rex .venv-quantus .against-rex .msi-lax dist build suffice-out

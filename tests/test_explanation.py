@@ -30,7 +30,12 @@ def explanation(**changes: Any) -> Explanation:
         "area": 0.25,
         "method": "causal",
         "occlusion": "colour:rgb(1, 2, 3),zero",
-        "settings": {"iterations": 20, "keep_confidence": 0.5, "nested": {"list": [1, 2.5, None, "ü"]}},
+        "kind": "contrastive",
+        "keep_confidence": 0.25,
+        "threshold": 0.1,
+        "weights": "resnet50.safetensors",
+        "precision": "bfloat16",
+        "settings": {"iterations": 20, "nested": {"list": [1, 2.5, None, "ü"]}},
         "seed": 7,
         "forward_passes": 1234,
         "seconds": 1.5,
@@ -76,6 +81,31 @@ def test_what_is_saved_comes_back(changes: dict[str, Any], tmp_path: Path) -> No
     assert_same(load_explanation(str(tmp_path / "a" / "b")), saved)
 
 
+def test_what_an_older_version_saved_has_the_question_in_its_fields(tmp_path: Path) -> None:
+    """Where γ, τ, the kind, the weights and the precision once stood among the settings of the method."""
+    now = explanation()
+    now.save(tmp_path)
+    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
+    asked = {name: content.pop(name) for name in ("keep_confidence", "kind", "threshold", "precision", "weights")}
+    content["settings"] = {**asked, **content["settings"]}
+    (tmp_path / "explanation.json").write_text(json.dumps(content), encoding="utf-8")
+    assert_same(load_explanation(tmp_path), now)
+    # The very first ones said less; what they did not say was not there to be chosen.
+    content["settings"] = {"iterations": 20, "keep_confidence": 0.5}
+    (tmp_path / "explanation.json").write_text(json.dumps(content), encoding="utf-8")
+    first = load_explanation(tmp_path)
+    assert (first.settings, first.keep_confidence, first.kind, first.threshold) == (
+        {"iterations": 20}, 0.5, "sufficient", 0.0,
+    )  # fmt: skip
+    assert (first.precision, first.weights) == ("float32", None)
+
+
+def test_a_setting_of_a_method_may_have_any_name(tmp_path: Path) -> None:
+    now = explanation(settings={"threshold": 3, "kind": "slic", "weights": [1, 2]})
+    now.save(tmp_path)
+    assert_same(load_explanation(tmp_path), now)
+
+
 def test_files_are_what_any_tool_reads(tmp_path: Path) -> None:
     saved = explanation()
     saved.save(tmp_path / "cat", extra={"report.html": b"<p>hello"})
@@ -99,7 +129,8 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "seed forward_passes seconds image model version"
     )
     added = "notes minimal minimal_block raw_saliency backward_passes curves"
-    assert set(content) == {*contract.split(), *added.split()}
+    asked = "kind keep_confidence threshold weights precision"
+    assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"
     assert content["saliency"] == "saliency.npy"
     assert content["notes"] == ["the class was not on top", "näher hinsehen"]

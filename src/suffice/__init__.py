@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from suffice.metrics import score_many as score_many
     from suffice.models import load_classifier as load_classifier
     from suffice.occlusion import masked_logits as masked_logits
+    from suffice.question import Question as Question
 
 _HOME = {
     "Classifier": "suffice.classifier",
     "Preprocessing": "suffice.classifier",
     "InputError": "suffice.errors",
+    "Question": "suffice.question",
     "explain": "suffice.explainers",
     "explain_batch": "suffice.explainers",
     "explain_series": "suffice.explainers",

@@ -85,7 +85,7 @@ class Classifier:
             verdict than bfloat16 was off so far. That is an estimate: a rare verdict differs. On a CPU with AMX a
             batch through a ResNet or ViT takes a third of the time; through an EfficientNet little less, so that a
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
-            (`benchmarks/precision.py`).
+            (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
         interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
 

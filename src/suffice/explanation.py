@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from suffice.errors import InputError
+
+_ONCE_AMONG_SETTINGS = ("threshold", "kind", "keep_confidence", "weights", "precision")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,14 +32,17 @@ class Explanation:
         confidence: softmax probability of the target for the whole image, in [0, 1].
         explanation_confidence: the same when only the mask is present, under the occlusion in use (the least, of
             several), in [0, 1].
-        sufficient: whether the mask alone keeps the target on top with at least `keep_confidence` x `confidence`.
+        sufficient: whether the mask is what was asked for: alone it keeps the target on top with at least
+            `keep_confidence` x `confidence`, and more where the `kind` demands it.
         minimal: whether it was shown that no block of the mask alone can be left out.
         minimal_block: side in pixels of the blocks that this holds for; None where it was not shown.
         area: share of the pixels in the mask, in [0, 1].
-        method, occlusion, settings, seed: what made it, in the words that make it again.
+        occlusion, threshold, kind, keep_confidence: what was asked, as of `suffice.Question`; `keep_confidence` (γ) is
+            None where that is not known, as in a result that another tool made.
+        method, settings, seed: what found it; `settings` are the method's, complete.
         forward_passes: images that went through the model for it; backward_passes: gradients of images.
         seconds: wall time.
-        model, image: what was explained; version: of suffice.
+        model, weights, precision: who was asked, as of `suffice.Classifier`; image: about what; version: of suffice.
         notes: what a reader must know before trusting it; empty in most cases.
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
@@ -53,11 +59,16 @@ class Explanation:
     area: float
     method: str
     occlusion: str
+    threshold: float = 0.0
+    kind: str = "sufficient"
+    keep_confidence: float | None = None
     settings: dict[str, Any]
     seed: int
     forward_passes: int
     seconds: float
     model: str
+    weights: str | None = None
+    precision: str = "float32"
     version: str
     image: str = ""
     notes: tuple[str, ...] = ()
@@ -66,6 +77,27 @@ class Explanation:
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
+
+    @classmethod
+    def from_dict(
+        cls, content: Mapping[str, Any], *, mask: Tensor, saliency: Tensor, raw_saliency: Tensor | None = None
+    ) -> Explanation:
+        """The explanation of which `to_dict` made `content`, also in a version that had the question among `settings`.
+
+        Args:
+            content: as of `to_dict`; what it says of the maps is passed over.
+            mask, saliency, raw_saliency: the maps.
+
+        Raises:
+            TypeError: a name that is missing, or that explanations do not have.
+        """
+        fields = {**content, "mask": mask, "saliency": saliency, "raw_saliency": raw_saliency}
+        fields["notes"] = tuple(content.get("notes", ()))
+        if "kind" not in content:  # what was asked, and of whom, once stood among the settings of the method
+            settings = dict(content.get("settings", {}))
+            moved = {name: settings.pop(name) for name in _ONCE_AMONG_SETTINGS if name in settings}
+            fields |= {**moved, "settings": settings}
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the maps, fit for JSON; where they lie once saved is in `mask`, `saliency`, `raw_saliency`."""
@@ -134,14 +166,13 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
         content = json.loads((directory / "explanation.json").read_text(encoding="utf-8"))
         with Image.open(directory / content["mask"]) as image:
             mask = torch.from_numpy(np.asarray(image) > 127)
-        maps = {"saliency": _read_map(directory / content["saliency"]), "raw_saliency": None}
+        maps: dict[str, Any] = {"saliency": _read_map(directory / content["saliency"]), "raw_saliency": None}
         if content.get("raw_saliency") is not None:
             maps["raw_saliency"] = _read_map(directory / content["raw_saliency"])
         for saliency in maps.values():
             if saliency is not None and (mask.shape != saliency.shape or mask.ndim != 2):
                 raise ValueError(f"a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}")
-        fields = {**content, **maps, "mask": mask, "notes": tuple(content["notes"])}
-        return Explanation(**fields)
+        return Explanation.from_dict(content, mask=mask, **maps)
     except Exception as error:  # json, numpy and Pillow raise a dozen types for damaged files
         raise InputError(f"expected a saved explanation in {directory}; got {error!r}") from error
 

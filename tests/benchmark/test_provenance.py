@@ -13,7 +13,7 @@ from suffice.benchmark import provenance
     ("changed", "is_noticed"),
     [
         ("classifier.py", True),
-        ("margin.py", True),
+        ("verdicts.py", True),
         ("faster/fold.py", True),
         ("metrics/area.py", True),
         ("report/page.py", False),

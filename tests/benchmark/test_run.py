@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,11 @@ def test_what_fails_says_so_and_the_rest_is_complete(
     toy["models"].append({"model": "bench_models:not_a_number", "label": "nan"})
     toy["models"].append({"model": "bench_models:there_is_none", "label": "missing"})
     toy["methods"].append({"method": "lime"})
-    settings, _ = METHODS["lime"]
 
     def fail(*arguments: Any) -> Any:
         raise RuntimeError("out of\nluck")
 
-    monkeypatch.setitem(METHODS, "lime", (settings, fail))
+    monkeypatch.setitem(METHODS._loaded, "lime", dataclasses.replace(METHODS["lime"], explain=fail))
     outcome, rows = run(toy)
     errors: dict[tuple[str, str, str], set[str]] = {}
     for row in rows:

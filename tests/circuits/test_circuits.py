@@ -18,7 +18,7 @@ import suffice
 from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load_circuit
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
-from suffice.circuits.ranking import RANKINGS, Question, choose
+from suffice.circuits.ranking import RANKINGS, Decision, choose
 from suffice.circuits.recording import record
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -170,8 +170,8 @@ def test_attributions_are_the_first_order_effect() -> None:
     image = torch.rand(1, 3, 16, 16)
     layers = layers_of(classifier, image[0])
     total = sum(layer.channels for layer in layers)
-    question = Question(classifier, image, 1, layers)
-    sizes, signed, logits = question.attributions(torch.ones(total, dtype=torch.bool))
+    decision = Decision(classifier, image, 1, layers)
+    sizes, signed, logits = decision.attributions(torch.ones(total, dtype=torch.bool))
     assert torch.allclose(logits, classifier.logits(image), atol=1e-6)
     assert bool((sizes >= signed.abs() - 1e-5).all())
 

@@ -52,9 +52,9 @@ def test_each_kind_keeps_its_word(kind: str, gamma: float, said: str, suffice: A
 def test_json_says_the_kind_and_what_was_shown(suffice: Any, save_photo: Any) -> None:
     photo = save_photo("photo.png")
     (boxes,) = suffice("explain", photo, *WORDS, "--kind", "contrastive", "--json").json
-    assert (boxes["settings"]["kind"], boxes["minimal"], boxes["minimal_block"]) == ("contrastive", True, 2)
+    assert (boxes["kind"], boxes["minimal"], boxes["minimal_block"]) == ("contrastive", True, 2)
     (partitions,) = suffice.corner(photo, "--json").json  # a search that shows nothing of the kind
-    assert (partitions["settings"]["kind"], partitions["minimal"], partitions["minimal_block"]) == (
+    assert (partitions["kind"], partitions["minimal"], partitions["minimal_block"]) == (
         "sufficient", False, None,
     )  # fmt: skip
     assert "left out" not in suffice.corner(photo).out

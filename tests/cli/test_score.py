@@ -126,6 +126,16 @@ def test_explanations_from_the_folder_that_explain_wrote(suffice: Any, photo: st
     assert run.json[0]["notes"] == ["The model's own choice for the whole image is bright corner."]
 
 
+def test_an_explanation_of_another_occlusion_is_scored_under_the_one_that_is_said(suffice: Any, photo: str) -> None:
+    assert suffice.corner(photo, "--out", "out").status == 0  # under min
+    model = ("--model", "toy_models:corner")
+    run = suffice("score", photo, "out", *model, "--target", "plain", *FEW, "--json")
+    assert run.json[0]["occlusion"] == "zero"
+    assert run.json[0]["notes"][-1] == "The explanation was made under min, and is scored under zero."
+    assert "and is scored under zero." in suffice("score", photo, "out", *model, *FEW).out
+    assert suffice("score", photo, "out", *MODEL, *FEW, "--json").json[0]["notes"] == []
+
+
 def test_one_bad_map_is_reported_and_the_rest_is_scored(suffice: Any, photo: str) -> None:
     np.save("wide.npy", np.zeros((4, 8)))
     np.save("broken.npy", np.full((32, 32), np.nan))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import suffice
 from suffice.errors import InputError
 from suffice.explainers import saliency_maps
-from suffice.explainers.cam import METHODS, finer_scores, kernel_component
+from suffice.explainers.cam import finer_scores, kernel_component
 
 SIZE = 64
 Build = Callable[..., suffice.Classifier]
@@ -66,7 +66,7 @@ def by_the_package(
         return shown[0], raw[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PACKAGE)
 @pytest.mark.parametrize("name", BY_HAND)
 def test_maps_are_those_of_the_package(name: str, method: str, classifier_of: Build) -> None:
     classifier, images = classifier_of(name), torch.rand(3, 3, SIZE, SIZE)
@@ -181,7 +181,7 @@ def test_the_model_is_left_as_it_was(classifier_of: Build) -> None:
     images = torch.rand(2, 3, SIZE, SIZE)
     modes, state = [m.training for m in module.modules()], torch.get_rng_state()
     try:
-        for method in METHODS:
+        for method in PACKAGE:
             saliency_maps(classifier, images, method=method)
         assert [m.training for m in module.modules()] == modes
         assert [p.requires_grad for p in module.parameters()] == [i % 2 == 0 for i, _ in enumerate(module.parameters())]
@@ -239,6 +239,6 @@ def test_networks_that_return_more_than_logits_have_the_same_maps(wrap: Callable
 
     images, targets = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
     more = suffice.Classifier(More(), input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
-    for method in METHODS:
+    for method in PACKAGE:
         found, expected = (saliency_maps(c, images, targets, method).raw for c in (more, linear()))
         torch.testing.assert_close(found, expected)

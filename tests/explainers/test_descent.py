@@ -16,8 +16,7 @@ from torch import Tensor
 import suffice
 from suffice.explainers import descent
 from suffice.explainers.descent import Box, Mask, bounds, mask_of, peeled, smallest_box
-from suffice.explainers.sufficiency import SufficiencyTest
-from suffice.occlusion import make_occlusions
+from suffice.question import Question
 
 SIZE = (24, 20)
 CELLS = [Box(y, x, y + 4, x + 4) for y in range(0, 24, 4) for x in range(0, 20, 4)]
@@ -25,8 +24,8 @@ WHOLE = np.ones(SIZE, dtype=bool)
 Plain = Callable[[Mask], bool]
 
 
-def asked_about(sufficient: Plain, slack: Callable[[Mask], float] | None = None) -> SufficiencyTest:
-    """A real test whose model sees the mask as the image, white on black, and answers with a plain function of it."""
+def asked_about(sufficient: Plain, slack: Callable[[Mask], float] | None = None) -> Question:
+    """A real question, whose model sees the mask as the image, white on black, and answers with a plain function."""
 
     def model(x: Tensor) -> Tensor:
         shown = (x[:, 0] > 0.5).numpy()
@@ -34,9 +33,9 @@ def asked_about(sufficient: Plain, slack: Callable[[Mask], float] | None = None)
         return torch.stack([torch.zeros(len(x)), torch.tensor(margin)], 1)
 
     classifier = suffice.Classifier(model, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
-    image = torch.ones(3, *SIZE)
-    whole = classifier.logits(image[None])[0]
-    return SufficiencyTest(classifier, image, 1, make_occlusions(classifier, "min"), 0.0, whole)
+    question = Question(classifier, torch.ones(3, *SIZE), 1, occlusion="min", keep_confidence=0.0)
+    assert question.target == 1  # the whole image has been asked about
+    return question
 
 
 def any_of(*needed: Mask) -> Plain:

@@ -162,7 +162,7 @@ def test_complete_keeps_all_of_the_confidence() -> None:
     image[:, 12:16, 12:16] = 0.2
     complete = suffice.explain(classifier, image, occlusion="min", kind="complete", keep_confidence=0.1, block=4)
     assert shown(complete) == {0, 1, 2, 3}
-    assert complete.settings["keep_confidence"] == 1.0
+    assert complete.keep_confidence == 1.0
     assert complete.explanation_confidence == complete.confidence
     kept, whole = (says(classifier, image, m).softmax(0)[1] for m in (complete.mask, torch.ones_like(complete.mask)))
     assert kept == pytest.approx(float(whole))

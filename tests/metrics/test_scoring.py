@@ -503,15 +503,30 @@ def test_the_saliency_of_lax_is_on_a_scale_of_its_own() -> None:
     assert float(both["map"].parts.float().mean()) == 0.25
 
 
-def test_explanations_of_different_targets_need_a_label() -> None:
+def test_explanations_of_different_targets_need_a_target() -> None:
     classifier = toy(Patches(TOP_LEFT))
     explanation = suffice.explain(classifier, white(), occlusion="min", block=2)
     maps = {"a": explanation, "b": dataclasses.replace(explanation, target=0), "c": patch_map(a=1.0)}
-    with pytest.raises(InputError, match=r"expected a label, as the explanations have different targets; got \[0, 1\]"):
+    with pytest.raises(
+        InputError, match=r"expected a target, as the explanations have different targets; got \[0, 1\]"
+    ):
         score_maps(classifier, white(), maps)
     assert [int(each.labels[0]) for each in score_maps(classifier, white(), maps, "area", label=0).values()] == [0] * 3
     with pytest.raises(InputError, match="expected at least one saliency map; got none"):
         score_maps(classifier, white(), {})
+
+
+def test_the_class_is_the_target_and_label_is_another_name_of_it() -> None:
+    classifier, heat = toy(Share()), patch_map(a=1.0, b=0.7)
+    names = ["insertion", "msi"]
+    for chosen in (0, 1):
+        by_target = suffice.score(classifier, white(), heat, names, target=chosen)
+        assert by_target == suffice.score(classifier, white(), heat, names, label=chosen)
+        assert by_target == suffice.score(classifier, white(), heat, names, chosen)
+        assert by_target == score_maps(classifier, white(), {"a": heat}, names, label=chosen)["a"].of(0)
+    assert suffice.score(classifier, white(), heat, names, target=0) != by_target
+    with pytest.raises(InputError, match="expected the class once, as target; got target=0 and label=1"):
+        suffice.score(classifier, white(), heat, names, target=0, label=1)
 
 
 def test_of_several_occlusions_the_worst_counts() -> None:

@@ -39,7 +39,8 @@ def an_explanation(**changes: Any) -> Explanation:
         area=float(mask.float().mean()),
         method="causal",
         occlusion="zero",
-        settings={"keep_confidence": 0.5, "iterations": 20},
+        keep_confidence=0.5,
+        settings={"iterations": 20},
         seed=7,
         forward_passes=1234,
         seconds=2.5,
@@ -280,7 +281,7 @@ def test_page_of_one_explanation_says_all_of_it() -> None:
         ({"explanation_confidence": 0.2}, "gives “ibex” 20.0% confidence; 40.0% was demanded"),
         ({"explanation_confidence": 0.39996}, "gives “ibex” 39.996% confidence; 40.000% was demanded"),
         ({"explanation_confidence": 0.45}, "another class comes out on top (“ibex” has 45.0%)"),
-        ({"explanation_confidence": 0.2, "settings": {}}, "another class comes out on top"),
+        ({"explanation_confidence": 0.2, "keep_confidence": None}, "another class comes out on top"),
         ({"explanation_confidence": 0.2, "occlusion": "zero,blur"}, "it fails at least one of zero and blur"),
     ],
 )
@@ -344,7 +345,7 @@ LOST = "Without this part, all else present, the model no longer decides for “
     ],
 )
 def test_a_kind_is_named_and_said_in_words(kind: str, occlusion: str, expected: tuple[str, ...]) -> None:
-    entry = an_entry(occlusion=occlusion, settings={"keep_confidence": 0.5, "kind": kind})
+    entry = an_entry(occlusion=occlusion, kind=kind)
     words = Page(render(entry)).words
     for text in (*expected, f"Kind{kind}", "what must go for the decision to change"):
         assert text in words
@@ -364,8 +365,7 @@ def test_a_kind_is_named_and_said_in_words(kind: str, occlusion: str, expected: 
     ],
 )
 def test_what_is_not_contrastive_says_which_half_failed(confidence: float, expected: str) -> None:
-    settings = {"keep_confidence": 0.5, "kind": "contrastive"}
-    words = Page(render(an_entry(sufficient=False, explanation_confidence=confidence, settings=settings))).words
+    words = Page(render(an_entry(sufficient=False, explanation_confidence=confidence, kind="contrastive"))).words
     assert expected in words
     assert "Not contrastive under zero" in words
     assert "✕ not contrastive" in words

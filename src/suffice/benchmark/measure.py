@@ -21,13 +21,11 @@ from suffice.benchmark.images import Backgrounds, Images, open_images
 from suffice.benchmark.plan import Asked, Cell, Level, Task, explanation_id, metric_id
 from suffice.benchmark.provenance import versions
 from suffice.benchmark.results import Row, packed, unpacked
-from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
+from suffice.benchmark.specs import BACKGROUNDS, OWN, dataset_label, method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers import explain, explain_series, saliency_maps
+from suffice.explainers import METHODS, explain, explain_series, saliency_maps
 from suffice.explainers.extraction import ranked_cells
-from suffice.explainers.lax import heatmaps, load_adapter
-from suffice.explainers.saliency import MAPS
 from suffice.explanation import Explanation
 from suffice.images import prepare
 from suffice.metrics import METRICS, score_maps
@@ -80,9 +78,8 @@ def unpack(row: Row) -> Found:
     mask, saliency, raw, facts = unpacked(row)
     if mask is None:
         return Found(saliency, facts)
-    fields = facts.pop("explanation")
-    fields["notes"] = tuple(fields["notes"])
-    return Found(Explanation(mask=mask, saliency=saliency, raw_saliency=raw, **fields), facts)
+    explanation = Explanation.from_dict(facts.pop("explanation"), mask=mask, saliency=saliency, raw_saliency=raw)
+    return Found(explanation, facts)
 
 
 class Worker:
@@ -179,14 +176,14 @@ class Worker:
                     together.setdefault(asked.metrics[group], []).append(asked)
             for names, several in together.items():
                 maps = {asked.level: found[asked.level] for asked in several}
-                before, clock = photo.classifier.forward_passes, time.perf_counter()
+                before, clock = photo.classifier.passes, time.perf_counter()
                 try:
                     values, said = self._scored(task, cell, photo, group, names, maps), ""
                 except Exception as error:
                     values, said = {}, _line(error)
                     failure = failure or said
                 cost = {
-                    "metric_forward_passes": photo.classifier.forward_passes - before,
+                    "metric_forward_passes": photo.classifier.passes.since(before).forward,
                     "metric_seconds": time.perf_counter() - clock,
                 }
                 for asked in several:
@@ -258,15 +255,11 @@ class Worker:
     def _map(self, cell: Cell, photo: _Photo, method: str, settings: dict[str, Any], target: int | None) -> Found:
         """The saliency map alone; of methods that make maps without an explanation, at their own low price."""
         classifier, started = photo.classifier, time.perf_counter()
-        forward, backward = classifier.forward_passes, classifier.backward_passes
+        before = classifier.passes
         wanted = photo.top if target is None else target
-        if method in MAPS:
+        if METHODS[method].saliency is not None:
             found = saliency_maps(classifier, photo.image[None], np.array([wanted]), method, **settings)
             saliency = found.normalised[0]
-        elif method == "lax":
-            if self._adapter is None or self._adapter[0] is not classifier or self._adapter[1] != settings["adapter"]:
-                self._adapter = classifier, settings["adapter"], load_adapter(settings["adapter"], classifier)
-            saliency = heatmaps(classifier, self._adapter[2], photo.image[None])[1][0]
         else:
             spec = self.config.methods[cell.setup.method]
             saliency = explain(
@@ -281,17 +274,16 @@ class Worker:
                 threshold=spec.threshold,
                 **settings,
             ).saliency
+        passes = classifier.passes.since(before)
         facts = {
             "target": wanted,
             "confidence": photo.confidence(wanted),
-            "forward_passes": classifier.forward_passes - forward,
-            "backward_passes": classifier.backward_passes - backward,
+            "forward_passes": passes.forward,
+            "backward_passes": passes.backward,
             "settings": json.dumps(settings, ensure_ascii=False, sort_keys=True),
             "seconds": time.perf_counter() - started,
         }
         return Found(saliency.contiguous(), facts)
-
-    _adapter: tuple[Classifier, str, Any] | None = None
 
     def _scored(
         self, task: Task, cell: Cell, photo: _Photo, group: int, names: Sequence[str], maps: Mapping[Level, Found]
@@ -307,16 +299,16 @@ class Worker:
         if not scored:
             return values
         options = dict(spec.options)
+        known = {option for name in scored for option in METRICS[name].options}
         method = self.config.methods[cell.setup.method]
-        if method.method == "lax" and any("normalise" in METRICS[name].options for name in scored):
-            options.setdefault("normalise", "none")  # a map on a scale of its own
-        if "robustness_images" in scored:
+        if METHODS[method.method].own_scale and "normalise" in known:
+            options.setdefault("normalise", "none")
+        if BACKGROUNDS in known:
             backgrounds = self._backgrounds.setdefault(
                 task.dataset, Backgrounds(self.images(task.dataset), photo.classifier, _BACKGROUNDS_SEED)
             )
-            options["backgrounds"] = backgrounds.of(task.number, spec.images)
+            options[BACKGROUNDS] = backgrounds.of(task.number, spec.images)
         words = {level: f"{level.at} {level.level!r}" for level in maps}
-        known = {option for name in scored for option in METRICS[name].options}
         found = score_maps(
             photo.classifier,
             photo.image,

@@ -19,6 +19,7 @@ from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expande
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.images import Images, open_images
 from suffice.benchmark.specs import (
+    BACKGROUNDS,
     OWN,
     At,
     DatasetSpec,
@@ -208,8 +209,9 @@ def metric_id(spec: MetricSpec, name: str) -> str:
     """What tells a metric from the same one under other options."""
     if name in FACTS:
         return name
-    options = {option: value for option, value in spec.options.items() if option in METRICS[name].options}
-    if name == "robustness_images":
+    known = METRICS[name].options
+    options = {option: value for option, value in spec.options.items() if option in known}
+    if BACKGROUNDS in known:
         options["images"] = spec.images
     return _metric_id(name, canonical(options), spec.occlusion)
 
@@ -217,8 +219,7 @@ def metric_id(spec: MetricSpec, name: str) -> str:
 @functools.cache
 def _metric_id(name: str, options: str, occlusion: str) -> str:
     # Where nothing is hidden, how it is hidden plays no part.
-    hides = name not in ("area", "msi_penalty", "robustness_solid", "robustness_images")
-    words = [occlusion] if hides and occlusion != OWN else []
+    words = [occlusion] if METRICS[name].hides and occlusion != OWN else []
     return " ".join([name, *words, *([] if options == "{}" else [options])])
 
 

@@ -24,6 +24,9 @@ Dimension = Literal["dataset", "model", "method", "occlusion", "level", "metric"
 OWN = "own"
 """As the occlusion of a metric: that of the explanation which is scored."""
 
+BACKGROUNDS = "backgrounds"
+"""The option of metrics that a benchmark gives by itself: images of other classes, from the same data set."""
+
 
 class Strict(BaseModel):
     """Unknown keys and values out of range are errors."""
@@ -101,8 +104,8 @@ class MetricSpec(Strict):
         names: in `suffice.metrics.METRICS`, or `FACTS`.
         occlusion: how absence is shown to the model by those metrics that hide pixels; `own` for the occlusion of the
             explanation.
-        options: of the metrics; see `suffice.metrics.scoring.ScoreOptions`. `robustness_images` takes its images from
-            the same data set, and `images` says how many.
+        options: of the metrics; see `suffice.metrics.scoring.ScoreOptions`.
+        images: how many images of other classes a metric is given that takes some, such as `robustness_images`.
         at: the kinds of explanation that they are of; all that there are unless given.
     """
 
@@ -118,11 +121,11 @@ class MetricSpec(Strict):
             if name not in METRICS and name not in FACTS:
                 known = [*METRICS, *FACTS]
                 raise InputError(f"unknown metric {name!r}{did_you_mean(name, known)}; expected {', '.join(known)}")
-        if "backgrounds" in self.options:
+        if BACKGROUNDS in self.options:
             raise InputError("expected no option backgrounds, as they come from the data set; images says how many")
         if scored := [name for name in self.names if name in METRICS]:
-            images = {"backgrounds": True} if "robustness_images" in scored else {}
-            check_metrics(scored, **self.options, **images)
+            given = {BACKGROUNDS: True} if any(BACKGROUNDS in METRICS[name].options for name in scored) else {}
+            check_metrics(scored, **self.options, **given)
         elif self.options:
             raise InputError(f"expected no options of {', '.join(self.names)}; got {', '.join(self.options)}")
         return self

@@ -89,7 +89,7 @@ def orders_of(groups: Iterable[Group], config: BenchmarkConfig) -> dict[str, lis
 def metric_of(name: str) -> Scale:
     """What the values of a metric mean, by the name that a table gives it, which may say its options as well."""
     word = name.partition(" ")[0]
-    return FACTS[word] if word in FACTS else METRICS[word]
+    return FACTS[word] if word in FACTS else METRICS.find(word)
 
 
 def mean_of(values: Values, group: Group) -> Mean | None:

@@ -27,15 +27,15 @@ from torch import Tensor
 from suffice.circuits.ablation import channel_means
 from suffice.circuits.circuit import Circuit, CircuitLayer, load_circuit
 from suffice.circuits.comparison import Comparison, compare_circuits, compare_with_whole
-from suffice.circuits.connectivity import connect
+from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.graph import channels_on, drawn_graph, node_counts
-from suffice.circuits.ranking import RANKINGS, Question
+from suffice.circuits.ranking import RANKINGS, Decision
 from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.method import Progress
-from suffice.occlusion import make_occlusion
+from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 from suffice.outputs import as_tensor
 
 __all__ = [
@@ -62,7 +62,7 @@ def trace_circuit(
     ranking: str = "descent",
     share: float | None = None,
     keep_confidence: float = 0.5,
-    occlusion: str = "zero",
+    occlusion: str = DEFAULT_FOR_MEASURES,
     reference: Tensor | np.ndarray[Any, Any] | None = None,
     test: bool = True,
     random: int = 10,
@@ -111,50 +111,80 @@ def trace_circuit(
     began, before = time.perf_counter(), classifier.passes
     _check(ranking, share, keep_confidence, nodes, random, seed)
     module = classifier.require_module("a circuit")
+    told = progress or (lambda done: None)
     whole = classifier.check_images(as_tensor(image)[None])
-    chosen = None if target is None else classifier.class_index(target)
     shown = whole if mask is None else _explanation(classifier, whole, mask, occlusion, seed)
     references = None if reference is None else classifier.check_images(reference)
-    told = progress or (lambda done: None)
-
-    of_whole: Readout | None = None
-    if mask is None or test or chosen is None:
-        of_whole = read_out(classifier, whole[0], chosen, layers)
-        chosen = of_whole.target
+    chosen = None if target is None else classifier.class_index(target)
+    of_whole = read_out(classifier, whole[0], chosen, layers) if mask is None or test or chosen is None else None
+    chosen = of_whole.target if of_whole is not None else chosen
     readout = of_whole if mask is None else read_out(classifier, shown[0], chosen, layers)
     assert readout is not None
-    assert chosen is not None
-    counts = node_counts(readout, nodes)
-    whole_logits = None if of_whole is None else of_whole.logits
+    drawn_nodes = node_counts(readout, nodes)
     if switch is None:
         switch = "blocks" if isinstance(layers, str) else layers
     switched = connect(module, readout.recording, switch, follow=ranking == "weight")
     told(0.1)
-
     verdict: Verdict | None = None
     if test:
-        assert whole_logits is not None
+        assert of_whole is not None
         means = None if references is None else channel_means(classifier, switched.layers, references)
-        unswitched = torch.stack([whole_logits, readout.logits])
         # What the whole network does not decide so, no circuit has to.
-        asked = 2 if mask is not None and int(readout.logits.argmax()) == chosen else 1
-        images = torch.cat([whole, shown])[:asked]
-        question = Question(classifier, images, chosen, switched.layers, means)
-        demanded = keep_confidence * unswitched.softmax(1)[:asked, chosen]
+        images = torch.cat([whole, shown]) if mask is not None and readout.is_decision else whole
+        decision = Decision(classifier, images, readout.target, switched.layers, means)
+        unswitched = torch.stack([of_whole.logits, readout.logits])[: len(images)]
+        demanded = keep_confidence * unswitched.softmax(1)[:, readout.target]
         verdict = put_to_the_test(
-            question, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
+            decision, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
         )
+    told(1.0)
+    settings = {
+        "layers": layers if isinstance(layers, str) else list(layers),
+        "switch": switch if isinstance(switch, str) else list(switch),
+        "nodes": nodes,
+        "share": share,
+        "keep_confidence": keep_confidence,
+        "occlusion": None if mask is None else occlusion,
+        "reference": 0 if references is None else len(references),
+        "random": random,
+    }
+    passes = classifier.passes.since(before)
+    return _circuit(
+        classifier,
+        readout,
+        of_whole,
+        mask is not None,
+        switched,
+        verdict,
+        drawn_nodes,
+        ranking=ranking,
+        settings=settings,
+        seed=seed,
+        image=name,
+        forward_passes=passes.forward,
+        backward_passes=passes.backward,
+        seconds=time.perf_counter() - began,
+    )
 
+
+def _circuit(
+    classifier: Classifier,
+    readout: Readout,
+    of_whole: Readout | None,
+    masked: bool,
+    switched: Network,
+    verdict: Verdict | None,
+    nodes: Sequence[int],
+    **record: Any,
+) -> Circuit:
+    """The circuit and its graph; `record` holds the fields on how it was found."""
     on = torch.ones(sum(layer.channels for layer in switched.layers), dtype=torch.bool)
     on = on if verdict is None else verdict.on
     on_of_drawn = channels_on(readout, switched.layers, on)
-    graph = drawn_graph(readout, on_of_drawn, counts)
-    beside = None if mask is None or of_whole is None else drawn_graph(of_whole, on_of_drawn, counts)
+    graph = drawn_graph(readout, on_of_drawn, nodes)
     drawn = {layer.name for layer in readout.layers}
     parts = on.split([layer.channels for layer in switched.layers])
-    confidence = None if whole_logits is None else float(whole_logits.softmax(0)[chosen])
-    told(1.0)
-    passes = classifier.passes.since(before)
+    of_explanation = None if verdict is None or not masked else (*verdict.confidences, None)[1]
     return Circuit(
         nodes=graph.nodes,
         edges=graph.edges,
@@ -163,38 +193,23 @@ def trace_circuit(
             for layer, part in zip(switched.layers, parts, strict=True)
         ),
         maps=graph.maps,
-        whole=beside,
-        target=chosen,
-        target_name=classifier.class_name(chosen),
-        confidence=confidence,
+        whole=drawn_graph(of_whole, on_of_drawn, nodes) if masked and of_whole is not None else None,
+        target=readout.target,
+        target_name=classifier.class_name(readout.target),
+        confidence=None if of_whole is None else of_whole.confidence(readout.target),
         circuit_confidence=None if verdict is None else verdict.confidences[0],
-        explanation_confidence=None if mask is None else float(readout.logits.softmax(0)[chosen]),
-        circuit_explanation_confidence=None if verdict is None or mask is None else (*verdict.confidences, None)[1],
+        explanation_confidence=readout.confidence(readout.target) if masked else None,
+        circuit_explanation_confidence=of_explanation,
         sufficient=None if verdict is None else verdict.sufficient,
         channels=int(on.sum()),
         channels_total=len(on),
         random_kept=None if verdict is None else verdict.random_kept,
         blank_kept=None if verdict is None else verdict.blank_kept,
-        ranking=ranking,
-        settings={
-            "layers": layers if isinstance(layers, str) else list(layers),
-            "switch": switch if isinstance(switch, str) else list(switch),
-            "nodes": nodes,
-            "share": share,
-            "keep_confidence": keep_confidence,
-            "occlusion": None if mask is None else occlusion,
-            "reference": 0 if references is None else len(references),
-            "random": random,
-        },
-        seed=seed,
-        read_from="image" if mask is None else "explanation",
-        forward_passes=passes.forward,
-        backward_passes=passes.backward,
-        seconds=time.perf_counter() - began,
+        read_from="explanation" if masked else "image",
         model=classifier.name,
         version=version("suffice"),
-        image=name,
-        notes=_notes(classifier, readout, whole_logits, mask is not None, verdict),
+        notes=_notes(classifier, readout, None if of_whole is None else of_whole.logits, masked, verdict),
+        **record,
     )
 
 

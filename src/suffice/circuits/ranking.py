@@ -36,8 +36,8 @@ ACROSS_LAYERS = ("descent", "attribution", "signed")
 
 
 @dataclasses.dataclass(eq=False)
-class Question:
-    """What the circuits are asked, and the gates' gradients of the answer.
+class Decision:
+    """A class that a network gives some images, and which of its channels the circuits of that decision are made of.
 
     Attributes:
         classifier: of a PyTorch module.
@@ -169,33 +169,33 @@ class Rung:
 
 
 def ladder(
-    question: Question, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
+    decision: Decision, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
 ) -> list[Rung]:
     """Circuits of falling size, each within the one before; the first is the whole network.
 
     Args:
-        question: what the circuits are asked.
+        decision: whose circuits they are.
         ranking: a name in `RANKINGS`.
         scores: of `energy` and `weight`.
         shares: of the channels, falling.
         enough: whether logits (N, K) are good enough; a `descent` stops after it has failed twice in a row.
     """
-    everything = torch.ones(question.channels, dtype=torch.bool)
+    everything = torch.ones(decision.channels, dtype=torch.bool)
     across = ranking in ACROSS_LAYERS
     if scores is not None or ranking == "attribution":
         logits = None
         if scores is None:
-            scores, _, logits = question.attributions(everything)
-        rungs = [choose(scores, question.layers, share, across=across) for share in shares]
+            scores, _, logits = decision.attributions(everything)
+        rungs = [choose(scores, decision.layers, share, across=across) for share in shares]
         return [Rung(everything, scores, logits), *(Rung(on, scores) for on in rungs)]
     found: list[Rung] = []
     on, failed = everything, 0
     for share in (*shares, None):
-        sizes, signed, logits = question.attributions(on)
+        sizes, signed, logits = decision.attributions(on)
         left = (signed if ranking == "signed" else sizes).masked_fill(~on, -torch.inf)
         found.append(Rung(on, left, logits))
         failed = 0 if enough(logits) else failed + 1
         if share is None or failed == 2:
             break
-        on = choose(left, question.layers, share, across=True)
+        on = choose(left, decision.layers, share, across=True)
     return found

@@ -111,6 +111,15 @@ class Readout:
     gradient: list[Tensor]
 
     @property
+    def is_decision(self) -> bool:
+        """Whether the class is the model's own choice."""
+        return int(self.logits.argmax()) == self.target
+
+    def confidence(self, target: int) -> float:
+        """In a class, in [0, 1]."""
+        return float(self.logits.softmax(0)[target])
+
+    @property
     def layers(self) -> list[Layer]:
         """Of the network."""
         return self.network.layers

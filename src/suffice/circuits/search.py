@@ -15,7 +15,7 @@ from torch import Tensor
 
 from suffice.circuits.ablation import switched_logits
 from suffice.circuits.connectivity import Layer, Network
-from suffice.circuits.ranking import ACROSS_LAYERS, Question, Rung, choose, ladder, weight_scores
+from suffice.circuits.ranking import ACROSS_LAYERS, Decision, Rung, choose, ladder, weight_scores
 from suffice.circuits.readout import channel_norms
 
 # Falling by a fifth to a third: fine where circuits of a trained network end, coarse where a step costs little to
@@ -46,7 +46,7 @@ class Verdict:
 
 
 def put_to_the_test(
-    question: Question,
+    decision: Decision,
     ranking: str,
     switched: Network,
     demanded: Tensor,
@@ -59,7 +59,7 @@ def put_to_the_test(
     """Find the smallest circuit, or take that of one size, and say what it does.
 
     Args:
-        question: the images, the class, and the layers to switch.
+        decision: the images, the class, and the layers to switch.
         ranking: a name in `suffice.circuits.ranking.RANKINGS`.
         switched: whose energies `energy` ranks by, and with the ways that `weight` ranks by.
         demanded: (N,), least confidence for each of the images.
@@ -70,8 +70,8 @@ def put_to_the_test(
     """
 
     def enough(logits: Tensor) -> bool:
-        confident = logits.softmax(1)[:, question.target] >= demanded
-        return bool(((logits.argmax(1) == question.target) & confident).all())
+        confident = logits.softmax(1)[:, decision.target] >= demanded
+        return bool(((logits.argmax(1) == decision.target) & confident).all())
 
     scores = None
     if ranking == "energy":
@@ -82,47 +82,47 @@ def put_to_the_test(
         scores = weight_scores(switched)
     shares = SHARES if share is None else (*(s for s in SHARES if s > share), share)
     stop = enough if share is None else lambda logits: True
-    rungs = ladder(question, ranking, scores, shares, stop)
+    rungs = ladder(decision, ranking, scores, shares, stop)
     told(0.5)
     if share is None:
-        on, logits = smallest(question, rungs, enough, across=ranking in ACROSS_LAYERS)
+        on, logits = smallest(decision, rungs, enough, across=ranking in ACROSS_LAYERS)
     else:
         on = rungs[-1].on
-        logits = _logits(question, [on])[0] if rungs[-1].logits is None else rungs[-1].logits
+        logits = _logits(decision, [on])[0] if rungs[-1].logits is None else rungs[-1].logits
     told(0.8)
-    first, classifier = question.images[:1], question.classifier
-    drawn = random_circuits(on, question.layers, random, seed)
+    first, classifier = decision.images[:1], decision.classifier
+    drawn = random_circuits(on, decision.layers, random, seed)
     blank = first.mean((2, 3), keepdim=True).expand_as(first)
     asked = torch.cat([first.expand(random, -1, -1, -1), blank])
-    answers = switched_logits(classifier, question.layers, asked, torch.cat([drawn, on[None]]), question.means)
-    kept = answers.argmax(1) == question.target
+    answers = switched_logits(classifier, decision.layers, asked, torch.cat([drawn, on[None]]), decision.means)
+    kept = answers.argmax(1) == decision.target
     return Verdict(
         on,
         enough(logits),
-        tuple(logits.softmax(1)[:, question.target].tolist()),
+        tuple(logits.softmax(1)[:, decision.target].tolist()),
         float(kept[:-1].float().mean()) if random else None,
         bool(kept[-1]),
     )
 
 
 def smallest(
-    question: Question, rungs: list[Rung], enough: Callable[[Tensor], bool], *, across: bool
+    decision: Decision, rungs: list[Rung], enough: Callable[[Tensor], bool], *, across: bool
 ) -> tuple[Tensor, Tensor]:
     """The smallest circuit that is enough, and its logits; the whole network where none is."""
     unknown = [rung for rung in rungs if rung.logits is None]
-    for rung, logits in zip(unknown, _logits(question, [rung.on for rung in unknown]), strict=True):
+    for rung, logits in zip(unknown, _logits(decision, [rung.on for rung in unknown]), strict=True):
         rung.logits = logits
     holds = [i for i, rung in enumerate(rungs) if rung.logits is not None and enough(rung.logits)]
     at = holds[-1] if holds else 0
-    best, total = rungs[at], question.channels
+    best, total = rungs[at], decision.channels
     assert best.logits is not None
     if not holds or at + 1 == len(rungs):
         return best.on, best.logits
     upper, lower = float(best.on.sum()), float(rungs[at + 1].on.sum())
     for _ in range(_ROUNDS):
         sizes = [lower + (upper - lower) * i / (_BETWEEN + 1) for i in range(1, _BETWEEN + 1)]
-        tried = [choose(rungs[at].scores, question.layers, size / total, across=across) for size in sizes]
-        answers = _logits(question, tried)
+        tried = [choose(rungs[at].scores, decision.layers, size / total, across=across) for size in sizes]
+        answers = _logits(decision, tried)
         good = [i for i, logits in enumerate(answers) if enough(logits)]
         if good:
             best = Rung(tried[good[0]], rungs[at].scores, answers[good[0]])
@@ -134,14 +134,14 @@ def smallest(
     return best.on, best.logits
 
 
-def _logits(question: Question, circuits: list[Tensor]) -> list[Tensor]:
-    """(N, K) for each circuit: every image of the question with only that circuit on."""
+def _logits(decision: Decision, circuits: list[Tensor]) -> list[Tensor]:
+    """(N, K) for each circuit: every image with only that circuit on."""
     if not circuits:
         return []
-    count = len(question.images)
-    images = question.images.repeat(len(circuits), 1, 1, 1)
+    count = len(decision.images)
+    images = decision.images.repeat(len(circuits), 1, 1, 1)
     gates = torch.stack(circuits).repeat_interleave(count, 0)
-    logits = switched_logits(question.classifier, question.layers, images, gates, question.means)
+    logits = switched_logits(decision.classifier, decision.layers, images, gates, decision.means)
     return list(logits.split(count))
 
 

@@ -149,17 +149,19 @@ def explain(
         "method": method,
         "occlusion": occlusion,
         "kind": kind,
-        "target": target,
         "keep_confidence": keep_confidence,
         "seed": seed,
         "threshold": threshold,
     }
     # What shapes a result but is not in it; the batch size does not.
-    loading = {"model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size}
+    loading = {
+        "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
+        "precision": precision,
+    }  # fmt: skip
     if device != "auto":
         loading["device"] = device
     with writable(out) as folder:
-        job = _Job(classifier, {**call, **settings}, loading, images, folder, as_json, show_traceback)
+        job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback)
         return job.run(paths)
 
 
@@ -169,6 +171,7 @@ class _Job:
 
     classifier: Classifier
     call: dict[str, Any]
+    settings: dict[str, Any]
     loading: dict[str, Any]
     arguments: list[str]
     folder: Path | None
@@ -204,7 +207,10 @@ class _Job:
 
         photo = read_photo(path)
         image = prepare(photo, self.classifier)
-        explanation = explain_image(self.classifier, image, name=path, progress=progress, **self.call)
+        target = self.loading["target"]
+        explanation = explain_image(
+            self.classifier, image, target=target, name=path, progress=progress, **self.call, **self.settings
+        )
         if self.folder is None:
             return explanation, None
         from suffice.report.figures import overlay, png_bytes
@@ -235,12 +241,14 @@ class _Job:
         words: list[str] = []
         for option, value in self.loading.items():
             words += [] if value is None else [f"--{option}", str(value)]
-        settings = dict(self.call) if explanation is None else {**self.call, **explanation.settings}
+        call, settings = dict(self.call), dict(self.settings)
+        if explanation is not None:
+            call |= {name: getattr(explanation, name) for name in call}
+            settings |= explanation.settings
+        for name, value in call.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
         for name, value in settings.items():
-            if name in ("method", "occlusion", "kind", "keep_confidence", "seed", "threshold", "precision"):
-                words += [f"--{name.replace('_', '-')}", str(value)]
-            elif name not in ("target", "weights"):
-                words += ["--set", f"{name}={value}"]
+            words += ["--set", f"{name}={value}"]
         words += ["--out", str(out)]
         dashed = any(image.startswith("-") for image in images)
         return shlex.join(["suffice", "explain", *([*words, "--", *images] if dashed else [*images, *words])])
@@ -253,7 +261,7 @@ def _as_json(explanation: Explanation, directory: Path | None) -> str:
 
 
 def _as_text(explanation: Explanation) -> str:
-    kind = explanation.settings.get("kind", "sufficient")
+    kind = explanation.kind
     verdict = {
         "sufficient": "suffices",
         "contrastive": "suffices, and without it the class is lost,",

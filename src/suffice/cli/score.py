@@ -53,9 +53,13 @@ def score(
     metrics: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Joined by commas, such as msi,deletion. [default: all]")
     ] = None,
-    label: Annotated[
+    target: Annotated[
         str | None,
-        typer.Option(help="Class number or name. [default: what the explanation explains, or the model's choice]"),
+        typer.Option(
+            "--target",
+            "--label",
+            help="Class number or name. [default: what the explanation explains, or the model's choice]",
+        ),
     ] = None,
     model: Model = None,
     weights: Weights = None,
@@ -121,15 +125,15 @@ def score(
             batch_size=batch_size,
             input_size=None if input_size is None else (input_size, input_size),
         )
-    if label is not None:
-        classifier.class_index(label)
+    if target is not None:
+        classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
 
-    loading = {"model": model, "weights": weights, "classes": classes, "label": label, "input-size": input_size}
+    loading = {"model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size}
     if device != "auto":
         loading["device"] = device
     call = _Call(
-        classifier, image, given, names, label, occlusion, threshold, seed, options, backgrounds, loading, as_json
+        classifier, image, given, names, target, occlusion, threshold, seed, options, backgrounds, loading, as_json
     )
     with writable(out) as folder, one_line(f"could not score {image} with {classifier.name}", show_traceback):
         return call.run(folder)
@@ -143,7 +147,7 @@ class _Call:
     image: str
     given: dict[str, tuple[str, Any]]
     metrics: list[str]
-    label: str | None
+    target: str | None
     occlusion: str
     threshold: float
     seed: int
@@ -165,18 +169,18 @@ class _Call:
         fitting, failures = self._fitting(frame)
         if not fitting:
             return 1
-        label: int | str | None = self.label
+        target: int | str | None = self.target
         options = dict(self.options)
         if self.backgrounds is not None:
-            label = self._known_label(pixels, fitting)
-            options["backgrounds"] = self._backgrounds(label)
+            target = self._known_target(pixels, fitting)
+            options["backgrounds"] = self._backgrounds(target)
         with progress_bar(1)(self.image) as progress:
             found = score_maps(
                 self.classifier,
                 pixels,
                 fitting,
                 self.metrics,
-                label,
+                target,
                 self.occlusion,
                 threshold=self.threshold,
                 seed=self.seed,
@@ -216,24 +220,24 @@ class _Call:
                 complain(str(error))
         return fitting, failures
 
-    def _known_label(self, pixels: Any, maps: Mapping[str, Any]) -> int:
+    def _known_target(self, pixels: Any, maps: Mapping[str, Any]) -> int:
         from suffice.explanation import Explanation
 
-        if self.label is not None:
-            return self.classifier.class_index(self.label)
+        if self.target is not None:
+            return self.classifier.class_index(self.target)
         targets = {each.target for each in maps.values() if isinstance(each, Explanation)}
         if len(targets) > 1:
-            raise InputError(f"expected --label, as the explanations have different targets; got {sorted(targets)}")
+            raise InputError(f"expected --target, as the explanations have different targets; got {sorted(targets)}")
         return targets.pop() if targets else int(self.classifier.logits(pixels[None])[0].argmax())
 
-    def _backgrounds(self, label: int) -> Any:
+    def _backgrounds(self, target: int) -> Any:
         import torch
 
         from suffice.images import load_image
         from suffice.metrics import photos_of_other_classes
 
         assert self.backgrounds is not None
-        photos = photos_of_other_classes(self.backgrounds, label, seed=self.seed)
+        photos = photos_of_other_classes(self.backgrounds, target, seed=self.seed)
         return torch.stack([load_image(path, self.classifier) for path in photos])
 
     def _facts(self, name: str, scores: Scores) -> dict[str, Any]:
@@ -246,6 +250,9 @@ class _Call:
             notes.append("The map is constant: it ranks no pixel, and its curves are those of the reading order.")
         if label != predicted:
             notes.append(f"The model's own choice for the whole image is {self.classifier.class_name(predicted)}.")
+        made_under = getattr(self.given[name][1], "occlusion", self.occlusion)
+        if made_under != self.occlusion:
+            notes.append(f"The explanation was made under {made_under}, and is scored under {self.occlusion}.")
         return {
             "image": self.image,
             "map": self.given[name][0],
@@ -362,9 +369,7 @@ def _check_report(folder: Path) -> None:
 
 def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) -> str:
     """A table for a terminal: a row for each metric, a column for each map, the best value in bold."""
-    from suffice.metrics import METRICS
-
-    first = lines[0]
+    first, meaning = lines[0], next(iter(found.values())).metrics
     heading = (
         f"{first['image']}: {first['label_name']} (class {first['label']}), confidence {first['confidence']:.2f}; "
         f"hidden: {first['occlusion']}"
@@ -383,13 +388,13 @@ def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) ->
         text += ["", " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + name for name in block)]
         for metric in metrics:
             values = {name: round(found[name].of(0)[metric], 3) + 0.0 for name in found}
-            best = (max if METRICS[metric].higher_is_better else min)(values.values())
+            best = (max if meaning[metric].higher_is_better else min)(values.values())
             cells = []
             for name in block:
                 value = f"{values[name]:.3f}"
                 shown = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
                 cells.append(" " * (2 + _columns(name) - len(value)) + shown)
-            text.append(f"{METRICS[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
+            text.append(f"{meaning[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
     text += [
         "",
         f"↑ higher is better, ↓ lower is better; {first['forward_passes']} forward passes, {first['seconds']:.1f} s",

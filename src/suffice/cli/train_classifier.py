@@ -98,7 +98,6 @@ def train_classifier(
 
 def default_model(dataset: str, other: str | None) -> str | None:
     """The model that is taken for a data set where none is named: the one made for it, or another one."""
-    if dataset == "mnist":
-        return "suffice.models.three_layers:mnist"
-    own = {"synthetic-mnist": "synthetic_mnist", "cifar10": "cifar10", "cub200-20": "cub200_20"}
-    return f"suffice.models.resnet18:{own[dataset]}" if dataset in own else other
+    from suffice.datasets import DATASETS
+
+    return (DATASETS[dataset].model if dataset in DATASETS else "") or other

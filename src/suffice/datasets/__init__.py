@@ -18,29 +18,16 @@ Nothing is downloaded: what is not there is an error that says what to fetch and
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from suffice.datasets.cub200 import Cub200
-from suffice.datasets.dataset import FileDataset, ImageDataset, Subset, random_subset
+from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, Subset, random_subset
 from suffice.datasets.folder import ClassFolders
 from suffice.datasets.imagenet import ImageNet, ImageNetV2
 from suffice.datasets.synthetic_mnist import SyntheticMnist
 from suffice.datasets.torchvision_sets import Caltech256, Cifar10, Mnist, Voc
-from suffice.errors import InputError, did_you_mean
-
-DATASETS: dict[str, tuple[tuple[str, ...], Callable[[Path, str, int], ImageDataset]]] = {
-    "synthetic-mnist": (("train", "test"), lambda root, split, seed: SyntheticMnist(root, split, seed)),
-    "mnist": (("train", "test"), lambda root, split, seed: Mnist(root, split)),
-    "cifar10": (("train", "test"), lambda root, split, seed: Cifar10(root, split)),
-    "cub200": (("train", "test", "all"), lambda root, split, seed: Cub200(root, split)),
-    "cub200-20": (("train", "test", "all"), lambda root, split, seed: Cub200(root, split, 20, seed)),
-    "imagenet": (("train", "test"), lambda root, split, seed: ImageNet(root, split)),
-    "imagenet-v2": (("test",), lambda root, split, seed: ImageNetV2(root)),
-    "caltech256": (("train", "test", "all"), lambda root, split, seed: Caltech256(root, split, seed)),
-    "voc": (("train", "test", "all"), lambda root, split, seed: Voc(root, split)),
-}
-"""Splits, and how it is read, by name."""
+from suffice.errors import InputError
+from suffice.registry import DATASETS
 
 
 def load_dataset(
@@ -49,7 +36,7 @@ def load_dataset(
     """A data set by name, or any folder with one folder of images for each class.
 
     Args:
-        name: one of `DATASETS`, or the path of a folder.
+        name: one of `DATASETS`, to which packages add theirs, or the path of a folder.
         root: where the data sets lie; None for the folder that the variable SUFFICE_DATA names, or `data`.
         split: `train`, `test` or, where there is no reason against it, `all`.
         seed: of what is drawn: scenes, classes, a split that the data set itself does not have.
@@ -62,17 +49,22 @@ def load_dataset(
     suffice.errors.InputError: expected CUB-200-2011 in no/such/folder/CUB_200_2011; there is none: put ...
     """
     where = Path(root if root is not None else os.environ.get("SUFFICE_DATA") or "data")
-    splits, read = DATASETS.get(name, (("train", "test", "all"), None))
-    if read is None and not Path(name).is_dir():
-        raise InputError(
-            f"unknown data set {name!r}{did_you_mean(name, DATASETS)}; expected {', '.join(DATASETS)}, or a folder "
-            "with one folder of images for each class"
+    if name in DATASETS:
+        source = DATASETS[name]
+    elif Path(name).is_dir():
+        source = DatasetSource(
+            ("train", "test", "all"), lambda root, split, seed: ClassFolders(Path(name), split, seed)
         )
-    if split not in splits:
-        raise InputError(f"expected a split of {name} among {', '.join(splits)}; got {split!r}")
+    else:
+        raise InputError(f"{DATASETS.unknown(name)}, or a folder with one folder of images for each class")
+    if split not in source.splits:
+        raise InputError(f"expected a split of {name} among {', '.join(source.splits)}; got {split!r}")
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
-    return ClassFolders(Path(name), split, seed) if read is None else read(where, split, seed)
+    found = source.read(where, split, seed)
+    if not isinstance(found, ImageDataset):
+        raise InputError(f"expected an ImageDataset from the data set {name!r}; got {type(found).__name__}")
+    return found
 
 
 __all__ = [
@@ -81,6 +73,7 @@ __all__ = [
     "Cifar10",
     "ClassFolders",
     "Cub200",
+    "DatasetSource",
     "FileDataset",
     "ImageDataset",
     "ImageNet",

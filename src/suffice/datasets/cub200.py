@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.datasets.dataset import FileDataset, only_classes
+from suffice.datasets.dataset import DatasetSource, FileDataset, only_classes
 from suffice.errors import InputError
 
 _WHERE = "CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158, unpacked"
@@ -70,3 +70,10 @@ def _table(path: Path) -> dict[str, str]:
         return dict(line.split(maxsplit=1) for line in lines if line.strip())
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"expected lines of a number and a value in {path}; got {error}") from error
+
+
+_SPLITS = ("train", "test", "all")
+CUB200 = DatasetSource(_SPLITS, lambda root, split, seed: Cub200(root, split))
+CUB200_20 = DatasetSource(
+    _SPLITS, lambda root, split, seed: Cub200(root, split, 20, seed), "suffice.models.resnet18:cub200_20"
+)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,22 @@ class ImageDataset(abc.ABC):
     def mask(self, index: int) -> Tensor | None:
         """Ground truth, bool (H, W) in the photo's pixels: where the object is; None where it is not known."""
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSource:
+    """How a data set is read, before it is.
+
+    Attributes:
+        splits: that it has, of `train`, `test` and `all`.
+        read: from the folder of all data sets, the split and the seed of what is drawn; raises InputError for files
+            that are not there, with what to put where.
+        model: that is made for it, as `load_classifier` takes it, such as `package.module:function`; empty for none.
+    """
+
+    splits: tuple[str, ...]
+    read: Callable[[Path, str, int], ImageDataset]
+    model: str = ""
 
 
 class FileDataset(ImageDataset):

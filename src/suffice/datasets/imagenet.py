@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from suffice.datasets.dataset import FileDataset, class_folders
+from suffice.datasets.dataset import DatasetSource, FileDataset, class_folders
 from suffice.errors import InputError
 from suffice.models.class_names import imagenet_1k
 
@@ -59,3 +59,7 @@ class ImageNetV2(FileDataset):
         if unknown := [name for name in folders if not (name.isdecimal() and int(name) < 1000)]:
             raise InputError(f"expected folders 0 to 999 in {folder}; got {unknown[0]!r}")
         super().__init__("imagenet-v2", paths, [int(folders[label]) for label in labels], imagenet_1k())
+
+
+IMAGENET = DatasetSource(("train", "test"), lambda root, split, seed: ImageNet(root, split))
+IMAGENET_V2 = DatasetSource(("test",), lambda root, split, seed: ImageNetV2(root))

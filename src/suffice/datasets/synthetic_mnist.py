@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.datasets.dataset import ImageDataset
+from suffice.datasets.dataset import DatasetSource, ImageDataset
 from suffice.errors import InputError
 from suffice.images import Photo
 
@@ -102,3 +102,6 @@ class SyntheticMnist(ImageDataset):
 
     def _scene(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         return scene(self._digits[index], np.random.default_rng([*self._seed, index]))
+
+
+SYNTHETIC_MNIST = DatasetSource(("train", "test"), SyntheticMnist, "suffice.models.resnet18:synthetic_mnist")

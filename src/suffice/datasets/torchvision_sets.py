@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from suffice.datasets.dataset import FileDataset, ImageDataset, held_out
+from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, held_out
 from suffice.errors import InputError
 from suffice.images import Photo
 
@@ -154,3 +154,14 @@ def _read(read: Callable[[], Any], expected: str) -> Any:
         return read()
     except (RuntimeError, OSError) as error:  # how torchvision says that files are not there or are damaged
         raise InputError(f"expected {expected}") from error
+
+
+_ALL = ("train", "test", "all")
+MNIST = DatasetSource(
+    ("train", "test"), lambda root, split, seed: Mnist(root, split), "suffice.models.three_layers:mnist"
+)
+CIFAR10 = DatasetSource(
+    ("train", "test"), lambda root, split, seed: Cifar10(root, split), "suffice.models.resnet18:cifar10"
+)
+CALTECH256 = DatasetSource(_ALL, Caltech256)
+VOC = DatasetSource(_ALL, lambda root, split, seed: Voc(root, split))

@@ -42,10 +42,12 @@ from torch.overrides import TorchFunctionMode
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.method import Progress, RankingSettings
+from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
+from suffice.explainers.saliency import map_method
 from suffice.features import last_stage, reads_class_token
 from suffice.outputs import as_logits
+from suffice.progress import Progress
 
 
 class AttentionSettings(RankingSettings):
@@ -64,12 +66,6 @@ def attention_rollout(
 ) -> RawMaps:
     """Attention to each place through all layers."""
     return _maps("attention-rollout", classifier, images, targets, progress, rollout)
-
-
-METHODS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
-    "attention": (AttentionSettings, last_layer_attention),
-    "attention-rollout": (AttentionSettings, attention_rollout),
-}
 
 
 def last_layer(layers: Sequence[Tensor], places: int, class_token: bool) -> Tensor:
@@ -235,3 +231,7 @@ def dot_product_weights(
 
 def _sizes(layers: Sequence[Tensor]) -> str:
     return ", ".join(dict.fromkeys(f"{layer.shape[1]} x {layer.shape[2]}" for layer in layers))
+
+
+ATTENTION = map_method("attention", AttentionSettings, last_layer_attention)
+ATTENTION_ROLLOUT = map_method("attention-rollout", AttentionSettings, attention_rollout)

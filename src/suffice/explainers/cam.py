@@ -42,10 +42,12 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.engine import frozen
 from suffice.errors import InputError
-from suffice.explainers.method import Progress, RankingSettings
+from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
+from suffice.explainers.saliency import map_method
 from suffice.features import Stage, last_stage, named_stage, record
 from suffice.outputs import as_logits
+from suffice.progress import Progress
 
 Array = npt.NDArray[np.float32]
 AUTO = "auto"
@@ -183,15 +185,6 @@ def kernel_component(
     return np.asarray(component.reshape(activations.shape[1:]), dtype=np.float32)
 
 
-METHODS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
-    "grad-cam": (CamSettings, grad_cam),
-    "grad-cam++": (CamSettings, grad_cam_plus_plus),
-    "layer-cam": (CamSettings, layer_cam),
-    "kpca-cam": (KpcaCamSettings, kpca_cam),
-    "finer-cam": (FinerCamSettings, finer_cam),
-}
-
-
 def _formula(name: str) -> Callable[[Array, Array], Array]:
     """Activations and gradients (N, C, h, w) -> maps (N, h, w), by a class of the package grad-cam.
 
@@ -248,3 +241,10 @@ def _logits_of(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _stage(classifier: Classifier, settings: CamSettings) -> Stage:
     return last_stage(classifier) if settings.layer == AUTO else named_stage(classifier, settings.layer)
+
+
+GRAD_CAM = map_method("grad-cam", CamSettings, grad_cam)
+GRAD_CAM_PLUS_PLUS = map_method("grad-cam++", CamSettings, grad_cam_plus_plus)
+LAYER_CAM = map_method("layer-cam", CamSettings, layer_cam)
+KPCA_CAM = map_method("kpca-cam", KpcaCamSettings, kpca_cam)
+FINER_CAM = map_method("finer-cam", FinerCamSettings, finer_cam)

@@ -44,8 +44,9 @@ from pydantic import Field
 
 from suffice.explainers.descent import Box, mask_of, peeled, smallest_box
 from suffice.explainers.extraction import Mask, pruned, ranked_cells, smallest_prefix
-from suffice.explainers.method import Found, MethodSettings, Progress
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.explainers.method import Candidate, Method, MethodSettings
+from suffice.progress import Progress
+from suffice.question import Question
 
 
 class CausalSettings(MethodSettings):
@@ -74,36 +75,36 @@ Search = Generator[list[Mask], Sequence[bool], tuple[npt.NDArray[np.float64], Ma
 """One search: yields masks, is sent their verdicts, returns the responsibility map and the mask it ended with."""
 
 
-def explain(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Found:
-    """The causal explanation of what `test` asks.
+def explain(question: Question, settings: CausalSettings, seed: int, progress: Progress) -> Candidate:
+    """The causal explanation of what `question` asks.
 
     Args:
-        test: image, target, occlusions and γ.
+        question: image, target, occlusions and γ.
         settings: of the search.
         seed: of the random cuts (`boxes` has none).
         progress: told the share of the work that is done.
     """
     if settings.search == "boxes":
-        return by_boxes(test, settings, progress)
-    return by_partitions(test, settings, seed, progress)
+        return by_boxes(question, settings, progress)
+    return by_partitions(question, settings, seed, progress)
 
 
-def by_boxes(test: SufficiencyTest, settings: CausalSettings, progress: Progress) -> Found:
+def by_boxes(question: Question, settings: CausalSettings, progress: Progress) -> Candidate:
     """From the sides of the image in, then block by block."""
-    started = test.classifier.forward_passes
-    budget = settings.budget or (_BUDGET if test.several else _BUDGET_OF_ONE)
+    started = question.classifier.passes.forward
+    budget = settings.budget or (_BUDGET if question.several else _BUDGET_OF_ONE)
 
-    def told() -> None:
-        progress(min(0.95, (test.classifier.forward_passes - started) / budget))
+    def report() -> None:
+        progress(min(0.95, (question.classifier.passes.forward - started) / budget))
 
-    region = test.region.numpy()
-    chain = smallest_box(test, region, max(1, settings.block // 2), told)
+    region = question.region.numpy()
+    chain = smallest_box(question, region, max(1, settings.block // 2), report)
     if not chain:
-        return Found(np.zeros(region.shape), region)
-    left = peeled(test, chain[-1], settings.block, started + budget, told)
+        return Candidate(np.zeros(region.shape), region)
+    left = peeled(question, chain[-1], settings.block, started + budget, report)
     saliency = nested_responsibility([*chain, left.mask], settings.block)
     saliency += left.importance * saliency.max()
-    return Found(saliency, left.mask, settings.block if left.minimal else None)
+    return Candidate(saliency, left.mask, settings.block if left.minimal else None)
 
 
 def nested_responsibility(chain: Sequence[Mask], block: int) -> npt.NDArray[np.float64]:
@@ -121,29 +122,29 @@ def nested_responsibility(chain: Sequence[Mask], block: int) -> npt.NDArray[np.f
     return responsibility
 
 
-def by_partitions(test: SufficiencyTest, settings: CausalSettings, seed: int, progress: Progress) -> Found:
+def by_partitions(question: Question, settings: CausalSettings, seed: int, progress: Progress) -> Candidate:
     """Responsibility over random partitions into four, then extraction by rank."""
-    size = tuple(test.image.shape[1:])
+    size = tuple(question.image.shape[1:])
     searches = [
         search((size[0], size[1]), settings, np.random.default_rng([seed, index]))
         for index in range(settings.iterations)
     ]
     rounds = settings.depth * _ROUNDS + 1  # at most; the last one only ends the searches
-    results = side_by_side(searches, test, lambda done: progress(0.8 * done / rounds))
+    results = side_by_side(searches, question, lambda done: progress(0.8 * done / rounds))
     saliency = np.mean([responsibility for responsibility, _ in results], axis=0)
     ranking = ranked_cells(saliency, settings.cell)
-    count = smallest_prefix(test, ranking)
+    count = smallest_prefix(question, ranking)
     progress(0.9)
     # An image often has several sufficient parts. Where the searches disagree their average mixes them, and the search
     # that ended smallest has found less than that leads to; what it kept then ranks first.
     _, kept = min(results, key=lambda result: np.count_nonzero(result[1]))
     mask = np.logical_or.reduce(ranking[:count]) if count is not None else np.ones(size, dtype=bool)
-    if np.count_nonzero(kept) < np.count_nonzero(mask) and test(torch.from_numpy(kept[None]))[0]:
+    if np.count_nonzero(kept) < np.count_nonzero(mask) and question(torch.from_numpy(kept[None]))[0]:
         saliency = saliency + saliency.max() * kept
         mask, ranking = kept, ranked_cells(saliency, settings.cell)
     elif count is None:
-        return Found(saliency, mask)
-    return Found(saliency, pruned(test, mask, ranking, settings.prune))
+        return Candidate(saliency, mask)
+    return Candidate(saliency, pruned(question, mask, ranking, settings.prune))
 
 
 def search(size: tuple[int, int], settings: CausalSettings, random: np.random.Generator) -> Search:
@@ -226,7 +227,7 @@ def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[Subset])
 
 
 def side_by_side(
-    searches: Sequence[Search], test: SufficiencyTest, progress: Callable[[int], None]
+    searches: Sequence[Search], question: Question, progress: Callable[[int], None]
 ) -> list[tuple[npt.NDArray[np.float64], Mask]]:
     """Run searches in step, so that the questions of all of them are asked together."""
     results: dict[int, tuple[npt.NDArray[np.float64], Mask]] = {}
@@ -244,9 +245,12 @@ def side_by_side(
                 del waiting[index]
                 questions.pop(index, None)
         if waiting:
-            asked = test(torch.from_numpy(np.stack([mask for index in waiting for mask in questions[index]])))
+            asked = question(torch.from_numpy(np.stack([mask for index in waiting for mask in questions[index]])))
             sent = iter(asked.tolist())
             answers = {index: list(itertools.islice(sent, len(questions[index]))) for index in waiting}
         rounds += 1
         progress(rounds)
     return [results[index] for index in sorted(results)]
+
+
+METHOD = Method("causal", CausalSettings, explain)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from suffice.explainers.extraction import Mask
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.question import Question
 
 # A block is on the rim of a mask if more than this share of what lies around it is off.
 _RIM = 0.2
@@ -80,14 +80,14 @@ def bounds(mask: Mask) -> Box:
 
 
 def smallest_box(
-    test: SufficiencyTest, region: Mask, finest: int, progress: Callable[[], object] = lambda: None
+    question: Question, region: Mask, finest: int, progress: Callable[[], object] = lambda: None
 ) -> list[Mask]:
     """Nested sufficient masks, from `region` down to the part of it in a box of which no side can be cut off.
 
     From the whole region in, and from the best of some small windows in; what ends smaller counts.
 
     Args:
-        test: the question.
+        question: which is asked.
         region: bool (H, W), where to search, not empty.
         finest: pixels; strips of this many times 8, 4, 2 and 1 are cut off, the widest first.
         progress: called after each round of questions.
@@ -96,20 +96,20 @@ def smallest_box(
         The masks, larger first; empty where nothing sufficient was found, which can only be if `region` is not.
     """
     found: list[list[Mask]] = []
-    if test(torch.from_numpy(region[None]))[0]:
-        found.append([region, *_cut_down(test, region, bounds(region), 8 * finest, finest, progress)])
+    if question(torch.from_numpy(region[None]))[0]:
+        found.append([region, *_cut_down(question, region, bounds(region), 8 * finest, finest, progress)])
     # Cutting goes one way and may end beside the best part; a start from a small part costs little.
     largest = _WORTH * np.count_nonzero(found[0][-1]) if found else math.inf
-    start = _some_box(test, region, largest)
+    start = _some_box(question, region, largest)
     if start is not None:
         inside = region & mask_of([start], region.shape)
-        chain = [inside, *_cut_down(test, region, start, 4 * finest, finest, progress)]
+        chain = [inside, *_cut_down(question, region, start, 4 * finest, finest, progress)]
         found.append([region, *chain] if found else chain)
     return min(found, key=lambda chain: np.count_nonzero(chain[-1]), default=[])
 
 
 def peeled(
-    test: SufficiencyTest, mask: Mask, side: int, budget: int, progress: Callable[[], object] = lambda: None
+    question: Question, mask: Mask, side: int, budget: int, progress: Callable[[], object] = lambda: None
 ) -> Peeled:
     """A sufficient mask without the blocks that it does not need.
 
@@ -119,13 +119,13 @@ def peeled(
     are asked about again: that round is the certificate.
 
     Args:
-        test: the question.
+        question: which is asked.
         mask: bool (H, W), sufficient.
         side: pixels, of the blocks that the promise of minimality is about; those at the edges may be smaller.
         budget: no round begins after this many images have gone through the model.
         progress: called after each round.
     """
-    ranked = _Ranked([], np.zeros((0, *mask.shape), dtype=bool), test.leader)
+    ranked = _Ranked([], np.zeros((0, *mask.shape), dtype=bool), question.leader)
     for length, rim in ((2 * side, True), (side, True), (side, False)):
         blocks = _blocks(bounds(mask), length)
         needed: set[Box] = set()  # by a mask that was larger: not asked again before the last round
@@ -135,14 +135,14 @@ def peeled(
                 chosen = [block for block in chosen if _exposure(mask, block, max(1, length // 2)) > _RIM]
             without = [mask & ~mask_of([block], mask.shape) for block in chosen]
             asked = [index for index, trial in enumerate(without) if trial.any()]
-            if test.classifier.forward_passes + len(asked) > budget:
-                return Peeled(mask, False, _importance(test, mask, ranked))
+            if question.classifier.passes.forward + len(asked) > budget:
+                return Peeled(mask, False, _importance(question, mask, ranked))
             smaller: Mask | None = None
             if asked:
                 blocks_asked = [chosen[index] for index in asked]
-                trials, leader = np.stack([without[index] for index in asked]), test.leader
-                order = test.ranked(torch.from_numpy(trials))
-                smaller = _without(test, mask, [blocks_asked[row] for row in order], each=not rim)
+                trials, leader = np.stack([without[index] for index in asked]), question.leader
+                order = question.ranked(torch.from_numpy(trials))
+                smaller = _without(question, mask, [blocks_asked[row] for row in order], each=not rim)
                 if smaller is None and not needed:
                     ranked = _Ranked(blocks_asked, trials, leader)
                 else:
@@ -154,7 +154,7 @@ def peeled(
                 break
             else:
                 needed.clear()
-    return Peeled(mask, True, _importance(test, mask, ranked))
+    return Peeled(mask, True, _importance(question, mask, ranked))
 
 
 class _Ranked(NamedTuple):
@@ -166,7 +166,7 @@ class _Ranked(NamedTuple):
 
 
 def _cut_down(
-    test: SufficiencyTest, region: Mask, box: Box, widest: int, finest: int, progress: Callable[[], object]
+    question: Question, region: Mask, box: Box, widest: int, finest: int, progress: Callable[[], object]
 ) -> list[Mask]:
     """Ever smaller sufficient boxes, as masks: strips are cut off a sufficient one, from the widest to the finest."""
     chain: list[Mask] = []
@@ -174,7 +174,7 @@ def _cut_down(
     while strip >= finest:
         candidates = [cut for cut in _cuts(box, strip) if cut.side >= finest]
         masks = [region & mask_of([cut], region.shape) for cut in candidates]
-        chosen = _best(test, masks)
+        chosen = _best(question, masks)
         progress()
         if chosen is None:
             strip //= 2
@@ -184,7 +184,7 @@ def _cut_down(
     return chain
 
 
-def _some_box(test: SufficiencyTest, region: Mask, largest: float) -> Box | None:
+def _some_box(question: Question, region: Mask, largest: float) -> Box | None:
     """A sufficient box among windows all over the region, of the smallest size that has one; none above `largest`."""
     around = bounds(region)
     height, width = around.bottom - around.top, around.right - around.left
@@ -198,7 +198,7 @@ def _some_box(test: SufficiencyTest, region: Mask, largest: float) -> Box | None
             for top in np.linspace(around.top, around.bottom - rows, count).round()
             for left in np.linspace(around.left, around.right - columns, count).round()
         ]
-        found = _best(test, [region & mask_of([box], region.shape) for box in boxes], _TRIED)
+        found = _best(question, [region & mask_of([box], region.shape) for box in boxes], _TRIED)
         if found is not None:
             return boxes[found]
     return None
@@ -214,7 +214,7 @@ def _cuts(box: Box, strip: int) -> list[Box]:
     ]
 
 
-def _best(test: SufficiencyTest, masks: Sequence[Mask], tried: int | None = None) -> int | None:
+def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -> int | None:
     """The sufficient one of several masks that leaves the leading occlusion most slack; None where none is.
 
     tried: how many are asked of all occlusions at most; None: as many as it takes.
@@ -222,9 +222,9 @@ def _best(test: SufficiencyTest, masks: Sequence[Mask], tried: int | None = None
     asked = [index for index, mask in enumerate(masks) if mask.any()]
     if not asked:
         return None
-    order = [asked[row] for row in test.ranked(torch.from_numpy(np.stack([masks[index] for index in asked])))]
+    order = [asked[row] for row in question.ranked(torch.from_numpy(np.stack([masks[index] for index in asked])))]
     order = order[:tried]
-    found = test.first(len(order), lambda index: masks[order[index]])
+    found = question.first(len(order), lambda index: masks[order[index]])
     return None if found is None else order[found]
 
 
@@ -255,7 +255,7 @@ def _exposure(mask: Mask, block: Box, width: int) -> float:
     return 1 - kept / (wide.area - block.area)
 
 
-def _without(test: SufficiencyTest, mask: Mask, blocks: Sequence[Box], each: bool) -> Mask | None:
+def _without(question: Question, mask: Mask, blocks: Sequence[Box], each: bool) -> Mask | None:
     """The mask without as many of the blocks, from the first on, as go together; None where not even one goes.
 
     each: whether every block is tried alone before giving up.
@@ -267,18 +267,18 @@ def _without(test: SufficiencyTest, mask: Mask, blocks: Sequence[Box], each: boo
     if each:
         leave += [[block] for block in blocks[1:]]
     trials = [trial for some in leave if (trial := mask & ~mask_of(some, mask.shape)).any()]
-    found = test.first(len(trials), lambda index: trials[index])
+    found = question.first(len(trials), lambda index: trials[index])
     return None if found is None else trials[found]
 
 
-def _importance(test: SufficiencyTest, mask: Mask, ranked: _Ranked) -> npt.NDArray[np.float64]:
+def _importance(question: Question, mask: Mask, ranked: _Ranked) -> npt.NDArray[np.float64]:
     """The rank of each block's slack, in (0, 1], the block without which least is left first; 0 outside of the mask.
 
     Where the budget ended the search, blocks of the last finished pass are ranked, and may have been left out since.
     """
     importance = np.zeros(mask.shape)
     if ranked.blocks:
-        slack = test.slack(torch.from_numpy(ranked.trials), ranked.occlusion)
+        slack = question.slack(torch.from_numpy(ranked.trials), ranked.occlusion)
         for rank, index in enumerate(np.argsort(slack, kind="stable")):
             _inside(importance, ranked.blocks[index])[...] = 1 - rank / len(ranked.blocks)
     return importance * mask

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.question import Question
 
 Mask = npt.NDArray[np.bool_]
 
@@ -38,37 +38,37 @@ def ranked_cells(saliency: npt.NDArray[np.float64], cell: int) -> list[Mask]:
     return [label == index for index in np.argsort(-mean, kind="stable")]
 
 
-def smallest_prefix(test: SufficiencyTest, ranking: Sequence[Mask]) -> int | None:
+def smallest_prefix(question: Question, ranking: Sequence[Mask]) -> int | None:
     """Number of leading cells that are sufficient together while one fewer is not; None where none was found.
 
     Models are not monotone, so there may be a smaller one that bracketing steps over; what is returned was asked.
     """
     grown = np.logical_or.accumulate(np.stack(ranking))
     low, high = 0, len(ranking)
-    if not _ask(test, grown[-1]):  # the target is not the model's choice for the whole image: look for any start
+    if not _ask(question, grown[-1]):  # the target is not the model's choice for the whole image: look for any start
         probes = np.unique(np.linspace(1, len(ranking), _PROBES).astype(int))
-        passed = probes[test(torch.from_numpy(grown[probes - 1])).numpy()]
+        passed = probes[question(torch.from_numpy(grown[probes - 1])).numpy()]
         if not len(passed):
             return None
         high = int(passed[0])
         low = int(max((p for p in probes if p < high), default=0))
     while high - low > 1:
         middle = (low + high) // 2
-        if _ask(test, grown[middle - 1]):
+        if _ask(question, grown[middle - 1]):
             high = middle
         else:
             low = middle
     return high
 
 
-def pruned(test: SufficiencyTest, mask: Mask, ranking: Sequence[Mask], finest: int = 16) -> Mask:
+def pruned(question: Question, mask: Mask, ranking: Sequence[Mask], finest: int = 16) -> Mask:
     """What is left of a sufficient mask after leaving out chunks of it that it does not need.
 
     Chunks are runs of cells from the end of the ranking on: halves, then quarters, down to 1/`finest` of the cells;
     at most about 2 x `finest` questions.
 
     Args:
-        test: the question.
+        question: which is asked.
         mask: bool (H, W), sufficient.
         ranking: cells as masks, most salient first.
         finest: how many chunks the last round has; 0 leaves the mask as it is.
@@ -81,7 +81,7 @@ def pruned(test: SufficiencyTest, mask: Mask, ranking: Sequence[Mask], finest: i
         while start < len(cells):
             chunk = cells[start : start + length]
             trial = mask & ~np.logical_or.reduce(chunk)
-            if trial.any() and _ask(test, trial):
+            if trial.any() and _ask(question, trial):
                 mask = trial
                 del cells[start : start + length]
             else:
@@ -92,5 +92,5 @@ def pruned(test: SufficiencyTest, mask: Mask, ranking: Sequence[Mask], finest: i
     return mask
 
 
-def _ask(test: SufficiencyTest, mask: Mask) -> bool:
-    return bool(test(torch.from_numpy(mask[None]))[0])
+def _ask(question: Question, mask: Mask) -> bool:
+    return bool(question(torch.from_numpy(mask[None]))[0])

@@ -50,10 +50,12 @@ from suffice.classifier import Classifier
 from suffice.engine import ByRow, seeded
 from suffice.errors import InputError, reason
 from suffice.explainers.extraction import ranked_cells, smallest_prefix
-from suffice.explainers.method import Found, MethodSettings, Progress
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.explainers.method import Candidate, Method, MethodSettings
+from suffice.explainers.raw_maps import RawMaps, own_choice
 from suffice.features import Stage, record, spatial_stages
 from suffice.files import write_whole
+from suffice.progress import Progress
+from suffice.question import Question
 
 _FORMAT = "suffice-lax-1"
 _WIDTHS = (256, 128, 64)  # appendix A.3: 512 -> 256 -> 128 -> 64 -> 1
@@ -350,26 +352,35 @@ class LaxSettings(MethodSettings):
     cell: int = Field(4, ge=1, le=64)  # side of those cells in pixels
 
 
-def explain(test: SufficiencyTest, settings: LaxSettings, seed: int, progress: Progress) -> Found:
-    """The LAX explanation of what `test` asks: the pixels above α_min, if they suffice.
+def explain(question: Question, settings: LaxSettings, seed: int, progress: Progress) -> Candidate:
+    """The LAX explanation of what `question` asks: the pixels above α_min, if they suffice.
 
     The adapter explains the class that the model chooses; for another target its map is the same.
     """
-    adapter = _loaded(settings.adapter, test.classifier)
-    _, maps = heatmaps(test.classifier, adapter, test.image[None])
+    adapter = _loaded(settings.adapter, question.classifier)
+    _, maps = heatmaps(question.classifier, adapter, question.image[None])
     saliency = maps[0].numpy().astype(np.float64)
     mask = saliency > settings.alpha_min
     progress(0.5)
     if settings.extract == "never" or (
-        settings.extract == "when-needed" and mask.any() and bool(test(torch.from_numpy(mask[None]))[0])
+        settings.extract == "when-needed" and mask.any() and bool(question(torch.from_numpy(mask[None]))[0])
     ):
-        return Found(saliency, mask)
+        return Candidate(saliency, mask)
     ranking = ranked_cells(saliency, settings.cell)
-    needed = smallest_prefix(test, ranking)
+    needed = smallest_prefix(question, ranking)
     progress(1.0)
     if needed is None:
-        return Found(saliency, mask)
-    return Found(saliency, np.logical_or.reduce(ranking[:needed]))
+        return Candidate(saliency, mask)
+    return Candidate(saliency, np.logical_or.reduce(ranking[:needed]))
+
+
+def saliency(
+    classifier: Classifier, images: Tensor, targets: Tensor, settings: LaxSettings, progress: Progress
+) -> RawMaps:
+    """The heatmaps of many images, at the size of the input; they are the same for every target."""
+    logits, maps = heatmaps(classifier, _loaded(settings.adapter, classifier), images)
+    progress(1.0)
+    return RawMaps(maps, own_choice(logits, targets))
 
 
 _LOADED: weakref.WeakKeyDictionary[Classifier, dict[tuple[str, int], Adapter]] = weakref.WeakKeyDictionary()
@@ -416,3 +427,6 @@ def _short(what: Any) -> str:
     if isinstance(what, str):
         return what[:12]
     return "; ".join(f"{name or 'output'} {channels}x{height}x{width}" for name, channels, height, width, _ in what)
+
+
+METHOD = Method("lax", LaxSettings, explain, saliency=saliency, own_scale=True, needs={"adapter": "train-lax"})

@@ -24,7 +24,7 @@ Sampling, distance, kernel and regression are those of the authors' package `lim
 - Superpixels have the same size relative to the image at every resolution (see `superpixels`).
 - The seed decides the samples alone; the superpixels are a function of the image.
 
-The probabilities are those of `SufficiencyTest.answers`, whose last bits move with the size of the batches and, with
+The probabilities are those of `Question.answers`, whose last bits move with the size of the batches and, with
 `bfloat16`, more than that: the saliency does so too (about 1e-6 in float32).
 
 Source: Ribeiro, Singh and Guestrin 2016, *"Why Should I Trust You?" Explaining the Predictions of Any Classifier*,
@@ -43,8 +43,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suffice.explainers.extraction import Mask, pruned, smallest_prefix
-from suffice.explainers.method import Found, MethodSettings, Progress
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.explainers.method import Candidate, Method, MethodSettings
+from suffice.progress import Progress
+from suffice.question import Question
 
 # Side in pixels at which quickshift's `kernel_size` is meant: the input of most ImageNet models.
 _SIDE = 224
@@ -67,25 +68,25 @@ class LimeSettings(MethodSettings):
     prune: int = Field(64, ge=0)  # chunks in the last pruning round; 0 leaves the prefix as it is
 
 
-def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: Progress) -> Found:
-    """The LIME explanation of what `test` asks.
+def explain(question: Question, settings: LimeSettings, seed: int, progress: Progress) -> Candidate:
+    """The LIME explanation of what `question` asks.
 
     Args:
-        test: image, target, occlusions and γ.
+        question: image, target, occlusions and γ.
         settings: of superpixels, samples and regression.
         seed: of the samples.
         progress: told the share of the work that is done.
     """
-    labels = superpixels(test.image, settings)
+    labels = superpixels(question.image, settings)
     count = int(labels.max()) + 1
     progress(0.1)
     presence = samples(count, settings.samples, np.random.default_rng([seed]))
     # Asked in full batches, so that progress can be told between them; then all are known.
-    distinct, batch = np.unique(presence, axis=0), test.classifier.batch_size or _AT_ONCE
+    distinct, batch = np.unique(presence, axis=0), question.classifier.batch_size or _AT_ONCE
     for start in range(0, len(distinct), batch):
-        test.answers(torch.from_numpy(distinct[start : start + batch][:, labels]))
+        question.answers(torch.from_numpy(distinct[start : start + batch][:, labels]))
         progress(0.1 + 0.7 * min(1.0, (start + batch) / len(distinct)))
-    answers = test.answers(torch.from_numpy(presence[:, labels]))
+    answers = question.answers(torch.from_numpy(presence[:, labels]))
     coefficients = fit(
         presence,
         np.array([answer.confidence for answer in answers]),
@@ -94,11 +95,11 @@ def explain(test: SufficiencyTest, settings: LimeSettings, seed: int, progress: 
     )
     saliency = coefficients[labels]
     ranking: list[Mask] = [labels == index for index in np.argsort(-coefficients, kind="stable")]
-    needed = smallest_prefix(test, ranking)
+    needed = smallest_prefix(question, ranking)
     progress(0.9)
     if needed is None:
-        return Found(saliency, np.ones(labels.shape, dtype=bool))
-    return Found(saliency, pruned(test, np.logical_or.reduce(ranking[:needed]), ranking, settings.prune))
+        return Candidate(saliency, np.ones(labels.shape, dtype=bool))
+    return Candidate(saliency, pruned(question, np.logical_or.reduce(ranking[:needed]), ranking, settings.prune))
 
 
 def superpixels(image: Tensor, settings: LimeSettings) -> npt.NDArray[np.intp]:
@@ -187,3 +188,6 @@ def fit(
 def _rows_of_colours(image: Tensor) -> npt.NDArray[np.float64]:
     """(H, W, C) as scikit-image wants it."""
     return image.permute(1, 2, 0).to(torch.float64).numpy()
+
+
+METHOD = Method("lime", LimeSettings, explain)

@@ -1,19 +1,25 @@
-"""What a method is: settings, and a function from a sufficiency test to what it found."""
+"""What a method is: settings, and a function from a question to a candidate for an explanation."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suffice.errors import InputError
+from suffice.progress import Progress as Progress
 
-Progress = Callable[[float], None]
-"""Told the share of the work that is done, in [0, 1]."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suffice.classifier import Classifier
+    from suffice.explainers.raw_maps import RawMaps
+    from suffice.question import Question
 
 
 class MethodSettings(BaseModel):
@@ -51,8 +57,8 @@ class RankingSettings(MethodSettings):
     prune: int = Field(16, ge=0)  # chunks in the last pruning round; 0 leaves the prefix as it is
 
 
-class Found(NamedTuple):
-    """What a method found.
+class Candidate(NamedTuple):
+    """What a method found: a ranking of the pixels, and a mask that may be an explanation.
 
     Attributes:
         saliency: (H, W), larger = more important.
@@ -71,3 +77,27 @@ class Found(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     curves: Mapping[str, Sequence[float]] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to find an explanation, and what else has to be known of it.
+
+    Attributes:
+        name: as callers and results write it.
+        settings: the type of its settings.
+        explain: the candidate for what a question asks, by its settings, the seed and the function that is called with
+            the share of the work that is done.
+        saliency: its saliency maps of many images without an explanation, by classifier, images (N, C, H, W) in
+            [0, 1], targets (N,), -1 for the model's own choice, settings and progress; None where it has none.
+        own_scale: whether its saliency is in [0, 1] by itself, on a scale that must not be stretched to an image's
+            least and greatest value.
+        needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
+    """
+
+    name: str
+    settings: type[MethodSettings]
+    explain: Callable[[Question, Any, int, Progress], Candidate]
+    saliency: Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps] | None = None
+    own_scale: bool = False
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)

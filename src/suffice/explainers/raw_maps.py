@@ -12,7 +12,7 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
-from suffice.explainers.method import Progress
+from suffice.progress import Progress
 
 
 class RawMaps(NamedTuple):

@@ -22,6 +22,7 @@ and also ranks the rest, often most of the image, of which the normalised map sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,20 +31,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suffice.classifier import Classifier
-from suffice.errors import InputError, did_you_mean
-from suffice.explainers import attention, cam
+from suffice.errors import InputError
 from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
-from suffice.explainers.method import Found, Progress, RankingSettings, complete_settings
+from suffice.explainers.method import Candidate, Method, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
-from suffice.explainers.sufficiency import SufficiencyTest
 from suffice.inside import sealed
 from suffice.outputs import as_tensor
+from suffice.progress import Progress
+from suffice.question import Question
+from suffice.registry import METHODS
 
-MAPS: dict[str, tuple[type[RankingSettings], Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]]] = {
-    **cam.METHODS,
-    **attention.METHODS,
-}
-"""Methods that make a saliency map: settings, and a function from a classifier, images and targets to raw values."""
+MakeMaps = Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps]
+"""Classifier, images (N, C, H, W), targets (N,), settings and progress -> raw values."""
 
 # As the package grad-cam divides by the greatest value, so that its maps come out the same.
 _EPSILON = 1e-7
@@ -67,7 +66,7 @@ def saliency_maps(
     classifier: Classifier,
     images: Tensor | np.ndarray[Any, Any],
     targets: Tensor | np.ndarray[Any, Any] | None = None,
-    method: str = "grad-cam",
+    method: str | Method = "grad-cam",
     *,
     progress: Progress | None = None,
     **settings: Any,
@@ -78,28 +77,52 @@ def saliency_maps(
         classifier: whose decisions are explained.
         images: (N, C, H, W) in [0, 1].
         targets: whole numbers (N,), the class that each map is for; None for the model's own choices.
-        method: a name in `MAPS`. `kpca-cam` and the attention maps are the same for every class.
+        method: a `Method` with saliency maps, or its name: the CAMs, the attention maps and `lax`. `kpca-cam`, `lax`
+            and the attention maps are the same for every class.
         progress: called with the share of the images that is done.
         settings: of the method, such as `layer` of `grad-cam`.
 
     Returns:
-        SaliencyMaps. One forward pass is counted for each image, and one backward pass where the method takes one.
+        SaliencyMaps; where a method has a scale of its own, the normalised maps are the raw ones. One forward pass is
+        counted for each image, and one backward pass where the method takes one.
 
     Raises:
         InputError: an argument that is out of range or unknown, or a network that the method cannot look into.
     """
-    if method not in MAPS:
-        raise InputError(f"unknown saliency map {method!r}{did_you_mean(method, MAPS)}; expected {', '.join(MAPS)}")
-    complete = complete_settings(method, MAPS[method][0], settings)
+    made_by = METHODS.find(method)
+    if made_by.saliency is None:
+        raise InputError(
+            f"expected a method that makes saliency maps without an explanation; {made_by.name} makes none: use explain"
+        )
+    complete = complete_settings(made_by.name, made_by.settings, settings)
     images = classifier.check_images(images)
     wanted = _checked_targets(classifier, targets, len(images))
-    maps = _raw_maps(classifier, images, wanted, method, complete, progress or (lambda share: None))
+    maps = made_by.saliency(classifier, images, wanted, complete, progress or (lambda share: None))
     size = classifier.preprocessing.input_size
-    return SaliencyMaps(resized(maps.values, size), normalised(maps.values, size), maps.targets)
+    raw = resized(maps.values, size)
+    return SaliencyMaps(raw, raw if made_by.own_scale else normalised(maps.values, size), maps.targets)
 
 
-def _raw_maps(
-    classifier: Classifier, images: Tensor, targets: Tensor, method: str, settings: RankingSettings, progress: Progress
+def map_method(name: str, settings: type[RankingSettings], make_maps: MakeMaps) -> Method:
+    """A method whose explanation grows down a saliency map, made by looking into the network.
+
+    Args:
+        name: of the method.
+        settings: the type of its settings, those of the extraction included.
+        make_maps: its raw values.
+    """
+    inside = partial(_of_module, name, make_maps)
+    return Method(name, settings, partial(explain_by_map, inside), saliency=inside)
+
+
+def _of_module(
+    method: str,
+    make_maps: MakeMaps,
+    classifier: Classifier,
+    images: Tensor,
+    targets: Tensor,
+    settings: RankingSettings,
+    progress: Progress,
 ) -> RawMaps:
     if classifier.black_box:
         why = sealed(classifier.module)
@@ -107,11 +130,13 @@ def _raw_maps(
             f"the method {method!r} needs the inside of a PyTorch nn.Module; of {classifier.name!r} only the outputs "
             f"can be seen{f' ({why})' if why else ''}, so use causal or lime"
         )
-    return MAPS[method][1](classifier, images, targets, settings, progress)
+    return make_maps(classifier, images, targets, settings, progress)
 
 
 def resized(raw: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, H, W) from raw values (N, h, w), by bilinear interpolation."""
+    """(N, H, W) from raw values (N, h, w), by bilinear interpolation; those of that size as they are."""
+    if raw.shape[1:] == size:
+        return raw
     return F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -134,37 +159,38 @@ def _scaled(maps: Tensor) -> Tensor:
 
 
 def explain_by_map(
-    method: str, test: SufficiencyTest, settings: RankingSettings, seed: int, progress: Progress
-) -> Found:
-    """The explanation of what `test` asks: down a saliency map until the class holds, then without what it can spare.
+    make_maps: MakeMaps, question: Question, settings: RankingSettings, seed: int, progress: Progress
+) -> Candidate:
+    """Down a saliency map until the part is enough, then without what it can spare.
 
     Args:
-        method: a name in `MAPS`.
-        test: image, target, occlusions, γ and region.
+        make_maps: the raw values of the saliency map.
+        question: image, target, occlusions, γ and region.
         settings: of the method, and of the extraction.
         seed: has no effect; nothing is drawn at random.
         progress: told the share of the work that is done.
     """
-    if test.known.ranking is None:  # which is one for every γ and region
-        test.known.ranking = _map_of_one(method, test, settings)
-    raw, scaled, chosen, notes = test.known.ranking
+    # One for every γ, kind and region.
+    raw, scaled, chosen, notes = question.remembered(
+        (make_maps, settings), lambda: _map_of_one(make_maps, question, settings)
+    )
     progress(0.3)
-    region = test.region.numpy()
+    region = question.region.numpy()
     cells = [cell & region for cell in ranked_cells(raw, settings.cell)]
     ranking = [cell for cell in cells if cell.any()]
-    found = Found(scaled, region, raw_saliency=raw, settings=chosen, notes=notes)
-    needed = smallest_prefix(test, ranking)
+    found = Candidate(scaled, region, raw_saliency=raw, settings=chosen, notes=notes)
+    needed = smallest_prefix(question, ranking)
     progress(0.6)
     if needed is None:
         return found
     mask = np.logical_or.reduce(ranking[:needed])
-    return found._replace(mask=pruned(test, mask, ranking, settings.prune))
+    return found._replace(mask=pruned(question, mask, ranking, settings.prune))
 
 
-def _map_of_one(method: str, test: SufficiencyTest, settings: RankingSettings) -> Any:
-    target = torch.tensor([test.target])
-    maps = _raw_maps(test.classifier, test.image[None], target, method, settings, lambda share: None)
-    size = test.classifier.preprocessing.input_size
+def _map_of_one(make_maps: MakeMaps, question: Question, settings: RankingSettings) -> Any:
+    target = torch.tensor([question.target])
+    maps = make_maps(question.classifier, question.image[None], target, settings, lambda share: None)
+    size = question.classifier.preprocessing.input_size
     raw, scaled = (of(maps.values, size)[0].double().numpy() for of in (resized, normalised))
     notes = ("The saliency map is constant: it ranks no pixel above another.",) if np.ptp(raw) == 0 else ()
     return raw, scaled, maps.settings, notes

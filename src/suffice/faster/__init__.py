@@ -1,7 +1,7 @@
 """A faster copy of a network for many questions on a processor: batch norms and activations are part of convolutions.
 
 Nothing is taken on trust. What follows what is seen in a forward pass, not read from names, and a copy whose answers
-differ from the network's by more than rounding is thrown away. What is gained: `benchmarks/faster_copy.py`.
+differ from the network's by more than rounding is thrown away. What is gained: `experiments/faster_copy.py`.
 """
 
 from __future__ import annotations

@@ -24,31 +24,29 @@ def probe(classifier: Classifier, module: nn.Module) -> list[Seen]:
     places: list[Place | None] = []
     calls: dict[str, int] = {}
     facts: list[Fact] | None = None
+    flow = Dataflow(torch.empty(0))
+    rows = 0
     handles: list[Any] = []
 
     def forward(root: Any, images: Tensor) -> Any:
-        nonlocal facts
+        nonlocal facts, flow, rows
         for noted in (seen, places, calls):
-            noted.clear()  # a pass that did not go through, as with the channels last
-        x = classifier.normalise(images)
+            noted.clear()  # of a pass that did not fit in memory
+        x, rows = classifier.normalise(images), len(images)
         with Dataflow(x) as flow:
-            flows[:] = [flow]
             output = root(x)
         facts = flow.facts(places, as_logits(output))
         return output
-
-    flows: list[Dataflow] = []
 
     def hook_of(name: str) -> Any:
         def hook(submodule: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             call = calls.get(name, 0)
             calls[name] = call + 1
-            (flow,) = flows
             found = list(tensors_in(output))
             flow.module_returned((args, kwargs), [tensor for _, tensor in found])
             for path, tensor in found:
                 # What has no row for each image does not come from the images: a table of positions, windows.
-                if tensor.ndim >= 1 and len(tensor) == _rows(classifier):
+                if tensor.ndim >= 1 and len(tensor) == rows:
                     seen.append(Seen(name, submodule, call, path, tuple(tensor.shape[1:])))
                     places.append(flow.place(tensor))
 
@@ -69,13 +67,9 @@ def probe(classifier: Classifier, module: nn.Module) -> list[Seen]:
     return [dataclasses.replace(one, fact=fact) for one, fact in zip(seen, facts, strict=True)]
 
 
-def _rows(classifier: Classifier) -> int:
-    return 1 if classifier.batch_size == 1 else 2
-
-
 def pass_uncounted(classifier: Classifier, forward: Callable[[Any, Tensor], Any]) -> tuple[Tensor, ...]:
     """Two images of noise through the network, not counted; what the question returns by row."""
-    rows = _rows(classifier)
+    rows = 1 if classifier.batch_size == 1 else 2
     size = (rows, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)
     noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
     return classifier.ask(forward, noise, batch_size=rows, counted=False).extras

@@ -25,7 +25,6 @@ from suffice.metrics.confidence import confidences, explanation_confidence
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions
 from suffice.metrics.maps import as_saliency, fitted, read_map
 from suffice.metrics.metric import Metric
-from suffice.metrics.registry import METRICS
 from suffice.metrics.robustness import (
     Robustness,
     photos_of_other_classes,
@@ -36,6 +35,7 @@ from suffice.metrics.robustness import (
 )
 from suffice.metrics.scoring import Scores, check_metrics, complete_options, score, score_many, score_maps
 from suffice.metrics.standard_error import Mean, mean_with_error
+from suffice.registry import METRICS
 
 __all__ = [
     "METRICS",

@@ -50,4 +50,5 @@ AREA = Metric(
     ("alpha_min", "normalise", "at_threshold"),
     (),
     lambda evidence: evidence.parts.double().mean((1, 2)),
+    hides=False,
 )

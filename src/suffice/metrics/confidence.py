@@ -14,7 +14,7 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
-from suffice.occlusion import make_occlusions
+from suffice.occlusion import AnyOcclusions, make_occlusions
 
 
 def explanation_confidence(
@@ -22,7 +22,7 @@ def explanation_confidence(
     image: Tensor | np.ndarray[Any, Any],
     mask: Tensor | np.ndarray[Any, Any],
     target: int | str,
-    occlusion: str = "deactivate",
+    occlusion: AnyOcclusions = "deactivate",
     *,
     threshold: float = 0.0,
     seed: int = 0,
@@ -45,7 +45,7 @@ def confidences(
     image: Tensor | np.ndarray[Any, Any],
     masks: Tensor | np.ndarray[Any, Any],
     target: int | str,
-    occlusion: str = "deactivate",
+    occlusion: AnyOcclusions = "deactivate",
     *,
     threshold: float = 0.0,
     seed: int = 0,

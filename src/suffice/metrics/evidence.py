@@ -16,10 +16,9 @@ from torch import Tensor
 
 from suffice.metrics import sweep
 from suffice.occlusion import Occlusion
+from suffice.progress import Progress
 
 Measure = Literal["confidence", "accuracy"]
-Progress = Callable[[float], None]
-"""Told the share of the work that is done, in [0, 1]."""
 
 
 class ScoreOptions(BaseModel):
@@ -32,13 +31,13 @@ class ScoreOptions(BaseModel):
             or `accuracy`, whether the label is above all other classes (unless given, for many).
         fid_measure: the same for Fid- and Fid+.
         normalise: `min-max` or `none`; see `sweep.normalised`. Unless given, min-max for all but the saliency of an
-            `Explanation` by LAX, which is on a scale of its own.
+            `Explanation` by a method that has a scale of its own (`Method.own_scale`), such as LAX.
         at_threshold: whether a pixel of exactly the value α is `hidden` (>) or `shown` (>=).
         hide: what MSI's Hide leaves below α_min: nothing (`inside`) or `all`.
         ties: `order`, `together` or `random`; see `sweep.rank_pixels`.
         drop: of confidence: by a `mask`, or `soft`, by the image times its map.
         count: of the colours of ρ.
-        backgrounds: (B, C, H, W) in [0, 1], of `robustness_images`.
+        backgrounds: (B, C, H, W) in [0, 1], images of other classes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -53,7 +52,7 @@ class ScoreOptions(BaseModel):
     ties: sweep.Ties = "order"
     drop: Literal["mask", "soft"] = "mask"
     count: int = Field(100, ge=1)
-    backgrounds: Any = None
+    backgrounds: Any = Field(None, exclude=True)  # images, which no record of the options holds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -93,4 +93,5 @@ MSI_PENALTY = Metric(
     ("alpha_min", "normalise"),
     (),
     _penalty,
+    hides=False,
 )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,15 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import find_images
-from suffice.margin import ROUNDING, margin
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
 from suffice.outputs import as_tensor
+from suffice.verdicts import Tolerance, margin
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""
-
-# A screened verdict stands if its margin is so many times the largest error of those that were confirmed.
-_SAFETY = 4.0
-_CONFIRMED_AT_ONCE = 16
 
 _LABEL = re.compile(r"(?:^|[^0-9])([0-9]+)$")  # the number at the end of a name
 
@@ -126,8 +122,7 @@ def robustness_on(
 
     Args:
         classifier: which is asked once for each pair of a different mask and a background, and again for a pair whose
-            verdict a batch could change. One of less precision than float32 is asked in float32 besides, from the
-            closest verdicts on, until all others are four times further from turning than any of these was off.
+            verdict a batch, or less precision than float32, could change (`suffice.verdicts.Tolerance`).
         image: (C, H, W) in [0, 1].
         masks: bool (M, H, W), True = kept.
         target: class by number or name.
@@ -262,31 +257,13 @@ def _pasted_logits(
 
     logits = ask(pairs, screen=True, copies=True)
     index = classifier.class_index(target)  # now that the number of classes is known, one out of range can be told
-    if classifier.precision != "float32":
-        _confirm(logits, index, lambda rows: ask(pairs[rows]))
-    close = margin(logits, index).abs() <= ROUNDING
-    if bool(close.any()):
-        logits[close] = ask(pairs[close], batch_size=1)
+
+    def ask_again(rows: Tensor) -> Tensor:
+        logits[rows] = ask(pairs[rows], batch_size=1)
+        return margin(logits[rows], index)[:, None]
+
+    Tolerance(classifier.precision).confirmed(margin(logits, index)[:, None], torch.zeros(1), ask_again)
     return logits.view(len(masks), len(backgrounds), -1)
-
-
-def _confirm(logits: Tensor, target: int, ask: Callable[[Tensor], Tensor]) -> None:
-    """Put float32 answers in place of screened ones, from the closest verdict on, until none is left that could turn.
-
-    Args:
-        logits: (N, K), of a screen in less precision; changed.
-        target: class whose verdict counts.
-        ask: the logits of some rows, in float32.
-    """
-    screened = margin(logits, target)
-    closest_first, asked, largest_error = screened.abs().argsort(), 0, 0.0
-    while asked < len(logits):
-        rows = closest_first[asked : asked + _CONFIRMED_AT_ONCE]
-        if asked and screened[rows[0]].abs() > _SAFETY * largest_error:
-            return
-        logits[rows] = ask(rows)
-        largest_error = max(largest_error, float((margin(logits[rows], target) - screened[rows]).abs().max()))
-        asked += len(rows)
 
 
 def _of(evidence: Evidence, backgrounds: Tensor) -> Tensor:
@@ -321,6 +298,7 @@ ROBUSTNESS_SOLID = Metric(
     (*_OF_A_PART, "count"),
     (),
     _on_colours,
+    hides=False,
 )
 ROBUSTNESS_IMAGES = Metric(
     "robustness_images",
@@ -331,4 +309,6 @@ ROBUSTNESS_IMAGES = Metric(
     (*_OF_A_PART, "backgrounds"),
     (),
     _on_images,
+    required=("backgrounds",),
+    hides=False,
 )

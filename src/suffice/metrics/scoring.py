@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,12 +29,17 @@ from suffice.errors import InputError, did_you_mean
 from suffice.explanation import Explanation
 from suffice.metrics import sweep
 from suffice.metrics.confidence_drop import check_fill
-from suffice.metrics.evidence import Curve, Progress, ScoreOptions, ask
+from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
 from suffice.metrics.maps import as_saliency
-from suffice.metrics.registry import METRICS
+from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
-from suffice.occlusion import check_masks, make_occlusions
+from suffice.occlusion import DEFAULT_FOR_MEASURES, AnyOcclusions, check_masks, make_occlusions
 from suffice.outputs import as_tensor
+from suffice.progress import Progress
+from suffice.registry import METHODS, METRICS
+
+Metrics = Iterable[str | Metric] | str | Metric | None
+"""Names in `METRICS`, or objects; None for all that are of suffice itself."""
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
 
@@ -52,6 +58,7 @@ class Scores:
         constant: bool (N,), whether a map ranks nothing.
         forward_passes: images that went through the model.
         seconds: wall time.
+        metrics: by name, what the values mean.
     """
 
     values: dict[str, Tensor]
@@ -64,6 +71,7 @@ class Scores:
     constant: Tensor
     forward_passes: int = 0
     seconds: float = 0.0
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
 
     def means(self) -> dict[str, Mean]:
         """The mean of each metric with its standard error."""
@@ -92,10 +100,11 @@ def score(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
     saliency: Any,
-    metrics: Iterable[str] | str | None = None,
-    label: int | str | None = None,
-    occlusion: str = "zero",
+    metrics: Metrics = None,
+    target: int | str | None = None,
+    occlusion: AnyOcclusions = DEFAULT_FOR_MEASURES,
     *,
+    label: int | str | None = None,
     threshold: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -109,10 +118,13 @@ def score(
         saliency: an `Explanation`, or a map from any tool, larger = more important: (H, W), or with leading dimensions
             of 1, of any scale and sign; bool for a mask; a lower resolution is resized bilinearly; the channels of
             attributions (C, H, W) are summed.
-        metrics: names in `METRICS`; None for all (`robustness_images` only where `backgrounds` are given).
-        label: class by number or name; None for the explanation's target, or the model's own choice.
+        metrics: names in `METRICS`, or a `Metric` of your own; None for all of suffice's whose required options are
+            given (`robustness_images` needs `backgrounds`).
+        target: class by number or name; None for the explanation's target, or the model's own choice.
         occlusion: how absence is shown; of several joined by commas the worst counts: the least confidence where
-            salient pixels are shown, the greatest where they are hidden.
+            salient pixels are shown, the greatest where they are hidden. `zero` unless said, also for an explanation
+            that was made under another, so that numbers can be compared; `explanation.occlusion` for its own.
+        label: another name of `target`.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of every random draw.
         progress: called with the share of the work that is done.
@@ -130,7 +142,7 @@ def score(
         image,
         {"saliency": saliency},
         metrics,
-        label,
+        _one_target(target, label),
         occlusion,
         threshold=threshold,
         seed=seed,
@@ -144,10 +156,11 @@ def score_maps(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
     maps: Mapping[str, Any],
-    metrics: Iterable[str] | str | None = None,
-    label: int | str | None = None,
-    occlusion: str = "zero",
+    metrics: Metrics = None,
+    target: int | str | None = None,
+    occlusion: AnyOcclusions = DEFAULT_FOR_MEASURES,
     *,
+    label: int | str | None = None,
     threshold: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -156,9 +169,9 @@ def score_maps(
     """The metrics of several maps of one image, side by side, from one sweep; with their curves.
 
     Args:
-        classifier, image, metrics, occlusion, threshold, seed, progress, options: as of `score`.
+        classifier, image, metrics, occlusion, threshold, seed, progress, label, options: as of `score`.
         maps: by name; each as of `score`.
-        label: class by number or name; None for the target of the explanations among the maps, or the model's own
+        target: class by number or name; None for the target of the explanations among the maps, or the model's own
             choice where there are none.
 
     Returns:
@@ -166,48 +179,51 @@ def score_maps(
         all maps together.
 
     Raises:
-        InputError: as `score`; no map; or explanations of different targets, and no label.
+        InputError: as `score`; no map; or explanations of different targets, and none said.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
-    names = check_metrics(metrics, **options)
+    started, passes = time.perf_counter(), classifier.passes
+    asked = _checked(metrics, options)
     pixels = as_tensor(image)
     if pixels.ndim != 3:
         raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
     if not maps:
         raise InputError("expected at least one saliency map; got none")
     targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
-    if label is None and len(targets) > 1:
-        raise InputError(f"expected a label, as the explanations have different targets; got {targets}")
-    chosen = label if label is not None or not targets else targets[0]
-    if any("measure" in METRICS[name].options for name in names):
+    chosen = _one_target(target, label)
+    if chosen is None and len(targets) > 1:
+        raise InputError(f"expected a target, as the explanations have different targets; got {targets}")
+    if chosen is None and targets:
+        chosen = targets[0]
+    known = {option for metric in asked for option in metric.options}
+    if "measure" in known:
         options = {"measure": "confidence", **options}
+    scaled_here = "normalise" in known and options.get("normalise") is None
 
-    # Explanations have a mask, and that of LAX a scale of its own; what is of one kind goes through one sweep.
+    # Explanations have a mask, and some a scale of their own; what is of one kind goes through one sweep.
     kinds: dict[tuple[bool, bool], list[str]] = {}
     for name, each in maps.items():
         explained = isinstance(each, Explanation)
-        kinds.setdefault((explained, explained and each.method == "lax"), []).append(name)
+        kinds.setdefault((explained, explained and _own_scale(each, scaled_here)), []).append(name)
     found: dict[str, Scores] = {}
-    for (explained, lax), members in kinds.items():
+    for (explained, own_scale), members in kinds.items():
         of_kind = [maps[name] for name in members]
         heat = [as_saliency(each.saliency if explained else each, pixels.shape[1:]) for each in of_kind]
-        scaled = lax and any("normalise" in METRICS[name].options for name in names)
         scores = score_many(
             classifier,
             pixels.expand(len(members), *pixels.shape),
             torch.stack([each.cpu().double() for each in heat]),
             None if chosen is None else [chosen] * len(members),
-            names,
+            asked,
             occlusion,
             masks=torch.stack([each.mask for each in of_kind]) if explained else None,
             threshold=threshold,
             seed=seed,
             keep_maps=True,
             progress=_share_of(progress, len(found), len(members), len(maps)),
-            **{"normalise": "none", **options} if scaled else options,
+            **{**options, "normalise": "none"} if own_scale and scaled_here else options,
         )
         found |= {name: scores.only(index) for index, name in enumerate(members)}
-    cost = {"forward_passes": classifier.forward_passes - passes, "seconds": time.perf_counter() - started}
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     return {name: dataclasses.replace(found[name], **cost) for name in maps}  # type: ignore[arg-type]
 
 
@@ -216,8 +232,8 @@ def score_many(
     images: Tensor | np.ndarray[Any, Any],
     saliency: Tensor | np.ndarray[Any, Any],
     labels: Sequence[int | str] | Tensor | np.ndarray[Any, Any] | None = None,
-    metrics: Iterable[str] | str | None = None,
-    occlusion: str = "zero",
+    metrics: Metrics = None,
+    occlusion: AnyOcclusions = DEFAULT_FOR_MEASURES,
     *,
     masks: Tensor | np.ndarray[Any, Any] | None = None,
     threshold: float = 0.0,
@@ -245,8 +261,8 @@ def score_many(
     Raises:
         InputError: as `score`.
     """
-    started, passes = time.perf_counter(), classifier.forward_passes
-    names = check_metrics(metrics, **options)
+    started, passes = time.perf_counter(), classifier.passes
+    asked = _checked(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
     images, maps = as_tensor(images), as_tensor(saliency)
@@ -262,7 +278,7 @@ def score_many(
             check_fill(way)
     total = len(images)
 
-    needs = list(dict.fromkeys(need for name in names for need in METRICS[name].needs))
+    needs = list(dict.fromkeys(need for metric in asked for need in metric.needs))
     done: list[Scores] = []
     at_once = max(1, _ELEMENTS_AT_ONCE // images[0].numel())
     for first in range(0, total, at_once):
@@ -282,7 +298,7 @@ def score_many(
         )
         done.append(
             Scores(
-                {name: METRICS[name].of(evidence) for name in names},
+                {metric.name: _values(metric, evidence) for metric in asked},
                 evidence.curves(),
                 evidence.answers.labels,
                 evidence.answers.top,
@@ -292,24 +308,35 @@ def score_many(
                 (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
             )
         )
-    return _joined(done, classifier.forward_passes - passes, time.perf_counter() - started)
+    cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
+    by_name = {metric.name: metric for metric in asked}
+    return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
 
 
-def check_metrics(metrics: Iterable[str] | str | None, **options: Any) -> list[str]:
+def check_metrics(metrics: Metrics, **options: Any) -> list[str]:
     """The metrics' names, after all that can be wrong with the call is said, before anything is loaded.
 
     Raises:
         InputError: an unknown metric, none at all, an option that none of them knows or that is out of range.
     """
-    names = [metrics] if isinstance(metrics, str) else None if metrics is None else list(metrics)
-    if names is None:
-        names = [name for name in METRICS if name != "robustness_images" or options.get("backgrounds") is not None]
+    return [metric.name for metric in _checked(metrics, options)]
+
+
+def _checked(metrics: Metrics, options: Mapping[str, Any]) -> list[Metric]:
+    given = {option for option, value in options.items() if value is not None}
+    if metrics is None:
+        # Not those of packages: what is installed beside suffice must not change what a call asks for.
+        own = [METRICS[name] for name in METRICS.builtin]
+        asked = [metric for metric in own if given.issuperset(metric.required)]
+    else:
+        several = [metrics] if isinstance(metrics, (str, Metric)) else metrics
+        asked = list({id(metric): metric for metric in map(METRICS.find, several)}.values())
+    names = [metric.name for metric in asked]
     if not names:
         raise InputError(f"expected at least one metric of {', '.join(METRICS)}; got none")
-    for name in names:
-        if name not in METRICS:
-            raise InputError(f"unknown metric {name!r}{did_you_mean(name, METRICS)}; expected {', '.join(METRICS)}")
-    known = dict.fromkeys(option for name in names for option in METRICS[name].options)
+    if len(set(names)) < len(names):
+        raise InputError(f"expected metrics with names that are different; got {', '.join(names)}")
+    known = dict.fromkeys(option for metric in asked for option in metric.options)
     for option in options:
         if option not in known:
             raise InputError(
@@ -323,23 +350,50 @@ def check_metrics(metrics: Iterable[str] | str | None, **options: Any) -> list[s
         raise InputError(
             f"option {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; got {first['input']!r}"
         ) from None
-    if "robustness_images" in names and options.get("backgrounds") is None:
-        raise InputError("expected the option backgrounds, images of other classes, for robustness_images; got none")
-    return list(dict.fromkeys(names))
+    for metric in asked:
+        if missing := [option for option in metric.required if option not in given]:
+            raise InputError(f"expected the option {missing[0]} for {metric.name}; got none")
+    return asked
 
 
-def complete_options(
-    metrics: Iterable[str] | str | None, measure: str = "confidence", **options: Any
-) -> dict[str, Any]:
-    """Every option that the metrics know but backgrounds, with its value, for a record of what was asked."""
-    names = check_metrics(metrics, **options)
-    known = {option for name in names for option in METRICS[name].options}
+def _own_scale(explanation: Explanation, needed: bool) -> bool:
+    """Whether the saliency of an explanation is on a scale of its own; one that is not known is said, where needed."""
+    if explanation.method in METHODS:
+        return METHODS[explanation.method].own_scale
+    if needed:
+        warnings.warn(
+            f"the method {explanation.method!r} of an explanation is not installed here, so its saliency is taken to "
+            "have no scale of its own and is normalised (min-max); the option normalise decides it",
+            stacklevel=3,
+        )
+    return False
+
+
+def _values(metric: Metric, evidence: Evidence) -> Tensor:
+    values, count = metric.of(evidence), len(evidence.images)
+    if values.shape != (count,) or not bool(values.isfinite().all()):
+        raise InputError(
+            f"expected a finite value for each of {count} maps from the metric {metric.name}; got {values}"
+        )
+    return values
+
+
+def complete_options(metrics: Metrics, measure: str = "confidence", **options: Any) -> dict[str, Any]:
+    """Every option that the metrics know but images, with its value, for a record of what was asked."""
+    known = {option for metric in _checked(metrics, options) for option in metric.options}
     chosen = ScoreOptions(measure=measure, **options).model_dump()  # type: ignore[arg-type]  # checked there
     if chosen["step"] is None:
         chosen["step"] = {"by value": sweep.STEP_BY_VALUE, "percent": sweep.STEP_PERCENT}
     if chosen["normalise"] is None:
-        chosen["normalise"] = "min-max, none for explanations by lax"
-    return {name: value for name, value in chosen.items() if name in known and name != "backgrounds"}
+        chosen["normalise"] = "min-max, none for explanations that have a scale of their own"
+    return {name: value for name, value in chosen.items() if name in known}
+
+
+def _one_target(target: int | str | None, label: int | str | None) -> int | str | None:
+    """The class that is meant, by either of its two names."""
+    if target is not None and label is not None:
+        raise InputError(f"expected the class once, as target; got target={target!r} and label={label!r}")
+    return label if target is None else target
 
 
 def _share_of(progress: Progress | None, first: int, count: int, total: int) -> Progress:
@@ -355,7 +409,7 @@ def _labels(classifier: Classifier, labels: Any, count: int) -> Tensor | None:
     return torch.tensor([classifier.class_index(label) for label in given])
 
 
-def _joined(done: Sequence[Scores], forward_passes: int, seconds: float) -> Scores:
+def _joined(done: Sequence[Scores]) -> Scores:
     first = done[0]
     return Scores(
         {name: torch.cat([each.values[name] for each in done]) for name in first.values},
@@ -369,8 +423,6 @@ def _joined(done: Sequence[Scores], forward_passes: int, seconds: float) -> Scor
         _all_of([each.parts for each in done]),
         _all_of([each.heat for each in done]),
         torch.cat([each.constant for each in done]),
-        forward_passes,
-        seconds,
     )
 
 

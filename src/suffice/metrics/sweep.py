@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError
-from suffice.margin import ROUNDING
 from suffice.occlusion import Occlusion
+from suffice.verdicts import Tolerance, margin
 
 Ties = Literal["order", "together", "random"]
 Normalise = Literal["min-max", "none"]
@@ -242,16 +242,22 @@ def ask(
 
     top = logits[0][masks.which[:, -1]].argmax(1)
     chosen = top if labels is None else torch.tensor([classifier.class_index(int(label)) for label in labels])
+    # Equal masks that are asked about the same label have one answer: its mask and label, and where it is looked up.
+    (row, label), where = _different_pairs(masks.which, chosen)
     confidences, verdicts = [], []
     for occlusion, answered in zip(occlusions, logits, strict=True):
-        confidence, margin = _of_label(answered, masks.which, chosen)
-        close = margin.abs() <= ROUNDING
-        if exact_labels and bool(close.any()):
-            rows = masks.which[close].unique()
-            answered[rows] = logits_of(occlusion, rows.to(classifier.device), None, batch_size=1)
-            confidence, margin = _of_label(answered, masks.which, chosen)
-        confidences.append(confidence)
-        verdicts.append(margin > 0)
+        margins = margin(answered[row], label)
+        if exact_labels:
+
+            def ask_again(close: Tensor, occlusion: Occlusion = occlusion, answered: Tensor = answered) -> Tensor:
+                rows, pair = row[close].unique(return_inverse=True)
+                answered[rows] = logits_of(occlusion, rows.to(classifier.device), None, batch_size=1)
+                return margin(answered[rows[pair]], label[close])[:, None]
+
+            margins = Tolerance().confirmed(margins[:, None], torch.zeros(1), ask_again)[:, 0]
+        confidence = (answered[row, label].double() - answered.double().logsumexp(1)[row]).exp().clamp(max=1.0)
+        confidences.append(confidence[where])
+        verdicts.append(margins[where] > 0)
     confidence, correct = torch.stack(confidences), torch.stack(verdicts)
     return Answers(confidence[:, :, :-1], correct[:, :, :-1], chosen, confidence[0, :, -1], correct[0, :, -1], top)
 
@@ -306,11 +312,13 @@ def _different_masks(images: Tensor, ranking: Ranking, runs: Tensor, parts: Tens
     return _Masks(rank, parts, codes // base**2, start, end, which.cpu())
 
 
-def _of_label(logits: Tensor, which: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence in the label, and its logit minus the largest other one, (N, P) each, for rows `which` of logits."""
-    label = labels[:, None].expand(which.shape)
-    mine = logits[which, label]
-    best, where = logits.topk(2, dim=1)
-    other = torch.where(where[which, 0] == label, best[which, 1], best[which, 0])
-    confidence = (mine.double() - logits.double().logsumexp(1)[which]).exp()
-    return confidence.clamp(max=1.0), mine - other
+def _different_pairs(which: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The pairs of a mask and a label, (U,) each, and which of them each run is, (N, P).
+
+    Args:
+        which: int64 (N, P), the mask of each run.
+        labels: int64 (N,).
+    """
+    base = int(labels.max()) + 1
+    pairs, where = (which * base + labels[:, None]).unique(return_inverse=True)
+    return (pairs // base, pairs % base), where

@@ -8,12 +8,15 @@
 | `torchvision:NAME` | torchvision | `from_torchvision.py` |
 | `package.module:function` | your code | `from_function.py` |
 | `PATH.onnx` | an ONNX file, as a black box | `from_onnx.py` |
+
+What stands before a colon is looked up in the registry `MODELS`, to which packages add theirs; what is not there is a
+Python module.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,10 @@ from torch import nn
 from suffice.classifier import Classifier
 from suffice.engine import Precision
 from suffice.errors import InputError
-from suffice.models import embedded, from_function, from_onnx, from_timm, from_torchvision
+from suffice.models import embedded, from_function, from_onnx
 from suffice.models.class_names import read_class_names
 from suffice.models.source import Source
-
-_PREFIXES: dict[str, Callable[[str, str | None, int | None], Source]] = {
-    "timm": from_timm.load,
-    "torchvision": from_torchvision.load,
-}
-EXPECTED = "timm:NAME, torchvision:NAME, package.module:function or FILE.onnx"
+from suffice.registry import MODELS as MODELS
 
 
 def load_classifier(
@@ -91,12 +89,16 @@ def _source(model: str | None, weights: str | None, num_classes: int | None) -> 
     if model is None or model in embedded.NAMES:
         return embedded.load(model or embedded.NAME, weights)
     prefix, colon, rest = model.partition(":")
-    if colon and rest and prefix in _PREFIXES:
-        return _PREFIXES[prefix](rest, weights, num_classes)
+    if colon and rest and prefix in MODELS:
+        source = MODELS[prefix](rest, weights, num_classes)
+        if not isinstance(source, Source):
+            raise InputError(f"expected a Source of the model {model!r} from {prefix}; got {type(source).__name__}")
+        return source
     if model.lower().endswith(".onnx"):
         return from_onnx.load(Path(model), weights)
     if colon and rest:
         return from_function.load(prefix, rest, weights)
     raise InputError(
-        f"unknown model {model!r}; expected {EXPECTED}, or {', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
+        f"unknown model {model!r}; expected {', '.join(MODELS.usages())}, package.module:function or FILE.onnx, or "
+        f"{', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
     )

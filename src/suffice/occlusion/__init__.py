@@ -8,13 +8,28 @@
 | `deactivate` | the activations that see only masked pixels, switched off | `deactivation.py` |
 | `deactivate:intersection`, `deactivate:renormalised` | the same, with its options (see there) joined by colons | |
 | `layer-masking` | masked inputs of each layer, filled from their neighbours | `layer_masking.py` |
-| `robust` | the four colours of `ROBUST` at once: a set 𝒦 of contexts (Definition 1) | |
+| `robust` | the four colours of `ROBUST` at once: a set 𝒦 of contexts (Definition 1) | `robust.py` |
+
+The names are those of the registry `OCCLUSIONS`, to which packages add theirs. Wherever a name is taken, an object is,
+too: an `OcclusionKind`, as the registry has it (`kinds.py`), or an `Occlusion` that was made already.
+
+One rule says what is taken where no occlusion is named:
+
+- A **verdict**, whether a part is enough, must not hang on one paint, which a model may take for evidence: it is asked
+  under `robust`. So for `Question`, `explain` and all that gives explanations.
+- A **measure**, a score or a circuit, is set beside those of other tools and papers, so it is made in the one way that
+  most of them have, whatever it is of and whoever made it: `zero`. So for `score` and `trace_circuit`. An explanation
+  that was made under another occlusion can be measured under that: `occlusion=explanation.occlusion`.
+- The **logits** of a part, where nothing is decided yet, are those of the paper's own forward pass: `deactivate`
+  (Activation-Deactivation, Definition 5). So for `masked_logits`.
+
+What was taken is said in every result that has a place for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +37,17 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier
-from suffice.errors import InputError, did_you_mean
-from suffice.occlusion import fill
-from suffice.occlusion.deactivation import deactivated_forward
-from suffice.occlusion.layer_masking import layer_masked_forward
+from suffice.errors import InputError
+from suffice.occlusion.kinds import Background, MaskedForward, OcclusionKind, OcclusionRequest
+from suffice.occlusion.kinds import simple_fill as simple_fill
+from suffice.occlusion.robust import ROBUST as ROBUST
 from suffice.outputs import as_tensor
+from suffice.registry import OCCLUSIONS as OCCLUSIONS
 
-# A regular tetrahedron in the colour cube, a tenth away from its corners black, yellow, magenta and cyan: four colours
-# as far from one another as four can be. What keeps its class on each of them keeps it on nearly every other colour.
-ROBUST = ("colour:#1a1a1a", "colour:#e6e61a", "colour:#e61ae6", "colour:#1ae6e6")
-NAMES = ("robust", "deactivate", "layer-masking", "zero", "min", "max", "mean", "blur", "noise", "colour:…", "image:…")
-_DEACTIVATE_OPTIONS = {"union": "add", "intersection": "add", "literal": "pooling", "renormalised": "pooling"}
-_WITH_VALUE = ("colour:", "image:")
+DEFAULT_FOR_VERDICTS = "robust"
+DEFAULT_FOR_MEASURES = "zero"
+DEFAULT_FOR_LOGITS = "deactivate"
+"""What is taken where no occlusion is named; see above for the one rule."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,8 +63,8 @@ class Occlusion:
 
     name: str
     classifier: Classifier
-    forward: Callable[[Any, Tensor, Tensor], Any] | None = None
-    background: fill.Background | None = None
+    forward: MaskedForward | None = None
+    background: Background | None = None
 
     def __call__(self, images: Tensor, masks: Tensor, *, screen: bool = False, batch_size: int | None = None) -> Tensor:
         """Logits (N, K), float32 on the CPU.
@@ -115,6 +129,13 @@ class Occlusion:
         return classifier.batched(forward, rows, gather=painted, screen=screen, copies=True, batch_size=batch_size)
 
 
+AnyOcclusion = str | OcclusionKind | Occlusion
+"""A name in `OCCLUSIONS`, what the registry has under a name, or what was made of it for one classifier."""
+
+AnyOcclusions = AnyOcclusion | Sequence[AnyOcclusion]
+"""One or several, which mean all of them at once; names may be joined by commas, too."""
+
+
 def painted_logits(
     classifier: Classifier,
     images: Tensor,
@@ -143,86 +164,128 @@ def _painted(classifier: Classifier) -> Callable[[Any, Tensor, Tensor, Tensor], 
     return forward
 
 
-def make_occlusion(classifier: Classifier, name: str, *, threshold: float = 0.0, seed: int = 0) -> Occlusion:
-    """One occlusion by name (see `NAMES`).
+def make_occlusion(
+    classifier: Classifier, occlusion: AnyOcclusion, *, threshold: float = 0.0, seed: int = 0
+) -> Occlusion:
+    """One occlusion by name, made of a kind, or the one that is given.
 
     Args:
         classifier: which is asked.
-        name: one name; `make_occlusions` takes several joined by commas, and `robust`, which is several.
+        occlusion: one name in `OCCLUSIONS`, with its value after a colon; an `OcclusionKind`; or an `Occlusion` of this
+            classifier. `make_occlusions` takes several, and `robust`, which is several.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of `noise`.
 
     Raises:
-        InputError: an unknown name, τ out of range, or `deactivate` of a black box.
+        InputError: an unknown name, τ out of range, `deactivate` of a black box, an occlusion of another classifier.
     """
     if not 0 <= threshold < 1:
         raise InputError(f"expected threshold (the paper's τ) in [0, 1); got {threshold}")
-    if name == "robust":
-        raise InputError(f"expected one occlusion; got robust, which is {len(ROBUST)} at once")
-    kind, *options = name.split(":")
-    if kind == "deactivate":
-        classifier.require_module("the occlusion 'deactivate'")
-        if unknown := [option for option in options if option not in _DEACTIVATE_OPTIONS]:
-            raise InputError(f"expected options of deactivate among {', '.join(_DEACTIVATE_OPTIONS)}; got {unknown}")
-        chosen: dict[str, Any] = {_DEACTIVATE_OPTIONS[option]: option for option in options}
-
-        def deactivated(module: Any, images: Tensor, masks: Tensor) -> Any:
-            return deactivated_forward(module, classifier.normalise(images), masks, threshold=threshold, **chosen)
-
-        return Occlusion(name, classifier, forward=deactivated)
-    if name == "layer-masking":
-        classifier.require_module("the occlusion 'layer-masking'")
-
-        def layer_masked(module: Any, images: Tensor, masks: Tensor) -> Any:
-            return layer_masked_forward(module, classifier.normalise(images), masks)
-
-        return Occlusion(name, classifier, forward=layer_masked)
-    try:
-        return Occlusion(name, classifier, background=fill.named(name, classifier, seed))
-    except InputError:
-        if name.startswith(_WITH_VALUE):
-            raise
-        raise InputError(
-            f"unknown occlusion {name!r}{did_you_mean(name, NAMES)}; expected {', '.join(NAMES)}"
-        ) from None
+    if isinstance(occlusion, Occlusion):
+        if occlusion.classifier is not classifier:
+            raise InputError(
+                f"expected an occlusion that was made for this very classifier, {classifier.name}; {occlusion.name} "
+                f"was made for another one, {occlusion.classifier.name}"
+            )
+        return occlusion
+    name = _name(occlusion)
+    kind, value = _parsed(occlusion)
+    request = OcclusionRequest(classifier, value, threshold, seed)
+    if kind.names is not None:
+        raise InputError(f"expected one occlusion; got {kind.name}, which is {len(kind.names(classifier))} at once")
+    return Occlusion(
+        name,
+        classifier,
+        forward=None if kind.forward is None else kind.forward(request),
+        background=None if kind.background is None else kind.background(request),
+    )
 
 
 def make_occlusions(
-    classifier: Classifier, names: str, *, threshold: float = 0.0, seed: int = 0
+    classifier: Classifier, occlusion: AnyOcclusions, *, threshold: float = 0.0, seed: int = 0
 ) -> tuple[Occlusion, ...]:
-    """Several occlusions joined by commas, which mean all of them at once.
+    """Several occlusions, which mean all of them at once: names joined by commas, an object, or a list of either.
 
-    A comma inside of a colour or a path, as in `colour:rgb(255, 128, 0),zero`, is told apart by what follows it.
+    Args:
+        classifier, threshold, seed: as of `make_occlusion`.
+        occlusion: none of them twice. A name of a set, such as `robust`, stands for its members.
+
+    Raises:
+        InputError: as `make_occlusion`; none, or the same one twice.
+    """
+    given = [one for each in _each(occlusion) for one in (split_names(each) if isinstance(each, str) else [each])]
+    names = [_name(each) for each in given]
+    if not names or "" in names or len(set(names)) != len(names):
+        raise InputError(f"expected occlusions joined by commas, each once; got {joined_names(occlusion)!r}")
+    found: dict[str, Occlusion] = {}
+    for each in given:
+        kind = None if isinstance(each, Occlusion) else _parsed(each)[0]
+        members = [each] if kind is None or kind.names is None else kind.names(classifier)
+        for member in members:
+            made = make_occlusion(classifier, member, threshold=threshold, seed=seed)
+            found.setdefault(made.name, made)
+    return tuple(found.values())
+
+
+def split_names(text: str) -> list[str]:
+    """Names of occlusions that are joined by commas.
+
+    A comma inside of a colour or a path is told apart by what follows it: where that is no name, it is still inside.
+
+    >>> split_names("colour:rgb(255, 128, 0), deactivate:intersection,robust")
+    ['colour:rgb(255, 128, 0)', 'deactivate:intersection', 'robust']
     """
     parts: list[str] = []
-    for part in names.split(","):
+    for part in text.split(","):
         name = part.strip()
-        starts = not name or name.partition(":")[0] in NAMES or name.startswith(_WITH_VALUE)
-        if not starts and parts and parts[-1].startswith(_WITH_VALUE):
+        starts = not name or name.partition(":")[0] in OCCLUSIONS
+        before, colon, _ = parts[-1].partition(":") if parts else ("", "", "")
+        if not starts and colon and before in OCCLUSIONS and OCCLUSIONS[before].value == "text":
             parts[-1] += f",{part.rstrip()}"
         else:
             parts.append(name)
-    if not all(parts) or len(set(parts)) != len(parts):
-        raise InputError(f"expected occlusions joined by commas, each once; got {names!r}")
-    if "robust" in parts:
-        at = parts.index("robust")
-        parts = list(dict.fromkeys([*parts[:at], *_robust(classifier), *parts[at + 1 :]]))
-    return tuple(make_occlusion(classifier, part, threshold=threshold, seed=seed) for part in parts)
+    return parts
 
 
-def _robust(classifier: Classifier) -> tuple[str, ...]:
-    """The names that `robust` stands for: colours, of which a classifier of other than 3 channels knows only greys."""
-    channels = len(classifier.preprocessing.mean)
-    if channels == 3:
-        return ROBUST
-    return ("colour:#1a1a1a", "colour:#e6e6e6") if channels == 1 else ("min", "max", "mean")
+def joined_names(occlusion: AnyOcclusions) -> str:
+    """What results call one occlusion or several: their names, joined by commas.
+
+    Raises:
+        InputError: something else than a name, an `OcclusionKind`, an `Occlusion`, or a list of them.
+
+    >>> joined_names("zero"), joined_names(["zero", simple_fill("chequered", torch.zeros_like)])
+    ('zero', 'zero,chequered')
+    """
+    return ",".join(map(_name, _each(occlusion)))
+
+
+def _each(occlusion: AnyOcclusions) -> list[AnyOcclusion]:
+    return list(occlusion) if isinstance(occlusion, (list, tuple)) else [occlusion]  # type: ignore[list-item]
+
+
+def _name(occlusion: AnyOcclusion) -> str:
+    if not isinstance(occlusion, (str, OcclusionKind, Occlusion)):
+        raise InputError(
+            f"expected an occlusion by name, or as an OcclusionKind or Occlusion; got {type(occlusion).__name__}"
+        )
+    return occlusion if isinstance(occlusion, str) else occlusion.name
+
+
+def _parsed(name: str | OcclusionKind) -> tuple[OcclusionKind, str | None]:
+    """What a name stands for, and the value after its colon."""
+    if isinstance(name, OcclusionKind):
+        return name, None
+    head, colon, value = name.partition(":")
+    if head not in OCCLUSIONS or (colon and OCCLUSIONS[head].value == "nothing"):
+        raise OCCLUSIONS.unknown(name)
+    return OCCLUSIONS[head], value if colon else None
 
 
 def masked_logits(
     classifier: Classifier,
     images: Tensor | np.ndarray[Any, Any],
     masks: Tensor | np.ndarray[Any, Any],
-    occlusion: str = "deactivate",
+    occlusion: AnyOcclusion = DEFAULT_FOR_LOGITS,
     threshold: float = 0.0,
     seed: int = 0,
 ) -> Tensor:
@@ -232,7 +295,8 @@ def masked_logits(
         classifier: which is asked; its `forward_passes` grow by N.
         images: (N, C, H, W) in [0, 1].
         masks: bool (N, H, W), True = kept.
-        occlusion: how absence is shown; one name.
+        occlusion: how absence is shown; one name, an `OcclusionKind`, or an `Occlusion` of this
+            classifier.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of `noise`.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.errors import InputError
+from suffice.occlusion.kinds import MaskedForward, OcclusionKind, OcclusionRequest
 from suffice.occlusion.rules import Activation, NoRuleError, Settings
 from suffice.occlusion.rules.activation import Crop, RunAgainError, State, whole
 from suffice.occlusion.rules.crops import windowed
@@ -155,3 +156,23 @@ def _plain_output(output: Any) -> Any:
             object.__setattr__(result, key, _plain_output(part))
         return result
     return output
+
+
+_OPTIONS = {"union": "add", "intersection": "add", "literal": "pooling", "renormalised": "pooling"}
+
+
+def _forward(request: OcclusionRequest) -> MaskedForward:
+    classifier = request.classifier
+    classifier.require_module("the occlusion 'deactivate'")
+    options = [] if request.value is None else request.value.split(":")
+    if unknown := [option for option in options if option not in _OPTIONS]:
+        raise InputError(f"expected options of deactivate among {', '.join(_OPTIONS)}; got {unknown}")
+    chosen: dict[str, Any] = {_OPTIONS[option]: option for option in options}
+
+    def deactivated(module: Any, images: Tensor, masks: Tensor) -> Any:
+        return deactivated_forward(module, classifier.normalise(images), masks, threshold=request.threshold, **chosen)
+
+    return deactivated
+
+
+DEACTIVATE = OcclusionKind("deactivate", forward=_forward, value="options")

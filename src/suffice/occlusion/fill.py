@@ -10,21 +10,18 @@ tensor([0.5000, 0.2500, 0.5000])
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from PIL import ImageColor
 from torch import Tensor
 from torch.nn import functional
 
-from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import read_photo, to_model
-
-Background = Callable[[Tensor], Tensor]
-"""(N, C, H, W) in [0, 1] -> background that broadcasts to it."""
+from suffice.occlusion.kinds import Background, OcclusionKind, OcclusionRequest
 
 
 def constant(images: Tensor, colour: Sequence[float]) -> Tensor:
@@ -58,36 +55,38 @@ def noise(images: Tensor, mean: Sequence[float], std: Sequence[float], seed: int
     return (constant(images, mean) + scale * unit[None]).clamp(0, 1)
 
 
-def named(name: str, classifier: Classifier, seed: int) -> Background:
-    """The background function of a fill's name.
+def _zero(request: OcclusionRequest) -> Background:
+    return partial(constant, colour=request.classifier.preprocessing.mean)
 
-    Args:
-        name: `zero` (after normalisation), `min` and `max` (least and greatest pixel value), `mean` (the image's own
-            mean colour), `blur`, `noise`, `colour:NAME-or-#RRGGBB`, `image:PATH`.
-        classifier: whose normalisation and input size are meant.
-        seed: of the noise.
 
-    Raises:
-        InputError: an unknown fill, colour or image.
-    """
-    mean, std = classifier.preprocessing.mean, classifier.preprocessing.std
-    simple: dict[str, Background] = {
-        "zero": functools.partial(constant, colour=mean),
-        "min": functools.partial(constant, colour=(0.0,) * len(mean)),
-        "max": functools.partial(constant, colour=(1.0,) * len(mean)),
-        "mean": mean_colour,
-        "blur": blurred,
-        "noise": functools.partial(noise, mean=mean, std=std, seed=seed),
-    }
-    if name in simple:
-        return simple[name]
-    kind, _, value = name.partition(":")
-    if kind == "colour" and value:
-        return functools.partial(constant, colour=_colour(value, len(mean)))
-    if kind == "image" and value:
-        other = to_model(read_photo(value), classifier)[None]
-        return lambda images: other.to(images.device)
-    raise InputError(f"expected a fill among {', '.join(simple)}, colour:…, image:…; got {name!r}")
+def _least(request: OcclusionRequest) -> Background:
+    return partial(constant, colour=(0.0,) * len(request.classifier.preprocessing.mean))
+
+
+def _greatest(request: OcclusionRequest) -> Background:
+    return partial(constant, colour=(1.0,) * len(request.classifier.preprocessing.mean))
+
+
+def _noise(request: OcclusionRequest) -> Background:
+    preprocessing = request.classifier.preprocessing
+    return partial(noise, mean=preprocessing.mean, std=preprocessing.std, seed=request.seed)
+
+
+def _named_colour(request: OcclusionRequest) -> Background:
+    text = _value("colour", request, "a colour such as red or #ff8000")
+    return partial(constant, colour=_colour(text, len(request.classifier.preprocessing.mean)))
+
+
+def _image(request: OcclusionRequest) -> Background:
+    other = to_model(read_photo(_value("image", request, "the path of an image")), request.classifier)[None]
+    return lambda images: other.to(images.device)
+
+
+def _value(name: str, request: OcclusionRequest, what: str) -> str:
+    if not request.value:
+        got = name if request.value is None else f"{name}:"
+        raise InputError(f"expected {what} after {name}: as the occlusion; got {got!r}")
+    return request.value
 
 
 def _colour(text: str, channels: int) -> tuple[float, ...]:
@@ -100,3 +99,13 @@ def _colour(text: str, channels: int) -> tuple[float, ...]:
     if channels == 1:  # luma of ITU-R 601, as Pillow's own conversion to grey
         return ((0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) / 255,)
     return tuple(value / 255 for value in rgb)
+
+
+ZERO = OcclusionKind("zero", _zero)  # after normalisation
+MIN = OcclusionKind("min", _least)  # of the values that a pixel can have
+MAX = OcclusionKind("max", _greatest)
+MEAN = OcclusionKind("mean", lambda request: mean_colour)
+BLUR = OcclusionKind("blur", lambda request: blurred)
+NOISE = OcclusionKind("noise", _noise)
+COLOUR = OcclusionKind("colour", _named_colour, value="text")
+IMAGE = OcclusionKind("image", _image, value="text")

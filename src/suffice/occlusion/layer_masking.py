@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suffice.occlusion.deactivation import masked_forward
+from suffice.occlusion.kinds import MaskedForward, OcclusionKind, OcclusionRequest
 from suffice.occlusion.rules.activation import Settings
 
 
@@ -107,3 +108,16 @@ def layer_fill(value: Tensor, on: Tensor, kernel: Sequence[int]) -> Tensor:
         return value * on
     sizes = torch.broadcast_shapes(on.shape, (1, 1, *value.shape[2:]))
     return filled_from_neighbours(value, on.expand(sizes), max(kernel))
+
+
+def _forward(request: OcclusionRequest) -> MaskedForward:
+    classifier = request.classifier
+    classifier.require_module("the occlusion 'layer-masking'")
+
+    def layer_masked(module: Any, images: Tensor, masks: Tensor) -> Any:
+        return layer_masked_forward(module, classifier.normalise(images), masks)
+
+    return layer_masked
+
+
+LAYER_MASKING = OcclusionKind("layer-masking", forward=_forward)

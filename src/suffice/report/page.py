@@ -13,7 +13,6 @@ import hashlib
 import io
 import itertools
 import math
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from PIL import Image
 
 from suffice.explanation import Explanation
 from suffice.images import Frame, Photo
-from suffice.occlusion import NAMES
+from suffice.occlusion import split_names
 from suffice.report.figures import (
     Corner,
     framed_as,
@@ -47,10 +46,6 @@ _LONGEST_VIEW = 1600
 _LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
 _PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
 
-# A comma ends the name of an occlusion if another name follows it: there are commas in rgb(255, 128, 0) and in paths.
-_NAME = "|".join(re.escape(name.removesuffix("…")) + ("" if name.endswith("…") else r"\s*(?:[,:]|$)") for name in NAMES)
-_BETWEEN_NAMES = re.compile(rf",(?=\s*(?:{_NAME}))")
-
 # What HTML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
 UNPRINTABLE = dict.fromkeys(
     (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}"
@@ -63,7 +58,7 @@ class Entry:
 
     Attributes:
         facts: `Explanation.to_dict()`.
-        demanded: least confidence that is sufficient, in [0, 1]; None where γ is not among the settings.
+        demanded: least confidence that is sufficient, in [0, 1]; None where γ is not known.
         directory: where the files of the explanation lie, relative to the page; empty for none.
         command: makes the explanation again.
         size: (width, height) of the views in pixels.
@@ -96,12 +91,12 @@ class Entry:
     @property
     def kind(self) -> str:
         """What was asked for: `sufficient`, `contrastive` or `complete`."""
-        return str(self.facts["settings"].get("kind", "sufficient"))
+        return str(self.facts["kind"])
 
     @property
     def several(self) -> bool:
         """Whether it holds under several occlusions at once, or fails one of them."""
-        names = occlusion_names(self.facts["occlusion"])
+        names = split_names(self.facts["occlusion"])
         return len(names) > 1 or names == ["robust"]
 
     @property
@@ -138,12 +133,11 @@ def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, director
     view = shrunk(photo.pixels, min(_LONGEST_VIEW, max(_VIEW, round(_CLOSE_UP / share))))
     pixel_art = max(view.size) <= _PIXEL_ART
     left, top, right, bottom = framed_as(frame, view.size).box
-    keep_confidence = explanation.settings.get("keep_confidence")
-    loops = outline(explanation.mask)
+    loops, gamma = outline(explanation.mask), explanation.keep_confidence
     facts = explanation.to_dict()
     return Entry(
         facts=facts | {"image": facts["image"] or photo.path},
-        demanded=None if keep_confidence is None else float(keep_confidence) * explanation.confidence,
+        demanded=None if gamma is None else gamma * explanation.confidence,
         directory=directory,
         command=command,
         size=view.size,
@@ -183,7 +177,7 @@ def render_report(entries: Sequence[Entry], *, command: str, failures: Sequence[
             common=_common(entries),
             kinds={entry.kind for entry in entries},
             minimal=any(entry.minimal_block is not None for entry in entries),
-            robust=any("robust" in occlusion_names(entry.facts["occlusion"]) for entry in entries),
+            robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
             sufficient=sum(entry.facts["sufficient"] for entry in entries),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
@@ -209,15 +203,6 @@ def path_data(loops: Sequence[Sequence[Corner]]) -> str:
         steps = (f"h{x1 - x0}" if y0 == y1 else f"v{y1 - y0}" for (x0, y0), (x1, y1) in itertools.pairwise(loop))
         parts.append(f"M{loop[0][0]} {loop[0][1]}{''.join(steps)}z")
     return "".join(parts)
-
-
-def occlusion_names(occlusion: str) -> list[str]:
-    """The names that are joined by commas in an explanation's occlusion.
-
-    >>> occlusion_names("colour:rgb(255, 128, 0), deactivate:intersection,robust")
-    ['colour:rgb(255, 128, 0)', 'deactivate:intersection', 'robust']
-    """
-    return [name.strip() for name in _BETWEEN_NAMES.split(occlusion)]
 
 
 def polyline(values: Sequence[float], width: int, height: int) -> str:
@@ -331,7 +316,7 @@ def environment() -> jinja2.Environment:
         "polyline": polyline,
     }
     made.filters |= filters
-    made.globals |= {"told_apart": told_apart, "occlusion_names": occlusion_names}
+    made.globals |= {"told_apart": told_apart, "split_names": split_names}
     return made
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from suffice.classifier import Preprocessing
 from suffice.images import Frame, Photo, frame_of
-from suffice.metrics import METRICS, Curve, Scores
+from suffice.metrics import Curve, Scores
 from suffice.report.figures import framed_as, heat, heat_colours, is_ragged, outline, sees_all, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
 
@@ -160,7 +160,7 @@ def _column(name: str, scores: Scores, frame: Frame, fact: Mapping[str, Any]) ->
 def _rows(scores: Sequence[Scores]) -> list[Row]:
     rows = []
     for name in scores[0].values:
-        metric = METRICS[name]
+        metric = scores[0].metrics[name]
         values = tuple(each.of(0)[name] for each in scores)
         shown = [round(value, 3) for value in values]
         best = max(shown) if metric.higher_is_better else min(shown)

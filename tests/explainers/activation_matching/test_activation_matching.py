@@ -15,7 +15,8 @@ from suffice.engine import Answers
 from suffice.errors import InputError
 from suffice.explainers.activation_matching import Robust, losses, network, weighted
 from suffice.explainers.activation_matching.budget import blurred, highest, smallest_masks
-from suffice.explainers.activation_matching.views import View, gradients, log_odds
+from suffice.explainers.activation_matching.views import View, gradients
+from suffice.verdicts import log_odds
 
 SIDE = 16
 

@@ -10,8 +10,9 @@ import torchvision
 
 from suffice.classifier import Classifier
 from suffice.explainers.activation_matching.budget import smallest_masks
-from suffice.explainers.activation_matching.views import View, log_odds
+from suffice.explainers.activation_matching.views import View
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
+from suffice.verdicts import log_odds
 
 SLOW = pytest.mark.slow
 

@@ -40,12 +40,13 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.activation_matching.budget import Search, smallest_masks
 from suffice.explainers.activation_matching.network import load_network
-from suffice.explainers.activation_matching.views import View, drawn_kind, fixed, log_odds
+from suffice.explainers.activation_matching.views import View, drawn_kind, fixed
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
 from suffice.explainers.descent import peeled
-from suffice.explainers.method import Found, MethodSettings, Progress
-from suffice.explainers.sufficiency import SufficiencyTest
+from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.occlusion import Occlusion, make_occlusion, painted_logits
+from suffice.progress import Progress
+from suffice.question import Question
 
 _RESERVE = 1.0  # logits that the label keeps to spare while learning, under backgrounds drawn anew at each step
 _UNSEEN = 1_000_003  # of the seeds of the backgrounds that a mask is checked on, which no step has seen
@@ -74,17 +75,17 @@ class ActivationMatchingSettings(MethodSettings):
 
 
 def explain(
-    test: SufficiencyTest,
+    question: Question,
     settings: ActivationMatchingSettings,
     seed: int,
     progress: Progress,
     *,
     found: Search | None = None,
-) -> Found:
-    """The explanation by activation matching of what `test` asks.
+) -> Candidate:
+    """The explanation by activation matching of what `question` asks.
 
     Args:
-        test: image, target, occlusions and γ.
+        question: image, target, occlusions and γ.
         settings: see there.
         seed: of every background that is drawn, and of the first weights of a U-Net.
         progress: told the share of the work that is done.
@@ -94,21 +95,21 @@ def explain(
         InputError: a black box; no fill among the occlusions; a network of another kind.
     """
     if found is None:
-        found = search([test], settings, seed, lambda step: progress(0.85 * step / max(1, settings.steps)))[0]
-    _demand_robustness(test, settings, seed)
+        found = search([question], settings, seed, lambda step: progress(0.85 * step / max(1, settings.steps)))[0]
+    _demand_robustness(question, settings, seed)
     notes: list[str] = []
     if found.steps < settings.steps:
         notes.append(f"Interrupted after {found.steps} of {settings.steps} steps: the best until then is shown.")
     saliency = _ranks(found.scores)
     if found.mask is None:
-        return Found(saliency, test.region.numpy(), curves=found.curves, notes=tuple(notes))
-    left = peeled(test, found.mask.numpy(), settings.block, test.classifier.forward_passes + settings.budget)
+        return Candidate(saliency, question.region.numpy(), curves=found.curves, notes=tuple(notes))
+    left = peeled(question, found.mask.numpy(), settings.block, question.classifier.passes.forward + settings.budget)
     block = settings.block if left.minimal else None
-    return Found(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
+    return Candidate(saliency + left.mask, left.mask, block, curves=found.curves, notes=tuple(notes))
 
 
 def search(
-    tests: Sequence[SufficiencyTest],
+    questions: Sequence[Question],
     settings: ActivationMatchingSettings,
     seed: int,
     told: Callable[[int], object] = lambda step: None,
@@ -116,14 +117,14 @@ def search(
     """The smallest mask found for each of several images, whose masks learn side by side.
 
     Args:
-        tests: one an image, of one classifier and with the same occlusions, γ, kind and region.
+        questions: one an image, of one classifier and with the same occlusions, γ, kind and region.
         settings, seed: as of `explain`.
         told: called after each step with how many are done.
 
     Raises:
         InputError: as `explain`.
     """
-    first = tests[0]
+    first = questions[0]
     classifier = first.classifier
     classifier.require_module("activation matching")
     painted = [occlusion for occlusion in first.occlusions if occlusion.background is not None]
@@ -132,13 +133,14 @@ def search(
             "activation matching needs a fill among the occlusions (zero, mean, robust, …), as it differentiates with "
             f"respect to what is painted; got {', '.join(o.name for o in first.occlusions)}"
         )
-    for test in tests:
-        _demand_robustness(test, settings, seed)
+    for question in questions:
+        _demand_robustness(question, settings, seed)
 
     def satisfied(index: int, mask: Tensor) -> bool:
-        return bool(tests[index](mask[None])[0])
+        return bool(questions[index](mask))
 
-    images, targets = torch.stack([test.image for test in tests]), torch.tensor([test.target for test in tests])
+    images = torch.stack([question.image for question in questions])
+    targets = torch.tensor([question.target for question in questions])
     if settings.lambdas:
         return matched_masks(
             classifier,
@@ -154,12 +156,12 @@ def search(
             region=first.region,
             told=told,
         )
-    demanded = torch.tensor([log_odds(test.keep_confidence * test.confidence) for test in tests])
+    demanded = torch.tensor([question.demanded for question in questions])
     return smallest_masks(
         classifier,
         images,
         targets,
-        views_of(classifier, first.occlusions, demanded, settings.robustness, first.kind == "contrastive"),
+        views_of(classifier, first.occlusions, demanded, settings.robustness, first.contrastive),
         satisfied,
         steps=settings.steps,
         smooth=settings.smooth,
@@ -170,9 +172,11 @@ def search(
     )
 
 
-def _demand_robustness(test: SufficiencyTest, settings: ActivationMatchingSettings, seed: int) -> None:
+def _demand_robustness(question: Question, settings: ActivationMatchingSettings, seed: int) -> None:
     if settings.robustness != "none":
-        test.also = Robust(test.classifier, test.image, test.target, settings.robustness, settings.draws, seed)
+        question.also = Robust(
+            question.classifier, question.image, question.target, settings.robustness, settings.draws, seed
+        )
 
 
 def views_of(
@@ -261,3 +265,6 @@ def _ranks(scores: Tensor) -> npt.NDArray[np.float64]:
 
 
 __all__ = ["ActivationMatchingSettings", "explain", "search"]
+
+
+METHOD = Method("activation-matching", ActivationMatchingSettings, explain)

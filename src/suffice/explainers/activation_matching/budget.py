@@ -23,6 +23,7 @@ via Extremal Perturbations and Smooth Masks*, section 3; to choose that area by 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -99,65 +100,102 @@ def smallest_masks(
 
     An interrupt (KeyboardInterrupt) ends the search where something was found for every image, with what was found.
     """
-    count, (height, width) = len(images), images.shape[2:]
-    inside = torch.ones((height, width), dtype=torch.bool) if region is None else region
-    pixels = int(inside.sum())
-    sigma = smooth * min(height, width) / _SIDE
-    random = torch.Generator().manual_seed(seed)
-    learnt = torch.zeros((count, height, width)) if scores is None else _standardised(scores, inside)
-    speed = torch.zeros_like(learnt)
-    settled = learnt
-    budget = torch.zeros(count, dtype=torch.float64)
-    known = torch.zeros((len(views), count))
-    found = [Search(None, learnt[i], {name: [] for name in _names(views)}) for i in range(count)]
+    inside = torch.ones(images.shape[2:], dtype=torch.bool) if region is None else region
+    sigma = smooth * min(images.shape[2:]) / _SIDE
+    first = torch.zeros_like(images[:, 0]) if scores is None else _standardised(scores, inside)
+    learning = _Learning(first, inside, sigma, views, satisfied)
     if scores is not None:
-        smoothed = blurred(learnt, sigma)
-        for i, search in enumerate(found):
-            budget[i] = _first_budget(search, smoothed[i], inside, lambda mask, i=i: satisfied(i, mask))  # type: ignore[misc]
+        learning.start()
+    random = torch.Generator().manual_seed(seed)
+
+    def ask(masks: Tensor, some: Sequence[View]) -> tuple[Tensor, Tensor]:
+        return gradients(classifier, images, masks.float(), targets, some, random, _SOFTNESS)
+
     try:
         for step in range(steps):
-            variable = learnt.clone().requires_grad_()
-            smoothed = blurred(variable, sigma)
-            kept = (budget.exp() * pixels).round().long().clamp(1, pixels)
-            masks, threshold = highest(smoothed.detach(), kept, inside)
-            spread = smoothed.detach()[:, inside].std(1, correction=0) + 1e-6
-            soft = torch.sigmoid((smoothed - threshold[:, None, None]) / spread[:, None, None])
-            asked = _asked(step, known, [view.reserve > 0 for view in views])
-            gradient, slacks = gradients(
-                classifier, images, masks.float(), targets, [views[v] for v in asked], random, _SOFTNESS
-            )
-            for v, now in zip(asked, slacks, strict=True):
-                known[v] = torch.lerp(known[v], now, _NEW) if views[v].reserve and step else now
-            straight_through(soft, masks).backward(gradient)
-            assert variable.grad is not None
-            change = variable.grad * inside
-            speed = _MOMENTUM * speed + change / (change.square().mean((1, 2), keepdim=True).sqrt() + 1e-12)
-            learnt = learnt - _RATE * speed
-            least = known.amin(0)
-            _note(found, views, masks, kept / pixels, known)
-            if step + 1 >= len(views) / _VIEWS_A_STEP:  # each view has been asked
-                for i in torch.nonzero(least >= 0)[:, 0].tolist():
-                    best = found[i].mask
-                    worth = best is None or int(kept[i]) <= _WORTH * int(best.sum())
-                    if worth and satisfied(i, masks[i]):
-                        found[i].mask, found[i].scores = masks[i], smoothed.detach()[i]
-            settled = torch.lerp(settled, smoothed.detach(), _RECENT) if step else smoothed.detach()
-            tolerated = _TOLERANCE * max(0.0, 1 - step / (_TOLERANT * steps))
-            cut = (_BUDGET_RATE * (least + tolerated)).clamp(-_LARGEST_RISE, _LARGEST_CUT)
-            budget = (budget - cut.double()).clamp(max=0.0)
+            learning.step(step, steps, ask)
             told(step + 1)
     except KeyboardInterrupt:
-        if any(search.mask is None for search in found):
+        if any(search.mask is None for search in learning.found):
             raise
     else:
         if steps:
-            for i, search in enumerate(found):
-                size = float(budget[i].exp()) * pixels
-                _last_sizes(search, settled[i], inside, size, lambda mask, i=i: satisfied(i, mask))  # type: ignore[misc]
-    for search, last in zip(found, blurred(learnt, sigma), strict=True):
+            learning.end()
+    for search, last in zip(learning.found, blurred(learning.scores, sigma), strict=True):
         if search.mask is None:
             search.scores = last
-    return found
+    return learning.found
+
+
+class _Learning:
+    """The state of a search: scores and budget of each image, what the views last said, and what was found.
+
+    Args:
+        scores: (N, H, W), the first ones.
+        inside, sigma, views, satisfied: as of `smallest_masks`; sigma in pixels.
+    """
+
+    def __init__(
+        self,
+        scores: Tensor,
+        inside: Tensor,
+        sigma: float,
+        views: Sequence[View],
+        satisfied: Callable[[int, Tensor], bool],
+    ) -> None:
+        self.scores, self._inside, self._sigma, self._views, self._satisfied = scores, inside, sigma, views, satisfied
+        self._pixels = int(inside.sum())
+        self._speed = torch.zeros_like(scores)
+        self._settled = scores  # the running mean of the smoothed scores
+        self._budget = torch.zeros(len(scores), dtype=torch.float64)  # its logarithm, as a share of the pixels
+        self._slacks = torch.zeros((len(views), len(scores)))
+        self.found = [Search(None, of_image, {name: [] for name in _names(views)}) for of_image in scores]
+
+    def start(self) -> None:
+        """The first budget of scores that are given: about the least at which they satisfy the constraints."""
+        smoothed = blurred(self.scores, self._sigma)
+        for i, search in enumerate(self.found):
+            self._budget[i] = _first_budget(search, smoothed[i], self._inside, functools.partial(self._satisfied, i))
+
+    def step(self, step: int, steps: int, ask: Callable[[Tensor, Sequence[View]], tuple[Tensor, Tensor]]) -> None:
+        """One step of scores and budget."""
+        variable = self.scores.clone().requires_grad_()
+        smoothed = blurred(variable, self._sigma)
+        kept = (self._budget.exp() * self._pixels).round().long().clamp(1, self._pixels)
+        masks, threshold = highest(smoothed.detach(), kept, self._inside)
+        spread = smoothed.detach()[:, self._inside].std(1, correction=0) + 1e-6
+        soft = torch.sigmoid((smoothed - threshold[:, None, None]) / spread[:, None, None])
+        asked = _asked(step, self._slacks, [view.reserve > 0 for view in self._views])
+        gradient, slacks = ask(masks, [self._views[v] for v in asked])
+        for v, now in zip(asked, slacks, strict=True):
+            drawn_anew = self._views[v].reserve and step
+            self._slacks[v] = torch.lerp(self._slacks[v], now, _NEW) if drawn_anew else now
+        straight_through(soft, masks).backward(gradient)
+        assert variable.grad is not None
+        change = variable.grad * self._inside
+        self._speed = _MOMENTUM * self._speed + change / (change.square().mean((1, 2), keepdim=True).sqrt() + 1e-12)
+        self.scores = self.scores - _RATE * self._speed
+        _note(self.found, self._views, masks, kept / self._pixels, self._slacks)
+        if step + 1 >= len(self._views) / _VIEWS_A_STEP:  # each view has been asked
+            self._keep_smaller(masks, kept, smoothed.detach())
+        self._settled = torch.lerp(self._settled, smoothed.detach(), _RECENT) if step else smoothed.detach()
+        tolerated = _TOLERANCE * max(0.0, 1 - step / (_TOLERANT * steps))
+        cut = (_BUDGET_RATE * (self._slacks.amin(0) + tolerated)).clamp(-_LARGEST_RISE, _LARGEST_CUT)
+        self._budget = (self._budget - cut.double()).clamp(max=0.0)
+
+    def _keep_smaller(self, masks: Tensor, kept: Tensor, smoothed: Tensor) -> None:
+        """Masks that seem to satisfy all constraints and are smaller than those before are asked about for certain."""
+        for i in torch.nonzero(self._slacks.amin(0) >= 0)[:, 0].tolist():
+            best = self.found[i].mask
+            worth = best is None or int(kept[i]) <= _WORTH * int(best.sum())
+            if worth and self._satisfied(i, masks[i]):
+                self.found[i].mask, self.found[i].scores = masks[i], smoothed[i]
+
+    def end(self) -> None:
+        """A few sizes around the last budget are asked about of the running mean of the scores."""
+        for i, search in enumerate(self.found):
+            size = float(self._budget[i].exp()) * self._pixels
+            _last_sizes(search, self._settled[i], self._inside, size, functools.partial(self._satisfied, i))
 
 
 def _last_sizes(

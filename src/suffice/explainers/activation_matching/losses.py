@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from suffice.verdicts import margin
+
 Distance = Literal["mse", "cosine"]
 
 
@@ -102,4 +104,4 @@ def slack(logits: Tensor, targets: Tensor, demanded: Tensor) -> Tensor:
     """
     of_target = logits.gather(1, targets[:, None])[:, 0]
     others = logits.scatter(1, targets[:, None], -torch.inf)
-    return torch.minimum(of_target - others.amax(1), of_target - others.logsumexp(1) - demanded)
+    return torch.minimum(margin(logits, targets), of_target - others.logsumexp(1) - demanded)

@@ -8,7 +8,6 @@ with respect to the mask.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,16 +78,10 @@ def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
     return kinds[kind]
 
 
-def log_odds(confidence: float) -> float:
-    """log p/(1 - p), finite for p = 1, and -inf for p = 0, which demands nothing.
-
-    >>> log_odds(0.5), log_odds(0.0)
-    (0.0, -inf)
-    """
-    if confidence <= 0:
-        return -math.inf
-    confidence = min(confidence, 1 - 1e-6)
-    return math.log(confidence / (1 - confidence))
+def one_by_one(images: Tensor) -> int | None:
+    """The batch size of a search for one image: 1, so that its steps, each of which builds on the one before, are the
+    same to the last bit whatever fits in memory. Of many images at once: None, what fits."""
+    return 1 if len(images) == 1 else None
 
 
 def gradients(
@@ -138,7 +131,7 @@ def gradients(
     with frozen(classifier.require_module("activation matching")):
         _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
-            screen=True, copies=True, gradients=True,
+            screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
         )  # fmt: skip
     gradient = towards.view(len(views), *masks.shape).sum(0)
     return gradient, slacks.view(len(views), len(images))

@@ -24,7 +24,7 @@ from suffice.errors import InputError, did_you_mean
 from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import Search
 from suffice.explainers.activation_matching.network import UNet
-from suffice.explainers.activation_matching.views import gaussian_noise
+from suffice.explainers.activation_matching.views import gaussian_noise, one_by_one
 from suffice.features import Stage, record, spatial_stages
 from suffice.outputs import as_logits
 
@@ -222,6 +222,8 @@ def _through_model(
 
     every = images[number], masks[number], backgrounds, targets[number], number, is_part
     with frozen(classifier.require_module("activation matching")):
-        _, (gradient, values) = classifier.ask(question, *every, screen=True, gradients=True)
+        _, (gradient, values) = classifier.ask(
+            question, *every, screen=True, gradients=True, batch_size=one_by_one(images)
+        )
     by_name = {name: values[~is_part if name == "rob" else is_part, i] for i, name in enumerate(names)}
     return gradient.view(-1, *masks.shape).sum(0), by_name, values[is_part, -1]

@@ -1,6 +1,6 @@
 """What a deactivating forward pass costs, against the plain one: ratios, side by side in one run, one thread.
 
-    python benchmarks/deactivation_cost.py [--models resnet50 …] [--batches 1 16] [--rounds 15]
+    python experiments/deactivation_cost.py [--models resnet50 …] [--batches 1 16] [--rounds 15]
 
 Times are of this one thread on the processor, so that other work on the machine counts less. Plain and deactivating
 passes alternate, so that both see the same machine; the ratio is that of their medians. The last row for each model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("circuits", ROOT / "benchmarks" / "circuits.py")
+SPEC = importlib.util.spec_from_file_location("circuits", ROOT / "experiments" / "circuits.py")
 assert SPEC is not None
 assert SPEC.loader is not None
 circuits = importlib.util.module_from_spec(SPEC)

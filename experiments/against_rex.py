@@ -1,6 +1,6 @@
 """suffice and ReX side by side: the same photos, weights and thread, one after the other, photo by photo.
 
-    python benchmarks/against_rex.py PHOTO… [--suffice "occlusion=zero keep_confidence=0" …] [--rex "…" …]
+    python experiments/against_rex.py PHOTO… [--suffice "occlusion=zero keep_confidence=0" …] [--rex "…" …]
 
 ReX (rex-xai 0.4.1) runs in an environment of its own, which the first call makes in `.venv-rex`, since it pins an old
 numpy; torch and timm there are of the versions that run here. Both tools get the same 224x224 pixels of each photo and
@@ -193,7 +193,7 @@ class Suffice:
             "images": max(self.calls.images, found.forward_passes),
             "target": found.target,
             "confidence": found.confidence,
-            "gamma": found.settings["keep_confidence"],
+            "gamma": found.keep_confidence,
             "sufficient": int(found.sufficient),
             "own_confidence": found.explanation_confidence,
             "settings": json.dumps({"method": found.method, "occlusion": found.occlusion, **found.settings}),

@@ -1,7 +1,7 @@
 """What a faster copy of a network saves (src/suffice/faster): processor time of an image in batches of 16, in one run.
 
-    python benchmarks/faster_copy.py                          # the default model and three of timm
-    python benchmarks/faster_copy.py timm:resnet50 --rounds 9
+    python experiments/faster_copy.py                          # the default model and three of timm
+    python experiments/faster_copy.py timm:resnet50 --rounds 9
 
 Each round asks the network as it is, with the channels last, its copy with folded batch norms, and the copy whose
 convolutions apply activations too, one after the other; what is printed are medians over the rounds, and medians of the

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.explainers.sufficiency import Known, SufficiencyTest
-from suffice.occlusion import make_occlusions
+from suffice.errors import InputError
+from suffice.explainers.method import Candidate, Method, MethodSettings
+from suffice.occlusion import make_occlusion
+from suffice.question import Question
+from suffice.registry import METHODS
 
 SIZE = (8, 8)
 
@@ -30,13 +35,17 @@ class Mean(nn.Module):
         return torch.stack([level, torch.full_like(level, self.constant), torch.zeros_like(level)], 1)
 
 
+def toy(module: Any, **options: Any) -> suffice.Classifier:
+    return suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), **options)
+
+
 def question(
     module: nn.Module, occlusion: str = "min", keep: float = 0.5, precision: str = "float32"
-) -> tuple[SufficiencyTest, suffice.Classifier]:
-    classifier = suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), precision=precision)
-    image = torch.ones(3, *SIZE)
-    whole = classifier.logits(image[None])[0]
-    return SufficiencyTest(classifier, image, 0, make_occlusions(classifier, occlusion), keep, whole), classifier
+) -> tuple[Question, suffice.Classifier]:
+    classifier = toy(module, precision=precision)
+    found = Question(classifier, torch.ones(3, *SIZE), 0, occlusion=occlusion, keep_confidence=keep)
+    assert found.confidence > 0  # the whole image has been asked about
+    return found, classifier
 
 
 def rows(*counts: int) -> Tensor:
@@ -167,16 +176,14 @@ def wavy(
     batch_size: int | None = None,
     occlusion: str = ALL,
     region: Tensor | None = None,
-    known: Known | None = None,
     module: nn.Module | None = None,
-) -> SufficiencyTest:
-    classifier = suffice.Classifier(
-        module or Wavy(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), batch_size=batch_size
-    )
-    whole = classifier.logits(PHOTO[None])[0]
-    occlusions = make_occlusions(classifier, occlusion)
-    target = int(whole.argmax())
-    return SufficiencyTest(classifier, PHOTO, target, occlusions, keep, whole, kind=kind, region=region, known=known)  # type: ignore[arg-type]
+) -> Question:
+    found = Question(
+        toy(module or Wavy(), batch_size=batch_size), PHOTO, occlusion=occlusion, keep_confidence=keep, kind=kind,
+        region=region,
+    )  # fmt: skip
+    assert found.target == TARGET
+    return found
 
 
 def logits_on(colour: tuple[float, ...], mask: Tensor) -> Tensor:
@@ -295,9 +302,9 @@ def test_what_lies_outside_of_the_region_is_never_shown(kind: str) -> None:
 
 
 def test_shared_answers_are_not_asked_for_again() -> None:
-    known, module = Known(), Wavy()
-    first = wavy(keep=0.3, known=known, module=module)
-    verdicts, again = first(MASKS), wavy(keep=0.3, known=known, module=module)
+    module = Wavy()
+    first = wavy(keep=0.3, module=module)
+    verdicts, again = first(MASKS), first.at()
     before = module.seen
     assert torch.equal(again(MASKS), verdicts)
     assert module.seen == before
@@ -313,20 +320,16 @@ def test_a_shared_answer_that_is_close_for_another_confidence_is_asked_again_alo
     module = Mean(drift=5e-5)
     exact, _ = question(Mean(), keep=0.0)
     keep = exact.exact(rows(33)[0]).confidence / exact.confidence * (1 + 1e-6)
-    test, classifier = question(module, keep=0.0)
+    test, _ = question(module, keep=0.0)
     test(rows(33, 40))
-    whole = classifier.logits(torch.ones(1, 3, *SIZE))[0]
-    other = SufficiencyTest(
-        classifier, torch.ones(3, *SIZE), 0, make_occlusions(classifier, "min"), keep, whole, known=test.known
-    )
-    assert other(rows(33, 40)).tolist() == [False, True]
+    assert test.at(keep_confidence=keep)(rows(33, 40)).tolist() == [False, True]
 
 
 def test_a_slack_does_not_depend_on_what_another_test_asked() -> None:
     # The least confidence that γ demands decides whether the rest is looked at; a test with a lower γ had looked.
-    known = Known()
-    wavy("contrastive", 0.0, known=known)(MASKS)
-    shared, alone = wavy("contrastive", 0.7, known=known), wavy("contrastive", 0.7)
+    first = wavy("contrastive", 0.0)
+    first(MASKS)
+    shared, alone = first.at(keep_confidence=0.7), wavy("contrastive", 0.7)
     for index in range(4):
         assert shared.slack(MASKS, index) == pytest.approx(alone.slack(MASKS, index), abs=1e-4)
 
@@ -344,9 +347,7 @@ def test_an_order_that_turns_on_rounding_is_settled_alone() -> None:
     image[:, 0, 0] = 1 - 64 * 5e-7  # worth 5e-6 less than any other pixel
 
     def slack(*order: int) -> list[float]:
-        classifier = suffice.Classifier(Shaken(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
-        whole = classifier.logits(image[None])[0]
-        test = SufficiencyTest(classifier, image, 0, make_occlusions(classifier, "min"), 0.0, whole)
+        test = Question(toy(Shaken()), image, 0, occlusion="min", keep_confidence=0.0)
         found = dict(zip(order, test.slack(shown[list(order)], 0), strict=True))
         return sorted(found, key=lambda row: -found[row])
 
@@ -361,3 +362,195 @@ def test_no_demand_on_confidence_is_never_close() -> None:
     before = classifier.forward_passes
     assert not test(rows(0, 1, 5)).any()
     assert classifier.forward_passes - before == 3
+
+
+# As it is used
+
+
+def corner_question(**options: Any) -> Question:
+    """Class 0 where more than 3 of 10 pixels are kept of a white image, on black."""
+    return Question(toy(Mean()), torch.ones(3, *SIZE), **{"occlusion": "min", "keep_confidence": 0.0, **options})
+
+
+def test_nothing_is_asked_before_it_is_needed_and_the_whole_image_once() -> None:
+    question = corner_question()
+    other = question.at(keep_confidence=0.9, kind="contrastive")
+    assert question.classifier.forward_passes == 0
+    assert (question.target, other.target, other.confidence) == (0, 0, question.confidence)
+    assert question.classifier.forward_passes == 1
+
+
+def test_masks_come_in_any_shape_and_as_arrays() -> None:
+    question = corner_question()
+    masks = rows(18, 19, 20, 30, 0, 64)
+    assert question(masks).shape == (6,)
+    assert torch.equal(question(masks.view(2, 3, *SIZE)), question(masks).view(2, 3))
+    assert question(masks[2]).shape == ()
+    assert [bool(question(mask)) for mask in masks.numpy()] == question(masks).tolist()
+    assert question(masks[:0]).shape == (0,)
+    assert question(masks[:0]).dtype == torch.bool
+    assert question.holds(masks[2].numpy()) is True
+    assert question.exact(masks[2].numpy()) == question.answers(masks.numpy())[2]
+
+
+def test_a_question_at_another_demand_is_that_question_asked_anew() -> None:
+    question = wavy("sufficient", 0.3)
+    question(MASKS)
+    region = torch.rand(SIZE, generator=torch.Generator().manual_seed(5)) < 0.9
+    changes: list[dict[str, Any]] = [
+        {"keep_confidence": 0.7}, {"kind": "contrastive"}, {"region": region}, {"kind": "complete"},
+        {"kind": "contrastive", "keep_confidence": 0.0, "region": region.numpy()},
+    ]  # fmt: skip
+    for change in changes:
+        fresh = Question(toy(Wavy()), PHOTO, **{"occlusion": ALL, "keep_confidence": 0.3, **change})
+        made, before = question.at(**change), question.classifier.forward_passes
+        assert (made.keep_confidence, made.kind, made.contrastive) == (
+            fresh.keep_confidence, fresh.kind, fresh.contrastive,
+        )  # fmt: skip
+        assert torch.equal(made(MASKS), fresh(MASKS))
+        assert question.classifier.forward_passes - before < fresh.classifier.forward_passes
+    assert (question.kind, question.keep_confidence, bool(question.region.all())) == ("sufficient", 0.3, True)
+
+
+def test_complete_keeps_all_of_the_confidence_and_forgets_no_demand() -> None:
+    complete = corner_question(kind="complete", keep_confidence=0.25)
+    assert (complete.keep_confidence, complete.at(kind="sufficient").keep_confidence) == (1.0, 0.25)
+    assert complete(rows(63, 64)).tolist() == [False, True]
+
+
+def test_what_a_search_demands_besides_stays_with_its_question() -> None:
+    question = corner_question()
+    question.also = lambda mask: int(mask.sum()) > 40
+    assert question(rows(20, 41)).tolist() == [False, True]
+    assert question.at()(rows(20, 41)).tolist() == [True, True]
+    assert question.holds(rows(20)[0])
+
+
+def test_a_method_remembers_what_it_made_of_the_image() -> None:
+    question, made = corner_question(), []
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    assert [each.remembered("a", make) for each in (question, question.at(keep_confidence=0.9))] == [1, 1]
+    assert question.remembered(("a", 2), make) == 2
+    assert corner_question().remembered("a", make) == 3
+
+
+def test_an_explanation_does_not_depend_on_what_was_asked_before() -> None:
+    """Another occlusion may have come to lead, and answers are known: the part is the same, for fewer passes."""
+    fresh, asked = wavy(keep=0.5), wavy(keep=0.5)
+    asked(MASKS)
+    asked.also = lambda mask: False
+    first, second = fresh.explain("causal", block=2), asked.explain("causal", block=2)
+    assert torch.equal(first.mask, second.mask)
+    assert torch.equal(first.saliency, second.saliency)
+    again = asked.explain("causal", block=2)
+    assert torch.equal(again.mask, first.mask)
+    assert again.forward_passes == 0
+
+
+def test_explain_is_the_questions_own() -> None:
+    options: dict[str, Any] = {"keep_confidence": 0.3, "kind": "contrastive", "seed": 3, "name": "cat.jpg"}
+    by_name = suffice.explain(toy(Wavy()), PHOTO, "causal", ALL, search="partitions", iterations=2, **options)
+    question = suffice.Question(toy(Wavy()), PHOTO, occlusion=ALL, **options)
+    found = question.explain("causal", search="partitions", iterations=2)
+    assert {k: v for k, v in found.to_dict().items() if k != "seconds"} == {
+        k: v for k, v in by_name.to_dict().items() if k != "seconds"
+    }
+    assert torch.equal(found.mask, by_name.mask)
+    assert (found.kind, found.keep_confidence, found.threshold, found.seed, found.image, found.precision) == (
+        "contrastive", 0.3, 0.0, 3, "cat.jpg", "float32",
+    )  # fmt: skip
+    assert set(found.settings) == set(METHODS["causal"].settings.model_fields)  # the method's, and nothing else
+    assert bool(question(found.mask)) == found.sufficient
+
+
+def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            nn.init.normal_(parameter)
+    question = Question(toy(network), PHOTO, occlusion="min")
+    maps = [question.explain(method).raw_saliency for method in ("grad-cam", "layer-cam", "grad-cam")]
+    assert not torch.equal(maps[0], maps[1])
+    assert torch.equal(maps[0], maps[2])
+    assert torch.equal(maps[1], Question(toy(network), PHOTO, occlusion="min").explain("layer-cam").raw_saliency)
+
+
+# Objects in place of names
+
+
+def everything(question: Question, settings: MethodSettings, seed: int, progress: Any) -> Candidate:
+    return Candidate(np.zeros(SIZE), question.region.numpy(), notes=(f"asked with seed {seed}",))
+
+
+def test_an_occlusion_and_a_method_may_be_objects() -> None:
+    classifier = toy(Wavy())
+    red = make_occlusion(classifier, "colour:#ff0000")
+    mine = Method("everything", MethodSettings, everything)
+    found = suffice.explain(classifier, PHOTO, mine, red, seed=5)
+    assert (found.method, found.occlusion, found.area) == ("everything", "colour:#ff0000", 1.0)
+    assert found.notes == ("asked with seed 5",)
+    for occlusion in (red, [red, "min"], ["colour:#ff0000", make_occlusion(classifier, "min")]):
+        asked = Question(classifier, PHOTO, occlusion=occlusion)
+        by_name = Question(toy(Wavy()), PHOTO, occlusion=asked.occlusion)
+        assert asked.occlusion == ("colour:#ff0000" if occlusion is red else "colour:#ff0000,min")
+        assert torch.equal(asked(MASKS), by_name(MASKS))
+    for explain in (suffice.explain_series, suffice.explain_several):
+        first = explain(classifier, PHOTO, method=mine, occlusion=red)[0]
+        assert (first.method, first.occlusion) == ("everything", "colour:#ff0000")
+
+
+def test_an_occlusion_of_another_classifier_is_refused() -> None:
+    with pytest.raises(InputError, match="expected an occlusion that was made for this very classifier"):
+        Question(toy(Wavy()), PHOTO, occlusion=make_occlusion(toy(Wavy()), "min"))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        ({"keep_confidence": 1.5}, r"expected keep_confidence \(γ\) in \[0, 1\]; got 1.5"),
+        ({"kind": "contrastiv"}, r"unknown kind 'contrastiv' \(did you mean contrastive\?\)"),
+        ({"seed": -1}, "expected a seed of at least 0; got -1"),
+        ({"threshold": 1.0}, r"expected threshold \(the paper's τ\) in \[0, 1\); got 1.0"),
+        ({"occlusion": "zeros"}, r"unknown occlusion 'zeros' \(did you mean zero"),
+        ({"image": torch.ones(1, 3, *SIZE)}, r"expected one image \(C, H, W\); got \(1, 3, 8, 8\)"),
+        ({"image": torch.ones(3, *SIZE) * 2}, r"expected pixel values in \[0, 1\]"),
+        ({"region": torch.ones(SIZE)}, r"expected a region as bool \(8, 8\); got torch.float32 \(8, 8\)"),
+        ({"region": torch.ones(8, 9, dtype=torch.bool)}, r"got torch.bool \(8, 9\)"),
+    ],
+)
+def test_bad_questions_are_refused_before_the_model_is_asked(options: dict[str, Any], received: str) -> None:
+    classifier = toy(Mean())
+    with pytest.raises(InputError, match=received):
+        Question(classifier, options.pop("image", torch.ones(3, *SIZE)), **options)
+    assert classifier.forward_passes == 0
+
+
+def test_bad_demands_and_masks_are_refused() -> None:
+    question = corner_question()
+    with pytest.raises(InputError, match="unknown kind 'all'"):
+        question.at(kind="all")
+    with pytest.raises(InputError, match=r"got -0\.1"):
+        question.at(keep_confidence=-0.1)
+    with pytest.raises(InputError, match=r"expected masks of type bool, True = shown; got torch.float32"):
+        question(torch.ones(SIZE))
+    with pytest.raises(InputError, match=r"expected masks \(…, 8, 8\); got \(2, 8, 9\)"):
+        question(torch.ones(2, 8, 9, dtype=torch.bool))
+    with pytest.raises(InputError, match=r"expected one mask \(8, 8\); got \(1, 8, 8\)"):
+        question.holds(rows(3))
+    with pytest.raises(InputError, match="unknown option 'blok' of method causal"):
+        question.explain("causal", blok=3)
+    with pytest.raises(InputError, match=r"unknown method 'causl' \(did you mean causal"):
+        question.explain("causl")
+    assert question.classifier.forward_passes == 0
+    with pytest.raises(InputError, match="expected a class from 0 to 2; got 7"):
+        corner_question(target=7)(rows(3))

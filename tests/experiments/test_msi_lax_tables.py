@@ -18,7 +18,7 @@ from suffice.datasets import load_dataset
 from suffice.explainers.lax import AdapterSettings, new_adapter
 from suffice.models.resnet18 import synthetic_mnist
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture

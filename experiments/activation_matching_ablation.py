@@ -1,6 +1,6 @@
 """How the terms of the weighted objective shape a mask: Figure 3 of activation matching, for one photo.
 
-    python benchmarks/activation_matching_ablation.py PHOTO --out docs/activation-matching-ablation.png
+    python experiments/activation_matching_ablation.py PHOTO --out docs/activation-matching-ablation.png
 
 The weights are those of the paper's house finch (EfficientNet), with the terms for area and total variation left out,
 as they are, made heavier or lighter; each mask is the smallest that kept the label with a U-Net of its own. The last

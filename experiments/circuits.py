@@ -1,7 +1,7 @@
 """How small a circuit keeps the label, by which ranking, and whether that says anything.
 
-    python benchmarks/circuits.py FOLDER [--switch blocks] [--csv results/circuits-blocks.csv]
-    python benchmarks/circuits.py --print results/circuits-blocks.csv
+    python experiments/circuits.py FOLDER [--switch blocks] [--csv results/circuits-blocks.csv]
+    python experiments/circuits.py --print results/circuits-blocks.csv
 
 Every channel outside of a circuit is switched off in every layer of `--switch` (to zero, or to its mean over the other
 photos), and the default model is asked about the whole photo. Circuits of 10, 20 and 40% of the channels, and the
@@ -28,7 +28,7 @@ from suffice.buffers import keep_buffers
 from suffice.circuits import read_out
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import connect
-from suffice.circuits.ranking import ACROSS_LAYERS, Question, choose, ladder, weight_scores
+from suffice.circuits.ranking import ACROSS_LAYERS, Decision, choose, ladder, weight_scores
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.search import random_circuits, smallest
 from suffice.files import write_csv
@@ -111,8 +111,8 @@ def of_photo(
     asked += [(ranking, "zero", other) for ranking in ("descent", "signed")]
     for ranking, off, wanted in asked:
         fill = None if off == "zero" else others
-        question = Question(classifier, image[None], wanted, layers, fill)
-        rungs = ladder(question, ranking, known.get(ranking), SHARES, lambda logits: True)
+        decision = Decision(classifier, image[None], wanted, layers, fill)
+        rungs = ladder(decision, ranking, known.get(ranking), SHARES, lambda logits: True)
         label = ranking if wanted == target else f"{ranking}, another class"
         circuits = [rungs[1 + SHARES.index(size)].on for size in SIZES]
         goals: list[object] = list(SIZES)
@@ -123,7 +123,7 @@ def of_photo(
                     p = logits.softmax(1)[:, target]
                     return bool(((logits.argmax(1) == target) & (p >= gamma * before[target])).all())
 
-                circuits.append(smallest(question, rungs, enough, across=ranking in ACROSS_LAYERS)[0])
+                circuits.append(smallest(decision, rungs, enough, across=ranking in ACROSS_LAYERS)[0])
                 goals.append(f"least, γ = {gamma:g}")
         add(label, off, goals, torch.stack(circuits), wanted, fill)
     for size in SIZES:

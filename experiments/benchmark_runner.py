@@ -1,9 +1,9 @@
 """What `suffice bench` promises of its runner, measured on toy models and tiny images, in minutes.
 
-    python benchmarks/benchmark_runner.py kills [--kills 20] [--trials 1]  # killed at random moments, called again
-    python benchmarks/benchmark_runner.py overhead                         # time that is not explaining or scoring
-    python benchmarks/benchmark_runner.py memory [--images 2000]           # resident, after 200 images and at the end
-    python benchmarks/benchmark_runner.py ray                              # two workers against one
+    python experiments/benchmark_runner.py kills [--kills 20] [--trials 1]  # killed at random moments, called again
+    python experiments/benchmark_runner.py overhead                         # time that is not explaining or scoring
+    python experiments/benchmark_runner.py memory [--images 2000]           # resident, after 200 images and at the end
+    python experiments/benchmark_runner.py ray                              # two workers against one
 
 Each prints what it measured, and ends with status 1 where the promise is not kept.
 """

@@ -1,7 +1,7 @@
 """Tables 3, 4 and 5 of *Learning Quantifiable Visual Explanations Without Ground-Truth*: LAX and five CAMs.
 
-    python benchmarks/msi_lax_tables.py 3 --data DATA      # trains what is not trained, scores what is not scored
-    python benchmarks/msi_lax_tables.py 3 --report         # the table of the rows that are there
+    python experiments/msi_lax_tables.py 3 --data DATA      # trains what is not trained, scores what is not scored
+    python experiments/msi_lax_tables.py 3 --report         # the table of the rows that are there
 
 | table | data set | in DATA | α_min |
 |---|---|---|---|

@@ -1,8 +1,8 @@
 """Which architectures Activation-Deactivation works on: every torchvision classifier, one model of every timm family.
 
-    python benchmarks/deactivation_coverage.py                     # what is missing from the table, then prints it
-    python benchmarks/deactivation_coverage.py --redo resnet18     # these models (or families) anew
-    python benchmarks/deactivation_coverage.py --print
+    python experiments/deactivation_coverage.py                     # what is missing from the table, then prints it
+    python experiments/deactivation_coverage.py --redo resnet18     # these models (or families) anew
+    python experiments/deactivation_coverage.py --print
 
 Each model gets random weights with norm statistics and biases of their own (freshly initialised ones hide every
 fault), and a batch of three images: one kept whole, one with scattered cells kept, one with a box kept.

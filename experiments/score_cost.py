@@ -1,6 +1,6 @@
 """What scoring a map costs: beside the plain forward pass, and beside torchcam, grad-cam and Quantus, in one run.
 
-    python benchmarks/score_cost.py [PHOTO…] [--rounds 3] [--models embedded timm:resnet50 …] [--save]
+    python experiments/score_cost.py [PHOTO…] [--rounds 3] [--models embedded timm:resnet50 …] [--save]
 
 Cost: all curve metrics of one map (insertion, deletion, Fid- and Fid+, each by value and by percentage, MSI), over the
 plain pass: the same module, on the same distinct masked images, which lie ready in memory, in batches of the same size,

@@ -1,6 +1,6 @@
 """Explain photos with the default model and settings, one thread, and check every explanation outside of suffice.
 
-    python benchmarks/explain_photos.py FOLDER [--occlusion zero] [--csv results/explain-photos.csv]
+    python experiments/explain_photos.py FOLDER [--occlusion zero] [--csv results/explain-photos.csv]
 
 Prints a row a photo and the summary that the README shows. Each mask is checked by a second implementation that shares
 no code with suffice: the weights in the package that they were made for (efficientnet-lite-pytorch), preprocessing by

@@ -13,7 +13,7 @@ from torch import Tensor
 import suffice
 from suffice.classifier import Classifier
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "experiments"
 SIZE = 48
 
 

@@ -1,8 +1,8 @@
 """What screening in bfloat16 saves on this processor, and what it changes in ρ-robustness.
 
-    python benchmarks/precision.py                                  # time, five networks
-    python benchmarks/precision.py timm:resnet50 --rounds 9
-    python benchmarks/precision.py --weights FILE                   # ρ, with a trained ResNet-18 on Synthetic MNIST
+    python experiments/precision.py                                  # time, five networks
+    python experiments/precision.py timm:resnet50 --rounds 9
+    python experiments/precision.py --weights FILE                   # ρ, with a trained ResNet-18 on Synthetic MNIST
 
 Time: processor time of an image in batches of 16, as a screen asks for it in either precision (each by the faster copy
 that it has, src/suffice/faster); medians over the rounds, and the median of the ratios within a round. Weights are

@@ -1,6 +1,6 @@
 """How fast a mask spreads through a network, layer by layer, and how much of the work an exact pass can leave out.
 
-    python benchmarks/deactivation_spread.py [--model tf_efficientnet_lite0] [--share 0.1] [--thresholds 0 0.25 0.5]
+    python experiments/deactivation_spread.py [--model tf_efficientnet_lite0] [--share 0.1] [--thresholds 0 0.25 0.5]
 
 For a centred box with a share of the image's area it prints, for each convolution and threshold τ, which share of
 the positions is on after it. The last line is the share of all multiply-adds whose output is on: no pass that is

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = Path(__file__).parents[2] / "benchmarks" / "benchmark_runner.py"
+COMMAND = Path(__file__).parents[2] / "experiments" / "benchmark_runner.py"
 
 
 def run(*words: str) -> str:

@@ -1,8 +1,8 @@
 """Activation matching and what it is compared with, on photos, under the same constraints; one thread.
 
-    python benchmarks/activation_matching.py photos FOLDER [--condition noise|colours] [--method grad-cam …]
-    python benchmarks/activation_matching.py mnist DATA --weights mnist/classifier.safetensors
-    python benchmarks/activation_matching.py table [--csv results/activation-matching.csv]
+    python experiments/activation_matching.py photos FOLDER [--condition noise|colours] [--method grad-cam …]
+    python experiments/activation_matching.py mnist DATA --weights mnist/classifier.safetensors
+    python experiments/activation_matching.py table [--csv results/activation-matching.csv]
 
 `noise` is the paper's condition: zero fill, the confidence of the whole image kept (γ = 1), and the label under
 Gaussian noise. `colours` has the four colours of `robust` with γ = 0.5 in place of zero fill. Each photo is a row, and

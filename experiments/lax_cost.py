@@ -1,6 +1,6 @@
 """What LAX adds to the forward pass that classifies: both in turn, in one run, on one thread.
 
-    python benchmarks/lax_cost.py [--rounds 15] [--csv results/lax-cost.csv]
+    python experiments/lax_cost.py [--rounds 15] [--csv results/lax-cost.csv]
 
 For the ResNet-18 of Synthetic MNIST, torchvision's ResNet-50 and the default model, with random weights (the time is
 the same) and both designs of the adapter: logits and heatmaps over logits alone, the least of all rounds each, in

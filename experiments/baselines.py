@@ -1,8 +1,8 @@
 """Saliency maps beside the causal search: area, ρ, passes and seconds of the parts that each finds, at one γ.
 
-    python benchmarks/baselines.py FOLDER [--occlusions robust zero] [--csv results/baselines.csv]
-    python benchmarks/baselines.py FOLDER --signs    # photos on which the sign of kpca-cam is not the package's
-    python benchmarks/baselines.py --cost            # maps of many small images, beside the plain pass and the package
+    python experiments/baselines.py FOLDER [--occlusions robust zero] [--csv results/baselines.csv]
+    python experiments/baselines.py FOLDER --signs    # photos on which the sign of kpca-cam is not the package's
+    python experiments/baselines.py --cost            # maps of many small images, beside the plain pass and the package
 
 Every method answers the same question with the same extraction: the smallest part found, down its ranking, that keeps
 the class with at least γ of its confidence. ρ is the share of 100 random solid colours on which the part keeps its
@@ -27,12 +27,13 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import suffice
 from suffice.buffers import keep_buffers
-from suffice.explainers.saliency import MAPS, saliency_maps
+from suffice.explainers import saliency_maps
 from suffice.metrics import mean_with_error, robustness_solid
 
 COLUMNS = ("occlusion", "method", "photo", "target", "sufficient", "area", "rho", "forward_passes", "backward_passes")
 COLUMNS += ("seconds",)
-METHODS = ("causal", *(name for name in MAPS if "attention" not in name))
+CAMS = ("grad-cam", "grad-cam++", "layer-cam", "kpca-cam", "finer-cam")
+METHODS = ("causal", *CAMS)
 PHOTOS = (".jpg", ".jpeg", ".png")
 
 
@@ -151,8 +152,7 @@ def cost(count: int = 64, batch: int = 32) -> str:
     work = {"plain pass": lambda: classifier.logits(images)}
     work |= {
         name: lambda name=name: saliency_maps(classifier, images, targets, name)  # type: ignore[misc]
-        for name in MAPS
-        if "attention" not in name
+        for name in CAMS
     }
     work["GradCAM of the package, in the same batches"] = by_the_package  # type: ignore[assignment]
     seconds: dict[str, float] = {}

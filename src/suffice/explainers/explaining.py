@@ -1,0 +1,92 @@
+"""A question and a method to an `Explanation`: what the method found is put to the test, and said as it came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from suffice.explainers.method import Candidate, Method, complete_settings
+from suffice.explanation import Explanation
+from suffice.progress import Progress
+from suffice.question import Question
+from suffice.registry import METHODS
+
+
+def explained(
+    question: Question, method: str | Method, settings: Mapping[str, Any], progress: Progress | None = None
+) -> Explanation:
+    """The explanation that a method finds; see `Question.explain`.
+
+    Args:
+        question: image, target, occlusions, γ, kind and region.
+        method: a name in `METHODS`, or a `Method`.
+        settings: of the method.
+        progress: called with the share of the work that is done.
+
+    Raises:
+        InputError: as `Question.explain`.
+    """
+    chosen = METHODS.find(method)
+    complete = complete_settings(chosen.name, chosen.settings, settings)
+    classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
+    question = question.at()  # which was asked nothing yet: no other occlusion leads than in any other search
+    nothing = np.zeros(question.region.shape, dtype=bool)
+    notes = _notes_on_target(question)
+    if bool(question(nothing)):
+        found = Candidate(nothing.astype(np.float64), nothing, 1)
+        notes.append(
+            f"With everything hidden ({question.occlusion}) the model still says this class: no part is needed."
+        )
+    else:
+        found = chosen.explain(question, complete, question.seed, progress or (lambda share: None))
+    notes += found.notes
+    mask = torch.from_numpy(found.mask) & question.region
+    answer, sufficient = question.exact(mask), question.holds(mask)
+    passes = classifier.passes.since(before)
+    if not sufficient:
+        notes.append("No sufficient part was found: the mask shown is not an explanation.")
+    return Explanation(
+        mask=mask,
+        saliency=torch.from_numpy(found.saliency).to(torch.float32),
+        raw_saliency=None if found.raw_saliency is None else torch.from_numpy(found.raw_saliency).to(torch.float32),
+        target=question.target,
+        target_name=classifier.class_name(question.target),
+        confidence=question.confidence,
+        explanation_confidence=answer.confidence,
+        sufficient=sufficient,
+        minimal=sufficient and found.minimal_block is not None,
+        minimal_block=found.minimal_block if sufficient else None,
+        area=float(mask.float().mean()),
+        method=chosen.name,
+        occlusion=question.occlusion,
+        threshold=question.threshold,
+        kind=question.kind,
+        keep_confidence=question.keep_confidence,
+        settings={**complete.model_dump(), **found.settings},
+        seed=question.seed,
+        forward_passes=passes.forward,
+        backward_passes=passes.backward,
+        seconds=time.perf_counter() - started,
+        model=classifier.name,
+        weights=classifier.weights,
+        precision=classifier.precision,
+        version=version("suffice"),
+        image=question.name,
+        notes=tuple(notes),
+        curves={name: list(values) for name, values in found.curves.items()},
+    )
+
+
+def _notes_on_target(question: Question) -> list[str]:
+    """Which class the model chooses itself, where it is not the one that is explained."""
+    whole = question.whole_logits
+    top = int(whole.argmax())
+    if top == question.target:
+        return []
+    name = question.classifier.class_name(top)
+    return [f"The model's own choice for the whole image is {name} ({float(whole.softmax(0)[top]):.2f})."]

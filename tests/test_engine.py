@@ -1,0 +1,382 @@
+"""The engine: a batch that does not fit changes nothing, and eight threads get what each would get alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import suffice
+from suffice.engine import ByRow, Engine, Passes, exclusive, seeded
+from suffice.explainers import explain_batch, saliency_maps
+from suffice.memory import available_memory
+
+SIZE = 32
+CPU = torch.device("cpu")
+
+
+class Network(nn.Module):
+    """Two convolutions with batch norm and dropout, as somebody trains them."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.pool, self.conv2 = nn.MaxPool2d(4), nn.Conv2d(8, 12, 3, padding=1)
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.norm(self.conv1(x))))
+        x = torch.relu(self.conv2(x))
+        return self.head(self.drop(x.mean((2, 3)))) * 12
+
+
+class Attending(nn.Module):
+    """Patches, one layer of attention, their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 8, 8)
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = self.norm(tokens + self.attend(tokens, tokens, tokens)[0])
+        return self.head(tokens.mean(1)) * 8
+
+
+def network(kind: type[nn.Module] = Network) -> nn.Module:
+    """In training mode; class 0 is what sets the images of these tests apart from plain colours."""
+    with seeded(0), torch.no_grad():
+        module = kind().eval()
+        if isinstance(module, Network):
+            module.norm.running_mean.normal_(0, 0.2)  # type: ignore[operator,union-attr]
+            module.norm.running_var.uniform_(0.5, 1.5)  # type: ignore[operator,union-attr]
+        features: list[Tensor] = []
+        handle = module.head.register_forward_hook(lambda head, args, output: features.append(args[0]))
+        for pixels in (images(8), torch.rand(64, 3, 1, 1).expand(-1, -1, SIZE, SIZE)):
+            module((pixels - 0.5) / 0.25)
+        handle.remove()
+        ours, plain = features[0].mean(0), features[1].mean(0)
+        module.head.weight *= 0.1
+        module.head.weight[0] = (ours - plain) / (ours - plain).square().sum()
+        module.head.bias.zero_()
+        module.head.bias[0] = -0.6 * module.head.weight[0] @ ours - 0.4 * module.head.weight[0] @ plain
+    return module.train()
+
+
+def classifier_of(module: nn.Module, **options: Any) -> suffice.Classifier:
+    return suffice.Classifier(module, input_size=(SIZE, SIZE), mean=(0.5,) * 3, std=(0.25,) * 3, **options)
+
+
+def images(count: int = 1, seed: int = 3) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(count, 3, SIZE, SIZE, generator=random) * 0.4
+    pixels[:, :, 4:18, 6:20] += 0.5 * torch.rand(count, 3, 1, 1, generator=random)
+    return pixels
+
+
+# Batches that do not fit
+
+
+class Full:
+    """Stands in the way of the engine: the n-th batch of several rows finds no memory, once it has been computed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.calls, self.at, self.met = 0, at, False
+        one_batch = Engine._one_batch
+
+        def without_memory(engine: Engine, question: Any, module: Any, batch: Any, *options: Any) -> Any:
+            answer = one_batch(engine, question, module, batch, *options)
+            if len(batch[0]) > 1:
+                self.calls += 1
+                if self.calls == self.at:
+                    self.met = True
+                    raise torch.OutOfMemoryError("CUDA out of memory (a test)")
+            return answer
+
+        monkeypatch.setattr(Engine, "_one_batch", without_memory)
+
+
+def explained(method: str, **settings: Any) -> Callable[[suffice.Classifier], list[Any]]:
+    def question(classifier: suffice.Classifier) -> list[Any]:
+        found = suffice.explain(classifier, images()[0], method, seed=1, **settings)
+        return [found.mask, found.saliency, found.explanation_confidence, found.area, found.sufficient, found.curves]
+
+    return question
+
+
+def matched_together(**settings: Any) -> Callable[[suffice.Classifier], list[Any]]:
+    def question(classifier: suffice.Classifier) -> list[Any]:
+        found = explain_batch(classifier, images(4), seed=1, **settings)
+        return [value for each in found for value in (each.mask, each.saliency, each.curves)]
+
+    return question
+
+
+def scored(classifier: suffice.Classifier) -> list[Any]:
+    heat = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    metrics = list(suffice.score(classifier, images()[0], heat))
+    others = images(6, seed=9)
+    values = suffice.score(
+        classifier, images()[0], heat, [*metrics, "robustness_images"], occlusion="zero,max", backgrounds=others
+    )
+    return [values[name] for name in sorted(values)]
+
+
+def mapped(method: str) -> Callable[[suffice.Classifier], list[Any]]:
+    def question(classifier: suffice.Classifier) -> list[Any]:
+        found = saliency_maps(classifier, images(5), method=method)
+        return [found.raw, found.normalised, found.targets]
+
+    return question
+
+
+def traced(classifier: suffice.Classifier) -> list[Any]:
+    mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    mask[2:20, 4:24] = True
+    circuit = suffice.trace_circuit(classifier, images()[0], mask, reference=images(5, seed=8))
+    return [layer.on for layer in circuit.layers] + [circuit.circuit_confidence, circuit.random_kept]
+
+
+QUESTIONS: dict[str, Callable[[suffice.Classifier], list[Any]]] = {
+    "causal": explained("causal", block=4),
+    "causal, contrastive": explained("causal", block=4, kind="contrastive", occlusion="zero"),
+    "causal, partitions": explained("causal", search="partitions", smallest_box=6, cell=4),
+    "causal, deactivate": explained("causal", block=4, occlusion="deactivate"),
+    "causal, layer-masking": explained("causal", block=4, occlusion="layer-masking"),
+    "lime": explained("lime", occlusion="max"),
+    "activation-matching": explained("activation-matching", steps=12, occlusion="max", block=4),
+    "activation-matching, robust": explained(
+        "activation-matching", steps=12, robustness="colours", occlusion="max,mean", block=4
+    ),
+    "activation-matching, weights": explained(
+        "activation-matching", steps=6, lambdas="zucchini", occlusion="max", block=4
+    ),
+    "activation-matching of a batch": matched_together(steps=8),
+    "activation-matching of a batch, weights": matched_together(steps=5, lambdas="mnist", occlusion="zero"),
+    "scores": scored,
+    "circuit": traced,
+    **{name: explained(name, occlusion="max", cell=4) for name in ("grad-cam", "layer-cam", "finer-cam", "kpca-cam")},
+}
+MAPS = {name: mapped(name) for name in ("grad-cam", "grad-cam++", "layer-cam", "finer-cam", "kpca-cam")}
+
+
+def equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    return bool(first == second)
+
+
+def nearly(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def halved(
+    question: Callable[[suffice.Classifier], list[Any]], build: Callable[[], nn.Module] = network, close: bool = False
+) -> None:
+    """Every result, with no memory at one moment after the other, is that with memory enough."""
+    same = nearly if close else equal
+    whole = question(classifier_of(build()))
+    met = 0
+    for at in (1, 2, 3, 5, 8, 13, 21):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            full = Full(monkeypatch, at)
+            found = question(classifier_of(build()))
+        assert all(map(same, found, whole)), f"out of memory in batch {at} of several rows changed the result"
+        met += full.met
+        if not full.met:
+            break
+    assert met, "no batch had several rows, so the test shows nothing"
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_batch_that_is_halved_at_any_moment_gives_the_same_bytes(name: str) -> None:
+    halved(QUESTIONS[name])
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_of_many_images_are_the_same_up_to_rounding_when_a_batch_is_halved(name: str) -> None:
+    """Kernels sum a batch of five in another order than one of two, so equal bytes are out of reach."""
+    halved(MAPS[name], close=True)
+
+
+def test_attention_of_a_batch_that_is_halved() -> None:
+    halved(mapped("attention-rollout"), lambda: network(Attending))
+
+
+def test_a_single_row_that_does_not_fit_is_an_error_of_memory() -> None:
+    def never(x: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory (a test)")
+
+    classifier = suffice.Classifier(never, input_size=(SIZE, SIZE))
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier.logits(images(3))
+    assert classifier.forward_passes == 0
+
+
+def test_rows_of_all_batches_are_put_together_in_order() -> None:
+    engine = Engine(nn.Flatten(), device=CPU, input_shape=(2, 1, 1), batch_size=2)
+    rows = torch.arange(10.0).view(5, 2, 1, 1)
+    seen: list[float] = []
+    answers = engine.ask(
+        lambda module, x: ByRow(module(x), (x.sum((1, 2, 3)), x[:, 0])), rows, gradients=True, progress=seen.append
+    )
+    assert answers.logits.tolist() == rows.flatten(1).tolist()
+    assert answers.extras[0].tolist() == [1.0, 5.0, 9.0, 13.0, 17.0]
+    assert torch.equal(answers.extras[1], rows[:, 0])
+    assert engine.passes == Passes(5, 5) == engine.totals
+    assert seen == [0.4, 0.8, 1.0]
+
+
+def test_extras_that_are_not_by_row_are_refused() -> None:
+    engine = Engine(nn.Flatten(), device=CPU, input_shape=(2, 1, 1))
+    with pytest.raises(ValueError, match=r"a question about 3 rows returned \[1\]"):
+        engine.ask(lambda module, x: ByRow(module(x), (x.mean()[None],)), torch.rand(3, 2, 1, 1))
+
+
+def test_backward_passes_are_counted_where_forward_ones_are() -> None:
+    classifier = classifier_of(network())
+    circuit = suffice.trace_circuit(classifier, images()[0])
+    assert circuit.backward_passes == classifier.backward_passes > 1
+    assert circuit.forward_passes == classifier.forward_passes
+
+
+# Threads
+
+THREADED = {name: QUESTIONS[name] for name in ("causal", "grad-cam", "activation-matching", "circuit")}
+
+
+def state_of(module: nn.Module) -> list[Any]:
+    backends: Any = torch.backends
+    return [
+        *(tensor.clone() for tensor in module.state_dict().values()),
+        [m.training for m in module.modules()],
+        [p.requires_grad for p in module.parameters()],
+        [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in module.modules()],
+        backends.cudnn.benchmark,
+        backends.cudnn.deterministic,
+        backends.cudnn.conv.fp32_precision,
+        backends.mkldnn.conv.fp32_precision,
+        backends.mkldnn.matmul.fp32_precision,
+        torch.get_rng_state(),
+    ]
+
+
+def test_eight_threads_on_one_classifier_get_what_each_gets_alone() -> None:
+    alone = {name: question(classifier_of(network())) for name, question in THREADED.items()}
+    module = network()
+    module.conv2.bias.requires_grad_(False)  # type: ignore[union-attr,operator]
+    classifier, before = classifier_of(module), state_of(module)
+    start = threading.Barrier(8)
+
+    def work(name: str) -> list[Any]:
+        start.wait()
+        return THREADED[name](classifier)
+
+    names = [*THREADED] * 2
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(work, names))
+    for name, found in zip(names, together, strict=True):
+        assert all(map(equal, found, alone[name])), f"{name} gave another result beside other threads"
+    assert all(map(equal, state_of(module), before))
+    assert module.training
+
+
+def test_each_thread_sees_what_it_asked_itself() -> None:
+    classifier = classifier_of(network())
+    counts: dict[int, Passes] = {}
+
+    def work(rows: int) -> None:
+        before = classifier.passes
+        for _ in range(3):
+            classifier.logits(images(rows))
+        counts[rows] = classifier.passes.since(before)
+
+    threads = [threading.Thread(target=work, args=(rows,)) for rows in range(1, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == {rows: Passes(3 * rows, 0) for rows in range(1, 6)}
+    assert classifier.forward_passes == 3 * sum(range(1, 6))
+
+
+def test_switches_of_the_process_come_back_when_the_last_question_ends() -> None:
+    first_is_in, second_is_done = threading.Event(), threading.Event()
+
+    def slow(x: Tensor) -> Tensor:
+        first_is_in.set()
+        second_is_done.wait(10)
+        return x.mean((2, 3))
+
+    before = torch.backends.cudnn.deterministic
+    assert not before
+    thread = threading.Thread(target=suffice.Classifier(slow, input_size=(SIZE, SIZE)).logits, args=(images(),))
+    thread.start()
+    first_is_in.wait(10)
+    classifier_of(network()).logits(images())
+    assert torch.backends.cudnn.deterministic, "the first question is still at work"
+    second_is_done.set()
+    thread.join()
+    assert torch.backends.cudnn.deterministic is before
+
+
+def test_first_weights_come_from_the_seed_whatever_other_threads_draw() -> None:
+    with seeded(4):
+        expected = torch.rand(1000)
+    stop = threading.Event()
+
+    def draw() -> None:
+        while not stop.is_set():
+            with seeded(7):
+                torch.rand(10)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        for _ in range(50):
+            with seeded(4):
+                found = torch.cat([torch.rand(1) for _ in range(1000)])
+            assert torch.equal(found, expected)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_module_is_of_one_thread_at_a_time_and_may_be_taken_again() -> None:
+    module, order = network(), list[str]()
+
+    def other() -> None:
+        with exclusive(module):
+            order.append("other")
+
+    with exclusive(module), exclusive(module):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
+# Memory
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr("suffice.memory._CONTAINER", ((str(limit), str(used)),))
+    free = available_memory(CPU)
+    assert free > 10**8
+    limit.write_text("5000000\n")
+    used.write_text("2000000\n")
+    assert available_memory(CPU) == 3_000_000
+    used.write_text("9000000\n")
+    assert available_memory(CPU) == 0
+    limit.write_text("max\n")
+    assert available_memory(CPU) > 10**8
