@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suffice.callables import Layout, with_layout
 from suffice.engine import Answers, Engine, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
@@ -41,6 +42,9 @@ class Preprocessing:
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
         crop_pct: share of the resized photo that the crop keeps, in (0, 2]; above 1 the photo is padded with black.
         crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
+        resizer: whose resize it is: `pillow`, or `torchvision`, whose pixels differ from it by 1 of 255 here and there.
+        crop_rounding: where a centre lies between two pixels: `even`, as torchvision and timm have it; or `down`, as
+            transformers does.
     """
 
     input_size: tuple[int, int] = (224, 224)
@@ -49,6 +53,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    resizer: str = "pillow"
+    crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or min(self.input_size) < 1:
@@ -66,6 +72,10 @@ class Preprocessing:
             raise InputError(f"expected crop_pct in (0, 2]; got {self.crop_pct}")
         if self.crop_mode not in ("center", "squash"):
             raise InputError(f"expected crop_mode center or squash; got {self.crop_mode!r}")
+        if self.resizer not in ("pillow", "torchvision"):
+            raise InputError(f"expected resizer pillow or torchvision; got {self.resizer!r}")
+        if self.crop_rounding not in ("even", "down"):
+            raise InputError(f"expected crop_rounding even or down; got {self.crop_rounding!r}")
 
 
 class Classifier:
@@ -73,8 +83,9 @@ class Classifier:
 
     Args:
         module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
-            float32 images (N, C, H, W) and returns logits (N, K): a tensor, an array, a tuple that starts with
-            them, a mapping with `logits`, or an object with `.logits`.
+            images (N, C, H, W), in the type of its weights or float32, and returns logits (N, K): a tensor, an array, a
+            tuple that starts with them, a mapping with `logits`, or an object with `.logits`. It is asked itself where
+            `torch.compile` or DataParallel wrapped it.
         input_size: (height, width) that the model expects.
         mean, std: normalisation, one value a channel; their length is the number of channels.
         class_names: names in the order of the logits; None for numbers.
@@ -87,7 +98,11 @@ class Classifier:
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
             (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
-        interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
+        interpolation, crop_pct, crop_mode, resizer, crop_rounding: how photos are brought to `input_size`; see
+            `Preprocessing`.
+        layout: `channels-first` or `channels-last`, in which the model takes images; None for what it says by an
+            `input_shape` as Keras's models have it, else `channels-first` for a module, and for another callable
+            whatever it takes when it is asked first: a tensor or an array, with the channels first or last.
 
     Raises:
         InputError: an argument out of range, or an unknown device or precision.
@@ -109,6 +124,9 @@ class Classifier:
         interpolation: str = "bicubic",
         crop_pct: float = 1.0,
         crop_mode: str = "center",
+        resizer: str = "pillow",
+        crop_rounding: str = "even",
+        layout: Layout | None = None,
     ) -> None:
         if not callable(module):
             raise InputError(f"expected a model: an nn.Module or a callable; got {type(module).__name__}")
@@ -125,12 +143,15 @@ class Classifier:
             interpolation,
             crop_pct,
             crop_mode,
+            resizer,
+            crop_rounding,
         )
+        module = unwrapped(module)
         self.name = name or type(module).__name__
+        module = with_layout(module, layout)
         self.weights = weights
         self.class_names = None if class_names is None else tuple(map(str, class_names))
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
-        module = unwrapped(module)
         place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(place)
@@ -155,7 +176,7 @@ class Classifier:
 
     @module.setter
     def module(self, module: nn.Module | Callable[[Tensor], Any]) -> None:
-        self.engine.module = unwrapped(module)
+        self.engine.module = with_layout(unwrapped(module), None)
 
     @property
     def device(self) -> torch.device:

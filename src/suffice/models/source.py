@@ -19,6 +19,7 @@ class Source:
         preprocessing: fields of `Preprocessing` that the source knows.
         class_names: names in the order of the logits, where the source knows them.
         device, batch_size: what the source would use where the caller has no wish.
+        assumed: a sentence for each thing that the source decided and cannot be sure of, by what it is about.
     """
 
     module: nn.Module | Callable[[Tensor], Any]
@@ -27,3 +28,4 @@ class Source:
     class_names: tuple[str, ...] | None = None
     device: str | None = None
     batch_size: int | None = None
+    assumed: dict[str, str] = dataclasses.field(default_factory=dict)
