@@ -144,6 +144,7 @@ class Engine:
         batch_size: int | None = None,
         gradients: bool = False,
         counted: bool = True,
+        read: Callable[[Any, int], Tensor] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Answers:
         """What the model says of the rows of `inputs`, asked in batches.
@@ -161,6 +162,7 @@ class Engine:
                 about no image.
             batch_size: overrides the engine's own.
             gradients: `question` also goes backward, once for each row.
+            read: overrides the engine's own.
             counted: False for rows that are no images, such as noise that shows what the layers return.
             progress: called with the share of the rows that is done.
 
@@ -183,7 +185,9 @@ class Engine:
                 batch = [x[together.done : together.done + size].to(self.device) for x in inputs]
                 channels_last = screen and self._channels_last
                 try:
-                    answer = self._one_batch(question, module, batch, gather, precision, channels_last)
+                    answer = self._one_batch(
+                        question, module, batch, gather, precision, channels_last, read or self._read
+                    )
                 except (MemoryError, RuntimeError) as error:  # of which torch's own is one
                     if size > 1 and is_out_of_memory(error):
                         size = self._fits = max(1, size // 2)
@@ -207,6 +211,7 @@ class Engine:
         gather: Callable[..., Sequence[Tensor]] | None,
         precision: Precision,
         channels_last: bool,
+        read: Callable[[Any, int], Tensor],
     ) -> Answers:
         rows = len(batch[0])
         if gather is not None:
@@ -218,7 +223,7 @@ class Engine:
         found = output if isinstance(output, ByRow) else ByRow(output, ())
         if any(len(extra) != rows for extra in found.extras):
             raise ValueError(f"a question about {rows} rows returned {[len(extra) for extra in found.extras]}")
-        return Answers(self._read(found.output, rows), tuple(extra.detach() for extra in found.extras))
+        return Answers(read(found.output, rows).detach(), tuple(extra.detach() for extra in found.extras))
 
     def _copy(self) -> Any:
         """The faster copy of the module as it is now, made where it is not there; or the module."""

@@ -115,8 +115,9 @@ class Registry(Mapping[str, T]):
                 package that cannot be imported, or is not what it has to be.
         """
         if not isinstance(name, str):
-            if (wrong := self._wrong(name)) is not None:
-                raise InputError(f"expected {self.kind}s by name or as objects; {wrong}")
+            if self._wrong(name) is not None:
+                wanted = self._type.replace(":", ".")
+                raise InputError(f"expected the name of a {self.kind}, or a {wanted}; got {type(name).__name__}")
             return name
         if name not in self:
             raise self.unknown(name)
@@ -162,6 +163,11 @@ class Registry(Mapping[str, T]):
             for name in self
         }
 
+    def package(self, name: str) -> tuple[str, str] | None:
+        """The name and version of the package that a name is of; None for this one, and where nobody knows."""
+        points = () if name in self._builtin else self._outside.get(name, ())
+        return next(((point.dist.name, point.dist.version) for point in points if point.dist is not None), None)
+
     @functools.cached_property
     def _outside(self) -> dict[str, tuple[EntryPoint, ...]]:
         """The entry points of installed packages by name; more than one where packages want the same name."""
@@ -173,7 +179,7 @@ class Registry(Mapping[str, T]):
                 warnings.warn(
                     f"{_package(point)} has a {self.kind} {point.name!r}, which suffice has itself: that of suffice is "
                     "taken, and the other cannot be reached by its name",
-                    stacklevel=2,
+                    stacklevel=1,  # who looks first has nothing to do with it
                 )
             else:
                 found[point.name] = (*found.get(point.name, ()), point)

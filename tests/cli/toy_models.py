@@ -73,7 +73,12 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         logits = torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
-        return {"flat": logits[:, 0], "maps": logits[..., None], "single": logits[:, :1], "text": "cat"}[self.shape]
+        return {
+            "flat": logits[:, 0],
+            "maps": logits[..., None].expand(-1, -1, 2),
+            "single": logits[:, :1],
+            "text": "cat",
+        }[self.shape]
 
 
 def _classifier(module: nn.Module, names: str | None = None) -> Classifier:

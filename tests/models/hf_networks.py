@@ -125,7 +125,7 @@ def _randomised(build: Callable[[], Any]) -> Any:
         for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
             if "running" in name or not tensor.is_floating_point() or tensor.ndim == 0:
                 continue
-            elif tensor.ndim == 1 and not tensor.any():
+            if tensor.ndim == 1 and not tensor.any():
                 tensor.normal_(0, 0.2)
             elif tensor.ndim == 1:
                 tensor.add_(torch.randn_like(tensor) * 0.1)

@@ -1,6 +1,7 @@
 """The command line: `suffice COMMAND …`, one file a command.
 
-Nothing heavy is imported before a command needs it, so that `suffice --help` answers at once.
+Nothing heavy is imported before a command needs it, so that `suffice --help` answers at once. What methods, metrics,
+occlusions, models and data sets there are, help reads off the registries, which import none of them.
 """
 
 from __future__ import annotations
@@ -10,27 +11,33 @@ from typing import Any
 
 import typer
 
-from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
-from suffice.cli.process import UnreadError, complain, print_any_name, wait_without_spinning
+from suffice.cli.process import UnreadError, complain, print_any_name, wait_without_spinning, warn_in_one_line
 from suffice.errors import InputError
 
 _INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
 
-app = typer.Typer(
-    name="suffice",
-    help="Find the smallest part of an image that suffices for a classifier's decision.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
-)
-app.command("bench")(bench.bench)
-app.command("bench-report")(bench_report.bench_report)
-app.command("explain")(explain.explain)
-app.command("score")(score.score)
-app.command("circuit")(circuit.circuit)
-app.command("train-classifier")(train_classifier.train_classifier)
-app.command("train-lax")(train_lax.train_lax)
-app.command("train-matcher")(train_matcher.train_matcher)
+
+def _app() -> typer.Typer:
+    """The commands, whose help says what there is when they are imported: after warnings have found their form."""
+    from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
+
+    app = typer.Typer(
+        name="suffice",
+        help="Find the smallest part of an image that suffices for a classifier's decision.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
+    )
+    app.callback(invoke_without_command=True)(_suffice)
+    app.command("bench")(bench.bench)
+    app.command("bench-report")(bench_report.bench_report)
+    app.command("explain")(explain.explain)
+    app.command("score")(score.score)
+    app.command("circuit")(circuit.circuit)
+    app.command("train-classifier")(train_classifier.train_classifier)
+    app.command("train-lax")(train_lax.train_lax)
+    app.command("train-matcher")(train_matcher.train_matcher)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -41,7 +48,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _suffice(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
@@ -63,8 +69,9 @@ def main() -> None:
     """
     print_any_name()
     wait_without_spinning()
+    warn_in_one_line()
     try:
-        status = typer.main.get_command(app).main(prog_name="suffice", standalone_mode=False)
+        status = typer.main.get_command(_app()).main(prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)

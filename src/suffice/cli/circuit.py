@@ -5,18 +5,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import explain_each, folder_names, number, one_line, whole_number, writable
-from suffice.cli.options import BatchSize, Classes, Device, Images, InputSize, Json, Target, Traceback, Weights
+from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
+from suffice.cli.loading import load, preprocessing
+from suffice.cli.options import (
+    SOURCES,
+    BatchSize,
+    Channels,
+    Classes,
+    Crop,
+    Device,
+    Images,
+    InputSize,
+    Interpolation,
+    Json,
+    Mean,
+    Std,
+    Target,
+    Traceback,
+    Weights,
+)
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
+from suffice.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +59,7 @@ def circuit(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="timm:NAME, torchvision:NAME or module.path:function. [default: efficientnet-lite0]"),
+        typer.Option(help=f"{SOURCES} or module.path:function. [default: efficientnet-lite0]"),
     ] = None,
     weights: Weights = None,
     classes: Classes = None,
@@ -95,6 +112,11 @@ def circuit(
     device: Device = "auto",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -108,7 +130,6 @@ def circuit(
     from suffice.circuits.connectivity import LAYERS
     from suffice.errors import did_you_mean
     from suffice.images import find_images, read_photo, to_model
-    from suffice.models import load_classifier
 
     if ranking not in RANKINGS:
         raise InputError(
@@ -118,15 +139,15 @@ def circuit(
     if mask is not None and len(paths) > 1 and not Path(mask).is_dir():
         raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(paths)}")
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        show_traceback=show_traceback,
+        batch_size=batch_size,
+    )
     references = None
     if reference is not None:
         import torch
@@ -152,6 +173,7 @@ def circuit(
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
         "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
         "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
     }  # fmt: skip
     with writable(out) as folder:
         job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)
@@ -179,7 +201,7 @@ class _Job:
         """Trace the circuit of each image; returns the exit status."""
         names = [f"{name}-circuit" for name in folder_names(paths)]
 
-        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+        def one(path: str, name: str, progress: Progress) -> str:
             circuit, directory = self._trace(path, name, progress)
             return _as_json(circuit, directory) if self.as_json else _as_text(circuit)
 
@@ -194,7 +216,7 @@ class _Job:
             show_traceback=self.show_traceback,
         )
 
-    def _trace(self, path: str, name: str, progress: Callable[[float], None]) -> tuple[Circuit, Path | None]:
+    def _trace(self, path: str, name: str, progress: Progress) -> tuple[Circuit, Path | None]:
         from suffice.circuits import trace_circuit
         from suffice.images import frame_of, prepare, read_photo
 

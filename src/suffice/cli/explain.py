@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,20 +16,26 @@ from suffice.cli.command import (
     explain_each,
     folder_names,
     number,
-    one_line,
     parse_settings,
     writable,
 )
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     LARGEST_SEED,
+    OCCLUSION_NAMES,
     BatchSize,
+    Channels,
     Classes,
+    Crop,
     Device,
     Images,
     InputSize,
+    Interpolation,
     Json,
+    Mean,
     Model,
     Seed,
+    Std,
     Target,
     Threshold,
     Traceback,
@@ -38,9 +44,12 @@ from suffice.cli.options import (
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
 from suffice.files import write_whole
+from suffice.progress import Progress
+from suffice.registry import METHODS
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
+    from suffice.explainers.method import Method
     from suffice.explanation import Explanation
     from suffice.report.page import Entry
 
@@ -56,19 +65,16 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="How to search: causal, lime, lax, activation-matching, grad-cam, grad-cam++, layer-cam, kpca-cam, "
-            "finer-cam, attention or attention-rollout."
+            help=f"How to search: {'; '.join(f'{name} ({what})' for name, what in METHODS.summaries().items())}."
         ),
     ] = "causal",
     adapter: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The adapter of --method lax, as train-lax writes it.")
+        str | None,
+        typer.Option(metavar="FILE", help="The adapter of a method that needs one, as train-lax writes it for lax."),
     ] = None,
     occlusion: Annotated[
         str,
-        typer.Option(
-            help="How absence is shown: robust, deactivate, layer-masking, zero, min, max, mean, blur, noise, "
-            "colour:NAME, image:FILE; several joined by commas mean all at once."
-        ),
+        typer.Option(help=f"How absence is shown: {OCCLUSION_NAMES}; several joined by commas mean all at once."),
     ] = "robust",
     kind: Annotated[
         str,
@@ -102,6 +108,11 @@ def explain(
     ] = "float32",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -109,13 +120,7 @@ def explain(
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
-    settings = parse_settings(setting or [])
-    if adapter is not None:
-        if method != "lax":
-            raise InputError(f"--adapter is of --method lax; got --method {method}")
-        settings["adapter"] = adapter
-    elif method == "lax" and "adapter" not in settings:
-        raise InputError("--method lax needs an adapter: --adapter FILE, as `suffice train-lax` writes it; got none")
+    settings = parse_settings(setting or []) | ({} if adapter is None else {"adapter": adapter})
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:
@@ -124,23 +129,23 @@ def explain(
     # Only now what takes a second to import.
     from suffice.explainers import check_settings
     from suffice.images import find_images
-    from suffice.models import load_classifier
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
+    _check_files(METHODS.find(method), settings, adapter)
     check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            precision=precision,  # type: ignore[arg-type]  # checked there
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation),
+        show_traceback=show_traceback,
+        precision=precision,
+        batch_size=batch_size,
+    )
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -156,6 +161,7 @@ def explain(
     # What shapes a result but is not in it; the batch size does not.
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
         "precision": precision,
     }  # fmt: skip
     if device != "auto":
@@ -163,6 +169,18 @@ def explain(
     with writable(out) as folder:
         job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback)
         return job.run(paths)
+
+
+def _check_files(method: Method, settings: Mapping[str, str], adapter: str | None) -> None:
+    """Raises InputError for a file that a method needs and does not get, or gets and does not know."""
+    if adapter is not None and "adapter" not in method.settings.model_fields:
+        raise InputError(f"--adapter is of methods that have one, such as lax; got it with --method {method.name}")
+    for name, command in method.needs.items():
+        if not settings.get(name):
+            option = "--adapter FILE" if name == "adapter" else f"--set {name}=FILE"
+            raise InputError(
+                f"--method {method.name} needs its {name}: {option}, as `suffice {command}` writes it; got none"
+            )
 
 
 @dataclasses.dataclass
@@ -184,7 +202,7 @@ class _Job:
         """Explain each path; returns the exit status."""
         names = folder_names(paths, (_REPORT,))
 
-        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+        def one(path: str, name: str, progress: Progress) -> str:
             explanation, directory = self._explain(path, name, len(paths) > 1, progress)
             return _as_json(explanation, directory) if self.as_json else _as_text(explanation)
 
@@ -199,9 +217,7 @@ class _Job:
             show_traceback=self.show_traceback,
         )
 
-    def _explain(
-        self, path: str, name: str, several: bool, progress: Callable[[float], None]
-    ) -> tuple[Explanation, Path | None]:
+    def _explain(self, path: str, name: str, several: bool, progress: Progress) -> tuple[Explanation, Path | None]:
         from suffice.explainers import explain as explain_image
         from suffice.images import frame_of, prepare, read_photo
 

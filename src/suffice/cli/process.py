@@ -6,7 +6,11 @@ import contextlib
 import io
 import os
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
+import suffice
 from suffice.errors import InputError
 
 
@@ -33,6 +37,22 @@ def wait_without_spinning() -> None:
     that is waited for gets no turn, and all of them stand still. OpenMP reads this as it is loaded: before torch is.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def warn_in_one_line() -> None:
+    """Show what suffice itself warns of as it shows errors: in one line, without the place in the code."""
+    shown, here = warnings.showwarning, str(Path(suffice.__file__).parent)
+    if getattr(shown, "one_line", False):
+        return
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **options: Any) -> None:
+        if filename.startswith(here):
+            complain(f"warning: {message}")
+        else:
+            shown(message, category, filename, *more, **options)
+
+    show.one_line = True  # type: ignore[attr-defined]
+    warnings.showwarning = show
 
 
 def say(text: str) -> None:

@@ -10,15 +10,22 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
     BaseWeights,
+    Channels,
+    Crop,
     Data,
     Dataset,
     Devices,
+    InputSize,
+    Interpolation,
+    Mean,
     Nodes,
     Seed,
+    Std,
     Strategy,
     Traceback,
     TrainingImages,
@@ -49,6 +56,12 @@ def train_lax(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, design, objective, area_weight, …"),
     ] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -59,7 +72,6 @@ def train_lax(
 ) -> int:
     """Train a LAX adapter on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset
-    from suffice.models import load_classifier
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -76,7 +88,8 @@ def train_lax(
     with one_line(f"could not train LAX for {model or 'the embedded model'} on {dataset}", show_traceback):
         # The embedded models bring their own names.
         names = classes or (training.class_names if model and weights else None)
-        classifier = load_classifier(model, weights=weights, class_names=names, device="cpu")
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation)
+        classifier = load(model, weights=weights, classes=names, options=options, show_traceback=None)
         task = LaxTask(classifier, settings)  # which has asked the model, so that its number of classes is known
         if (
             settings.labels == "true"
@@ -88,7 +101,7 @@ def train_lax(
                 f"{max(training.labels)}: --set labels=predicted takes the model's own choice instead"
             )
         tell, folder = to_stderr("suffice"), Path(out)
-        what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone)}
+        what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone), **options}
         if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
             return 0  # another process writes what comes out
         task.finished().save(folder / ADAPTER)

@@ -10,15 +10,22 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
     BaseWeights,
+    Channels,
+    Crop,
     Data,
     Dataset,
     Devices,
+    InputSize,
+    Interpolation,
+    Mean,
     Nodes,
     Seed,
+    Std,
     Strategy,
     Traceback,
     TrainingImages,
@@ -43,6 +50,12 @@ def train_matcher(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, width, least_area, largest_area, …"),
     ] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -56,7 +69,6 @@ def train_matcher(
     `suffice explain --method activation-matching --set network=FILE` starts from what it proposes.
     """
     from suffice.datasets import load_dataset, random_subset
-    from suffice.models import load_classifier
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -73,10 +85,13 @@ def train_matcher(
     keep_buffers()
     model = model or default_model(dataset, None)
     with one_line(f"could not train a matcher for {model or 'the embedded model'} on {dataset}", show_traceback):
-        classifier = load_classifier(model, weights=weights, device="cpu")
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation)
+        classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
         tell, folder = to_stderr("suffice"), Path(out)
-        what = {"task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights}
+        what = {
+            "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
+        }  # fmt: skip
         try:
             if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
                 return 0  # another process writes what comes out

@@ -168,7 +168,7 @@ def explain_by_map(
         question: image, target, occlusions, γ and region.
         settings: of the method, and of the extraction.
         seed: has no effect; nothing is drawn at random.
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
     # One for every γ, kind and region.
     raw, scaled, chosen, notes = question.remembered(

@@ -272,10 +272,10 @@ def score_many(
         raise InputError(f"expected a saliency map for each of {len(images)} images; got {tuple(maps.shape)}")
     classes = _labels(classifier, labels, len(images))
     parts = None if masks is None else check_masks(masks, images).cpu()
-    ways = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
+    occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
     if chosen.drop == "soft":
-        for way in ways:
-            check_fill(way)
+        for each in occlusions:
+            check_fill(each)
     total = len(images)
 
     needs = list(dict.fromkeys(need for metric in asked for need in metric.needs))
@@ -286,7 +286,7 @@ def score_many(
         pixels = classifier.check_images(images[some])
         heat = torch.stack([as_saliency(one, images.shape[2:]) for one in maps[some]])
         evidence = ask(
-            ways,
+            occlusions,
             pixels,
             heat,
             None if classes is None else classes[some],
@@ -296,21 +296,24 @@ def score_many(
             seed,
             _share_of(progress, first, len(pixels), total),
         )
-        done.append(
-            Scores(
-                {metric.name: _values(metric, evidence) for metric in asked},
-                evidence.curves(),
-                evidence.answers.labels,
-                evidence.answers.top,
-                evidence.answers.whole_confidence,
-                evidence.parts if keep_maps else None,
-                evidence.heat if keep_maps else None,
-                (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
-            )
-        )
+        done.append(_scores_of(evidence, asked, heat, keep_maps))
     cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
     return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
+
+
+def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_maps: bool) -> Scores:
+    """The metrics of the maps, (N, H, W), that evidence was asked for."""
+    return Scores(
+        {metric.name: _values(metric, evidence) for metric in asked},
+        evidence.curves(),
+        evidence.answers.labels,
+        evidence.answers.top,
+        evidence.answers.whole_confidence,
+        evidence.parts if keep_maps else None,
+        evidence.heat if keep_maps else None,
+        (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
+    )
 
 
 def check_metrics(metrics: Metrics, **options: Any) -> list[str]:
