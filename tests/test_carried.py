@@ -276,8 +276,8 @@ def test_a_model_that_says_nothing_names_exactly_what_is_assumed() -> None:
     assert list(classifier.assumptions) == [
         "the input is taken to be 224 x 224 pixels: nothing says otherwise (--input-size)",
         "mean and std are taken to be ImageNet's: nothing says otherwise (--mean --std)",
-        "the resize is taken to be bicubic, and the crop is taken to be the largest in the middle that has the input's "
-        "proportions: nothing says otherwise (--interpolation --crop)",
+        "the resize is taken to be bicubic and the crop the largest in the middle: nothing says otherwise "
+        "(--interpolation --crop)",
         "classes go by their numbers: nothing names them (--classes)",
     ]
     assert classifier.facts() == {
@@ -313,7 +313,7 @@ def test_half_of_a_normalisation_is_half_an_assumption() -> None:
     assert Classifier(Plain(), mean=(0, 0, 0)).assumed["normalisation"] == (
         "std is taken to be ImageNet's: nothing says otherwise (--std)"
     )
-    assert "and the crop" not in Classifier(Plain(), crop_pct=0.5).assumed["resize"]
+    assert "crop" not in Classifier(Plain(), crop_pct=0.5).assumed["resize"]
     assert "bicubic" not in Classifier(Plain(), interpolation="nearest").assumed["resize"]
 
 

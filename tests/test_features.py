@@ -442,7 +442,7 @@ def test_maps_of_convolutions_take_one_probe() -> None:
     asked: list[int] = []
     module = torchvision.models.resnet18(num_classes=10).eval()
     module.register_forward_pre_hook(lambda module, args: asked.append(len(args[0])))
-    last_stage(suffice.Classifier(module, input_size=(SIZE, SIZE)))
+    last_stage(suffice.Classifier(module, input_size=(SIZE, SIZE), outputs="logits", repeatable=True))
     assert len(asked) == 1
 
 

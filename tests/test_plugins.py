@@ -199,8 +199,9 @@ def test_names_and_objects_are_the_same() -> None:
     image = prepare(dataset.photo(1), classifier)
     by_name = suffice.explain(classifier, image, "centre", "chequered", cell=2)
     assert (by_name.target_name, by_name.sufficient) == ("green", True)
-    by_object = suffice.explain(classifier, image, centre, "chequered", cell=2)
+    by_object = suffice.explain(classifier, image, centre, fill, cell=2)
     assert (by_object.mask == by_name.mask).all()
+    assert (by_object.method, by_object.occlusion) == (by_name.method, by_name.occlusion) == ("centre", "chequered")
     metric = importlib.import_module("keeps_class").KEEPS_CLASS
     for given in (["keeps_class"], [metric], metric):
         assert suffice.score(classifier, image, by_name, given, occlusion=fill) == {"keeps_class": 1.0}

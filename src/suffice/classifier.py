@@ -208,8 +208,12 @@ class Classifier:
         return tuple(self.assumed.values())
 
     def facts(self) -> dict[str, Any]:
-        """What every result records of how the model was used, fit for JSON: preprocessing and assumptions."""
-        return {"preprocessing": self.preprocessing.to_dict(), "assumptions": list(self.assumptions)}
+        """What every result records of how the model was used, fit for JSON."""
+        return {
+            "outputs": self.known_meaning.outputs,
+            "preprocessing": self.preprocessing.to_dict(),
+            "assumptions": list(self.assumptions),
+        }
 
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where no names are known."""

@@ -43,6 +43,7 @@ class Explanation:
         forward_passes: images that went through the model for it; backward_passes: gradients of images.
         seconds: wall time.
         model, weights, precision: who was asked, as of `suffice.Classifier`; image: about what; version: of suffice.
+        outputs: what the model returned: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`).
         preprocessing: how the image became the model's input, the fields of `suffice.Preprocessing`; assumptions: what
             of that, and of the model's names and outputs, nobody had said, each in a sentence. Empty in the results of
             other tools.
@@ -72,6 +73,7 @@ class Explanation:
     model: str
     weights: str | None = None
     precision: str = "float32"
+    outputs: str = "logits"
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     version: str

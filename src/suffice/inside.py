@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.utils.checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 from suffice.errors import InputError
 
@@ -32,7 +32,11 @@ def unwrapped(module: Any) -> Any:
 
     All of them compute what the network computes. It is asked itself, so that its modules can be seen, no process
     waits for others, and nothing is compiled anew for each size of a batch. A wrapper that somebody has hooked stays.
+    Of an image pipeline of transformers it is the model.
     """
+    if is_pipeline(module):
+        reverses = getattr(module.image_processor, "do_flip_channel_order", False)
+        module = ReversedChannels(module.model) if reverses else module.model
     while isinstance(module, nn.Module) and not (module._forward_hooks or module._forward_pre_hooks):
         if isinstance(module, _SAME):
             module = module.module
@@ -41,6 +45,24 @@ def unwrapped(module: Any) -> Any:
         else:
             break
     return module
+
+
+def is_pipeline(model: Any) -> bool:
+    """Whether it is an image pipeline of transformers: a model with its processor, and no module itself."""
+    parts = getattr(model, "model", None), getattr(model, "image_processor", None)
+    return not isinstance(model, nn.Module) and isinstance(parts[0], nn.Module) and callable(parts[1])
+
+
+class ReversedChannels(nn.Module):
+    """A network that takes BGR, as MobileViT, asked with RGB."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        """What the network says of images (N, 3, H, W)."""
+        return self.network(images.flip(1))
 
 
 def sealed(module: Any) -> str | None:

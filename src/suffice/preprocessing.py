@@ -76,6 +76,11 @@ class Preprocessing:
 FIELDS = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 _OTHERWISE = "nothing says otherwise"
+_NUMBERS: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
+    ("input_size", int, "input_size as (height, width)"),
+    ("mean", float, "mean as one number a channel"),
+    ("std", float, "std as one number a channel"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,16 +117,11 @@ def settle(said: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
     # What a network for colour carries says nothing of the same network built for one channel.
     known = {k: v for k, v in known.items() if k not in ("mean", "std") or k in said or _length(v) == channels}
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels,) * 2
-    preprocessing = Preprocessing(
-        _numbers(int, known.get("input_size", (224, 224)), "input_size as (height, width)"),
-        _numbers(float, known.get("mean", mean), "mean as one number a channel"),
-        _numbers(float, known.get("std", std), "std as one number a channel"),
-        known.get("interpolation", "bicubic"),
-        known.get("crop_pct", 1.0),
-        known.get("crop_mode", "center"),
-        known.get("resizer", "pillow"),
-        known.get("crop_rounding", "even"),
-    )
+    values = {"mean": mean, "std": std, **known}
+    for name, kind, expected in _NUMBERS:
+        if name in values:
+            values[name] = _numbers(kind, values[name], expected)
+    preprocessing = Preprocessing(**values)
     if "channels" in said and len(preprocessing.mean) != channels:
         raise InputError(f"expected a mean for each of {channels} channels; got {preprocessing.mean}")
     settled = {name: getattr(preprocessing, name) for name in known} | {"channels": len(preprocessing.mean)}
@@ -137,13 +137,18 @@ def _assumed(known: Mapping[str, Any], whose: str) -> dict[str, str]:
     if missing:
         verb, options = ("is", "are")[len(missing) - 1], " ".join(f"--{name}" for name in missing)
         assumed["normalisation"] = f"{' and '.join(missing)} {verb} taken to be {whose}: {_OTHERWISE} ({options})"
-    resize = {}
-    if "interpolation" not in known:
-        resize["--interpolation"] = "the resize is taken to be bicubic"
-    if "crop_pct" not in known and "crop_mode" not in known:
-        resize["--crop"] = "the crop is taken to be the largest in the middle that has the input's proportions"
-    if resize:
-        assumed["resize"] = f"{', and '.join(resize.values())}: {_OTHERWISE} ({' '.join(resize)})"
+    resize, crop = "interpolation" not in known, "crop_pct" not in known and "crop_mode" not in known
+    if resize and crop:
+        what, options = (
+            "the resize is taken to be bicubic and the crop the largest in the middle",
+            "--interpolation --crop",
+        )
+    elif resize:
+        what, options = "the resize is taken to be bicubic", "--interpolation"
+    else:
+        what, options = "the crop is taken to be the largest in the middle", "--crop"
+    if resize or crop:
+        assumed["resize"] = f"{what}: {_OTHERWISE} ({options})"
     return assumed
 
 

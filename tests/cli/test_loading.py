@@ -21,7 +21,7 @@ def says_nothing():
 def says_it_all():
     settings = {
         "input_size": (32, 32), "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear", "crop_pct": 1.0,
-        "class_names": {"a": 0, "b": 1, "c": 2, "d": 3},
+        "class_names": {"a": 0, "b": 1, "c": 2, "d": 3}, "outputs": "logits",
     }
     return {"model": toy_models.SmallConvolution(), **settings}
 """
@@ -29,9 +29,10 @@ SMALL = ("--set", "search=partitions", "--set", "cell=4", "--set", "smallest_box
 ASSUMED = (
     "the input is taken to be 224 x 224 pixels: nothing says otherwise (--input-size)",
     "mean and std are taken to be ImageNet's: nothing says otherwise (--mean --std)",
-    "the resize is taken to be bicubic, and the crop is taken to be the largest in the middle that has the input's "
-    "proportions: nothing says otherwise (--interpolation --crop)",
+    "the resize is taken to be bicubic and the crop the largest in the middle: nothing says otherwise "
+    "(--interpolation --crop)",
     "classes go by their numbers: nothing names them (--classes)",
+    "outputs are taken to be logits of classes that exclude each other (--outputs)",
 )
 
 
@@ -47,7 +48,7 @@ def test_what_is_assumed_is_said_once_and_is_in_every_result(suffice: Any, photo
     words = ("--model", "quiet:says_nothing", "--occlusion", "min", "--input-size", "32", "--out", "out", "--json")
     run = suffice("explain", photo, other, *words, *SMALL)
     assert run.status == 0
-    assert run.complaints(3) == [f"suffice: assumed: {text}" for text in ASSUMED[1:]]
+    assert run.complaints(4) == [f"suffice: assumed: {text}" for text in ASSUMED[1:]]
     assert len(run.json) == 2
     for line in run.json:
         assert line["assumptions"] == list(ASSUMED[1:])
@@ -68,7 +69,7 @@ def test_a_model_that_says_nothing_names_all_that_is_assumed(suffice: Any, photo
 
     np.save("map.npy", np.random.default_rng(0).random((224, 224)))
     run = suffice("score", photo, "map.npy", "--model", "quiet:says_nothing", "--metrics", "area", "--json")
-    assert run.complaints(4) == [f"suffice: assumed: {text}" for text in ASSUMED]
+    assert run.complaints(5) == [f"suffice: assumed: {text}" for text in ASSUMED]
     assert run.json[0]["assumptions"] == list(ASSUMED)
 
 
@@ -83,7 +84,7 @@ def test_a_model_that_says_all_assumes_nothing(suffice: Any, photo: str) -> None
 def test_options_say_what_the_model_does_not(suffice: Any, photo: str, read_page: Any) -> None:
     said = (
         "--input-size", "32x24", "--mean", "0.1,0.2,0.3", "--std", "0.5", "--crop", "squash", "--interpolation",
-        "nearest", "--channels", "3", "--classes", "names.json",
+        "nearest", "--channels", "3", "--classes", "names.json", "--outputs", "logits",
     )  # fmt: skip
     Path("names.json").write_text('{"d": 3, "c": 2, "b": 1, "a": 0}')
     loading = ("--model", "quiet:says_nothing", *said)

@@ -87,6 +87,8 @@ def _classifier(module: nn.Module, names: str | None = None) -> Classifier:
         input_size=(SIDE, SIDE),
         mean=(0, 0, 0),
         std=(1, 1, 1),
+        outputs="logits",
+        repeatable=True,
         class_names=None if names is None else names.split(","),
         device="cpu",
     )
@@ -129,4 +131,5 @@ def trainable() -> Classifier:
             nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
             nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(16, 2),
         )  # fmt: skip
-    return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
+    known = {"outputs": "logits", "repeatable": True}
+    return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), **known)

@@ -75,6 +75,7 @@ def test_of_raw_and_averaged_weights_the_averaged_are_taken_and_that_is_said(cas
     said = loaded(SIDE_BY_SIDE[case], tmp_path).assumed["averaged"]
     assert said.startswith("the averaged weights of w.pth are taken (")
     assert "as timm does, and not the raw ones (" in said
+    assert said.partition("not the raw ones (")[2].count(",") == 0  # each is named once
 
 
 def test_timm_takes_the_same(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.models import load_classifier
 from suffice.models.source import Source
+from suffice.models.weights import load_weights
 
 
 def test_the_default_is_the_embedded_model(default_classifier: Classifier) -> None:
@@ -142,6 +143,29 @@ def test_a_name_that_is_none_is_refused(
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(InputError, match=r"got \['crop'\]"):
         load_classifier("timm:test_resnet", weights="random", crop=0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        (
+            {"img_size": 96},
+            r"pos_embed is \(1, 37, 192\) in the file and \(1, 197, 192\) in the model: the file is for ",
+        ),
+        (
+            {"in_chans": 1},
+            r"patch_embed\.proj\.weight is \(192, 1, 16, 16\) .*: the file is for images of 1 channels and",
+        ),
+    ],
+)
+def test_what_differs_beside_the_number_of_classes_is_told(
+    options: dict[str, Any], received: str, tmp_path: Path
+) -> None:
+    other = timm.create_model("vit_tiny_patch16_224", num_classes=4, depth=1, **options)
+    torch.save({"state_dict": other.state_dict()}, tmp_path / "w.pth")
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=4, depth=1)
+    with pytest.raises(InputError, match=rf"1 of another shape .*{received}"):
+        load_weights(model, tmp_path / "w.pth", "it")
 
 
 @pytest.mark.parametrize("model", ["timm:test_resnet", "torchvision:squeezenet1_0", None])

@@ -17,6 +17,7 @@ from suffice.benchmark.facts import FACTS
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers import check_settings
 from suffice.metrics import METRICS, check_metrics
+from suffice.outputs import Outputs
 
 At = Literal["gamma", "area", "map"]
 Dimension = Literal["dataset", "model", "method", "occlusion", "level", "metric"]
@@ -61,7 +62,8 @@ class ModelSpec(Strict):
     """Which model, as `suffice.load_classifier` takes it; `label` is what tables call it.
 
     What is done to an image is the model's own unless given: `input_size` (one number, or height and width), `mean`,
-    `std`, `channels`, `crop_pct`, `crop_mode`, `interpolation`.
+    `std`, `channels`, `crop_pct`, `crop_mode`, `interpolation`. What its outputs mean is found out unless given.
+    `prompts` are the classes of a model that compares images with texts.
     """
 
     model: str | None = None
@@ -78,11 +80,14 @@ class ModelSpec(Strict):
     crop_pct: float | None = None
     crop_mode: str | None = None
     interpolation: str | None = None
+    outputs: Outputs | None = None
+    layout: Literal["channels-first", "channels-last"] | None = None
+    prompts: tuple[str, ...] | None = None
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What of the preprocessing is given, as `suffice.load_classifier` takes it."""
-        fields = ("mean", "std", "channels", "crop_pct", "crop_mode", "interpolation")
+        """What is given of preprocessing and outputs, as `suffice.load_classifier` takes it."""
+        fields = ("mean", "std", "channels", "crop_pct", "crop_mode", "interpolation", "outputs", "layout", "prompts")
         given = {name: value for name in fields if (value := getattr(self, name)) is not None}
         if self.input_size is not None:
             given["input_size"] = (self.input_size,) * 2 if isinstance(self.input_size, int) else self.input_size

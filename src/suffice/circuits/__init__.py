@@ -207,6 +207,7 @@ def _circuit(
         blank_kept=None if verdict is None else verdict.blank_kept,
         read_from="explanation" if masked else "image",
         model=classifier.name,
+        outputs=classifier.known_meaning.outputs,
         preprocessing=classifier.preprocessing.to_dict(),
         assumptions=classifier.assumptions,
         version=version("suffice"),

@@ -108,7 +108,7 @@ class Circuit:
         read_from: `image` or `explanation`: what the energies and edges belong to.
         forward_passes, backward_passes: images that went through the model for it.
         seconds: wall time.
-        model, preprocessing, assumptions, image, version, notes: as of an `Explanation`.
+        model, outputs, preprocessing, assumptions, image, version, notes: as of an `Explanation`.
     """
 
     nodes: tuple[Node, ...]
@@ -138,6 +138,7 @@ class Circuit:
     version: str
     image: str = ""
     notes: tuple[str, ...] = ()
+    outputs: str = "logits"
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from suffice.cli.loading import spread
 from suffice.cli.process import UnreadError, complain, print_any_name, wait_without_spinning, warn_in_one_line
 from suffice.errors import InputError
 
@@ -71,7 +72,8 @@ def main() -> None:
     wait_without_spinning()
     warn_in_one_line()
     try:
-        status = typer.main.get_command(_app()).main(prog_name="suffice", standalone_mode=False)
+        command = typer.main.get_command(_app())
+        status = command.main(spread(sys.argv[1:]), prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)

@@ -24,6 +24,7 @@ from suffice.cli.options import (
     Interpolation,
     Mean,
     Nodes,
+    Outputs,
     Seed,
     Std,
     Strategy,
@@ -62,6 +63,7 @@ def train_lax(
     channels: Channels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    outputs: Outputs = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -88,7 +90,7 @@ def train_lax(
     with one_line(f"could not train LAX for {model or 'the embedded model'} on {dataset}", show_traceback):
         # The embedded models bring their own names.
         names = classes or (training.class_names if model and weights else None)
-        options = preprocessing(input_size, mean, std, channels, crop, interpolation)
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
         classifier = load(model, weights=weights, classes=names, options=options, show_traceback=None)
         task = LaxTask(classifier, settings)  # which has asked the model, so that its number of classes is known
         if (

@@ -24,6 +24,7 @@ from suffice.cli.options import (
     Interpolation,
     Mean,
     Nodes,
+    Outputs,
     Seed,
     Std,
     Strategy,
@@ -56,6 +57,7 @@ def train_matcher(
     channels: Channels = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
+    outputs: Outputs = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -85,7 +87,7 @@ def train_matcher(
     keep_buffers()
     model = model or default_model(dataset, None)
     with one_line(f"could not train a matcher for {model or 'the embedded model'} on {dataset}", show_traceback):
-        options = preprocessing(input_size, mean, std, channels, crop, interpolation)
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
         classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
         tell, folder = to_stderr("suffice"), Path(out)

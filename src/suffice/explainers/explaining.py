@@ -75,6 +75,7 @@ def explained(
         model=classifier.name,
         weights=classifier.weights,
         precision=classifier.precision,
+        outputs=classifier.known_meaning.outputs,
         preprocessing=classifier.preprocessing.to_dict(),
         assumptions=classifier.assumptions,
         version=version("suffice"),

@@ -16,18 +16,17 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from suffice.classifier import Classifier
-from suffice.errors import InputError, did_you_mean
+from suffice.errors import InputError
 from suffice.explanation import Explanation
-from suffice.metrics import sweep
+from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
 from suffice.metrics.maps import as_saliency
@@ -36,10 +35,7 @@ from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.occlusion import DEFAULT_FOR_MEASURES, AnyOcclusions, check_masks, make_occlusions
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
-from suffice.registry import METHODS, METRICS
-
-Metrics = Iterable[str | Metric] | str | Metric | None
-"""Names in `METRICS`, or objects; None for all that are of suffice itself."""
+from suffice.registry import METHODS
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
 
@@ -182,7 +178,7 @@ def score_maps(
         InputError: as `score`; no map; or explanations of different targets, and none said.
     """
     started, passes = time.perf_counter(), classifier.passes
-    asked = _checked(metrics, options)
+    asked = checked_metrics(metrics, options)
     pixels = as_tensor(image)
     if pixels.ndim != 3:
         raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
@@ -262,7 +258,7 @@ def score_many(
         InputError: as `score`.
     """
     started, passes = time.perf_counter(), classifier.passes
-    asked = _checked(metrics, options)
+    asked = checked_metrics(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
     images, maps = as_tensor(images), as_tensor(saliency)
@@ -316,49 +312,6 @@ def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_m
     )
 
 
-def check_metrics(metrics: Metrics, **options: Any) -> list[str]:
-    """The metrics' names, after all that can be wrong with the call is said, before anything is loaded.
-
-    Raises:
-        InputError: an unknown metric, none at all, an option that none of them knows or that is out of range.
-    """
-    return [metric.name for metric in _checked(metrics, options)]
-
-
-def _checked(metrics: Metrics, options: Mapping[str, Any]) -> list[Metric]:
-    given = {option for option, value in options.items() if value is not None}
-    if metrics is None:
-        # Not those of packages: what is installed beside suffice must not change what a call asks for.
-        own = [METRICS[name] for name in METRICS.builtin]
-        asked = [metric for metric in own if given.issuperset(metric.required)]
-    else:
-        several = [metrics] if isinstance(metrics, (str, Metric)) else metrics
-        asked = list({id(metric): metric for metric in map(METRICS.find, several)}.values())
-    names = [metric.name for metric in asked]
-    if not names:
-        raise InputError(f"expected at least one metric of {', '.join(METRICS)}; got none")
-    if len(set(names)) < len(names):
-        raise InputError(f"expected metrics with names that are different; got {', '.join(names)}")
-    known = dict.fromkeys(option for metric in asked for option in metric.options)
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"unknown option {option!r} of {', '.join(names)}{did_you_mean(option, known)}; "
-                f"expected {', '.join(known) or 'none'}"
-            )
-    try:
-        ScoreOptions(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"option {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; got {first['input']!r}"
-        ) from None
-    for metric in asked:
-        if missing := [option for option in metric.required if option not in given]:
-            raise InputError(f"expected the option {missing[0]} for {metric.name}; got none")
-    return asked
-
-
 def _own_scale(explanation: Explanation, needed: bool) -> bool:
     """Whether the saliency of an explanation is on a scale of its own; one that is not known is said, where needed."""
     if explanation.method in METHODS:
@@ -379,17 +332,6 @@ def _values(metric: Metric, evidence: Evidence) -> Tensor:
             f"expected a finite value for each of {count} maps from the metric {metric.name}; got {values}"
         )
     return values
-
-
-def complete_options(metrics: Metrics, measure: str = "confidence", **options: Any) -> dict[str, Any]:
-    """Every option that the metrics know but images, with its value, for a record of what was asked."""
-    known = {option for metric in _checked(metrics, options) for option in metric.options}
-    chosen = ScoreOptions(measure=measure, **options).model_dump()  # type: ignore[arg-type]  # checked there
-    if chosen["step"] is None:
-        chosen["step"] = {"by value": sweep.STEP_BY_VALUE, "percent": sweep.STEP_PERCENT}
-    if chosen["normalise"] is None:
-        chosen["normalise"] = "min-max, none for explanations that have a scale of their own"
-    return {name: value for name, value in chosen.items() if name in known}
 
 
 def _one_target(target: int | str | None, label: int | str | None) -> int | str | None:

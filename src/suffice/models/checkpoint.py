@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -42,11 +43,13 @@ class Group:
         path: the keys that lead there.
         tensors: by name.
         metadata: versions of the layers, by which torch translates old names; None where there are none.
+        joined: whether these are several mappings that lie side by side, under joint names.
     """
 
     path: tuple[str, ...]
     tensors: dict[str, Tensor]
     metadata: Any = None
+    joined: bool = False
 
     @functools.cached_property
     def plain(self) -> dict[str, str]:
@@ -158,7 +161,8 @@ def _joined(content: Mapping[Any, Any], found: Sequence[Group]) -> list[Group]:
     top = [group for group in found if len(group.path) == 1]
     if len(top) < 2 or any(not group.path for group in found):
         return []
-    return [Group((), {f"{group.path[0]}.{name}": t for group in top for name, t in group.tensors.items()})]
+    tensors = {f"{group.path[0]}.{name}": tensor for group in top for name, tensor in group.tensors.items()}
+    return [Group((), tensors, joined=True)]
 
 
 def mappings_in(content: Any, file: str) -> Iterable[tuple[tuple[str, ...], Mapping[Any, Any]]]:
@@ -227,8 +231,8 @@ def choose(groups: Sequence[Group], expected: Mapping[str, Tensor]) -> Choice:
     # Of an optimizer's thousand small mappings none can be the model.
     large = [group for group in groups if 2 * len(group.tensors) >= len(expected)]
     groups = large or [max(groups, key=lambda group: len(group.tensors))]
-    for wanted in _spellings(expected):
-        fits = [fit for group in groups for fit in _fits(group, wanted, expected)]
+    for wanted, joined in itertools.product(list(_spellings(expected)), (False, True)):
+        fits = [fit for group in groups if group.joined is joined for fit in _fits(group, wanted, expected)]
         if whole := [fit for fit in fits if fit.whole]:
             averaged = (fit for fit in fits if fit.averaged and 2 * fit.matched > len(wanted))
             incomplete = None if any(fit.averaged for fit in whole) else next(averaged, None)
@@ -246,9 +250,12 @@ def _choice(fits: Sequence[Fit]) -> Choice:
 
 
 def _score(fit: Fit) -> tuple[int, int, int]:
+    """How many of the model's names are there; where none is, how many that begin like one of them."""
+    if fit.matched:
+        return fit.matched, 0, 0
     first = {name.partition(".")[0] for name in fit.wanted}
     akin = sum(name.partition(".")[0] in first for name in fit.names.values())
-    return fit.matched, akin if not fit.matched else 0, len(fit.names) if not fit.matched else 0
+    return 0, akin, len(fit.names)
 
 
 def _spellings(expected: Mapping[str, Tensor]) -> Iterable[dict[str, str]]:

@@ -8,17 +8,18 @@ the image processor beside them. What is not: pickles, code from the folder, and
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from suffice.errors import InputError, reason
-from suffice.models.hf_processor import read_processor
+from suffice.inside import ReversedChannels
+from suffice.models.hf_processor import ReadProcessor, read_processor
 from suffice.models.source import Source
 from suffice.models.weights import load_weights
 from suffice.models.zero_shot import ZeroShot
+from suffice.outputs import Outputs
 
 
 def load(
@@ -52,39 +53,58 @@ def load(
             config.num_labels = num_classes
         module = _with_weights(transformers.AutoModelForImageClassification, name, weights, config, where)
         processor = _processor(transformers, name, where)
-        return _source(module, name, processor, config, class_names_of(config))
+        return with_processor(module, f"hf:{name}", processor)
 
 
-def _source(module: Any, name: str, processor: Any, config: Any, names: tuple[str, ...] | None) -> Source:
-    """The model with what its processor, or else its configuration, says."""
-    module.eval()
+def with_processor(module: Any, name: str, processor: Any) -> Source:
+    """A classifier of transformers with what its processor, or else its configuration, says.
+
+    Args:
+        module: the model.
+        name: what reports call it.
+        processor: an image processor; None for none.
+
+    Raises:
+        InputError: as `read_processor`.
+    """
+    config = module.config
+    source = Source(module.eval(), name, _size(config), class_names_of(config), outputs=_outputs(config))
     if processor is None:
-        vision = getattr(config, "vision_config", config)
-        size = getattr(vision, "image_size", None)
-        sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-        return Source(module, f"hf:{name}", {} if None in sides else {"input_size": sides}, names)
+        return source
     read = read_processor(processor, getattr(getattr(config, "vision_config", config), "num_channels", 3))
-    if read.reverses:
-        module = ReversedChannels(module)
-    assumed = {}
-    if read.difference:
-        assumed["processor"] = (
-            f"{type(processor).__name__} of hf:{name} does what is not done here in the same way: of test pictures, "
-            f"pixels differ from its own by up to {read.difference:.3g} of 255"
-        )
-    return Source(module, f"hf:{name}", read.fields, names, assumed=assumed)
+    return dataclasses.replace(
+        source,
+        module=ReversedChannels(module) if read.reverses else module,
+        preprocessing=read.fields,
+        assumed=said_of(processor, read),
+    )
 
 
-class ReversedChannels(nn.Module):
-    """A network that takes BGR, as MobileViT, asked with RGB."""
+def said_of(processor: Any, read: ReadProcessor) -> dict[str, str]:
+    """What is to be said of a processor that is not done here in the same way; nothing of another."""
+    if not read.difference:
+        return {}
+    sentence = (
+        f"{type(processor).__name__} does what is not done here in the same way: of test pictures, pixels differ from "
+        f"its own by up to {read.difference:.3g} of 255"
+    )
+    return {"processor": sentence}
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
-    def forward(self, images: Tensor) -> Any:
-        """What the network says of images (N, 3, H, W)."""
-        return self.network(images.flip(1))
+def _size(config: Any) -> dict[str, Any]:
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    return {} if None in sides else {"input_size": sides}
+
+
+def _outputs(config: Any) -> Outputs | None:
+    """What the logits mean, as the pipeline of transformers has it."""
+    kind = getattr(config, "problem_type", None)
+    if kind == "regression":
+        raise InputError(f"expected a classifier; the model ({config.model_type}) was trained for regression")
+    if kind == "multi_label_classification":
+        return "labels"
+    return "binary" if getattr(config, "num_labels", 2) == 1 else "logits"
 
 
 def class_names_of(config: Any) -> tuple[str, ...] | None:
@@ -196,4 +216,5 @@ def _zero_shot(
     with _one_line(name, weights):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **where)
     zero_shot = ZeroShot(module, tokenizer, prompts)
-    return _source(zero_shot, name, _processor(transformers, name, where), config, tuple(prompts))
+    source = with_processor(zero_shot, f"hf:{name}", _processor(transformers, name, where))
+    return dataclasses.replace(source, class_names=tuple(prompts), outputs=zero_shot.outputs)

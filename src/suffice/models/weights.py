@@ -132,7 +132,7 @@ def load_weights(
 
 
 def head_size(choice: Choice, expected: Mapping[str, Tensor], built_with: int) -> int | None:
-    """The number of classes in a checkpoint whose last layer alone has another one than the model was built with.
+    """The number of classes that a checkpoint is of, where its last layer has another one than the model's.
 
     Args:
         choice: where the weights are.
@@ -140,12 +140,11 @@ def head_size(choice: Choice, expected: Mapping[str, Tensor], built_with: int) -
         built_with: classes of the model.
 
     Returns:
-        The number of classes in the file; None if it is the same, or if more than the last layer differs.
+        The number of classes in the file; None if it is the same, or cannot be told.
     """
-    differing = _differing(choice, expected)
-    sizes = {found[0] for found, own in differing.values() if found and own and own[0] == built_with}
-    alike = all(found[1:] == own[1:] and own[0] == built_with for found, own in differing.values() if found and own)
-    return sizes.pop() if len(sizes) == 1 and alike else None
+    shapes = _differing(choice, expected).values()
+    sizes = {found[0] for found, own in shapes if found and own and own[0] == built_with and found[1:] == own[1:]}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _for_model(choice: Choice, expected: Mapping[str, Tensor]) -> Weights:
@@ -170,7 +169,8 @@ def _renamed(group: Group, rename: Callable[[str], str]) -> Group:
     metadata = group.metadata
     if metadata is not None:
         metadata = {rename(f"{name}.").removesuffix("."): version for name, version in metadata.items()}
-    return Group(group.path, {rename(name): tensor for name, tensor in group.tensors.items()}, metadata)
+    tensors = {rename(name): tensor for name, tensor in group.tensors.items()}
+    return dataclasses.replace(group, tensors=tensors, metadata=metadata)
 
 
 def _differing(choice: Choice, expected: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -57,7 +57,7 @@ class ZeroShot(nn.Module):
         for name in ("text_model", "text_projection"):
             if hasattr(model, name):
                 delattr(model, name)
-        self.model = model
+        self.model, self.config = model, model.config
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Logits (N, prompts) of normalised images (N, 3, H, W)."""
