@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import torch
 from PIL import Image
 
 from suffice.errors import InputError
-from suffice.explanation import Explanation, load_explanation
+from suffice.explanation import Explanation
+from suffice.folders import RECORD
+from suffice.saved import load_explanation
 
 
 def explanation(**changes: Any) -> Explanation:
@@ -35,6 +39,7 @@ def explanation(**changes: Any) -> Explanation:
         "threshold": 0.1,
         "weights": "resnet50.safetensors",
         "precision": "bfloat16",
+        "outputs": "labels",
         "preprocessing": {"input_size": [5, 7], "mean": [0.5], "crop_mode": "center"},
         "assumptions": ("the mean is taken to be 0.5",),
         "settings": {"iterations": 20, "nested": {"list": [1, 2.5, None, "ü"]}},
@@ -112,7 +117,9 @@ def test_files_are_what_any_tool_reads(tmp_path: Path) -> None:
     saved = explanation()
     saved.save(tmp_path / "cat", extra={"report.html": b"<p>hello"})
     assert sorted(os.listdir(tmp_path)) == ["cat"]
-    assert sorted(os.listdir(tmp_path / "cat")) == ["explanation.json", "mask.png", "report.html", "saliency.npy"]
+    assert sorted(os.listdir(tmp_path / "cat")) == [
+        RECORD, "explanation.json", "mask.png", "report.html", "saliency.npy",
+    ]  # fmt: skip
     with Image.open(tmp_path / "cat" / "mask.png") as image:
         assert image.mode == "L"
         assert np.array_equal(np.asarray(image), np.where(saved.mask.numpy(), 255, 0))
@@ -131,7 +138,7 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "seed forward_passes seconds image model version"
     )
     added = "notes minimal minimal_block raw_saliency backward_passes curves"
-    asked = "kind keep_confidence threshold weights precision preprocessing assumptions"
+    asked = "kind keep_confidence threshold weights precision outputs preprocessing assumptions"
     assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"
     assert content["saliency"] == "saliency.npy"
@@ -153,7 +160,9 @@ def test_an_earlier_explanation_is_replaced_as_a_whole(tmp_path: Path) -> None:
     explanation().save(tmp_path / "cat", extra={"old.html": b""})
     explanation(target=3).save(tmp_path / "cat", extra={"new.html": b""})
     assert load_explanation(tmp_path / "cat").target == 3
-    assert sorted(os.listdir(tmp_path / "cat")) == ["explanation.json", "mask.png", "new.html", "saliency.npy"]
+    assert sorted(os.listdir(tmp_path / "cat")) == [
+        RECORD, "explanation.json", "mask.png", "new.html", "saliency.npy",
+    ]  # fmt: skip
     assert os.listdir(tmp_path) == ["cat"]
 
 
@@ -166,7 +175,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_a_folder_with_something_else_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("three years")
-    with pytest.raises(InputError, match="expected a new folder, an empty one or an explanation to replace"):
+    with pytest.raises(InputError, match="expected a new folder, an empty one or one that suffice wrote"):
         explanation().save(tmp_path / "thesis")
     assert contents(tmp_path) == {"thesis/chapter.tex": b"three years"}
 
@@ -209,51 +218,58 @@ def test_a_file_in_place_of_a_folder(place: str, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_to() -> None:
     if not os.path.isdir("/proc/self"):
         pytest.skip("needs a file system that even root cannot write to: /proc")
-    with pytest.raises(InputError, match="expected a folder that can be written to; got /proc"):
+    with pytest.raises(InputError, match="could not write /proc/cat"):
         explanation().save("/proc/cat")
 
 
-def _full(*args: Any, **kwargs: Any) -> None:
-    raise OSError(28, "No space left on device")
+def _same(a: Explanation, b: Explanation) -> bool:
+    return a.to_dict() == b.to_dict() and torch.equal(a.mask, b.mask) and torch.equal(a.saliency, b.saliency)
 
 
-@pytest.mark.parametrize(
-    "step", ["pathlib.Path.write_bytes", "PIL.Image.Image.save", "numpy.save", "pathlib.Path.mkdir"]
-)
+@pytest.mark.parametrize("failing", ["os.fsync", "os.replace", "os.open"])
 @pytest.mark.parametrize("earlier", [False, True], ids=["new", "replacing"])
-def test_a_full_disk_leaves_nothing_half_written(
-    step: str, earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_fails_leaves_one_of_the_two_and_what_is_a_persons(
+    failing: str, earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if earlier:
-        explanation().save(tmp_path / "cat")
-    before = contents(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(step, _full)
-        with pytest.raises(InputError, match="No space left on device"):
-            explanation(target=3).save(tmp_path / "cat", extra={"report.html": b"x"})
-    assert contents(tmp_path) == before
-    assert os.listdir(tmp_path) == (["cat"] if earlier else [])
+    """Whatever step fails: the earlier explanation or the new one is there, all of it, and saving works again."""
+    module, name = failing.split(".")
+    work = getattr(__import__(module), name)
+    old, new = explanation(), explanation(target=3, raw_saliency=torch.randn(5, 7))
+    said: set[str] = set()
+    for step in range(1, 100):
+        folder = tmp_path / str(step) / "cat"
+        if earlier:
+            old.save(folder, {"overlay.png": b"old"})
+            (folder / "notes.txt").write_text("mine")
+        calls = 0
 
+        def fails(*args: Any, step: int = step, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                raise OSError(28, "No space left on device")
+            return work(*args, **kwargs)
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_a_rename_that_fails_brings_the_earlier_explanation_back(
-    failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first rename moves the earlier one away, the second puts the new one in its place."""
-    explanation().save(tmp_path / "cat")
-    before, rename, calls = contents(tmp_path), Path.replace, []
-
-    def replace(self: Path, target: Path) -> Any:
-        calls.append(target)
-        if len(calls) == failing:
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
-    with pytest.raises(InputError, match="Input/output error"):
-        explanation(target=3).save(tmp_path / "cat")
-    assert contents(tmp_path) == before
-    assert os.listdir(tmp_path) == ["cat"]
+        with monkeypatch.context() as patch:
+            patch.setattr(failing, fails)
+            try:
+                new.save(folder)
+            except InputError as error:
+                said.add(str(error).replace(str(folder), "").rpartition(": ")[2])
+        if calls < step:
+            break  # nothing was left to fail
+        if folder.exists():
+            assert any(_same(load_explanation(folder), each) for each in (old, new))
+        else:
+            assert not earlier
+        assert not earlier or (folder / "notes.txt").read_text() == "mine"
+        new.save(folder)
+        assert _same(load_explanation(folder), new)
+        assert {p.name for p in folder.iterdir()} - {"notes.txt"} == {
+            RECORD, "explanation.json", "mask.png", "saliency.npy", "raw_saliency.npy",
+        }  # fmt: skip
+    assert step > 4
+    assert said == {"No space left on device"}
 
 
 @pytest.mark.parametrize(
@@ -273,10 +289,52 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("numpy.save", interrupt)
+    monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         explanation().save(tmp_path / "cat")
     assert os.listdir(tmp_path) == []
+
+
+# What a person put there, or changed
+
+
+def test_what_a_person_put_beside_an_explanation_stays(tmp_path: Path) -> None:
+    explanation().save(tmp_path / "cat")
+    (tmp_path / "cat" / "notes.txt").write_text("three evenings")
+    (tmp_path / "cat" / "crops").mkdir()
+    (tmp_path / "cat" / "crops" / "ear.png").write_bytes(b"mine")
+    explanation(target=3).save(tmp_path / "cat")
+    assert load_explanation(tmp_path / "cat").target == 3
+    assert (tmp_path / "cat" / "notes.txt").read_text() == "three evenings"
+    assert (tmp_path / "cat" / "crops" / "ear.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["explanation.json", "mask.png", "saliency.npy", "overlay.png"])
+@pytest.mark.parametrize("whose", ["changed", "link", "folder"])
+def test_a_file_that_is_not_as_it_was_written_is_never_replaced(name: str, whose: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cat"
+    explanation().save(folder, {"overlay.png": b"ours"})
+    if whose == "changed":
+        (folder / name).write_bytes(b"touched up")
+    else:
+        (folder / name).unlink()
+        (tmp_path / "precious").write_bytes(b"mine")
+        (folder / name).symlink_to(tmp_path / "precious") if whose == "link" else (folder / name).mkdir()
+    before = contents(tmp_path)
+    with pytest.raises(
+        InputError, match=rf"cat/{name} to be free, or as suffice explain wrote it; got one that was ch"
+    ):
+        explanation(target=3).save(folder, {"overlay.png": b"new"})
+    assert contents(tmp_path) == before
+
+
+def test_without_the_record_nothing_is_known_to_be_ours(tmp_path: Path) -> None:
+    explanation().save(tmp_path / "cat")
+    (tmp_path / "cat" / RECORD).unlink()
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="expected a new folder, an empty one or one that suffice wrote"):
+        explanation(target=3).save(tmp_path / "cat")
+    assert contents(tmp_path) == before
 
 
 # What cannot be read
@@ -286,6 +344,29 @@ def _break_json(folder: Path, **changes: Any) -> None:
     content = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
     content = {key: value for key, value in (content | changes).items() if value is not ...}
     (folder / "explanation.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _replace(path: Path, make: Any) -> None:
+    path.unlink()
+    make(path)
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A tiny PNG that promises many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+def _npy_header(path: Path, shape: str) -> None:
+    """A tiny file that promises many numbers."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(140))
 
 
 @pytest.mark.parametrize(
@@ -309,11 +390,34 @@ def _break_json(folder: Path, **changes: Any) -> None:
         lambda folder: _break_json(folder, target=...),
         lambda folder: _break_json(folder, notes=None),
         lambda folder: _break_json(folder, added="by hand"),
+        lambda folder: _break_json(folder, target="285"),
+        lambda folder: _break_json(folder, confidence="high"),
+        lambda folder: _break_json(folder, sufficient=1),
+        lambda folder: _break_json(folder, settings=[]),
+        lambda folder: _break_json(folder, curves={"loss": 3}),
+        lambda folder: _break_json(folder, mask="../cat/mask.png"),
+        lambda folder: _break_json(folder, mask="/etc/hostname"),
+        lambda folder: _break_json(folder, saliency="missing.npy"),
+        lambda folder: (folder / "explanation.json").write_text('{"settings": ' + "[" * 20_000 + "]" * 20_000 + "}"),
+        lambda folder: (folder / "explanation.json").write_text("[" * 1_000_000),
+        lambda folder: (folder / "explanation.json").write_text('{"target": ' + "9" * 5_000 + "}"),
+        lambda folder: (folder / "explanation.json").write_text('{"confidence": NaN}'),
+        lambda folder: _break_json(folder, seconds=float("inf")),
+        lambda folder: _replace(folder / "explanation.json", lambda path: path.mkdir()),
+        lambda folder: _replace(folder / "explanation.json", os.mkfifo),
+        lambda folder: _replace(folder / "mask.png", os.mkfifo),
+        lambda folder: _replace(folder / "saliency.npy", lambda path: path.symlink_to("/dev/zero")),
+        lambda folder: _npy_header(folder / "saliency.npy", "(100000, 100000)"),
+        lambda folder: _npy_header(folder / "saliency.npy", "(-1, 3)"),
+        lambda folder: np.save(folder / "saliency.npy", np.zeros((5, 7), dtype=complex)),
+        lambda folder: os.truncate(folder / "explanation.json", 2**33),
+        lambda folder: (folder / "mask.png").write_bytes(_png_of(100_000, 100_000)),
     ],
 )
 def test_what_was_not_written_by_save_is_refused(breaking: Any, tmp_path: Path) -> None:
     explanation().save(tmp_path / "cat")
     breaking(tmp_path / "cat")
-    with pytest.raises(InputError, match="expected a saved explanation in ") as caught:
+    with pytest.raises(InputError, match=r"^expected a saved explanation in ") as caught:
         load_explanation(tmp_path / "cat")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600

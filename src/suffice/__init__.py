@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from suffice.explainers import explain_series as explain_series
     from suffice.explainers import explain_several as explain_several
     from suffice.explanation import Explanation as Explanation
-    from suffice.explanation import load_explanation as load_explanation
     from suffice.images import load_image as load_image
     from suffice.metrics import score as score
     from suffice.metrics import score_many as score_many
     from suffice.models import load_classifier as load_classifier
     from suffice.occlusion import masked_logits as masked_logits
     from suffice.question import Question as Question
+    from suffice.saved import load_explanation as load_explanation
 
 _HOME = {
     "Classifier": "suffice.classifier",
@@ -36,7 +36,7 @@ _HOME = {
     "explain_series": "suffice.explainers",
     "explain_several": "suffice.explainers",
     "Explanation": "suffice.explanation",
-    "load_explanation": "suffice.explanation",
+    "load_explanation": "suffice.saved",
     "load_image": "suffice.images",
     "score": "suffice.metrics",
     "score_many": "suffice.metrics",

@@ -21,6 +21,13 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class Notice(UserWarning):
+    """Something that was assumed or left out, and that whoever uses the result should know; a warning in one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
+
 def reason(error: BaseException) -> str:
     """The first line of another library's message, or the name of its type where it says nothing.
 

@@ -1,22 +1,14 @@
-"""The frozen result that every explainer returns; saved and loaded as three small files."""
+"""The frozen result that every explainer returns; `saved.py` writes and reads it as a few small files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
-
-from suffice.errors import InputError
 
 _ONCE_AMONG_SETTINGS = ("threshold", "kind", "keep_confidence", "weights", "precision")
 
@@ -120,71 +112,17 @@ class Explanation:
         return {"mask": "mask.png", "saliency": "saliency.npy", "raw_saliency": raw}
 
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
-        """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) as `directory`.
+        """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) into `directory`.
 
         Where there is a `raw_saliency` it becomes `raw_saliency.npy`.
 
-        The directory appears complete or not at all; an explanation that is already there is replaced.
+        The files appear all together or not at all. An explanation that is already there is replaced, if its files are
+        as suffice wrote them; what a person has put beside them stays.
 
         Raises:
-            InputError: the place cannot be written to, or holds something else than an explanation.
+            InputError: the place cannot be written to, holds something else than an explanation, or one of the files
+                was changed since, or was not written by suffice.
         """
-        directory = Path(directory)
-        target = Path(os.path.realpath(directory))  # what a link points to, and a name for "."
-        try:
-            if target.is_dir() and any(target.iterdir()) and not (target / "explanation.json").is_file():
-                raise InputError(f"expected a new folder, an empty one or an explanation to replace; got {directory}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            workspace = Path(tempfile.mkdtemp(prefix=".suffice-", dir=target.parent))
-        except OSError as error:
-            raise InputError(f"expected a folder that can be written to; got {directory.parent}: {error}") from error
-        partial, previous = workspace / "new", workspace / "old"
-        try:
-            partial.mkdir()
-            content = self.to_dict() | self.map_files()
-            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            # Bytes of a file's name that are no UTF-8 become JSON's own escapes, and come back as they were.
-            (partial / "explanation.json").write_bytes(text.encode("utf-8", "backslashreplace"))
-            Image.fromarray(self.mask.numpy().astype(np.uint8) * 255).save(partial / "mask.png")
-            np.save(partial / "saliency.npy", self.saliency.numpy())
-            if self.raw_saliency is not None:
-                np.save(partial / "raw_saliency.npy", self.raw_saliency.numpy())
-            for name, data in (extra or {}).items():
-                (partial / name).write_bytes(data)
-            if target.is_dir():
-                target.replace(previous)
-            partial.replace(target)
-        except OSError as error:
-            raise InputError(f"could not write {directory}: {error}") from error
-        finally:
-            if previous.exists() and not target.exists():
-                previous.replace(target)
-            shutil.rmtree(workspace, ignore_errors=True)
-        return directory
+        from suffice.saved import save_explanation
 
-
-def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
-    """An explanation as `Explanation.save` wrote it.
-
-    Raises:
-        InputError: a file is missing or was not written by `save`.
-    """
-    directory = Path(directory)
-    try:
-        content = json.loads((directory / "explanation.json").read_text(encoding="utf-8"))
-        with Image.open(directory / content["mask"]) as image:
-            mask = torch.from_numpy(np.asarray(image) > 127)
-        maps: dict[str, Any] = {"saliency": _read_map(directory / content["saliency"]), "raw_saliency": None}
-        if content.get("raw_saliency") is not None:
-            maps["raw_saliency"] = _read_map(directory / content["raw_saliency"])
-        for saliency in maps.values():
-            if saliency is not None and (mask.shape != saliency.shape or mask.ndim != 2):
-                raise ValueError(f"a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}")
-        return Explanation.from_dict(content, mask=mask, **maps)
-    except Exception as error:  # json, numpy and Pillow raise a dozen types for damaged files
-        raise InputError(f"expected a saved explanation in {directory}; got {error!r}") from error
-
-
-def _read_map(path: Path) -> Tensor:
-    with open(path, "rb") as file:  # which numpy leaves open if it is damaged
-        return torch.from_numpy(np.load(file, allow_pickle=False))
+        return save_explanation(self, directory, extra)

@@ -1,22 +1,37 @@
-"""Files that are there whole or not at all, whatever stops the process that writes them."""
+"""Files that are written whole or not at all, and read only after a look at what they are."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
+import json
 import os
+import re
+import stat
+import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suffice.errors import InputError
+from suffice.errors import InputError, reason
+
+_PART = re.compile(r"\.suffice-[0-9a-f]{32}\.part")
+"""What a process that was killed leaves behind; a person does not come upon such a name."""
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""How a file system says that it has no locks."""
+
+_OLD = 86_400
+"""Seconds after which an unfinished file counts as left behind where locks do not tell."""
 
 
 def write_whole(path: Path, content: bytes | memoryview | str) -> None:
     """Write a file beside its place, on to the disk, and then move it there; missing folders are made.
 
-    What a killed process leaves behind is called `.suffice-….part`.
+    What a killed process leaves behind is called `.suffice-….part`; `remove_leftovers` knows it.
 
     Args:
         path: of the file; one that is there is replaced, or stays as it is.
@@ -25,21 +40,240 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    partial = path.parent / f".suffice-{uuid.uuid4().hex}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part = Part(path.parent, as_bytes(content))
         try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            part.path.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
-        _folder_to_disk(path.parent)
+            part.path.unlink(missing_ok=True)
+            part.close()
+        folder_to_disk(path.parent)
     except OSError as error:
         raise InputError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def as_bytes(content: bytes | memoryview | str) -> bytes | memoryview:
+    """Text as UTF-8; halves of characters, as in a name that is not UTF-8, become JSON's own escapes."""
+    return content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+
+
+class Part:
+    """A new file on the disk, under a name of its own, from where it is to be moved to its place.
+
+    It is locked for as long as it is open, by which `remove_leftovers` sees that a living process is at work on it.
+
+    Args:
+        folder: in which it is made.
+        data: its content.
+    """
+
+    def __init__(self, folder: Path, data: bytes | memoryview) -> None:
+        self._handle, self.path = _new_part(folder)
+        try:
+            with open(self._handle, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(self._handle)
+        except BaseException:
+            self.close()
+            self.path.unlink(missing_ok=True)
+            raise
+        if os.name != "posix":  # Windows moves no file that is open
+            self.close()
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _new_part(folder: Path) -> tuple[int, Path]:
+    while True:
+        path = folder / f".suffice-{uuid.uuid4().hex}.part"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if os.name != "posix":
+            return handle, path
+        with contextlib.suppress(OSError):  # where there are no locks, its age is what others go by
+            try_to_lock(handle)
+        if _is_at(handle, path):  # nobody has tidied it away between the two steps
+            return handle, path
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files in a folder that no living process holds."""
+    with contextlib.suppress(OSError):  # there is no such folder
+        for name in os.listdir(folder):
+            if _PART.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    _remove_unheld(folder / name)
+
+
+def _remove_unheld(path: Path) -> None:
+    if os.name != "posix":  # Windows removes no file that is open
+        path.unlink()
+        return
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(handle)
+        try:
+            left = try_to_lock(handle)
+        except OSError:
+            left = time.time() - found.st_mtime > _OLD
+        if left and stat.S_ISREG(found.st_mode):
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, wait: float = 0.0, without: Callable[[str], None] = lambda why: None) -> Iterator[None]:
+    """Hold a lock on a file, which is made for it and removed afterwards.
+
+    A link is not followed, and a file that is there is neither emptied nor, unless it is empty, removed.
+
+    Args:
+        path: of the file.
+        wait: seconds for which another process is waited for.
+        without: told why, where the file system has no locks; then nothing is held.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    handle = _acquired(path, time.monotonic() + wait, without)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            _release(handle, path)
+
+
+def _acquired(path: Path, until: float, without: Callable[[str], None]) -> int | None:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        held = False
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EEXIST, "not a file", str(path))
+            held = try_to_lock(handle)
+            if held and _is_at(handle, path):  # nobody has removed it between the two steps
+                return handle
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in _UNSUPPORTED:
+                raise
+            without(error.strerror or str(error))
+            return None
+        os.close(handle)
+        if not held:
+            if time.monotonic() >= until:
+                raise BlockingIOError(errno.EAGAIN, "another process holds it", str(path))
+            time.sleep(0.01)
+
+
+def try_to_lock(handle: int) -> bool:
+    """Whether an open file is now locked by this process; raises OSError where the file system has no locks."""
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        return True
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK, errno.EWOULDBLOCK):
+            return False
+        raise
+
+
+def _release(handle: int, path: Path) -> None:
+    empty = os.fstat(handle).st_size == 0
+    if os.name == "posix":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            if empty and _is_at(handle, path):
+                path.unlink()
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
+        os.close(handle)
+        return
+    os.close(handle)
+    if empty:
+        with contextlib.suppress(OSError):  # the next process has it open
+            path.unlink()
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def check_file(path: str | os.PathLike[str], what: str, most: int | None = None) -> os.stat_result:
+    """See that a path is a file that can be read to its end, before it is opened.
+
+    Args:
+        path: a pipe, a device or a socket might never end; a folder is no file.
+        what: was expected, such as "an image file".
+        most: bytes.
+
+    Raises:
+        InputError: there is none, it is something else than a file, or too large.
+    """
+    shown = os.fspath(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        raise InputError(f"expected {what}; there is none at {shown}") from error
+    except OSError as error:
+        raise InputError(f"expected {what} that can be read; {shown}: {error.strerror or error}") from error
+    except ValueError as error:  # a name with a NUL character
+        raise InputError(f"expected {what}; got a name that no file can have, {shown!r}: {error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"expected {what}; {shown} is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"expected {what}; {shown} is a pipe, a socket or a device")
+    if most is not None and found.st_size > most:
+        raise InputError(f"expected {what} of at most {most:,} bytes; {shown} has {found.st_size:,}")
+    return found
+
+
+def read_bytes(path: str | os.PathLike[str], what: str, most: int) -> bytes:
+    """A file, checked as `check_file` does.
+
+    Raises:
+        InputError: as `check_file`, or it cannot be read.
+    """
+    check_file(path, what, most)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"expected {what} that can be read; {os.fspath(path)}: {error.strerror or error}") from error
+    if len(data) > most:  # it grew, or is one of the kernel's that do not know their size
+        raise InputError(f"expected {what} of at most {most:,} bytes; {os.fspath(path)} has more")
+    return data
+
+
+def parse_json(data: bytes, what: str) -> Any:
+    """JSON from bytes in UTF-8.
+
+    Raises:
+        InputError: no JSON, brackets too deep, or a number of thousands of digits.
+    """
+    try:
+        return json.loads(data.decode("utf-8"))
+    except RecursionError as error:
+        raise InputError(f"expected {what}; its brackets are nested too deep") from error
+    except ValueError as error:
+        raise InputError(f"expected {what}; it is no JSON: {reason(error)}") from error
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -51,8 +285,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     write_whole(path, text.getvalue())
 
 
-def _folder_to_disk(folder: Path) -> None:
-    """So that the new name survives a loss of power, too."""
+def folder_to_disk(folder: Path) -> None:
+    """So that new names survive a loss of power, too."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

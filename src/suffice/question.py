@@ -41,6 +41,7 @@ from torch import Tensor
 from suffice.answers import Answer, KeptAnswers, keys_of
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
+from suffice.images import as_image
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, joined_names, make_occlusions
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
@@ -65,7 +66,7 @@ class Question:
 
     Args:
         classifier: whose decision it is.
-        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
         target: class by number or name; None for the model's own choice for the whole image.
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects. Of several, all have to keep the class.
@@ -80,6 +81,7 @@ class Question:
     Attributes:
         classifier, kind, seed, threshold, name: as given.
         image: float32 (C, H, W).
+        assumed: what had to be assumed to make it of what was given, a sentence each.
         occlusion: the names of the occlusions, as results say them.
         occlusions: the objects, all of which must keep the class.
         region: bool (H, W).
@@ -111,7 +113,7 @@ class Question:
         self.classifier, self.threshold, self.seed, self.name = classifier, threshold, seed, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         self.occlusion = joined_names(occlusion)
-        pixels = as_tensor(image)
+        pixels, self.assumed = as_image(classifier, image)
         if pixels.ndim != 3:
             raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
         self.image = classifier.check_images(pixels[None])[0]

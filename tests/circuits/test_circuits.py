@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import os
 from pathlib import Path
 
 import networkx
@@ -22,6 +24,7 @@ from suffice.circuits.ranking import RANKINGS, Decision, choose
 from suffice.circuits.recording import record
 from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.folders import RECORD
 
 # Colour 0 is strong: class 0 gets 6 · 0.8, class 1 12 · 0.2, class 2 18 · 0.1.
 COLOURS = torch.tensor([0.8, 0.2, 0.1]).view(3, 1, 1).expand(3, 8, 8)
@@ -270,11 +273,38 @@ def test_circuits_of_the_image_and_of_its_explanation() -> None:
         compare_circuits([whole])
 
 
+def test_names_that_no_xml_can_hold_are_replaced_there_and_kept_in_json(tmp_path: Path) -> None:
+    classifier = classifier_of(randomised(Parts()), side=16)
+    name = "a\ud800\x00\x1b[31m<b>\ufffe"
+    circuit = suffice.trace_circuit(classifier, torch.rand(3, 16, 16), layers="all", nodes=2, name=name)
+    circuit = dataclasses.replace(circuit, target_name=name, model=name)
+    circuit.save(tmp_path / "c")
+    graph = networkx.read_graphml(tmp_path / "c" / "circuit.graphml", force_multigraph=True)
+    shown = "a\ufffd\ufffd\ufffd[31m<b>\ufffd"
+    assert [graph.graph[key] for key in ("image", "model", "target_name")] == [shown] * 3
+    loaded = load_circuit(tmp_path / "c")
+    assert (loaded.image, loaded.model, loaded.target_name) == (name, name, name)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"share": 1}', "[" * 20_000, '{"share": ' + "9" * 5000 + "}"])
+def test_a_circuit_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "circuit.json").write_text(text)
+    with pytest.raises(InputError, match="expected a saved circuit in") as caught:
+        load_circuit(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    (tmp_path / "circuit.json").unlink()
+    os.mkfifo(tmp_path / "circuit.json")
+    with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+        load_circuit(tmp_path)
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     classifier = classifier_of(randomised(Parts()), side=16)
     circuit = suffice.trace_circuit(classifier, torch.rand(3, 16, 16), layers="all", nodes=2, name="a\ud800.png")
     circuit.save(tmp_path / "new" / "folder")
-    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["circuit.graphml", "circuit.json"]
+    files = sorted(p.name for p in (tmp_path / "new" / "folder").iterdir())
+    assert files == [RECORD, "circuit.graphml", "circuit.json"]
     loaded = load_circuit(tmp_path / "new" / "folder")
     assert loaded.summary() == circuit.summary()
     assert (loaded.nodes, loaded.edges, on(loaded)) == (circuit.nodes, circuit.edges, on(circuit))

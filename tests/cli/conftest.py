@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from suffice.cli import main
+from suffice.folders import RECORD
 
 HERE = Path(__file__).parent
 SMALL = ("--set", "search=partitions", "--set", "cell=4", "--set", "smallest_box=4", "--set", "iterations=2")
@@ -105,11 +106,12 @@ def save_photo(toy_models: ModuleType) -> Callable[..., str]:
 
 @pytest.fixture
 def contents(tmp_path: Path) -> Callable[[], dict[str, bytes | None]]:
-    """Every path in the working folder: of a file its bytes, of a folder None."""
+    """Every path in the working folder but suffice's own records: of a file its bytes, of a folder None."""
 
     def read(below: str = ".") -> dict[str, bytes | None]:
         folder = tmp_path / below
-        return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+        paths = [path for path in folder.rglob("*") if path.name != RECORD]
+        return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in paths}
 
     return read
 

@@ -295,7 +295,10 @@ def test_a_folder_of_someone_else_where_the_result_should_go(suffice: Any, save_
     before = contents("out")
     run = suffice.corner(photos[0], "--out", "out")
     assert run.status == 2
-    assert "expected a new folder, an empty one or an explanation to replace; got out/photo" in run.complaints(1)[0]
+    assert (
+        "expected a new folder, an empty one or one that suffice wrote; got out/photo, which holds"
+        in run.complaints(1)[0]
+    )
     assert contents("out") == before
     run = suffice.corner(*photos, "--out", "out")
     assert run.status == 1

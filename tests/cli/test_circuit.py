@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from suffice.circuits import compare_circuits, load_circuit
+from suffice.folders import RECORD
 
 SIDE = 32
 TOY = ("--model", "toy_models:convolution", "--layers", "all", "--switch", "all", "--device", "cpu")
@@ -35,7 +36,8 @@ def test_files_and_what_they_say(suffice: Any, save_photo: Any) -> None:
     run = suffice("circuit", photo, *TOY, "--out", "out")
     assert run.status == 0, run.err
     folder = Path("out/a-circuit")
-    assert {p.name for p in folder.iterdir()} == {"circuit.json", "circuit.graphml", "circuit.svg", "circuit.png"}
+    files = {"circuit.json", "circuit.graphml", "circuit.svg", "circuit.png"}
+    assert {p.name for p in folder.iterdir()} == {RECORD, *files}
     circuit = load_circuit(folder)
     assert circuit.image == photo
     assert f"{circuit.channels} of {circuit.channels_total} channels" in run.out

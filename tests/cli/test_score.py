@@ -66,7 +66,7 @@ def test_json_lines(suffice: Any, photo: str) -> None:
     first, second = run.json
     assert set(first) == {
         *("image", "map", "model", "version", "label", "label_name", "confidence", "scores", "occlusion", "settings"),
-        *("seed", "forward_passes", "seconds", "notes", "preprocessing", "assumptions"),
+        *("seed", "forward_passes", "seconds", "notes", "outputs", "preprocessing", "assumptions"),
     }
     assert (first["image"], first["map"], second["map"]) == ("photo.png", "corner.npy", "constant.npy")
     assert (first["label"], first["label_name"], first["occlusion"]) == (1, "bright corner", "min")
@@ -104,7 +104,10 @@ def test_a_report_of_something_else_is_left_alone(suffice: Any, photo: str, cont
     before = contents("out")
     run = suffice("score", photo, "corner.npy", *MODEL, "--out", "out")
     assert run.status == 2
-    assert "expected an --out folder without another report" in run.complaints(1)[0]
+    assert (
+        "expected out/report.html to be free, or as suffice score wrote it; got one that suffice explain wrote"
+        in run.complaints(1)[0]
+    )
     assert contents("out") == before
 
 

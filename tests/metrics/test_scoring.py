@@ -564,7 +564,7 @@ def test_robustness_is_that_of_the_part() -> None:
         (torch.full((SIZE, SIZE), torch.nan), "expected finite saliency; got NaN or infinity at 64 of 64"),
         (torch.eye(SIZE).log(), "NaN or infinity at 56 of 64"),
         (torch.rand(4, 8), r"proportions of the image, 8 x 8 \(height x width\); got 4 x 8"),
-        (torch.rand(2, SIZE, SIZE), r"expected a saliency map \(H, W\).*got \(2, 8, 8\)"),
+        (torch.rand(2, SIZE, SIZE), r"expected one saliency map \(H, W\).*got \(2, 8, 8\), as of 2 images"),
         (torch.rand(SIZE), r"got \(8,\)"),
         (torch.rand(0, SIZE), r"got \(0, 8\)"),
         ([torch.rand(1, 4, 4)] * 2, "a list of 2, as of several layers"),

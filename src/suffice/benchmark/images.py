@@ -17,7 +17,7 @@ from suffice.benchmark.specs import DatasetSpec, dataset_label
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, ImageDataset, load_dataset
 from suffice.errors import InputError
-from suffice.images import SAMPLES, SUFFIXES, Photo, find_images, prepare, read_photo
+from suffice.images import SAMPLES, Photo, find_images, is_image_name, prepare, read_photo
 from suffice.metrics.robustness import label_of
 
 
@@ -89,7 +89,7 @@ def _drawn(total: int, spec: DatasetSpec) -> list[int]:
 
 
 def _holds_photos(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir())
+    return any(is_image_name(path.name) and path.is_file() for path in folder.iterdir())
 
 
 def _names(dataset: ImageDataset) -> list[str]:

@@ -30,10 +30,14 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError, reason
-from suffice.files import write_whole
+from suffice.files import parse_json, read_bytes, write_whole
+from suffice.folders import locked_folder
 
 KEY = ("setup", "image", "at", "level", "cut", "metric_id")
 """What tells rows apart."""
+
+_LARGEST_RUN = 2**28
+"""Bytes of `run.json`, which names every image."""
 
 TIMES = ("seconds", "metric_seconds", "finished")
 """What differs from run to run, and is left out where tables of two runs are compared."""
@@ -123,19 +127,15 @@ class Results:
         Raises:
             InputError: another process writes into it.
         """
-        try:
-            self.rows.mkdir(parents=True, exist_ok=True)
-            self.explanations.mkdir(exist_ok=True)
-            lock = open(self.folder / ".lock", "w")  # noqa: SIM115  closed below
-        except OSError as error:
-            raise InputError(f"expected an output folder that can be written to; got {self.folder}: {error}") from error
-        try:
-            _lock(lock, self.folder)
-            for leftover in [*self.rows.glob(".*.part"), *self.explanations.glob(".*.part")]:
-                leftover.unlink()
+        with locked_folder(self.folder, below=(self.rows.name, self.explanations.name)):
+            try:
+                self.rows.mkdir(exist_ok=True)
+                self.explanations.mkdir(exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"expected an output folder that can be written to; got {self.folder}: {error}"
+                ) from error
             yield
-        finally:
-            lock.close()
 
     def write(self, rows: Sequence[ResultRow], explanations: Sequence[ExplanationRow]) -> None:
         """A part more; explanations first, so that there are no rows without theirs."""
@@ -159,14 +159,14 @@ class Results:
 
     def read_run(self) -> dict[str, Any] | None:
         """What the benchmark was when it last ran; None for a new folder."""
-        path = self.folder / "run.json"
+        path, what = self.folder / "run.json", "the run.json that suffice bench wrote"
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return content
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"expected the run.json that suffice bench wrote; {path}: {reason(error)}") from error
+            content = parse_json(read_bytes(path, what, _LARGEST_RUN), what) if path.exists() else None
+        except InputError as error:
+            raise InputError(f"expected {what}; {path}: {error}") from error
+        if content is not None and not (isinstance(content, dict) and {"config", "setups"} <= content.keys()):
+            raise InputError(f"expected {what}; {path} is one of something else: take another folder")
+        return content
 
     def parts(self) -> Iterator[list[ResultRow]]:
         """Rows, part by part, in the order in which they were written."""
@@ -268,14 +268,3 @@ def _as_bytes(values: Tensor) -> bytes:
 
 def _as_map(content: bytes, shape: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, "<f4").astype(np.float32).reshape(shape))
-
-
-def _lock(file: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two runs at once are the user's to avoid
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"expected that no other process writes into {folder}; one does") from error

@@ -34,6 +34,7 @@ from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
+from suffice.images import as_image
 from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
@@ -74,7 +75,7 @@ def trace_circuit(
 
     Args:
         classifier: of a PyTorch module, whose decision is traced.
-        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
         mask: bool (H, W), True = kept: an explanation, by any method. Then energies and edges are those of the
             explanation, and the circuit has to keep the class for both. None: of the whole image.
         target: class by number or name; None for the model's choice for the whole image.
@@ -112,7 +113,8 @@ def trace_circuit(
     _check(ranking, share, keep_confidence, nodes, random, seed)
     module = classifier.require_module("a circuit")
     told = progress or (lambda done: None)
-    whole = classifier.check_images(as_tensor(image)[None])
+    pixels, assumed = as_image(classifier, image)
+    whole = classifier.check_images(pixels[None])
     shown = whole if mask is None else _explanation(classifier, whole, mask, occlusion, seed)
     references = None if reference is None else classifier.check_images(reference)
     chosen = None if target is None else classifier.class_index(target)
@@ -157,6 +159,7 @@ def trace_circuit(
         switched,
         verdict,
         drawn_nodes,
+        assumed,
         ranking=ranking,
         settings=settings,
         seed=seed,
@@ -175,6 +178,7 @@ def _circuit(
     switched: Network,
     verdict: Verdict | None,
     nodes: Sequence[int],
+    assumed: tuple[str, ...],
     **record: Any,
 ) -> Circuit:
     """The circuit and its graph; `record` holds the fields on how it was found."""
@@ -211,7 +215,10 @@ def _circuit(
         preprocessing=classifier.preprocessing.to_dict(),
         assumptions=classifier.assumptions,
         version=version("suffice"),
-        notes=_notes(classifier, readout, None if of_whole is None else of_whole.logits, masked, verdict),
+        notes=(
+            *assumed,
+            *_notes(classifier, readout, None if of_whole is None else of_whole.logits, masked, verdict),
+        ),
         **record,
     )
 

@@ -13,10 +13,18 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError
-from suffice.files import write_whole
+from suffice.files import parse_json, read_bytes
+from suffice.folders import OutputFolder
 
 if TYPE_CHECKING:
     import networkx
+
+_LARGEST_JSON = 2**28  # bytes
+
+# What no XML can hold: control characters, and halves of characters, as in a file's name that is not UTF-8.
+_NOT_IN_XML = dict.fromkeys(
+    (*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,12 +185,11 @@ class Circuit:
         """
         import networkx
 
-        # No file can hold half a character, as of a file's name that is not UTF-8.
-        image = self.image.encode("utf-8", "replace").decode()
-        graph = networkx.MultiDiGraph(image=image, model=self.model, target=self.target, target_name=self.target_name)
+        image, model, target_name = (name.translate(_NOT_IN_XML) for name in (self.image, self.model, self.target_name))
+        graph = networkx.MultiDiGraph(image=image, model=model, target=self.target, target_name=target_name)
         for node in self.nodes:
             graph.add_node(node.id, **{k: v for k, v in dataclasses.asdict(node).items() if k != "id"})
-        graph.add_node(f"class:{self.target}", layer="class", channel=self.target, name=self.target_name, on=True)
+        graph.add_node(f"class:{self.target}", layer="class", channel=self.target, name=target_name, on=True)
         for edge in self.edges:
             graph.add_edge(edge.source, edge.target, kind=edge.kind, weight=edge.weight, gradient=edge.gradient)
         return graph
@@ -190,10 +197,11 @@ class Circuit:
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
         """Write `circuit.json` and `circuit.graphml` (and `extra` files by name) into a folder, which is made.
 
-        Each file appears complete or not at all; those of an earlier circuit are replaced.
+        The files appear all together or not at all; those of an earlier circuit are replaced if they are as they were
+        written.
 
         Raises:
-            InputError: the place cannot be written to.
+            InputError: the place cannot be written to, or one of the files is not suffice's, or was changed since.
         """
         import networkx
 
@@ -201,9 +209,8 @@ class Circuit:
         graphml = io.BytesIO()
         networkx.write_graphml(self.to_networkx(), graphml)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        files: dict[str, bytes | str] = {"circuit.json": text, "circuit.graphml": graphml.getvalue()}
-        for name, data in (files | (extra or {})).items():
-            write_whole(directory / name, data)
+        files: dict[str, bytes | str] = {"circuit.graphml": graphml.getvalue()}
+        OutputFolder(directory, "circuit").write(files | (extra or {}) | {"circuit.json": text})
         return directory
 
 
@@ -227,7 +234,8 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
     path = Path(path)
     file = path / "circuit.json" if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        what = f"a saved circuit in {path}"
+        content = parse_json(read_bytes(file, what, _LARGEST_JSON), what)
         content.pop("share")
         layers = []
         for layer in content.pop("layers"):
@@ -246,5 +254,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
             assumptions=tuple(content.pop("assumptions", ())),
             **content,
         )
-    except Exception as error:  # json and the checks of a dozen types
+    except InputError:
+        raise
+    except Exception as error:  # the checks of a dozen types
         raise InputError(f"expected a saved circuit in {path}; got {error!r}") from error

@@ -7,12 +7,20 @@ occlusions, models and data sets there are, help reads off the registries, which
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import typer
 
 from suffice.cli.loading import spread
-from suffice.cli.process import UnreadError, complain, print_any_name, wait_without_spinning, warn_in_one_line
+from suffice.cli.process import (
+    UnreadError,
+    complain,
+    give_stdout_back,
+    print_any_name,
+    wait_without_spinning,
+    warn_in_one_line,
+)
 from suffice.errors import InputError
 
 _INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
@@ -70,21 +78,29 @@ def main() -> None:
     """
     print_any_name()
     wait_without_spinning()
-    warn_in_one_line()
+    with warnings.catch_warnings():
+        warn_in_one_line()
+        try:
+            sys.exit(_run())
+        finally:
+            give_stdout_back()
+
+
+def _run() -> int:
     try:
         command = typer.main.get_command(_app())
         status = command.main(spread(sys.argv[1:]), prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
-        sys.exit(status if isinstance(status, int) else 0)
+        return status if isinstance(status, int) else 0
     except InputError as error:
         complain(str(error))
-        sys.exit(2)
+        return 2
     except _ClickException as error:
         complain(error.format_message())
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted")
-        sys.exit(_INTERRUPTED)
+        return _INTERRUPTED
     except UnreadError:
-        sys.exit(_UNREAD)
+        return _UNREAD

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import number, one_line, whole_number
+from suffice.cli.command import named_folder, number, one_line, whole_number
 from suffice.cli.process import say
 from suffice.errors import InputError
 
@@ -57,7 +57,7 @@ def bench(
     if threads is not None and threads < 1:
         raise InputError(f"expected --threads of at least 1; got {threads}")
     wanted = load_config(config)
-    folder = Path(out) if out is not None else Path("bench-out", Path(config).stem)
+    folder = named_folder(out) if out is not None else Path("bench-out", Path(config).stem)
     if dry_run:
         plan = Plan(wanted)
         say(f"{plan.cells} cells of {len(plan.levels)} explanations each, into {folder}")

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from suffice.cli.command import writable
+from suffice.cli.command import named_folder
 from suffice.cli.process import print_any_name, say
 from suffice.errors import InputError
-from suffice.files import write_whole
 
 _FORMATS = ("markdown", "latex", "csv", "html")
 
@@ -39,16 +38,14 @@ def bench_report(
     report = read_report(folder)
     compared = [] if against is None else [comparison_table(read_report(against), report)]
     if format == "html":
+        from suffice.folders import OutputFolder
         from suffice.report.benchmark import plots, png, render_benchmark
 
-        with writable(out or folder) as place:
-            assert place is not None
-            drawn = list(plots(report))
-            for number, plot in enumerate(drawn, 1):
-                write_whole(place / f"plot-{number}.png", png(plot.figure))
-            page = render_benchmark(report, drawn, folder=folder, more=compared)
-            write_whole(place / "report.html", page)
-            say(f"report: {place / 'report.html'}")
+        place = OutputFolder(folder if out is None else named_folder(out), "bench-report")
+        drawn = list(plots(report))
+        files: dict[str, str | bytes] = {f"plot-{n}.png": png(plot.figure) for n, plot in enumerate(drawn, 1)}
+        place.write(files | {"report.html": render_benchmark(report, drawn, folder=folder, more=compared)})
+        say(f"report: {place.path / 'report.html'}")
         return 0
     if compared:
         if format == "csv":

@@ -33,9 +33,8 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import print_any_name, say
+from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say
 from suffice.errors import InputError
-from suffice.files import write_whole
 from suffice.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_OUT = "suffice-out"
 _REPORT = "circuits.html"
+_FILES = ("circuit.json", "circuit.graphml", "circuit.svg", "circuit.png")
 
 
 def circuit(
@@ -130,6 +130,7 @@ def circuit(
         out = _DEFAULT_OUT
     if as_json:
         print_any_name("utf-8")
+        keep_stdout_for_results()
 
     # Only now what takes a second to import.
     from suffice.circuits import RANKINGS
@@ -206,7 +207,11 @@ class _Job:
 
     def run(self, paths: list[str]) -> int:
         """Trace the circuit of each image; returns the exit status."""
+        from suffice.folders import OutputFolder
+
         names = [f"{name}-circuit" for name in folder_names(paths)]
+        if self.folder is not None:
+            OutputFolder(self.folder, "circuit").check([_REPORT])
 
         def one(path: str, name: str, progress: Progress) -> str:
             circuit, directory = self._trace(path, name, progress)
@@ -225,8 +230,11 @@ class _Job:
 
     def _trace(self, path: str, name: str, progress: Progress) -> tuple[Circuit, Path | None]:
         from suffice.circuits import trace_circuit
+        from suffice.folders import OutputFolder
         from suffice.images import frame_of, prepare, read_photo
 
+        if self.folder is not None:
+            OutputFolder(self.folder / name, "circuit").check(_FILES)
         photo = read_photo(path)
         image = prepare(photo, self.classifier)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
@@ -234,6 +242,7 @@ class _Job:
         circuit = trace_circuit(
             self.classifier, image, mask, reference=self.references, name=path, progress=progress, **self.call
         )
+        circuit = dataclasses.replace(circuit, notes=(*photo.notes, *circuit.notes))
         if self.folder is None:
             return circuit, None
         return circuit, self._save(circuit, photo, frame, mask, name)
@@ -250,24 +259,25 @@ class _Job:
         self.entries.append(make_circuit_entry(circuit, photo, frame, mask, directory=name, command=command))
         return directory
 
-    def _write_report(self) -> None:
+    def _write_report(self, last: bool) -> None:
         if self.folder is None or not self.entries:
             return
+        from suffice.folders import OutputFolder
         from suffice.report.circuits import render_circuits, shared_by_class
 
         shared = shared_by_class(self.circuits)
         command = self._command(self.arguments)
         page = render_circuits(self.entries, command=command, failures=self.failures, shared=shared)
-        report = self.folder / _REPORT
-        write_whole(report, page)
-        if self.as_json:
+        OutputFolder(self.folder, "circuit").write({_REPORT: page})
+        if self.as_json or not last:
             return
         for common in shared:
             say(
-                f"{common.target_name}: the circuits of {common.images} images share {common.on_overlap:.0%} of their "
-                f"channels, {common.node_overlap:.0%} of the drawn nodes and {common.edge_overlap:.0%} of the edges"
+                f"{printable(common.target_name)}: the circuits of {common.images} images share "
+                f"{common.on_overlap:.0%} of their channels, {common.node_overlap:.0%} of the drawn nodes and "
+                f"{common.edge_overlap:.0%} of the edges"
             )
-        say(f"report: {report}")
+        say(f"report: {self.folder / _REPORT}")
 
     def _command(self, images: list[str]) -> str:
         words = words_of(self.words)
@@ -318,7 +328,8 @@ def _as_text(circuit: Circuit) -> str:
     verdict = "suffice" if circuit.sufficient else "do NOT suffice"
     explanation = circuit.circuit_explanation_confidence
     lines = [
-        f"{circuit.image}: {circuit.target_name} (class {circuit.target}), confidence {circuit.confidence:.2f}",
+        f"{printable(circuit.image)}: {printable(circuit.target_name)} (class {circuit.target}), "
+        f"confidence {circuit.confidence:.2f}",
         f"  {circuit.channels:,} of {circuit.channels_total:,} channels ({circuit.share:.1%}) {verdict}: confidence "
         f"{circuit.circuit_confidence:.2f}{'' if explanation is None else f', for the explanation {explanation:.2f}'}",
         *(
@@ -327,6 +338,6 @@ def _as_text(circuit: Circuit) -> str:
             else []
         ),
         f"  {circuit.forward_passes} forward and {circuit.backward_passes} backward passes, {circuit.seconds:.1f} s",
-        *(f"  note: {note}" for note in circuit.notes),
+        *(f"  note: {printable(note)}" for note in circuit.notes),
     ]
     return "\n".join(lines)

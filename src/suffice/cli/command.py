@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import typer
 
-from suffice.cli.process import UnreadError, complain, say
+from suffice.cli.process import UnreadError, complain, printable, say
 from suffice.errors import InputError, reason
 from suffice.progress import Progress
+
+_SECONDS_BETWEEN_REPORTS = 5.0
 
 
 # typer's own words do not say what was received.
@@ -36,16 +38,20 @@ def number(text: str) -> float:
 
 @contextlib.contextmanager
 def one_line(what: str, show_traceback: bool) -> Iterator[None]:
-    """Make one line of what the user's own model raises, or anything else that nobody foresaw."""
+    """Make one line of what the user's own model raises, or anything else that nobody foresaw.
+
+    A model's code may also end the program, or raise what Python keeps for itself.
+    """
     try:
         yield
-    except InputError:
+    except (InputError, UnreadError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         if show_traceback:
             traceback.print_exception(error)
         kind = type(error).__name__
         said = f"{kind}: {reason(error)}" if str(error) else kind
+        said = f"its code ended the program, {said}" if isinstance(error, SystemExit) else said
         raise InputError(f"{what}: {said}{'' if show_traceback else ' (--traceback shows where)'}") from error
 
 
@@ -62,26 +68,23 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def writable(out: str | None) -> Iterator[Path | None]:
-    """The output folder, made and tried out; what was made here is gone again if nothing came of it."""
+    """The output folder, for this run alone; what was made here is gone again if nothing came of it."""
     if out is None:
         yield None
         return
-    folder = Path(out)
-    missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"expected an output folder that can be written to; got {out}: {error.strerror}"
-            ) from error
+    from suffice.folders import locked_folder
+
+    with locked_folder(named_folder(out), complain) as folder:
         yield folder
-    finally:
-        for place in missing:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
-                place.rmdir()
+
+
+def named_folder(out: str) -> Path:
+    """The folder that --out names; raises InputError for an empty name or a file."""
+    if not out.strip():
+        raise InputError(f"expected an output folder; got {out!r} (--out . is the folder that you are in)")
+    if os.path.lexists(out) and not os.path.isdir(out):
+        raise InputError(f"expected an output folder that can be written to; got {out}: it is a file")
+    return Path(out)
 
 
 def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:
@@ -110,7 +113,7 @@ def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManage
         with rich_progress.Progress(
             *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
         ) as bar:
-            task = bar.add_task(Path(path).name + number, total=count, completed=finished)
+            task = bar.add_task(printable(Path(path).name) + number, total=count, completed=finished)
             try:
                 yield lambda share: bar.update(task, completed=finished + share)
             finally:
@@ -123,19 +126,19 @@ def explain_each(
     paths: list[str],
     names: list[str],
     one: Callable[[str, str, Progress], str],
-    write_report: Callable[[], None],
+    write_report: Callable[[bool], None],
     failures: list[tuple[str, str]],
     complaint: Callable[[str, str], str],
     what: Callable[[str], str],
     show_traceback: bool,
 ) -> int:
-    """Explain one image after the other, and write the report of what was done, also of a run that was stopped.
+    """Explain one image after the other, and write the report of what was done as it goes, also where it is stopped.
 
     Args:
         paths: of the images.
         names: of their folders.
         one: path, name and a function that is told the share done -> what is said of it on stdout.
-        write_report: called once, at the end or where the run was stopped.
+        write_report: called every few seconds, and with True at the end or where the run was stopped.
         failures: gets the path and the error of each image that could not be explained.
         complaint: path and error -> the line on stderr.
         what: path -> what could not be done, for an error of the model's own code.
@@ -144,6 +147,7 @@ def explain_each(
     Returns:
         The exit status. Of a single image the error is raised.
     """
+    next_report = time.monotonic() + _SECONDS_BETWEEN_REPORTS
     try:
         bar = progress_bar(len(paths))
         for path, name in zip(paths, names, strict=True):
@@ -157,12 +161,18 @@ def explain_each(
                 complain(complaint(path, str(error)))
             else:
                 say(text)
+            if (started := time.monotonic()) >= next_report:
+                with contextlib.suppress(InputError):  # said at the end, if it is still so
+                    write_report(False)
+                # Of a long run the report is long, too: it never takes more than a tenth of the time.
+                ended = time.monotonic()
+                next_report = ended + max(_SECONDS_BETWEEN_REPORTS, 9 * (ended - started))
     except BaseException:
         # Also after an interruption what is done is worth a report; what went wrong first is what is told.
         with contextlib.suppress(InputError, UnreadError):
-            write_report()
+            write_report(True)
         raise
-    write_report()
+    write_report(True)
     return 1 if failures else 0
 
 

@@ -44,9 +44,8 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import print_any_name, say
+from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say
 from suffice.errors import InputError
-from suffice.files import write_whole
 from suffice.progress import Progress
 from suffice.registry import METHODS
 
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from suffice.report.page import Entry
 
 _DEFAULT_OUT = "suffice-out"
-_REPORT = "report.html"
+_REPORT, _OVERLAY = "report.html", "overlay.png"
 
 
 def explain(
@@ -131,6 +130,7 @@ def explain(
         out = _DEFAULT_OUT
     if as_json:
         print_any_name("utf-8")
+        keep_stdout_for_results()
 
     # Only now what takes a second to import.
     from suffice.explainers import check_settings
@@ -207,7 +207,11 @@ class _Job:
 
     def run(self, paths: list[str]) -> int:
         """Explain each path; returns the exit status."""
-        names = folder_names(paths, (_REPORT,))
+        from suffice.folders import RESERVED, OutputFolder
+
+        names = folder_names(paths, RESERVED)
+        if self.folder is not None:
+            OutputFolder(self.folder, "explain").check([_REPORT])
 
         def one(path: str, name: str, progress: Progress) -> str:
             explanation, directory = self._explain(path, name, len(paths) > 1, progress)
@@ -226,14 +230,19 @@ class _Job:
 
     def _explain(self, path: str, name: str, several: bool, progress: Progress) -> tuple[Explanation, Path | None]:
         from suffice.explainers import explain as explain_image
+        from suffice.folders import OutputFolder
         from suffice.images import frame_of, prepare, read_photo
+        from suffice.saved import FILES
 
+        if self.folder is not None:
+            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY), only=True)
         photo = read_photo(path)
         image = prepare(photo, self.classifier)
         target = self.loading["target"]
         explanation = explain_image(
             self.classifier, image, target=target, name=path, progress=progress, **self.call, **self.settings
         )
+        explanation = dataclasses.replace(explanation, notes=(*photo.notes, *explanation.notes))
         if self.folder is None:
             return explanation, None
         from suffice.report.figures import overlay, png_bytes
@@ -241,23 +250,23 @@ class _Job:
 
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         directory = self.folder / name
-        explanation.save(directory, {"overlay.png": png_bytes(overlay(explanation, photo, frame))})
+        explanation.save(directory, {_OVERLAY: png_bytes(overlay(explanation, photo, frame))})
         # One of several is made again beside the others, so that the report of them all stays.
         out = self.folder / "again" / name if several else self.folder
         command = self._command([path], out, explanation)
         self.entries.append(make_entry(explanation, photo, frame, directory=name, command=command))
         return explanation, directory
 
-    def _write_report(self) -> None:
+    def _write_report(self, last: bool) -> None:
         if self.folder is None or not (self.entries or self.failures):
             return
+        from suffice.folders import OutputFolder
         from suffice.report.page import render_report
 
         page = render_report(self.entries, command=self._command(self.arguments, self.folder), failures=self.failures)
-        report = self.folder / _REPORT
-        write_whole(report, page)
-        if not self.as_json:
-            say(f"report: {report}")
+        OutputFolder(self.folder, "explain").write({_REPORT: page})
+        if last and not self.as_json:
+            say(f"report: {self.folder / _REPORT}")
 
     def _command(self, images: list[str], out: Path, explanation: Explanation | None = None) -> str:
         """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
@@ -295,11 +304,11 @@ def _as_text(explanation: Explanation) -> str:
     minimal = f"; no block of {explanation.minimal_block} pixels can be left out" if shown else ""
     backward = f"{explanation.backward_passes} backward, " if explanation.backward_passes else ""
     lines = [
-        f"{explanation.image}: {explanation.target_name} (class {explanation.target}), "
+        f"{printable(explanation.image)}: {printable(explanation.target_name)} (class {explanation.target}), "
         f"confidence {explanation.confidence:.2f}",
-        f"  {explanation.area:.1%} of what the model sees {verdict} under {explanation.occlusion}: "
+        f"  {explanation.area:.1%} of what the model sees {verdict} under {printable(explanation.occlusion)}: "
         f"confidence {explanation.explanation_confidence:.2f}{minimal}",
         f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
-        *(f"  note: {note}" for note in explanation.notes),
+        *(f"  note: {printable(note)}" for note in explanation.notes),
     ]
     return "\n".join(lines)

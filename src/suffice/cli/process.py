@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import suffice
-from suffice.errors import InputError
+from suffice.errors import InputError, Notice
 
 
 class UnreadError(Exception):
@@ -41,12 +42,15 @@ def wait_without_spinning() -> None:
 
 def warn_in_one_line() -> None:
     """Show what suffice itself warns of as it shows errors: in one line, without the place in the code."""
+    warnings.simplefilter("always", Notice)
     shown, here = warnings.showwarning, str(Path(suffice.__file__).parent)
     if getattr(shown, "one_line", False):
         return
 
     def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **options: Any) -> None:
-        if filename.startswith(here):
+        if issubclass(category, Notice):
+            complain(str(message))
+        elif filename.startswith(here):
             complain(f"warning: {message}")
         else:
             shown(message, category, filename, *more, **options)
@@ -55,17 +59,81 @@ def warn_in_one_line() -> None:
     warnings.showwarning = show
 
 
-def say(text: str) -> None:
-    """A result, on stdout, at once.
+def keep_stdout_for_results() -> None:
+    """From now on `say` alone writes to stdout; what anything else prints there, also C code, goes to stderr.
+
+    Whoever reads JSON line by line would stumble over what a model prints. `give_stdout_back` ends it.
+    """
+    if _kept:
+        return
+    results, before = sys.stdout, _copy_of(1)
+    if isinstance(results, io.TextIOWrapper):
+        results.flush()
+        with contextlib.suppress(OSError, ValueError):  # it is in memory, as a test has it
+            copy = os.dup(results.fileno())
+            results = open(copy, "w", encoding=results.encoding, errors=results.errors)  # noqa: SIM115  closed below
+    _kept.append((sys.stdout, results, before))
+    if before is not None:
+        _point_at_stderr(1)
+    sys.stdout = sys.stderr if sys.stderr is not None else open(os.devnull, "w")  # noqa: SIM115  as long as we live
+
+
+def give_stdout_back() -> None:
+    """Undo `keep_stdout_for_results`, as before the end of a command that was called inside another program."""
+    while _kept:
+        stdout, results, before = _kept.pop()
+        _flush_c()
+        sys.stdout = stdout
+        if before is not None:
+            os.dup2(before, 1)
+            os.close(before)
+        if results is not stdout:
+            with contextlib.suppress(OSError):
+                results.close()
+
+
+_kept: list[tuple[Any, Any, int | None]] = []
+"""stdout as it was, where results go, and a copy of file 1."""
+
+
+def _copy_of(handle: int) -> int | None:
+    try:
+        return os.dup(handle)
+    except OSError:  # closed
+        return None
+
+
+def _point_at_stderr(handle: int) -> None:
+    try:
+        os.dup2(2, handle)
+    except OSError:  # closed, as by `2>&-`
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, handle)
+        os.close(nowhere)
+
+
+def _flush_c() -> None:
+    """What C code has printed and not yet written goes to where it was printed."""
+    with contextlib.suppress(Exception):  # not every system has its C library at hand
+        ctypes.CDLL(None).fflush(None)
+
+
+def say(text: str, *, styled: bool = False) -> None:
+    """A result, on stdout, at once; control characters are shown escaped, as JSON has them.
+
+    Args:
+        text: may have several lines.
+        styled: it has colours of our own, and every name in it went through `printable`.
 
     Raises:
         UnreadError: nobody reads it.
         InputError: it cannot be written, as where stdout is a file on a full disk.
     """
+    stream = _kept[-1][1] if _kept else sys.stdout
     try:
-        print(text, flush=True)
+        print(text if styled else text.translate(_ESCAPES), file=stream, flush=True)
     except OSError as error:
-        _discard_stdout()
+        _discard(stream)
         if isinstance(error, BrokenPipeError):
             raise UnreadError from error
         raise InputError(f"could not write the results to stdout: {error.strerror}") from error
@@ -74,12 +142,29 @@ def say(text: str) -> None:
 def complain(message: str) -> None:
     """One line on stderr."""
     if sys.stderr is not None:  # closed, as by `2>&-`; print would take stdout instead
-        print(f"suffice: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
+        line = " ".join(line.strip() for line in message.splitlines())
+        print(f"suffice: {line.translate(_ESCAPES)}", file=sys.stderr)
 
 
-def _discard_stdout() -> None:
+def printable(name: str) -> str:
+    r"""A name that anybody may have chosen, as a terminal may show it: in one line, and with nothing that it obeys.
+
+    >>> print(printable("cat\x1b[31m\n.png"))
+    cat\u001b[31m\u000a.png
+    """
+    return name.translate({**_ESCAPES, 10: r"\u000a"})
+
+
+# What a terminal obeys: control characters but the end of a line, and what turns the direction of text.
+_ESCAPES = {
+    code: f"\\u{code:04x}"
+    for code in (*range(10), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
+
+def _discard(stream: Any) -> None:
     """Send what is still in the buffer nowhere, or Python fails on it once more as it ends."""
     with contextlib.suppress(OSError):  # not a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

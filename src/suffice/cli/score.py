@@ -39,9 +39,8 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import complain, print_any_name, say
+from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, printable, say
 from suffice.errors import InputError
-from suffice.files import write_whole
 from suffice.registry import METRICS
 
 if TYPE_CHECKING:
@@ -121,6 +120,7 @@ def score(
     names = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
     if as_json:
         print_any_name("utf-8")
+        keep_stdout_for_results()
 
     # Only now what takes a second to import.
     from suffice.metrics import check_metrics
@@ -178,11 +178,12 @@ class _Call:
 
     def run(self, folder: Path | None) -> int:
         """Score every map that can be; returns the exit status."""
+        from suffice.folders import OutputFolder
         from suffice.images import frame_of, prepare, read_photo
         from suffice.metrics import score_maps
 
         if folder is not None:
-            _check_report(folder)
+            OutputFolder(folder, "score").check([_FIGURES, _REPORT])
         photo = read_photo(self.image)
         pixels = prepare(photo, self.classifier)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
@@ -207,12 +208,12 @@ class _Call:
                 progress=progress,
                 **options,
             )
-        lines = [self._facts(name, found[name]) for name in found]
+        lines = [self._facts(name, found[name], photo) for name in found]
         if self.as_json:
             for line in lines:
                 say(json.dumps(line, ensure_ascii=False, allow_nan=False))
         else:
-            say(_as_text(lines, found))
+            say(_as_text(lines, found), styled=True)
         if folder is not None:
             self._write(folder, lines, found, photo, failures)
         return 1 if failures else 0
@@ -232,7 +233,7 @@ class _Call:
                     _check_size(content, frame, path)
                     fitting[name] = content
                 else:
-                    fitting[name] = _named(path, fitted, content, frame)
+                    fitting[name] = _named(path, fitted, content, frame, len(self.classifier.preprocessing.mean))
             except InputError as error:
                 if len(self.given) == 1:
                     raise
@@ -260,12 +261,12 @@ class _Call:
         photos = photos_of_other_classes(self.backgrounds, target, seed=self.seed)
         return torch.stack([load_image(path, self.classifier) for path in photos])
 
-    def _facts(self, name: str, scores: Scores) -> dict[str, Any]:
+    def _facts(self, name: str, scores: Scores, photo: Photo) -> dict[str, Any]:
         """What one line of JSON says."""
         from importlib.metadata import version
 
         label, predicted = int(scores.labels[0]), int(scores.predicted[0])
-        notes = []
+        notes = [*photo.notes]
         if bool(scores.constant[0]):
             notes.append("The map is constant: it ranks no pixel, and its curves are those of the reading order.")
         if label != predicted:
@@ -309,6 +310,7 @@ class _Call:
         photo: Photo,
         failures: Sequence[tuple[str, str]],
     ) -> None:
+        from suffice.folders import OutputFolder
         from suffice.report.scores import render_scores
 
         curves = {
@@ -322,8 +324,8 @@ class _Call:
         page = render_scores(
             lines, found, photo, self.classifier.preprocessing, command=self._command(folder), failures=failures
         )
-        write_whole(folder / _FIGURES, json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        write_whole(folder / _REPORT, page)
+        figures = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        OutputFolder(folder, "score").write({_REPORT: page, _FIGURES: figures})
         if not self.as_json:
             say(f"report: {folder / _REPORT}")
 
@@ -375,23 +377,12 @@ def _check_size(explanation: Any, frame: Any, path: str) -> None:
         )
 
 
-def _check_report(folder: Path) -> None:
-    """Raises InputError where a report of something else would be replaced."""
-    from suffice.report.scores import GENERATOR
-
-    report = folder / _REPORT
-    if report.is_file():
-        with open(report, encoding="utf-8", errors="replace") as file:
-            if GENERATOR not in file.read(4096):
-                raise InputError(f"expected an --out folder without another report; got {folder}, which has {report}")
-
-
 def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) -> str:
     """A table for a terminal: a row for each metric, a column for each map, the best value in bold."""
     first, meaning = lines[0], next(iter(found.values())).metrics
     heading = (
-        f"{first['image']}: {first['label_name']} (class {first['label']}), confidence {first['confidence']:.2f}; "
-        f"hidden: {first['occlusion']}"
+        f"{printable(first['image'])}: {printable(first['label_name'])} (class {first['label']}), "
+        f"confidence {first['confidence']:.2f}; hidden: {printable(first['occlusion'])}"
     )
     bold = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     metrics = list(first["scores"])
@@ -411,15 +402,15 @@ def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) ->
             cells = []
             for name in block:
                 value = f"{values[name]:.3f}"
-                shown = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
-                cells.append(" " * (2 + _columns(name) - len(value)) + shown)
+                cell = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
+                cells.append(" " * (2 + _columns(name) - len(value)) + cell)
             text.append(f"{meaning[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
     text += [
         "",
         f"↑ higher is better, ↓ lower is better; {first['forward_passes']} forward passes, {first['seconds']:.1f} s",
     ]
     for line in lines:
-        text += [f"note: {line['map']}: {note}" for note in line["notes"]]
+        text += [f"note: {printable(line['map'])}: {printable(note)}" for note in line["notes"]]
     return "\n".join(text)
 
 
@@ -428,5 +419,8 @@ def _columns(name: str) -> int:
 
 
 def _width(text: str) -> int:
-    """Columns that a terminal takes for a text."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    """Columns that a terminal takes for a text, as `printable`."""
+    widths = (
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in printable(text)
+    )
+    return sum(widths)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import one_line, parse_settings, whole_number
+from suffice.cli.command import named_folder, one_line, parse_settings, whole_number
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     SOURCES,
@@ -31,7 +30,6 @@ from suffice.cli.options import (
 )
 from suffice.cli.process import say
 from suffice.errors import InputError
-from suffice.files import write_whole
 
 WEIGHTS = "classifier.safetensors"
 
@@ -79,6 +77,7 @@ def train_classifier(
 ) -> int:
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset
+    from suffice.folders import OutputFolder
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -100,7 +99,9 @@ def train_classifier(
         )
         task = ClassifierTask(classifier, training, settings)
         tell = to_stderr("suffice")
-        folder = Path(out)
+        folder = named_folder(out)
+        results = OutputFolder(folder, "train-classifier")
+        results.check([WEIGHTS])
         what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights, **options}
         if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
             return 0  # another process writes what comes out
@@ -119,7 +120,7 @@ def train_classifier(
         state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
         # By themselves the weights then name what they tell apart. In one text, as the order of several would vary.
         about = json.dumps({**result, "class_names": training.class_names})
-        write_whole(folder / WEIGHTS, save(state, {"suffice": about}))
+        results.write({WEIGHTS: save(state, {"suffice": about})})
     say(json.dumps(result))
     return 0
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import one_line, parse_settings
+from suffice.cli.command import named_folder, one_line, parse_settings
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     Accelerator,
@@ -74,6 +73,7 @@ def train_lax(
 ) -> int:
     """Train a LAX adapter on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     from suffice.datasets import load_dataset, random_subset
+    from suffice.folders import OutputFolder
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -102,7 +102,8 @@ def train_lax(
                 f"expected labels of {dataset} below {classifier.num_classes}, the classes of {classifier.name}; got "
                 f"{max(training.labels)}: --set labels=predicted takes the model's own choice instead"
             )
-        tell, folder = to_stderr("suffice"), Path(out)
+        tell, folder = to_stderr("suffice"), named_folder(out)
+        OutputFolder(folder, "train-lax").check([ADAPTER])
         what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone), **options}
         if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
             return 0  # another process writes what comes out

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import one_line, parse_settings
+from suffice.cli.command import named_folder, one_line, parse_settings
 from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     Accelerator,
@@ -35,7 +34,6 @@ from suffice.cli.options import (
 from suffice.cli.process import say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
-from suffice.files import write_whole
 
 MATCHER = "matcher.safetensors"
 
@@ -71,6 +69,7 @@ def train_matcher(
     `suffice explain --method activation-matching --set network=FILE` starts from what it proposes.
     """
     from suffice.datasets import load_dataset, random_subset
+    from suffice.folders import OutputFolder
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -90,7 +89,9 @@ def train_matcher(
         options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
         classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
-        tell, folder = to_stderr("suffice"), Path(out)
+        tell, folder = to_stderr("suffice"), named_folder(out)
+        results = OutputFolder(folder, "train-matcher")
+        results.check([MATCHER])
         what = {
             "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
         }  # fmt: skip
@@ -99,7 +100,7 @@ def train_matcher(
                 return 0  # another process writes what comes out
         finally:
             task.leave()
-        write_whole(folder / MATCHER, task.finished())
+        results.write({MATCHER: task.finished()})
     result = {
         "dataset": dataset,
         "model": classifier.name,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import abc
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from suffice.errors import InputError
-from suffice.images import Photo, find_images, read_photo
+from suffice.errors import InputError, Notice
+from suffice.images import FoundImages, Photo, images_in, read_photo
 
 
 class ImageDataset(abc.ABC):
@@ -148,6 +149,8 @@ def held_out(labels: Sequence[int], split: str, seed: int, share: float = 0.2) -
 def class_folders(folder: Path, name: str) -> tuple[list[str], list[int], list[str]]:
     """Paths, labels and class names of a folder with one folder a class, sorted by name.
 
+    Files that are no images are left out, which a `Notice` says once for the whole folder.
+
     Raises:
         InputError: no such folder, no class in it, or a class without images.
     """
@@ -158,13 +161,19 @@ def class_folders(folder: Path, name: str) -> tuple[list[str], list[int], list[s
         raise InputError(f"expected one folder of images for each class in {folder}; there are no folders in it")
     paths: list[str] = []
     labels: list[int] = []
+    rest = FoundImages()
     for label, class_name in enumerate(classes):
-        try:
-            images = find_images([str(folder / class_name)])
-        except InputError:
+        found = images_in(folder / class_name)
+        if not found.paths:
+            why = f" ({found})" if str(found) else ""
             raise InputError(
-                f"expected images in each class folder of {name}; {folder / class_name} has none: add some or remove it"
-            ) from None
-        paths += images
-        labels += [label] * len(images)
+                f"expected images in each class folder of {name}; {folder / class_name} has none{why}: add some or "
+                "remove it"
+            )
+        paths += found.paths
+        labels += [label] * len(found.paths)
+        rest.left_out += found.left_out
+        rest.folders += found.folders
+    if str(rest):
+        warnings.warn(Notice(f"{folder}: {rest}"), stacklevel=2)
     return paths, labels, classes

@@ -58,7 +58,7 @@ def explain(
 
     Args:
         classifier: whose decision is explained.
-        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
         method: a name in `METHODS`, or a `Method`.
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects; several mean all of them at once.

@@ -36,7 +36,7 @@ def explained(
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     nothing = np.zeros(question.region.shape, dtype=bool)
-    notes = _notes_on_target(question)
+    notes = [*question.assumed, *_notes_on_target(question)]
     if bool(question(nothing)):
         found = Candidate(nothing.astype(np.float64), nothing, 1)
         notes.append(

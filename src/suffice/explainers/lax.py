@@ -53,7 +53,7 @@ from suffice.explainers.extraction import ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.raw_maps import RawMaps, own_choice
 from suffice.features import Stage, record, spatial_stages
-from suffice.files import write_whole
+from suffice.folders import OutputFolder
 from suffice.progress import Progress
 from suffice.question import Question
 
@@ -179,7 +179,7 @@ class Adapter:
         """Write safetensors with the settings in its header; the file appears whole or not at all.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or another file is there that suffice did not write.
         """
         from safetensors.torch import save
 
@@ -190,7 +190,8 @@ class Adapter:
             "trained": dict(self.trained),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        write_whole(Path(path), save(state, {"suffice": json.dumps(header)}))
+        path = Path(path)
+        OutputFolder(path.parent, "train-lax").write({path.name: save(state, {"suffice": json.dumps(header)})})
 
 
 def new_adapter(classifier: Classifier, settings: AdapterSettings) -> Adapter:

@@ -7,9 +7,7 @@ tensor([0.0000, 0.2500, 0.7500, 1.0000])
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,27 +17,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from suffice.arrays import plain, read_npy, read_npz, read_tensors
 from suffice.errors import InputError, reason
-from suffice.explanation import Explanation, load_explanation
-from suffice.images import SUFFIXES, Frame, from_photo
+from suffice.explanation import Explanation
+from suffice.files import check_file
+from suffice.images import LARGEST_PIXELS, Frame, from_photo, is_image_name, open_checked
 from suffice.outputs import as_tensor
+from suffice.saved import image_named_in, load_explanation
 
 _NAMES = ("saliency", "heatmap", "attribution", "attributions", "cam", "mask", "map")
 """Of the map, where a file holds several arrays by name."""
 
 
-def as_saliency(values: Any, size: Sequence[int]) -> Tensor:
+def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:
     """A map from any tool as float32 or float64 (H, W), on the device where it is.
 
     Args:
         values: a tensor or an array, larger = more important, of any scale and sign, bool for a mask; or a list of one,
-            as torchcam's extractors return it. (H, W), with leading dimensions of 1 if any; attributions of pixels
-            (C, H, W) with 3 channels, as captum returns them, are summed over the channels.
+            as torchcam's extractors return it. (H, W), with leading or trailing dimensions of 1 if any; or attributions
+            of each channel of the input in the input's own resolution, which are summed over the channels: (1, C, H, W)
+            as captum returns them, (C, H, W) with values of both signs, or (H, W, C) and (1, H, W, C) as shap does.
         size: (H, W) of the model's input. A map of another resolution is resized bilinearly (between the centres of its
             pixels, as CAMs are), if its proportions are those of the input to within a pixel.
+        channels: C, of the model's input.
 
     Raises:
         InputError: no map of one image, NaN or infinity, or other proportions than the image has.
+
+    What is (3, h, w) and nowhere below 0, or smaller than the input, is as a rule the CAMs of three images: it is no
+    map of one image, as (2, h, w) is none.
     """
     if isinstance(values, (list, tuple)) and values and all(isinstance(each, Tensor) for each in values):
         if len(values) != 1:
@@ -47,21 +53,20 @@ def as_saliency(values: Any, size: Sequence[int]) -> Tensor:
                 f"expected one saliency map; got a list of {len(values)}, as of several layers; choose or fuse them"
             )
         values = values[0]
-    saliency = as_tensor(values).detach()
-    shape = tuple(saliency.shape)
-    if saliency.is_complex() or saliency.is_quantized:
-        raise InputError(f"expected saliency of real numbers; got {saliency.dtype}")
-    while saliency.ndim > 2 and len(saliency) == 1:
-        saliency = saliency[0]
-    saliency = saliency.to(torch.float64 if saliency.dtype == torch.float64 else torch.float32)
-    if saliency.ndim == 3 and len(saliency) == 3:
+    if isinstance(values, Image.Image):
+        values = _grey(values, "the Pillow image")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError("expected a saliency map without masked values; fill them, as with 0")
+    height, width = size
+    given = plain(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
+    saliency = _one_map(given, (height, width), channels)
+    saliency = saliency.to(torch.float64 if given.dtype == torch.float64 else torch.float32)
+    if saliency.ndim == 3:
         saliency = saliency.sum(0)
-    if saliency.ndim != 2 or saliency.numel() == 0:
-        raise InputError(f"expected a saliency map (H, W), or (C, H, W) of 3 channels; got {shape}")
     if not bool(torch.isfinite(saliency).all()):
         bad = int((~torch.isfinite(saliency)).sum())
         raise InputError(f"expected finite saliency; got NaN or infinity at {bad} of {saliency.numel()} positions")
-    (height, width), (rows, columns) = size, saliency.shape
+    rows, columns = saliency.shape
     if (rows, columns) == (height, width):
         return saliency
     if abs(rows - columns * height / width) > 1 or abs(columns - rows * width / height) > 1:
@@ -73,21 +78,46 @@ def as_saliency(values: Any, size: Sequence[int]) -> Tensor:
     return scaled[0, 0]
 
 
-def fitted(values: Any, frame: Frame) -> Tensor:
+def _one_map(given: Tensor, size: tuple[int, int], channels: int) -> Tensor:
+    """The map of one image, (H, W), or (C, H, W) of the channels of the input."""
+    found = given
+    while found.ndim > 2 and len(found) == 1:
+        found = found[0]
+    while found.ndim > 2 and found.shape[-1] == 1:
+        found = found[..., 0]
+    if found.ndim == 2 and found.numel() > 0:
+        return found
+    if tuple(found.shape) == (*size, channels) and channels != size[0]:
+        if found.dtype == torch.uint8 and channels > 1 and not bool((found == found[..., :1]).all()):
+            raise InputError(
+                "expected the values of a saliency map; got a picture in colour, from which they cannot be told"
+            )
+        return found[..., 0] if found.dtype == torch.uint8 else found.movedim(2, 0)
+    of_channels = tuple(found.shape) == (channels, *size)
+    if of_channels and (given.ndim > 3 or bool((found < 0).any())):
+        return found
+    several = f", as of {len(found)} images: give one of them" if found.ndim == 3 and found.numel() > 0 else ""
+    raise InputError(
+        f"expected one saliency map (H, W), or attributions of the input's channels, (1, {channels}, {size[0]}, "
+        f"{size[1]}); got {tuple(given.shape)}{several}"
+    )
+
+
+def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:
     """As `as_saliency`, of a photo: a map in the photo's own resolution takes the photo's way to the model.
 
     Args:
-        values: as of `as_saliency`; or (H, W) of the upright photo, which is then resized and cropped as the photo is.
+        values: as of `as_saliency`; or the same of the upright photo, which then goes the way that the photo goes.
         frame: how the photo was brought to the model.
+        channels: of the model's input.
     """
     width, height = frame.crop
-    if getattr(values, "shape", None) is not None and tuple(values.shape) != (height, width):
-        one = as_tensor(values).detach().cpu().squeeze()
-        if one.ndim == 3 and one.shape[0] == 3:
-            one = one.sum(0)
-        if tuple(one.shape) == frame.photo_size[::-1]:
-            return torch.from_numpy(from_photo(as_saliency(one, one.shape).numpy(), frame))
-    return as_saliency(values, (height, width))
+    shape = tuple(getattr(values, "shape", ()))
+    of_photo = frame.photo_size[::-1]
+    if of_photo != (height, width) and any(shape[i : i + 2] == of_photo for i in range(len(shape) - 1)):
+        one = as_saliency(as_tensor(values).detach().cpu(), of_photo, channels)
+        return torch.from_numpy(from_photo(one.numpy(), frame))
+    return as_saliency(values, (height, width), channels)
 
 
 def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Tensor:
@@ -105,18 +135,20 @@ def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Ten
     path = Path(path)
     if path.is_dir():
         return _explanation_in(path, image)
-    if not path.is_file():
-        raise InputError(f"expected a saliency map; there is none at {path}")
+    check_file(path, "a saliency map")
     suffix = path.suffix.lower()
     if suffix == ".json":
         if path.name != "explanation.json":
             raise InputError(f"expected the explanation.json of an explanation; got {path}")
         return _of_image(load_explanation(path.parent), path, image)
-    if suffix in (".npy", ".npz"):
-        return as_tensor(_read_numpy(path))
+    if suffix == ".npy":
+        return as_tensor(read_npy(path))
+    if suffix == ".npz":
+        arrays = read_npz(path)
+        return as_tensor(arrays[_the_one(list(arrays), path)]())
     if suffix in (".pt", ".pth"):
         return _read_torch(path)
-    if suffix in SUFFIXES:
+    if is_image_name(path.name):
         return _read_grey(path)
     raise InputError(
         f"expected a saliency map as .npy, .npz, .pt, .pth, .png or the folder of an explanation; got {path}"
@@ -126,7 +158,7 @@ def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Ten
 def _explanation_in(folder: Path, image: str) -> Explanation:
     if (folder / "explanation.json").is_file():
         return _of_image(load_explanation(folder), folder, image)
-    found = {file.parent: _image_named_in(file) for file in sorted(folder.glob("*/explanation.json"))}
+    found = {file.parent: image_named_in(file.parent) for file in sorted(folder.glob("*/explanation.json"))}
     if not found:
         raise InputError(f"expected the folder of an explanation, or of several; there is none in {folder}")
     fitting = [place for place, name in found.items() if name == image] or [
@@ -142,15 +174,6 @@ def _explanation_in(folder: Path, image: str) -> Explanation:
     return _of_image(load_explanation(fitting[0]), folder, image)
 
 
-def _image_named_in(file: Path) -> str:
-    """The image that an explanation says it is of; empty where it says none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return str(content["image"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def _of_image(explanation: Explanation, path: Path, image: str) -> Explanation:
     if image and explanation.image and Path(explanation.image).name != Path(image).name:
         raise InputError(
@@ -160,30 +183,11 @@ def _of_image(explanation: Explanation, path: Path, image: str) -> Explanation:
     return explanation
 
 
-def _read_numpy(path: Path) -> Any:
-    try:
-        content = np.load(path, allow_pickle=False)
-        if not isinstance(content, np.ndarray):
-            with content:
-                return content[_the_one(content.files, path)]
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file breaks numpy in a dozen ways, down to zlib's
-        raise InputError(
-            f"expected a readable {path.suffix} file without Python objects; {path}: {reason(error)}"
-        ) from error
-    return content
-
-
 def _read_torch(path: Path) -> Tensor:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"expected tensors alone; {path} holds code or objects, or is damaged") from error
-    except Exception as error:
-        raise InputError(f"expected a readable PyTorch file; {path}: {reason(error)}") from error
+    content = read_tensors(path)
     if isinstance(content, dict):
-        content = content[_the_one([str(key) for key in content], path)]
+        names = {str(key): key for key in content}
+        content = content[names[_the_one(list(names), path)]]
     if isinstance(content, (list, tuple)) and len(content) == 1:
         content = content[0]
     if not isinstance(content, Tensor):
@@ -204,18 +208,25 @@ def _the_one(names: list[str], path: Path) -> str:
 
 def _read_grey(path: Path) -> Tensor:
     try:
-        with Image.open(path) as opened:
+        with open(path, "rb") as file, open_checked(file, str(path)) as opened:
             opened.load()
-            picture = opened.convert("RGBA") if opened.mode in ("P", "PA", "LA", "RGBA", "RGB") else opened.copy()
+            return _grey(opened, str(path))
+    except InputError:
+        raise
     except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
         raise InputError(f"expected a readable image; {path}: {reason(error)}") from error
+
+
+def _grey(image: Image.Image, name: str) -> Tensor:
+    """The values of a grey picture, in [0, 1], or as they are where they are floats."""
+    picture = image.convert("RGBA") if image.mode in ("P", "PA", "LA", "RGBA", "RGB", "CMYK") else image
     values = np.asarray(picture)
     if values.ndim == 3:
-        if not bool((values[..., 3] == 255).all()):
-            raise InputError(f"expected a grey image as a saliency map; {path} is transparent in parts")
+        if not bool((values[..., 3:] == 255).all()):
+            raise InputError(f"expected a grey image as a saliency map; {name} is transparent in parts")
         if not bool((values[..., :3] == values[..., :1]).all()):
             raise InputError(
-                f"expected a grey image as a saliency map; {path} is in colour, from which values cannot be told "
+                f"expected a grey image as a saliency map; {name} is in colour, from which values cannot be told "
                 "(save the values themselves, as .npy)"
             )
         values = values[..., 0]

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from suffice.arrays import plain
 from suffice.classifier import Classifier
-from suffice.errors import InputError
+from suffice.errors import InputError, Notice
 from suffice.explanation import Explanation
+from suffice.images import as_image
 from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
@@ -110,10 +112,10 @@ def score(
 
     Args:
         classifier: which is asked.
-        image: (C, H, W) in [0, 1], as `load_image` returns it.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
         saliency: an `Explanation`, or a map from any tool, larger = more important: (H, W), or with leading dimensions
-            of 1, of any scale and sign; bool for a mask; a lower resolution is resized bilinearly; the channels of
-            attributions (C, H, W) are summed.
+            of 1, of any scale and sign; bool for a mask; a lower resolution is resized bilinearly; attributions of the
+            input's channels are summed, see `suffice.metrics.as_saliency`.
         metrics: names in `METRICS`, or a `Metric` of your own; None for all of suffice's whose required options are
             given (`robustness_images` needs `backgrounds`).
         target: class by number or name; None for the explanation's target, or the model's own choice.
@@ -179,9 +181,11 @@ def score_maps(
     """
     started, passes = time.perf_counter(), classifier.passes
     asked = checked_metrics(metrics, options)
-    pixels = as_tensor(image)
+    pixels, assumed = as_image(classifier, image)
     if pixels.ndim != 3:
         raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
+    for note in assumed:
+        warnings.warn(Notice(note), stacklevel=2)
     if not maps:
         raise InputError("expected at least one saliency map; got none")
     targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
@@ -203,7 +207,7 @@ def score_maps(
     found: dict[str, Scores] = {}
     for (explained, own_scale), members in kinds.items():
         of_kind = [maps[name] for name in members]
-        heat = [as_saliency(each.saliency if explained else each, pixels.shape[1:]) for each in of_kind]
+        heat = [as_saliency(each.saliency if explained else each, pixels.shape[1:], len(pixels)) for each in of_kind]
         scores = score_many(
             classifier,
             pixels.expand(len(members), *pixels.shape),
@@ -247,7 +251,7 @@ def score_many(
         classifier: which is asked.
         images: (N, C, H, W) in [0, 1]; for many maps of one image, `image.expand(N, -1, -1, -1)`, of which what does
             not depend on the map is asked once.
-        saliency: (N, h, w), or (N, C, h, w) of 1 or 3 channels, as of `score`.
+        saliency: (N, h, w); or (N, C, H, W), attributions of the C channels of the input, which are summed.
         labels: N classes, the true ones as a rule; None for those that the model gives the whole images.
         metrics, occlusion, threshold, seed, progress, options: as of `score`.
         masks: bool (N, H, W), the parts that `area`, `confidence`, `confidence_drop` and ρ are of; None for the
@@ -261,7 +265,7 @@ def score_many(
     asked = checked_metrics(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
-    images, maps = as_tensor(images), as_tensor(saliency)
+    images, maps = as_tensor(images), plain(as_tensor(saliency), 2**62)
     if images.ndim != 4 or len(images) == 0:
         raise InputError(f"expected images (N, C, H, W), at least one; got {tuple(images.shape)}")
     if maps.ndim not in (3, 4) or len(maps) != len(images):
@@ -280,7 +284,7 @@ def score_many(
     for first in range(0, total, at_once):
         some = slice(first, first + at_once)
         pixels = classifier.check_images(images[some])
-        heat = torch.stack([as_saliency(one, images.shape[2:]) for one in maps[some]])
+        heat = torch.stack([as_saliency(one[None], images.shape[2:], images.shape[1]) for one in maps[some]])
         evidence = ask(
             occlusions,
             pixels,

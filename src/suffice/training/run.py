@@ -8,10 +8,12 @@ sees, and every random draw, is a function of the seed and the number of the ste
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -29,11 +31,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from suffice.errors import InputError, reason
 from suffice.files import write_whole
+from suffice.folders import locked_folder
 from suffice.training.examples import Batches
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.plugins.io import TorchCheckpointIO
+    from lightning.pytorch.utilities import rank_zero_only
 except ImportError as error:
     raise InputError('training needs Lightning: pip install "suffice[train]"') from error
 
@@ -240,9 +244,24 @@ def fit(
         Whether this process is the first of all, which writes the results.
 
     Raises:
-        InputError: the folder holds another run or cannot be written to; the loss is not finite; a damaged checkpoint.
+        InputError: the folder holds another run, is in use or cannot be written to; the loss is not finite; a damaged
+            checkpoint.
         KeyboardInterrupt: interrupted; the last checkpoint stays.
     """
+    # Of several processes the first holds the folder for them all.
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    with locked_folder(folder, tell) if first else contextlib.nullcontext():
+        return _fit(task, examples, machine, folder, what, tell)
+
+
+def _fit(
+    task: Task,
+    examples: Dataset[Any],
+    machine: Machine,
+    folder: Path,
+    what: Mapping[str, Any],
+    tell: Callable[[str], None],
+) -> bool:
     assert isinstance(examples, Sized)
     settings, steps = task.settings, task.settings.steps(len(examples))
     task.steps = steps
@@ -326,10 +345,9 @@ def _claim(folder: Path, what: dict[str, Any]) -> None:
                 "give another --out, or remove it"
             )
         return
-    if (folder / CHECKPOINT).is_file():
-        raise InputError(
-            f"expected {RUN} beside {folder / CHECKPOINT}; there is none: remove the checkpoint to start anew"
-        )
+    for name in (CHECKPOINT, HISTORY):
+        if os.path.lexists(folder / name):
+            raise InputError(f"expected {RUN} beside {folder / name}; there is none: move it away to start anew")
     write_whole(record, (json.dumps(what, indent=2) + "\n").encode())
 
 
