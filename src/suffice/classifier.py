@@ -55,7 +55,7 @@ class Classifier:
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
             (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
-        interpolation, crop_pct, crop_mode, resizer, crop_rounding: how photos are brought to `input_size`; see
+        interpolation, crop_pct, crop_mode, resizer, crop_rounding: how images are brought to `input_size`; see
             `Preprocessing`.
         channels: of an image, where neither mean and std nor the model say it; 3 if nothing does.
         assumed: a sentence for each thing that was assumed on the way here, by what it is about.
@@ -69,7 +69,7 @@ class Classifier:
     Attributes:
         preprocessing: how an image becomes the model's input.
         class_names: in the order of the logits; None for numbers.
-        known: the fields of `preprocessing` that the caller or the model said, and the number of `channels`.
+        known: the fields of `preprocessing` that the caller or the model gave, and the number of `channels`.
         assumed: a sentence for each thing that is assumed of the model, by what it is about.
         meaning: what the outputs mean; None until the model is first asked, where it is not said.
 
@@ -107,11 +107,11 @@ class Classifier:
             raise InputError(f"expected precision float32 or bfloat16; got {precision!r}")
         if batch_size is not None and batch_size < 1:
             raise InputError(f"expected batch_size of at least 1; got {batch_size}")
-        said = {
+        given = {
             "input_size": input_size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct,
             "crop_mode": crop_mode, "resizer": resizer, "crop_rounding": crop_rounding, "channels": channels,
         }  # fmt: skip
-        settled, self.class_names = settle_for(module, said, class_names)
+        settled, self.class_names = settle_for(module, given, class_names)
         self.preprocessing, self.known = settled.preprocessing, settled.known
         self.assumed = {**(assumed or {}), **settled.assumed}
         self.outputs_said = None if outputs is None else check_outputs(outputs)

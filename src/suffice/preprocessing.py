@@ -24,13 +24,13 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
+    """How an image becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
 
     Attributes:
         input_size: (height, width) in pixels.
         mean, std: one value a channel, for pixels in [0, 1].
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
-        crop_pct: share of the resized photo that the crop keeps, in (0, 2]; above 1 the photo is padded with black.
+        crop_pct: share of the resized image that the crop keeps, in (0, 2]; above 1 the image is padded with black.
         crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
         resizer: whose resize it is: `pillow`, or `torchvision`, whose pixels differ from it by 1 of 255 here and there.
         crop_rounding: where a centre lies between two pixels: `even`, as torchvision and timm have it; or `down`, as
@@ -89,8 +89,8 @@ class Settled:
 
     Attributes:
         preprocessing: complete.
-        known: the fields that the caller or the model said, and the number of `channels`.
-        assumed: a sentence for each thing that neither said, by `size`, `normalisation` or `resize`.
+        known: the fields that the caller or the model gave, and the number of `channels`.
+        assumed: a sentence for each thing that neither gave, by `size`, `normalisation` or `resize`.
     """
 
     preprocessing: Preprocessing
@@ -98,31 +98,33 @@ class Settled:
     assumed: dict[str, str]
 
 
-def settle(said: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
+def settle(given: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
     """The preprocessing out of what the caller says, what the model carries, and what is assumed where neither does.
 
     Args:
-        said: fields of `Preprocessing`, and `channels`, as the caller wants them; None or absent for no wish. A mean or
-            a std that is one number is that of every channel.
+        given: fields of `Preprocessing`, and `channels`, as the caller wants them; None or absent for no wish. A mean
+            or a std that is one number is that of every channel.
         carried: the same, as the model carries them.
 
     Raises:
         InputError: a value out of range, or of another kind than its field.
     """
-    said = {name: value for name, value in said.items() if value is not None}
-    channels = _channels(said, carried)
+    given = {name: value for name, value in given.items() if value is not None}
+    channels = _channels(given, carried)
     # One number is meant for every channel.
-    said = {k: (v,) * channels if k in ("mean", "std") and isinstance(v, (int, float)) else v for k, v in said.items()}
-    known = {**{k: v for k, v in carried.items() if k in FIELDS}, **{k: v for k, v in said.items() if k in FIELDS}}
+    given = {
+        k: (v,) * channels if k in ("mean", "std") and isinstance(v, (int, float)) else v for k, v in given.items()
+    }
+    known = {**{k: v for k, v in carried.items() if k in FIELDS}, **{k: v for k, v in given.items() if k in FIELDS}}
     # What a network for colour carries says nothing of the same network built for one channel.
-    known = {k: v for k, v in known.items() if k not in ("mean", "std") or k in said or _length(v) == channels}
+    known = {k: v for k, v in known.items() if k not in ("mean", "std") or k in given or _length(v) == channels}
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels,) * 2
     values = {"mean": mean, "std": std, **known}
     for name, kind, expected in _NUMBERS:
         if name in values:
             values[name] = _numbers(kind, values[name], expected)
     preprocessing = Preprocessing(**values)
-    if "channels" in said and len(preprocessing.mean) != channels:
+    if "channels" in given and len(preprocessing.mean) != channels:
         raise InputError(f"expected a mean for each of {channels} channels; got {preprocessing.mean}")
     settled = {name: getattr(preprocessing, name) for name in known} | {"channels": len(preprocessing.mean)}
     return Settled(preprocessing, settled, _assumed(known, "ImageNet's" if channels == 3 else "0.5"))
@@ -152,8 +154,8 @@ def _assumed(known: Mapping[str, Any], whose: str) -> dict[str, str]:
     return assumed
 
 
-def _channels(said: Mapping[str, Any], carried: Mapping[str, Any]) -> int:
-    for source in (said, carried):
+def _channels(given: Mapping[str, Any], carried: Mapping[str, Any]) -> int:
+    for source in (given, carried):
         for name in ("channels", "mean", "std"):
             if name in source and (name == "channels" or not isinstance(source[name], (int, float))):
                 count = source[name] if name == "channels" else _length(source[name])

@@ -70,10 +70,10 @@ def source_of(built: Any, name: str) -> Source:
     return Source(built, name)
 
 
-def _with(source: Source, said: Mapping[str, Any], things: Sequence[Any], name: str) -> Source:
-    """A source with what is said by name, and by things that speak for themselves."""
+def _with(source: Source, named: Mapping[str, Any], things: Sequence[Any], name: str) -> Source:
+    """A source with what is given by name, and by things that speak for themselves."""
     fields, names, outputs = dict(source.preprocessing), source.class_names, source.outputs
-    for key, value in said.items():
+    for key, value in named.items():
         if value is None:
             continue
         if key in _FIELDS:
