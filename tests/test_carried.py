@@ -294,7 +294,8 @@ def test_a_model_that_says_nothing_names_exactly_what_is_assumed() -> None:
         "outputs": "logits",
         "preprocessing": {
             "input_size": [224, 224], "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
-            "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
+            "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center", "resizer": "pillow",
+            "crop_rounding": "even",
         },
         "assumptions": list(classifier.assumptions),
     }  # fmt: skip
