@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.connectivity import Layer
-from suffice.circuits.recording import called, returns_tensors
+from suffice.circuits.recording import returns_tensors
 from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.operators import operator_name
 
 
 class SwitchedOff(TorchFunctionMode):
@@ -68,7 +69,7 @@ class SwitchedOff(TorchFunctionMode):
         for index, start, layer in places:
             op = layer.value.op
             assert op is not None
-            if called(function) != op.name:
+            if operator_name(function) != op.name:
                 raise self._changed()
             if isinstance(output, Tensor):
                 output = self._gated(output, index, start, layer)
