@@ -10,7 +10,7 @@ import typer
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings, whole_number
 from suffice.cli.options import Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
-from suffice.cli.process import say
+from suffice.cli.process import keep_stdout_for_results, say
 from suffice.errors import InputError
 
 WEIGHTS = "classifier.safetensors"
@@ -52,6 +52,7 @@ def train_classifier(
     show_traceback: Traceback = False,
 ) -> int:
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
+    keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
     from suffice.models import load_classifier
