@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types format benchmark benchmark-rex benchmark-matching table3 table4 table5 clean
+.PHONY: demo test test-slow lint types format benchmark benchmark-gpu benchmark-rex benchmark-matching table3 table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -33,6 +33,10 @@ benchmark: .venv/dev
 # where it was stopped. For a table from one run: make benchmark-rex PHOTOS=FOLDER REDO=--redo
 benchmark-rex: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO)
+
+# On a machine with CUDA: equality with the processor, and time; under eight minutes.
+benchmark-gpu: .venv/dev
+	$(BIN)/python experiments/gpu.py $(PHOTOS) --csv results/gpu.csv
 
 # What `suffice bench` promises of its runner, on toy models: kills, overhead, memory. See also its `ray`.
 benchmark-runner: .venv/dev

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import nn
 
 import suffice
-from suffice.benchmark import measure, run_benchmark
+from suffice.benchmark import explanations, measure, run_benchmark, scores
 from suffice.benchmark.config import make_config
 from suffice.benchmark.images import Backgrounds
 from suffice.benchmark.local import LocalEngine
@@ -148,9 +148,15 @@ def overhead(arguments: argparse.Namespace, place: Path) -> bool:
     """
     config = benchmark(photos(place / "photos", arguments.images, 128), "larger_network")
     run_benchmark(config, place / "warm", LocalEngine(1))
-    spent = dict.fromkeys(("load_classifier", "prepare", "explain_series", "score_maps", "of"), 0.0)
-    for name in spent:
-        home = Backgrounds if name == "of" else measure
+    homes = {
+        "load_classifier": measure,
+        "prepare": measure,
+        "explain_series": explanations,
+        "score_maps": scores,
+        "of": Backgrounds,
+    }
+    spent = dict.fromkeys(homes, 0.0)
+    for name, home in homes.items():
         setattr(home, name, _clocked(getattr(home, name), name, spent))
     wall, cpu = time.perf_counter(), time.process_time()
     run_benchmark(config, place / "out", LocalEngine(1))

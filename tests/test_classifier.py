@@ -38,7 +38,8 @@ class Answering(nn.Module):
 
 
 def toy(module: Any = None, **options: Any) -> Classifier:
-    options = {"input_size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} | options
+    known = {"outputs": "logits", "repeatable": True}  # so that nothing but the question itself is asked
+    options = {"input_size": SIZE, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)} | known | options
     return Classifier(ChannelMeans() if module is None else module, **options)
 
 
@@ -91,6 +92,9 @@ def test_every_image_is_counted_once() -> None:
         lambda y: {"out": y},
         lambda y: SimpleNamespace(logits=y, hidden_states=None),
         lambda y: SimpleNamespace(logits=(y,)),
+        lambda y: y[:, :, None, None],  # a network that ends in a global pooling, such as ONNX's SqueezeNet
+        lambda y: y.numpy()[:, :, None, None],
+        lambda y: {"logits": y[..., None]},
     ],
     ids=[
         "tensor",
@@ -104,6 +108,9 @@ def test_every_image_is_counted_once() -> None:
         "one-key",
         "object",
         "nest",
+        "pooled",
+        "pooled array",
+        "trailing",
     ],
 )
 @pytest.mark.parametrize("black_box", [False, True], ids=["module", "callable"])
@@ -119,7 +126,8 @@ def test_logits_are_found_in_whatever_a_model_returns(answer: Any, black_box: bo
     [
         (lambda y: y[:, :1], "(2, 1)"),
         (lambda y: y[:, 0], "(2,)"),
-        (lambda y: y[:, :, None], "(2, 3, 1)"),
+        (lambda y: y[:, :, None].expand(-1, -1, 2), "(2, 3, 2)"),
+        (lambda y: y[:, :, None, None].expand(-1, -1, 1, 2), "(2, 3, 1, 2)"),
         (lambda y: y.sum(), "()"),
         (lambda y: y[:1], "(1, 3)"),
         (lambda y: y.T, "(3, 2)"),
@@ -263,6 +271,7 @@ def test_preprocessing_cannot_be_changed_behind_the_classifier() -> None:
 def test_classes_go_by_number_and_by_name() -> None:
     classifier = toy(class_names=["tabby cat", "Crane", "crane"])
     assert [classifier.class_index(t) for t in (0, "2", " 1 ", "Tabby Cat", np.int64(2))] == [0, 2, 1, 0, 2]
+    assert [classifier.class_index(t) for t in ("crane", "Crane", "#1", "index: 2", "INDEX:0")] == [2, 1, 1, 2, 0]
     assert classifier.class_name(1) == "Crane"
     assert toy().class_name(7) == "7"
 
@@ -276,7 +285,9 @@ def test_classes_go_by_number_and_by_name() -> None:
         ("²", "no class named '²'"),  # str.isdigit says yes, int says no
         ("dog", "no class named 'dog'"),
         ("", "no class named ''"),
-        ("crane", r"shared by classes \[1, 2\]"),
+        ("CRANE", r"shared by classes \[1, 2\]; give one of the numbers, as #1"),
+        ("#3", "from 0 to 2; got 3"),
+        ("#", "no class named '#'"),
         (1.5, "got 1.5"),
         (None, "got None"),
         (True, "got True"),
@@ -636,7 +647,7 @@ class Viewing(nn.Module):
 
 def test_screening_lays_images_out_with_the_channels_last_unless_the_module_cannot_take_them() -> None:
     module, images = Viewing(), torch.rand(5, 3, 8, 8)
-    classifier = Classifier(module, input_size=(8, 8))
+    classifier = Classifier(module, input_size=(8, 8), outputs="logits", repeatable=True)
     expected = classifier.logits(images)
     assert module.last == [False]
     for _ in range(2):

@@ -365,6 +365,45 @@ def test_a_module_is_of_one_thread_at_a_time_and_may_be_taken_again() -> None:
     assert order == ["first", "other"]
 
 
+# CUDA
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["causal", "causal, deactivate", "grad-cam", "activation-matching", "circuit"])
+def test_on_cuda_a_batch_that_is_halved_gives_the_same_bytes(name: str) -> None:
+    halved(QUESTIONS[name], lambda: network().to("cuda"))
+
+
+@needs_cuda
+def test_on_cuda_eight_threads_get_what_each_gets_alone() -> None:
+    alone = {name: question(classifier_of(network().to("cuda"))) for name, question in THREADED.items()}
+    module = network().to("cuda")
+    classifier, before = classifier_of(module), state_of(module)
+    names = [*THREADED] * 2
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda name: THREADED[name](classifier), names))
+    for name, found in zip(names, together, strict=True):
+        assert all(map(equal, found, alone[name])), f"{name} gave another result beside other threads"
+    assert all(map(equal, state_of(module), before))
+
+
+@needs_cuda
+def test_on_cuda_memory_that_runs_out_in_earnest_halves_the_batch() -> None:
+    class Hungry(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            return x.mean((2, 3)) + torch.zeros(len(x), free // 12, device=x.device)[:, :1]  # three rows fit
+
+    classifier = suffice.Classifier(
+        Hungry(), input_size=(SIZE, SIZE), device="cuda", batch_size=16, outputs="logits", repeatable=True
+    )
+    pixels = images(16)
+    assert torch.allclose(classifier.logits(pixels), classifier.normalise(pixels).mean((2, 3)), atol=1e-5)
+    assert classifier.forward_passes == 16
+
+
 # Memory
 
 

@@ -39,6 +39,9 @@ def explanation(**changes: Any) -> Explanation:
         "threshold": 0.1,
         "weights": "resnet50.safetensors",
         "precision": "bfloat16",
+        "outputs": "labels",
+        "preprocessing": {"input_size": [5, 7], "mean": [0.5], "crop_mode": "center"},
+        "assumptions": ("the mean is taken to be 0.5",),
         "settings": {"iterations": 20, "nested": {"list": [1, 2.5, None, "ü"]}},
         "seed": 7,
         "forward_passes": 1234,
@@ -70,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     "changes",
     [
         {},
-        {"notes": (), "image": ""},
+        {"notes": (), "image": "", "assumptions": (), "preprocessing": {}},
         {"image": os.fsdecode(b"caf\xe9.jpg")},  # a file's name that is no UTF-8
         {"mask": torch.zeros(5, 7, dtype=torch.bool), "sufficient": False},
         {"mask": torch.ones(1, 1, dtype=torch.bool), "saliency": torch.full((1, 1), -1e30)},
@@ -135,7 +138,7 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "seed forward_passes seconds image model version"
     )
     added = "notes minimal minimal_block raw_saliency backward_passes curves"
-    asked = "kind keep_confidence threshold weights precision"
+    asked = "kind keep_confidence threshold weights precision outputs preprocessing assumptions"
     assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"
     assert content["saliency"] == "saliency.npy"

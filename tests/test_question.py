@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ class Mean(nn.Module):
 
 
 def toy(module: Any, **options: Any) -> suffice.Classifier:
-    return suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), **options)
+    return suffice.Classifier(
+        module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True, **options
+    )
 
 
 def question(
@@ -142,6 +145,37 @@ def test_bfloat16_screens_and_float32_decides(keep: float) -> None:
     before = classifier.forward_passes
     assert screened(masks).tolist() == exact(masks).tolist()
     assert classifier.forward_passes - before < 2 * len(masks)  # not everything is asked twice
+
+
+class Unsteady(Mean):
+    """As `Mean`, but under autocast it is off by a known amount for each number of pixels."""
+
+    def __init__(self, off: dict[int, float]) -> None:
+        super().__init__(constant=5.0)
+        self.off, self.exact = off, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        counts = (x[:, 0] > 0.5).sum((1, 2)).tolist()
+        if torch.is_autocast_enabled(x.device.type):
+            logits[:, 0] += torch.tensor([self.off.get(count, 0.0) for count in counts])
+        else:
+            self.exact += counts
+        return logits
+
+
+def test_an_answer_stands_only_as_long_as_what_is_learnt_later_in_the_call_lets_it() -> None:
+    """31 pixels are not enough, and a screen says that they are, by more than any answer was off until then."""
+    module = Unsteady({31: 0.5, 33: 0.01, 34: 0.01, 35: -0.46, 36: 0.01, 37: 0.01})
+    test, _ = question(module, keep=0.0, precision="bfloat16")
+    assert test(rows(37, 36, 34, 33)).tolist() == [True] * 4
+    module.exact.clear()
+    # 35 pixels look close, so they are asked about again, which shows by how much answers can be off.
+    assert test(rows(31, 35, 60)).tolist() == [False, True, True]
+    assert sorted(module.exact) == [31, 35]
+    module.exact.clear()
+    assert test.at(keep_confidence=0.1)(rows(31, 35, 60)).tolist() == [False, True, True]
+    assert module.exact == []
 
 
 class Wavy(nn.Module):
@@ -426,6 +460,18 @@ def test_what_a_search_demands_besides_stays_with_its_question() -> None:
     assert question.holds(rows(20)[0])
 
 
+def test_threads_can_share_a_question() -> None:
+    question, expected = wavy(keep=0.3), wavy(keep=0.3)(MASKS).tolist()
+    orders = [torch.randperm(100, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+
+    def ask(order: Tensor) -> list[tuple[int, bool]]:
+        return [(int(row), bool(question(MASKS[row]))) for row in order]
+
+    with ThreadPoolExecutor(8) as pool:
+        for verdicts in pool.map(ask, orders):
+            assert [passes for _, passes in sorted(verdicts)] == expected
+
+
 def test_a_method_remembers_what_it_made_of_the_image() -> None:
     question, made = corner_question(), []
 
@@ -467,7 +513,7 @@ def test_explain_is_the_questions_own() -> None:
     assert bool(question(found.mask)) == found.sufficient
 
 
-def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
+def small_network() -> nn.Module:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     )
@@ -475,6 +521,25 @@ def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
         torch.manual_seed(0)
         for parameter in network.parameters():
             nn.init.normal_(parameter)
+    return network
+
+
+def test_paint_and_deactivation_are_asked_side_by_side() -> None:
+    classifier = toy(small_network())
+    question, masks = Question(classifier, PHOTO, occlusion="min,deactivate,max", threshold=0.2), MASKS[::10]
+    found = question.answers(masks)
+    images, least = PHOTO.expand(len(masks), -1, -1, -1), []
+    for name in ("min", "deactivate", "max"):
+        logits = suffice.masked_logits(classifier, images, masks, name, threshold=0.2).double()
+        others = logits[:, [k for k in range(3) if k != question.target]]
+        least.append(logits[:, question.target] - others.amax(1))
+    expected = torch.stack(least)
+    assert len(set(expected.argmin(0).tolist())) > 1  # which one is the least differs from mask to mask
+    assert [answer.margin for answer in found] == pytest.approx(expected.amin(0).tolist(), abs=1e-4)
+
+
+def test_maps_of_two_methods_are_not_taken_for_each_other() -> None:
+    network = small_network()
     question = Question(toy(network), PHOTO, occlusion="min")
     maps = [question.explain(method).raw_saliency for method in ("grad-cam", "layer-cam", "grad-cam")]
     assert not torch.equal(maps[0], maps[1])

@@ -179,7 +179,14 @@ def test_robustness_has_the_verdicts_of_float32_where_errors_are_as_large_as_tho
     off = (torch.rand(256, generator=torch.Generator().manual_seed(seed)).double() - 0.5) / 5
     module = Perturbed(off)
     classifier = suffice.Classifier(
-        module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), precision="bfloat16", batch_size=32
+        module,
+        input_size=SIZE,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        precision="bfloat16",
+        batch_size=32,
+        outputs="logits",
+        repeatable=True,
     )
     backgrounds = LEVELS.view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
     nothing = torch.zeros(1, *SIZE, dtype=torch.bool)
@@ -201,7 +208,9 @@ def test_a_sweep_settles_a_label_that_a_batch_could_turn() -> None:
 
     from suffice.metrics import sweep
 
-    classifier = suffice.Classifier(Ahead(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), batch_size=16)
+    classifier = suffice.Classifier(
+        Ahead(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), batch_size=16, outputs="logits", repeatable=True
+    )
     ranking = sweep.rank_pixels(torch.arange(64.0).flip(0).view(1, *SIZE))
     runs = torch.tensor([[[0, 10], [0, 32], [0, 33], [32, 64]]])
     images, black = torch.ones(1, 3, *SIZE), [make_occlusion(classifier, "min")]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from suffice.classifier import Classifier
 from suffice.occlusion import Occlusion, painted_logits
-from suffice.verdicts import Tolerance, log_odds, margin
+from suffice.verdicts import Tolerance, log_odds
 
 Key = tuple[int, bytes]
 """Index of an occlusion, and a mask."""
@@ -39,8 +39,9 @@ class Answer(NamedTuple):
     """What the model says of a mask under one occlusion, or the least over several.
 
     Attributes:
-        margin: logit of the target minus the largest other logit; above 0 the target is on top.
-        confidence: softmax probability of the target, in [0, 1].
+        margin: by how much the target is the decision, in logits: its logit minus the largest other one, or of an
+            independent label its own; above 0 it is.
+        confidence: probability of the target, in [0, 1].
     """
 
     margin: float
@@ -91,7 +92,7 @@ class KeptAnswers:
         target = int(whole.argmax()) if self._wanted is None else self.classifier.class_index(self._wanted)
         # With nothing hidden every occlusion shows the image itself (for deactivation that is Theorem 1).
         everything = keys_of(torch.ones(1, *self.image.shape[1:], dtype=torch.bool))[0]
-        answer = _read(whole[None], target)[0]
+        answer = self._read(whole[None], target)[0]
         for index in range(len(self.occlusions)):
             self._known[index, everything] = answer
             self._settled.add((index, everything))
@@ -99,8 +100,8 @@ class KeptAnswers:
 
     @functools.cached_property
     def confidence(self) -> float:
-        """Softmax probability of the target for the whole image, in [0, 1]."""
-        return float(self.whole.softmax(0)[self.target])
+        """Confidence in the target for the whole image, in [0, 1]."""
+        return float(self.classifier.confidences(self.whole)[self.target])
 
     def of(self, index: int, key: bytes) -> Answer:
         """The answer for a mask that was asked about, under the occlusion with this index."""
@@ -133,7 +134,7 @@ class KeptAnswers:
         """The answer for one mask, bool (H, W), in float32 and asked alone; it takes the place of a screened one."""
         target, key = self.target, (index, keys_of(mask[None])[0])
         if key not in self._settled:
-            self._known[key] = _read(self.occlusions[index](self.image[None], mask[None], batch_size=1), target)[0]
+            self._known[key] = self._read(self.occlusions[index](self.image[None], mask[None], batch_size=1), target)[0]
             self._settled.add(key)
         return self._known[key]
 
@@ -152,13 +153,18 @@ class KeptAnswers:
             images = self.image.expand(len(rows), *self.image.shape)
             backgrounds = torch.stack([self._background(index) for index, _ in painted])
             logits = painted_logits(self.classifier, images, masks[rows], backgrounds, screen=True)
-            self._known.update(zip(painted, _read(logits, target), strict=True))
+            self._known.update(zip(painted, self._read(logits, target), strict=True))
         for index in dict.fromkeys(index for index, _ in new if self.occlusions[index].background is None):
             asked = [key for key in new if key[0] == index]
             rows = torch.tensor([new[key] for key in asked])
             images = self.image.expand(len(rows), *self.image.shape)
             logits = self.occlusions[index](images, masks[rows], screen=True)
-            self._known.update(zip(asked, _read(logits, target), strict=True))
+            self._known.update(zip(asked, self._read(logits, target), strict=True))
+
+    def _read(self, logits: Tensor, target: int) -> list[Answer]:
+        confidence = self.classifier.confidences(logits)[:, target]
+        margins = self.classifier.margins(logits, target)
+        return [Answer(*pair) for pair in zip(margins.tolist(), confidence.tolist(), strict=True)]
 
     def _background(self, index: int) -> Tensor:
         """What a fill shows where the mask is off: (C, H, W)."""
@@ -172,11 +178,6 @@ class KeptAnswers:
 def keys_of(masks: Tensor) -> list[bytes]:
     """Each of some masks, bool (N, H, W), as a row of bits."""
     return [row.tobytes() for row in np.packbits(masks.flatten(1).numpy(), axis=1)]
-
-
-def _read(logits: Tensor, target: int) -> list[Answer]:
-    confidence = logits.softmax(1)[:, target]
-    return [Answer(*pair) for pair in zip(margin(logits, target).tolist(), confidence.tolist(), strict=True)]
 
 
 def _readings(answers: Sequence[Answer]) -> Tensor:

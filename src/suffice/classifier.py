@@ -12,59 +12,25 @@ tensor([[0.1000, 0.2000, 0.3000],
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suffice.callables import Layout, with_layout
+from suffice.carried import settle_for
+from suffice.class_names import index_of
 from suffice.engine import Answers, Engine, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
-from suffice.outputs import as_logits, as_tensor
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """How a photo becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
-
-    Attributes:
-        input_size: (height, width) in pixels.
-        mean, std: one value a channel, for pixels in [0, 1].
-        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
-        crop_pct: share of the resized photo that the crop keeps, in (0, 2]; above 1 the photo is padded with black.
-        crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
-    """
-
-    input_size: tuple[int, int] = (224, 224)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
-    crop_mode: str = "center"
-
-    def __post_init__(self) -> None:
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise InputError(f"expected input_size as (height, width), each at least 1; got {self.input_size!r}")
-        usable = all(math.isfinite(m) for m in self.mean) and all(0 < s < math.inf for s in self.std)
-        if len(self.mean) != len(self.std) or not self.mean or not usable:
-            raise InputError(
-                f"expected mean and std of equal length, finite, std above 0; got mean={self.mean}, std={self.std}"
-            )
-        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-            raise InputError(
-                f"expected interpolation nearest, bilinear, bicubic or lanczos; got {self.interpolation!r}"
-            )
-        if not 0 < self.crop_pct <= 2:
-            raise InputError(f"expected crop_pct in (0, 2]; got {self.crop_pct}")
-        if self.crop_mode not in ("center", "squash"):
-            raise InputError(f"expected crop_mode center or squash; got {self.crop_mode!r}")
+from suffice.inside import sealed, unwrapped
+from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
+from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
+from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
+from suffice.preprocessing import Preprocessing as Preprocessing
 
 
 class Classifier:
@@ -72,11 +38,14 @@ class Classifier:
 
     Args:
         module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
-            float32 images (N, C, H, W) and returns logits (N, K): a tensor, an array, a tuple that starts with
-            them, a mapping with `logits`, or an object with `.logits`.
-        input_size: (height, width) that the model expects.
-        mean, std: normalisation, one value a channel; their length is the number of channels.
-        class_names: names in the order of the logits; None for numbers.
+            images (N, C, H, W), in the type of its weights or float32, and returns logits (N, K): a tensor, an array, a
+            tuple that starts with them, a mapping with `logits`, or an object with `.logits`. Or an image
+            classification `pipeline` of transformers. What `torch.compile` or DataParallel wrapped is asked itself.
+        input_size: (height, width) that the model expects. This, what follows and the names: None for what the model
+            carries (such as timm's `pretrained_cfg`), else for an assumption, which `assumptions` names.
+        mean, std: normalisation, one value a channel; their length is the number of channels. Or one number for all.
+        class_names: names in the order of the logits, or a mapping from index to name or from name to index; None for
+            those that the model carries, else numbers.
         name: what reports call the model.
         weights: where its weights came from, which results record.
         device: where to run; None leaves a module where it is.
@@ -86,7 +55,23 @@ class Classifier:
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
             (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
-        interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
+        interpolation, crop_pct, crop_mode, resizer, crop_rounding: how images are brought to `input_size`; see
+            `Preprocessing`.
+        channels: of an image, where neither mean and std nor the model say it; 3 if nothing does.
+        assumed: a sentence for each thing that was assumed on the way here, by what it is about.
+        outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`). None:
+            found out when the model is first asked, from its answers to noise, black and white, which are not counted.
+        repeatable: True for a model that is known to answer the same when asked twice; None: found out likewise.
+        layout: `channels-first` or `channels-last`, in which the model takes images; None for what it says by an
+            `input_shape` as Keras's models have it, else `channels-first` for a module, and for another callable
+            whatever it takes when it is asked first: a tensor or an array, with the channels first or last.
+
+    Attributes:
+        preprocessing: how an image becomes the model's input.
+        class_names: in the order of the logits; None for numbers.
+        known: the fields of `preprocessing` that the caller or the model gave, and the number of `channels`.
+        assumed: a sentence for each thing that is assumed of the model, by what it is about.
+        meaning: what the outputs mean; None until the model is first asked, where it is not said.
 
     Raises:
         InputError: an argument out of range, or an unknown device or precision.
@@ -96,18 +81,25 @@ class Classifier:
         self,
         module: nn.Module | Callable[[Tensor], Any],
         *,
-        input_size: Sequence[int] = (224, 224),
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        class_names: Sequence[str] | None = None,
+        input_size: Sequence[int] | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        class_names: Sequence[str] | Mapping[Any, Any] | None = None,
         name: str | None = None,
         weights: str | None = None,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
         batch_size: int | None = None,
-        interpolation: str = "bicubic",
-        crop_pct: float = 1.0,
-        crop_mode: str = "center",
+        interpolation: str | None = None,
+        crop_pct: float | None = None,
+        crop_mode: str | None = None,
+        resizer: str | None = None,
+        crop_rounding: str | None = None,
+        channels: int | None = None,
+        assumed: Mapping[str, str] | None = None,
+        outputs: Outputs | None = None,
+        repeatable: bool | None = None,
+        layout: Layout | None = None,
     ) -> None:
         if not callable(module):
             raise InputError(f"expected a model: an nn.Module or a callable; got {type(module).__name__}")
@@ -115,26 +107,29 @@ class Classifier:
             raise InputError(f"expected precision float32 or bfloat16; got {precision!r}")
         if batch_size is not None and batch_size < 1:
             raise InputError(f"expected batch_size of at least 1; got {batch_size}")
-        if isinstance(class_names, str):
-            raise InputError(f"expected class_names as a sequence of names; got the one text {class_names!r}")
-        self.preprocessing = Preprocessing(
-            _numbers(int, input_size, "input_size as (height, width)"),
-            _numbers(float, mean, "mean as one number a channel"),
-            _numbers(float, std, "std as one number a channel"),
-            interpolation,
-            crop_pct,
-            crop_mode,
-        )
+        given = {
+            "input_size": input_size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct,
+            "crop_mode": crop_mode, "resizer": resizer, "crop_rounding": crop_rounding, "channels": channels,
+        }  # fmt: skip
+        settled, self.class_names = settle_for(module, given, class_names)
+        self.preprocessing, self.known = settled.preprocessing, settled.known
+        self.assumed = {**(assumed or {}), **settled.assumed}
+        self.outputs_said = None if outputs is None else check_outputs(outputs)
+        self.meaning: Meaning | None = Meaning(outputs) if outputs in ("logits", "probabilities") else None
+        self.repeatable = bool(repeatable)
+        self._tried = self.repeatable and self.meaning is not None
+        module = unwrapped(module)
         self.name = name or type(module).__name__
+        module = with_layout(module, layout)
         self.weights = weights
-        self.class_names = None if class_names is None else tuple(map(str, class_names))
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
         place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(place)
-        # Their type is said, as a program may have another default.
-        self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
-        self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
+        with torch.inference_mode(False):  # or no gradient could flow through a normalised image
+            # Their type is said, as a program may have another default.
+            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
+            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
         self.engine = Engine(
             module,
             device=place,
@@ -147,12 +142,12 @@ class Classifier:
 
     @property
     def module(self) -> nn.Module | Callable[[Tensor], Any]:
-        """The model itself; another one may take its place."""
+        """The model itself, without a wrapper of `torch.compile` or DataParallel; another one may take its place."""
         return self.engine.module
 
     @module.setter
     def module(self, module: nn.Module | Callable[[Tensor], Any]) -> None:
-        self.engine.module = module
+        self.engine.module = with_layout(unwrapped(module), None)
 
     @property
     def device(self) -> torch.device:
@@ -195,46 +190,47 @@ class Classifier:
     @property
     def black_box(self) -> bool:
         """True where only the outputs can be seen: no gradients, no activations."""
-        return not isinstance(self.module, nn.Module)
+        return not isinstance(self.module, nn.Module) or sealed(self.module) is not None
 
     def require_module(self, purpose: str) -> nn.Module:
         """The module, or an error that says why `purpose` is out of reach for a black box."""
-        if not isinstance(self.module, nn.Module):
+        if not isinstance(self.module, nn.Module) or (why := sealed(self.module)):
+            cause = f" ({why})" if isinstance(self.module, nn.Module) else ""
             raise InputError(
-                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box: only its outputs "
-                "can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
+                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box{cause}: only its "
+                "outputs can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
             )
         return self.module
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What is assumed of the model as neither it nor the caller says it, each in a sentence; empty for nothing."""
+        return tuple(self.assumed.values())
+
+    def facts(self) -> dict[str, Any]:
+        """What every result records of how the model was used, fit for JSON."""
+        return {
+            "outputs": self.known_meaning.outputs,
+            "preprocessing": self.preprocessing.to_dict(),
+            "assumptions": list(self.assumptions),
+        }
 
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where no names are known."""
         return str(index) if self.class_names is None else self.class_names[index]
 
     def class_index(self, target: int | str) -> int:
-        """Index of a class given by index or name.
+        """Index of a class given by index or name; `suffice.class_names.index_of` says which text means what.
 
         Raises:
-            InputError: out of range, unknown, or a name that several classes share.
+            InputError: out of range, unknown, ambiguous, or a name that several classes share.
         """
-        if isinstance(target, str) and not _is_whole_number(target):
-            named = [i for i, name in enumerate(self.class_names or ()) if name.lower() == target.strip().lower()]
-            if len(named) == 1:
-                return named[0]
-            if named:
-                raise InputError(f"class name {target!r} is shared by classes {named}; give one of the numbers")
-            raise InputError(f"expected a class number or name; {self.name} has no class named {target!r}")
-        if not isinstance(target, str) and (isinstance(target, bool) or not hasattr(target, "__index__")):
-            raise InputError(f"expected a class number or name; got {target!r}")
-        index = int(target)
-        if index < 0 or (self.num_classes is not None and index >= self.num_classes):
-            known = "" if self.num_classes is None else f" to {self.num_classes - 1}"
-            raise InputError(f"expected a class from 0{known}; got {index}")
-        return index
+        return index_of(target, self.class_names, self.num_classes, self.name)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x - mean) / std on the device of `images`, (N, C, H, W) in [0, 1]."""
+        """(x - mean) / std, (N, C, H, W) in the type of the model's weights, of images in [0, 1] on any device."""
         mean, std = self._mean.to(images.device), self._std.to(images.device)
-        return (images.to(torch.float32) - mean) / std
+        return ((images.to(torch.float32) - mean) / std).to(_type_of(self.module))
 
     def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
@@ -268,17 +264,82 @@ class Classifier:
         Every question to the model goes through here: it moves rows to the device, keeps the model in evaluation
         mode and puts it back, counts, and checks what comes out.
         """
+        self.find_out()
         return self.engine.ask(question, *inputs, **options)
 
     def batched(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
         """The logits (N, K) of `ask` alone."""
-        return self.engine.ask(question, *inputs, **options).logits
+        return self.ask(question, *inputs, **options).logits
+
+    def read(self, output: Any) -> Tensor:
+        """Logits (N, K) of what the module returned, for a question that goes on with them; gradients flow through."""
+        return self.known_meaning.logits(as_logits(output))
+
+    @property
+    def known_meaning(self) -> Meaning:
+        """What the outputs mean, found out now where it is not known."""
+        self.find_out()
+        assert self.meaning is not None
+        return self.meaning
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        """Confidence in each class, in [0, 1], of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.confidences(logits)
+
+    def log_confidences(self, logits: Tensor) -> Tensor:
+        """The logarithm of `confidences`; see `suffice.outputs.Meaning`."""
+        return self.known_meaning.log_confidences(logits)
+
+    def margins(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """By how much a class is the decision, in logits, (…), of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.margins(logits, target)
+
+    def log_odds(self, logits: Tensor, target: int | Tensor) -> Tensor:
+        """log p/(1 - p) of the confidence p in a class, (…), of logits (…, K); see `suffice.outputs.Meaning`."""
+        return self.known_meaning.log_odds(logits, target)
+
+    def find_out(self) -> None:
+        """What the outputs mean, and whether the model answers the same when it is asked twice, where it is not known.
+
+        One image of noise alone, then the same beside black and white: in all three rows that are not counted.
+        """
+        if self._tried:
+            return
+        with self.engine.exclusive():
+            if self._tried:
+                return  # another thread has
+            shape = (1, len(self.preprocessing.mean), *self.preprocessing.input_size)
+            noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            rows = torch.cat([noise, torch.zeros(shape), torch.ones(shape)])
+
+            def question(module: Any, x: Tensor) -> Any:
+                return module(self.normalise(x))
+
+            def raw(output: Any, count: int) -> Tensor:
+                return as_logits(output).detach().to("cpu", torch.float32)
+
+            # What goes wrong here goes wrong in the question itself, which says so.
+            with contextlib.suppress(Exception):
+                alone = self.engine.ask(question, noise, counted=False, read=raw).logits
+                beside = alone
+                if not (self.repeatable and shows_logits(alone)):
+                    beside = self.engine.ask(question, rows, counted=False, read=raw).logits
+                meaning, assumed = found_out(torch.cat([beside, alone]), self.outputs_said)
+                off = float((beside[0] - alone[0]).abs().max())
+                spread = float(beside.amax() - beside.amin())
+                self.meaning = self.meaning or meaning
+                sentences = {"outputs": assumed, "answers": _unsteady(off, spread)}
+                self.assumed |= {about: sentence for about, sentence in sentences.items() if sentence}
+            if self.meaning is None:
+                self.meaning = Meaning(self.outputs_said or "logits")
+            self._tried = True
 
     def _checked(self, output: Any, rows: int) -> Tensor:
-        logits = as_logits(output)
+        logits = self.read(output)
         if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
             raise InputError(
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
+                + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
             )
         logits = logits.to("cpu", torch.float32)
         if not bool(torch.isfinite(logits).all()):
@@ -293,19 +354,14 @@ class Classifier:
         return logits
 
 
-def _numbers(kind: Callable[[Any], Any], values: Any, expected: str) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected {expected}; got {values!r}") from error
-
-
-def _is_whole_number(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+def _unsteady(off: float, spread: float) -> str:
+    """What is said of a model whose two answers to one image are `off` apart; empty where that is rounding."""
+    if off <= max(1e-3 * spread, 1e-4):
+        return ""
+    return (
+        f"the model answers differently when asked twice: one image, alone and beside others, gave outputs {off:.2g} "
+        "apart (dropout, statistics of the batch or randomness), so results cannot be repeated"
+    )
 
 
 def _device_of(module: Any) -> torch.device:
@@ -313,6 +369,15 @@ def _device_of(module: Any) -> torch.device:
         for tensor in (*module.parameters(), *module.buffers()):
             return tensor.device
     return torch.device("cpu")
+
+
+def _type_of(module: Any) -> torch.dtype:
+    """The type that a model's weights have: of the first layer, which takes the images."""
+    if isinstance(module, nn.Module):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return torch.float32
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

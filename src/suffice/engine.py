@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from suffice.errors import InputError
 from suffice.faster import faster_copy, state_of
+from suffice.inside import as_written, without_backward_hooks
 from suffice.memory import available_memory
 from suffice.outputs import as_logits
 
@@ -143,6 +144,7 @@ class Engine:
         batch_size: int | None = None,
         gradients: bool = False,
         counted: bool = True,
+        read: Callable[[Any, int], Tensor] | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Answers:
         """What the model says of the rows of `inputs`, asked in batches.
@@ -160,6 +162,7 @@ class Engine:
                 about no image.
             batch_size: overrides the engine's own.
             gradients: `question` also goes backward, once for each row.
+            read: overrides the engine's own.
             counted: False for rows that are no images, such as noise that shows what the layers return.
             progress: called with the share of the rows that is done.
 
@@ -173,7 +176,8 @@ class Engine:
             raise InputError(f"expected as many rows in each input; got {[len(x) for x in inputs]}")
         precision: Precision = self.precision if screen else "float32"
         together = _Together(rows)
-        with self.exclusive(), evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
+        run = as_written(self.module, gradients=gradients)
+        with self.exclusive(), evaluation_mode(self.module), _exact_arithmetic(), run, torch.no_grad():
             size = batch_size or self.batch_size or self._fitting_batch()
             size = min(size, self._fits or size)
             module = self._copy() if screen and copies else self.module
@@ -181,7 +185,9 @@ class Engine:
                 batch = [x[together.done : together.done + size].to(self.device) for x in inputs]
                 channels_last = screen and self._channels_last
                 try:
-                    answer = self._one_batch(question, module, batch, gather, precision, channels_last)
+                    answer = self._one_batch(
+                        question, module, batch, gather, precision, channels_last, read or self._read
+                    )
                 except (MemoryError, RuntimeError) as error:  # of which torch's own is one
                     if size > 1 and is_out_of_memory(error):
                         size = self._fits = max(1, size // 2)
@@ -205,6 +211,7 @@ class Engine:
         gather: Callable[..., Sequence[Tensor]] | None,
         precision: Precision,
         channels_last: bool,
+        read: Callable[[Any, int], Tensor],
     ) -> Answers:
         rows = len(batch[0])
         if gather is not None:
@@ -216,7 +223,7 @@ class Engine:
         found = output if isinstance(output, ByRow) else ByRow(output, ())
         if any(len(extra) != rows for extra in found.extras):
             raise ValueError(f"a question about {rows} rows returned {[len(extra) for extra in found.extras]}")
-        return Answers(self._read(found.output, rows), tuple(extra.detach() for extra in found.extras))
+        return Answers(read(found.output, rows).detach(), tuple(extra.detach() for extra in found.extras))
 
     def _copy(self) -> Any:
         """The faster copy of the module as it is now, made where it is not there; or the module."""
@@ -228,7 +235,7 @@ class Engine:
         made_of = self.precision, state
         if made_of != self._faster_than:
             images = torch.rand((2, *self._input_shape), generator=torch.Generator().manual_seed(0))
-            with _autocast(self.device, "float32"):
+            with _autocast(self.device, "float32"), without_backward_hooks(self.module):
                 self._faster = faster_copy(self.module, self._normalise(images), fuses=self.precision == "float32")
             self._faster_than = made_of
         return self.module if self._faster is None else self._faster
@@ -297,7 +304,7 @@ def evaluation_mode(module: Any) -> Iterator[None]:
         yield
         return
     with exclusive(module):
-        training = [m for m in module.modules() if m.training]
+        training = [m for m in module.modules() if getattr(m, "training", False)]  # frozen TorchScript has no mode
         try:
             for submodule in training:
                 submodule.training = False
@@ -311,7 +318,7 @@ def evaluation_mode(module: Any) -> Iterator[None]:
 def frozen(module: nn.Module) -> Iterator[None]:
     """No parameter of the module asks for a gradient; afterwards those do that did."""
     with exclusive(module):
-        asking = [p for p in module.parameters() if p.requires_grad]
+        asking = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
         try:
             for parameter in asking:
                 parameter.requires_grad_(False)

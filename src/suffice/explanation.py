@@ -35,6 +35,10 @@ class Explanation:
         forward_passes: images that went through the model for it; backward_passes: gradients of images.
         seconds: wall time.
         model, weights, precision: who was asked, as of `suffice.Classifier`; image: about what; version: of suffice.
+        outputs: what the model returned: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`).
+        preprocessing: how the image became the model's input, the fields of `suffice.Preprocessing`; assumptions: what
+            of that, and of the model's names and outputs, nobody had said, each in a sentence. Empty in the results of
+            other tools.
         notes: what a reader must know before trusting it; empty in most cases.
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
@@ -61,6 +65,9 @@ class Explanation:
     model: str
     weights: str | None = None
     precision: str = "float32"
+    outputs: str = "logits"
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
     version: str
     image: str = ""
     notes: tuple[str, ...] = ()
@@ -84,7 +91,7 @@ class Explanation:
             TypeError: a name that is missing, or that explanations do not have.
         """
         fields = {**content, "mask": mask, "saliency": saliency, "raw_saliency": raw_saliency}
-        fields["notes"] = tuple(content.get("notes", ()))
+        fields |= {name: tuple(content.get(name, ())) for name in ("notes", "assumptions")}
         if "kind" not in content:  # what was asked, and of whom, once stood among the settings of the method
             settings = dict(content.get("settings", {}))
             moved = {name: settings.pop(name) for name in _ONCE_AMONG_SETTINGS if name in settings}
@@ -96,7 +103,8 @@ class Explanation:
         maps = ("mask", "saliency", "raw_saliency")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in maps}
         first = ("image", "model", "version")
-        return {name: fields.pop(name) for name in first} | fields | {"notes": list(self.notes)}
+        lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
+        return {name: fields.pop(name) for name in first} | fields | lists
 
     def map_files(self) -> dict[str, str | None]:
         """Names of the files in which `save` puts the maps; None for one that there is not."""

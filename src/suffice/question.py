@@ -61,7 +61,8 @@ class Question:
 
     Call it with masks for the verdicts on them, or let it `explain` the decision by the smallest part found. `at` makes
     a question with other demands, which shares all answers: no mask is asked about twice. The classifier is not asked
-    before an answer is needed.
+    before an answer is needed. Several threads can ask one question: the worst that happens is that two of them ask
+    about the same mask at the same time.
 
     Args:
         classifier: whose decision it is.
@@ -185,7 +186,7 @@ class Question:
 
     @property
     def confidence(self) -> float:
-        """Softmax probability of the target for the whole image, in [0, 1]."""
+        """Confidence in the target for the whole image, in [0, 1]."""
         return self._answers.confidence
 
     @property
@@ -316,8 +317,7 @@ class Question:
             lost = self._lost_under(group, masks, keys, alive)
             worst = max(group, key=lambda index: len(lost[index]))
             if lost[worst]:
-                self._order.remove(worst)
-                self._order.insert(0, worst)
+                self._order = [worst, *(index for index in self._order if index != worst)]
             gone = set().union(*lost.values())
             alive = [row for row in alive if row not in gone]
         verdicts = torch.zeros(len(masks), dtype=torch.bool)

@@ -115,8 +115,9 @@ class Registry(Mapping[str, T]):
                 package that cannot be imported, or is not what it has to be.
         """
         if not isinstance(name, str):
-            if (wrong := self._wrong(name)) is not None:
-                raise InputError(f"expected {self.kind}s by name or as objects; {wrong}")
+            if self._wrong(name) is not None:
+                wanted = self._type.replace(":", ".")
+                raise InputError(f"expected the name of a {self.kind}, or a {wanted}; got {type(name).__name__}")
             return name
         if name not in self:
             raise self.unknown(name)
@@ -162,6 +163,11 @@ class Registry(Mapping[str, T]):
             for name in self
         }
 
+    def package(self, name: str) -> tuple[str, str] | None:
+        """The name and version of the package that a name is of; None for this one, and where nobody knows."""
+        points = () if name in self._builtin else self._outside.get(name, ())
+        return next(((point.dist.name, point.dist.version) for point in points if point.dist is not None), None)
+
     @functools.cached_property
     def _outside(self) -> dict[str, tuple[EntryPoint, ...]]:
         """The entry points of installed packages by name; more than one where packages want the same name."""
@@ -173,7 +179,7 @@ class Registry(Mapping[str, T]):
                 warnings.warn(
                     f"{_package(point)} has a {self.kind} {point.name!r}, which suffice has itself: that of suffice is "
                     "taken, and the other cannot be reached by its name",
-                    stacklevel=2,
+                    stacklevel=1,  # who looks first has nothing to do with it
                 )
             else:
                 found[point.name] = (*found.get(point.name, ()), point)
@@ -287,7 +293,13 @@ MODELS: Registry[Callable[[str, str | None, int | None], Source]] = Registry(
     "source of models",
     "suffice.models",
     "collections.abc:Callable",
-    {"timm": "suffice.models.from_timm:load", "torchvision": "suffice.models.from_torchvision:load"},
+    {
+        "timm": "suffice.models.from_timm:load",
+        "torchvision": "suffice.models.from_torchvision:load",
+        "hf": "suffice.models.from_hf:load",
+        "exported": "suffice.models.from_exported:load_exported",
+        "torchscript": "suffice.models.from_exported:load_torchscript",
+    },
     value="NAME",
 )
 """Where models come from, by what stands before a colon: from what stands after it, the weights (a file, `random`,

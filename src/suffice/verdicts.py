@@ -38,7 +38,7 @@ At 1, some of ten thousand verdicts of the default model in bfloat16 were wrong;
 asks for twice as many answers again.
 """
 
-_LEAST, _GREATEST = 1e-12, 1 - 1e-7  # confidences whose log-odds are told apart; float32 has hardly one beyond
+_LEAST, _GREATEST = 1e-12, 1 - 1e-7  # confidences between which log-odds differ; float32 has hardly one beyond
 
 
 def margin(logits: Tensor, target: int | Tensor) -> Tensor:

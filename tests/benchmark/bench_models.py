@@ -45,15 +45,21 @@ class NotANumber(nn.Module):
 
 
 def corner() -> suffice.Classifier:
-    return suffice.Classifier(Corner(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+    return suffice.Classifier(
+        Corner(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, outputs="logits", repeatable=True
+    )
 
 
 def patient() -> suffice.Classifier:
-    return suffice.Classifier(Patient(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+    return suffice.Classifier(
+        Patient(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, outputs="logits", repeatable=True
+    )
 
 
 def not_a_number() -> suffice.Classifier:
-    return suffice.Classifier(NotANumber(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+    return suffice.Classifier(
+        NotANumber(), input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, outputs="logits", repeatable=True
+    )
 
 
 def convolution() -> suffice.Classifier:
@@ -64,4 +70,6 @@ def convolution() -> suffice.Classifier:
             nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
         )  # fmt: skip
-    return suffice.Classifier(network, input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+    return suffice.Classifier(
+        network, input_size=(SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3, outputs="logits", repeatable=True
+    )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from suffice.benchmark import Outcome, run_benchmark
 from suffice.benchmark.config import make_config
-from suffice.benchmark.results import Row, read_rows
+from suffice.benchmark.results import ResultRow, read_rows
 
 HERE = Path(__file__).parent
 
@@ -45,11 +45,11 @@ def toy(photos: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Outcome, list[Row]]]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Outcome, list[ResultRow]]]]:
     """Runs a benchmark; what it says is in `run.said`."""
     monkeypatch.syspath_prepend(HERE)
 
-    def call(content: dict[str, Any], folder: str = "out", **options: Any) -> tuple[Outcome, list[Row]]:
+    def call(content: dict[str, Any], folder: str = "out", **options: Any) -> tuple[Outcome, list[ResultRow]]:
         call.said = []  # type: ignore[attr-defined]
         config = make_config(copy.deepcopy(content))
         tell = call.said.append  # type: ignore[attr-defined]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import suffice
-from suffice.benchmark import measure, plan, provenance
+from suffice.benchmark import explanations, plan, provenance
 from suffice.benchmark.config import make_config
-from suffice.benchmark.measure import cut_at
+from suffice.benchmark.explanations import cut_at
 from suffice.benchmark.results import Results, as_csv, read_rows
 from suffice.errors import InputError
 from suffice.explainers import METHODS
@@ -92,8 +92,8 @@ def test_nothing_is_done_twice_and_new_metrics_reuse_explanations(
 ) -> None:
     _, rows = run(toy)
     searches = []
-    search = measure.explain_series
-    monkeypatch.setattr(measure, "explain_series", lambda *a, **k: searches.append(a[2]) or search(*a, **k))
+    search = explanations.explain_series
+    monkeypatch.setattr(explanations, "explain_series", lambda *a, **k: searches.append(a[2]) or search(*a, **k))
     assert run(toy)[1] == rows
     assert run.said == ["8 of 8 cells are there; 0 to do: 0 rows"]
     # Another metric: every explanation is there.
@@ -193,7 +193,7 @@ def test_stored_explanations_are_what_was_found(run: Any, toy: dict[str, Any], p
     setup = made.setups[0]
     row = Results(tmp_path / "out").load(plan.explanation_id(setup, "b_1.png", made.levels[1]))
     assert row is not None
-    stored = measure.unpack(row).of
+    stored = explanations.unpack(row).of
     import bench_models
 
     classifier = bench_models.corner()

@@ -10,7 +10,10 @@ from suffice.classifier import Classifier
 
 
 def classifier_of(module: nn.Module, side: int = 8) -> Classifier:
-    return Classifier(module.eval(), input_size=(side, side), mean=(0, 0, 0), std=(1, 1, 1), device="cpu")
+    return Classifier(
+        module.eval(), input_size=(side, side), mean=(0, 0, 0), std=(1, 1, 1), device="cpu",
+        outputs="logits", repeatable=True,
+    )  # fmt: skip
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -189,7 +189,7 @@ def test_output_that_is_no_logits(name: str, suffice: Any, save_photo: Any, cont
     before = contents()
     run = suffice("explain", photo, "--model", f"toy_models:{name}")
     assert run.status == 2
-    got = {"flat": "(1,)", "maps": "(1, 2, 1)", "single": "(1, 1)", "text": "str"}[name]
+    got = {"flat": "(1,)", "maps": "(1, 2, 2)", "single": "(1, 1)", "text": "str"}[name]
     assert "expected logits" in run.complaints(1)[0]
     assert f"got {got}" in run.err
     assert run.out == ""

@@ -66,7 +66,7 @@ def test_json_lines(suffice: Any, photo: str) -> None:
     first, second = run.json
     assert set(first) == {
         *("image", "map", "model", "version", "label", "label_name", "confidence", "scores", "occlusion", "settings"),
-        *("seed", "forward_passes", "seconds", "notes"),
+        *("seed", "forward_passes", "seconds", "notes", "outputs", "preprocessing", "assumptions"),
     }
     assert (first["image"], first["map"], second["map"]) == ("photo.png", "corner.npy", "constant.npy")
     assert (first["label"], first["label_name"], first["occlusion"]) == (1, "bright corner", "min")

@@ -51,7 +51,7 @@ def test_weights_that_explain_takes(suffice: Callable[..., Any], photos: Path) -
         "--occlusion", "min", "--set", "block=4", "--json",
     )  # fmt: skip
     assert explained.status == 0, explained.err
-    assert explained.json[0]["target"] == 0
+    assert (explained.json[0]["target"], explained.json[0]["target_name"]) == (0, "left")
 
 
 def test_the_same_call_again_gives_the_same_and_another_one_is_refused(
@@ -114,9 +114,14 @@ def test_an_adapter_from_training_to_explanation(suffice: Callable[..., Any], ph
     other = suffice("explain", photo, "--model", "toy_models:trainable", *lax, "--target", "1")
     assert (other.status, "fits no other backbone: expected weights" in other.complaints(1)[0]) == (2, True)
     none = suffice("explain", photo, "--model", "nothing:here", "--method", "lax")
-    assert (none.status, "lax needs an adapter" in none.complaints(1)[0]) == (2, True)
+    assert (
+        none.status,
+        "--method lax needs its adapter: --adapter FILE, as `suffice train-lax` writes it" in none.complaints(1)[0],
+    ) == (2, True)
     misplaced = suffice("explain", photo, *model, "--adapter", result["adapter"])
-    assert "--adapter is of --method lax" in misplaced.complaints(1)[0]
+    assert (
+        "--adapter is of methods that have one, such as lax; got it with --method causal" in misplaced.complaints(1)[0]
+    )
 
 
 def test_labels_that_the_model_does_not_have_are_refused(suffice: Callable[..., Any], photos: Path) -> None:

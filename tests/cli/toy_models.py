@@ -85,7 +85,12 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         logits = torch.stack([x.mean((1, 2, 3)), x.amax((1, 2, 3))], 1)
-        return {"flat": logits[:, 0], "maps": logits[..., None], "single": logits[:, :1], "text": "cat"}[self.shape]
+        return {
+            "flat": logits[:, 0],
+            "maps": logits[..., None].expand(-1, -1, 2),
+            "single": logits[:, :1],
+            "text": "cat",
+        }[self.shape]
 
 
 def _classifier(module: nn.Module, names: str | None = None) -> Classifier:
@@ -94,6 +99,8 @@ def _classifier(module: nn.Module, names: str | None = None) -> Classifier:
         input_size=(SIDE, SIDE),
         mean=(0, 0, 0),
         std=(1, 1, 1),
+        outputs="logits",
+        repeatable=True,
         class_names=None if names is None else names.split(","),
         device="cpu",
     )
@@ -136,4 +143,5 @@ def trainable() -> Classifier:
             nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
             nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(16, 2),
         )  # fmt: skip
-    return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1))
+    known = {"outputs": "logits", "repeatable": True}
+    return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), **known)

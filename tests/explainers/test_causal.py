@@ -105,7 +105,13 @@ class Patches(nn.Module):
 
 def toy(boxes: list[Box], needed: int, batch_size: int | None = None) -> tuple[suffice.Classifier, Tensor]:
     classifier = suffice.Classifier(
-        Patches(boxes, needed), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), batch_size=batch_size
+        Patches(boxes, needed),
+        input_size=SIZE,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        batch_size=batch_size,
+        outputs="logits",
+        repeatable=True,
     )
     image = torch.full((3, *SIZE), 0.2)
     for box in boxes:

@@ -40,7 +40,9 @@ def logic(
     sets: Sequence[Sequence[int]], each: float = 0.0, patches: Sequence[Box] = PATCHES
 ) -> tuple[suffice.Classifier, Tensor, Logic]:
     module = Logic(patches, sets, each)
-    classifier = suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+    classifier = suffice.Classifier(
+        module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True
+    )
     image = torch.full((3, *SIZE), 0.2)
     image[:, mask_of(patches, SIZE)] = 1.0
     return classifier, image, module
@@ -208,7 +210,9 @@ def test_a_series_is_one_explanation_after_another_for_less(options: dict[str, A
 
     def fresh() -> tuple[suffice.Classifier, Soft]:
         module = Soft(4, smooth=True)
-        return suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1)), module
+        return suffice.Classifier(
+            module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True
+        ), module
 
     classifier, module = fresh()
     series = suffice.explain_series(classifier, image, gammas, **options)
@@ -249,7 +253,9 @@ class Bright(nn.Module):
 @pytest.mark.parametrize(("occlusion", "most"), [("min", 250), ("min,zero", 600), ("robust", 600)])
 def test_the_budget_is_that_of_one_occlusion_or_of_several(occlusion: str, most: int) -> None:
     # Every pixel of a white image counts, so that all of some 600 blocks of one pixel would have to be asked about.
-    classifier = suffice.Classifier(Bright(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+    classifier = suffice.Classifier(
+        Bright(), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True
+    )
     image = torch.ones(3, *SIZE)
     cut = suffice.explain(classifier, image, occlusion=occlusion, keep_confidence=0, block=1)
     assert cut.sufficient
@@ -261,7 +267,9 @@ def test_the_budget_is_that_of_one_occlusion_or_of_several(occlusion: str, most:
 
 
 def test_the_same_confidence_again_costs_nothing() -> None:
-    classifier = suffice.Classifier(Soft(4, smooth=True), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+    classifier = suffice.Classifier(
+        Soft(4, smooth=True), input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True
+    )
     first, again = suffice.explain_series(classifier, torch.rand(3, *SIZE), (0.5, 0.5), block=8)
     assert first.forward_passes > 0
     assert again.forward_passes == 0

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.explainers import saliency_maps
 from suffice.explainers.lax import (
     Adapter,
     AdapterSettings,
@@ -296,3 +297,16 @@ def test_explain_without_an_adapter_says_so() -> None:
         suffice.explain(
             classifier(), torch.rand(3, 32, 32), method="lax", adapter="nowhere.safetensors", keep_confidence=1
         )
+
+
+def test_maps_of_many_images_are_those_of_the_adapter_on_their_own_scale(tmp_path: Path) -> None:
+    model, images = classifier(), torch.rand(3, 3, 32, 32)
+    adapter = new_adapter(model, PAPER)
+    adapter.save(tmp_path / "a.safetensors")
+    passes = model.forward_passes
+    maps = saliency_maps(model, images, method="lax", adapter=str(tmp_path / "a.safetensors"))
+    assert model.forward_passes == passes + 3
+    logits, expected = heatmaps(model, adapter, images)
+    assert torch.equal(maps.raw, expected)
+    assert torch.equal(maps.normalised, expected)  # not stretched from each image's least value to its greatest
+    assert maps.targets.tolist() == logits.argmax(1).tolist()

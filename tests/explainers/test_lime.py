@@ -78,7 +78,9 @@ class Squares(nn.Module):
 
 
 def classifier_of(module: nn.Module | Callable[[Tensor], Tensor], **settings: Any) -> suffice.Classifier:
-    return suffice.Classifier(module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), **settings)
+    return suffice.Classifier(
+        module, input_size=SIZE, mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True, **settings
+    )
 
 
 def drawn(count: int = 200, seed: int = 0) -> npt.NDArray[np.bool_]:

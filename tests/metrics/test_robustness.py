@@ -54,7 +54,15 @@ class Mixed(nn.Module):
 
 
 def toy(module: Any, channels: int = 3, **options: Any) -> Classifier:
-    return Classifier(module, input_size=SIZE, mean=(0.0,) * channels, std=(1.0,) * channels, **options)
+    return Classifier(
+        module,
+        input_size=SIZE,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        outputs="logits",
+        repeatable=True,
+        **options,
+    )
 
 
 # Values

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.metrics import METRICS, score_many, score_maps
+from suffice.metrics import METRICS, Metric, complete_options, score_many, score_maps
 
 SIZE = 8
 
@@ -77,7 +77,7 @@ class Small(nn.Module):
 
 
 def toy(module: nn.Module, size: int = SIZE) -> Classifier:
-    return Classifier(module, input_size=(size, size), mean=(0, 0, 0), std=(1, 1, 1))
+    return Classifier(module, input_size=(size, size), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True)
 
 
 def white(size: int = SIZE) -> Tensor:
@@ -633,3 +633,63 @@ def test_every_metric_lies_in_its_range() -> None:
         assert list(found) == list(METRICS)
         for name, value in found.items():
             assert METRICS[name].least <= value <= METRICS[name].greatest
+
+
+# Metrics and methods as objects
+
+
+def half(evidence: Any) -> Tensor:
+    return torch.full((len(evidence.images),), 0.5, dtype=torch.float64)
+
+
+HALF = Metric("half", 0, 1, True, "one half", (), (), half)
+
+
+def test_a_metric_of_ones_own_beside_those_by_name() -> None:
+    found = score_maps(toy(Share()), white(), {"a": torch.rand(SIZE, SIZE)}, [HALF, "area", METRICS["area"]], 1)["a"]
+    assert list(found.values) == ["half", "area"]
+    assert found.of(0)["half"] == 0.5
+    assert found.metrics == {"half": HALF, "area": METRICS["area"]}
+    assert suffice.score(toy(Share()), white(), torch.rand(SIZE, SIZE), HALF) == {"half": 0.5}
+
+
+def test_a_metric_that_needs_an_option_is_left_out_of_all_and_an_error_by_itself() -> None:
+    classifier, heat = toy(Share()), torch.rand(SIZE, SIZE)
+    demanding = dataclasses.replace(HALF, name="demanding", options=("count",), required=("count",))
+    with pytest.raises(InputError, match="expected the option count for demanding; got none"):
+        suffice.score(classifier, white(), heat, demanding)
+    assert suffice.score(classifier, white(), heat, demanding, count=3) == {"demanding": 0.5}
+    assert METRICS["robustness_images"].required == ("backgrounds",)
+    assert [name for name, metric in METRICS.items() if metric.required] == ["robustness_images"]
+    assert [name for name, metric in METRICS.items() if not metric.hides] == [
+        "msi_penalty", "robustness_solid", "robustness_images", "area",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [torch.tensor([torch.nan]), torch.zeros(2), torch.tensor(0.5)])
+def test_what_a_metric_of_ones_own_gives_is_checked(values: Tensor) -> None:
+    odd = dataclasses.replace(HALF, name="odd", of=lambda evidence: values)
+    with pytest.raises(InputError, match="expected a finite value for each of 1 maps from the metric odd"):
+        suffice.score(toy(Share()), white(), torch.rand(SIZE, SIZE), odd)
+
+
+def test_two_metrics_of_one_name_are_an_error() -> None:
+    with pytest.raises(InputError, match="expected metrics with names that are different; got area, area"):
+        suffice.score(toy(Share()), white(), torch.rand(SIZE, SIZE), ["area", dataclasses.replace(HALF, name="area")])
+    with pytest.raises(
+        InputError, match=r"expected the name of a metric, or a suffice\.metrics\.metric\.Metric; got int"
+    ):
+        suffice.score(toy(Share()), white(), torch.rand(SIZE, SIZE), [5])  # type: ignore[list-item]
+
+
+def test_an_explanation_of_a_method_that_is_not_installed_is_not_scaled_without_a_word() -> None:
+    classifier = toy(Share())
+    made = dataclasses.replace(suffice.explain(classifier, white(), occlusion="min", block=2), method="elsewhere")
+    with pytest.warns(UserWarning, match="the method 'elsewhere' of an explanation is not installed here"):
+        assumed = suffice.score(classifier, white(), made, ["msi_penalty"])
+    assert suffice.score(classifier, white(), made, ["msi_penalty"], normalise="min-max") == assumed  # nor a warning
+    assert suffice.score(classifier, white(), made, ["confidence_drop"], normalise="none", alpha_min=0.2)
+
+
+def test_no_record_of_the_options_holds_images() -> None:
+    assert "backgrounds" not in complete_options("robustness_images", backgrounds=torch.rand(2, 3, SIZE, SIZE))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision  # noqa: F401  # before the fixture, which forgets what a test was first to import
 from safetensors.torch import save_file
 
 from suffice.errors import InputError
@@ -61,6 +62,58 @@ def attribute():
 
 instance = Means()
 number = 7
+
+NAMES = {"c": 2, "b": 1, "a": 0}
+
+def says_nothing():
+    return Means()
+
+def with_transform():
+    from torchvision import transforms as t
+    steps = [t.Resize(16), t.CenterCrop(8), t.ToTensor(), t.Normalize((0.25,) * 3, (0.5,) * 3)]
+    return Means(), t.Compose(steps), NAMES
+
+def with_weights():
+    from torchvision.models import ResNet18_Weights
+    return Means(), ResNet18_Weights.DEFAULT
+
+def with_processor():
+    return Means(), Processor(), ["a", "b", "c"]
+
+class Processor:
+    def to_dict(self):
+        return {
+            "do_resize": True, "size": {"height": 8, "width": 8}, "resample": 2, "image_mean": [0.25] * 3,
+            "image_std": [0.5] * 3,
+        }
+
+def mapping():
+    return {"model": Means(), "mean": (0.25,) * 3, "std": (0.5,) * 3, "input_size": (8, 8), "class_to_idx": NAMES}
+
+def mapping_of_transform():
+    model, transform, names = with_transform()
+    return {"net": model, "transform": transform, "class_names": names}
+
+def with_config():
+    names = {"0": "a", "1": "b", "2": "c"}
+    return Means(), {"input_size": (3, 8, 8), "mean": [63.75] * 3, "std": [127.5] * 3, "id2label": names}
+
+def odd_tuple():
+    return Means(), 7
+
+def odd_mapping():
+    return {"model": Means(), "colour": "red"}
+
+def of_two_minds():
+    from torchvision import transforms as t
+    return Means(), t.Compose([t.Resize(8), t.ToTensor()]), t.Compose([t.Resize(16), t.ToTensor()])
+
+def training_transform():
+    from torchvision import transforms as t
+    return Means(), t.Compose([t.RandomCrop(8), t.ToTensor()])
+
+def nested_classifier():
+    return Classifier(Means(), input_size=(8, 4)), NAMES
 """
 
 
@@ -79,10 +132,11 @@ def _own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = set(sys.modules)
     yield  # type: ignore[misc]
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        # Not what a library has loaded meanwhile: parts of torch cannot be loaded twice.
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("model", ["my_models:module", "my_package.nets:build"])
@@ -111,6 +165,62 @@ def test_a_classifier_keeps_what_it_knows() -> None:
     assert (classifier.batch_size, classifier.preprocessing.crop_pct) == (5, 0.5)
     assert load_classifier("my_models:classifier", batch_size=2, class_names=["x", "y", "z"]).class_name(0) == "x"
     assert load_classifier("my_models:classifier", batch_size=2).batch_size == 2
+
+
+@pytest.mark.parametrize(
+    "function", ["with_transform", "with_processor", "mapping", "mapping_of_transform", "with_config"]
+)
+def test_what_comes_with_a_model_describes_it(function: str) -> None:
+    classifier = load_classifier(f"my_models:{function}", device="cpu")
+    # (0.25 - 0.25) / 0.5 and (1 - 0.25) / 0.5
+    images = torch.tensor([0.25, 1.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    assert classifier.logits(images).tolist() == [[0.0, 1.5, -0.5]]
+    assert classifier.class_names == ("a", "b", "c")
+    assert not set(classifier.assumed) & {"size", "normalisation", "names"}
+    if "transform" in function:
+        assert (classifier.preprocessing.crop_pct, classifier.preprocessing.interpolation) == (0.5, "bilinear")
+        assert set(classifier.assumed) <= {"outputs"}  # of which none of these says anything
+
+
+def test_torchvisions_weights_describe_a_model() -> None:
+    classifier = load_classifier("my_models:with_weights", device="cpu")
+    assert (classifier.class_name(285), classifier.preprocessing.crop_pct) == ("Egyptian cat", 0.875)
+    assert set(classifier.assumed) <= {"outputs"}  # of which none of these says anything
+
+
+def test_a_classifier_is_as_sure_as_it_was() -> None:
+    classifier = load_classifier("my_models:nested_classifier", device="cpu")
+    assert classifier.preprocessing.input_size == (8, 4)
+    assert classifier.class_names == ("a", "b", "c")
+    assert set(classifier.assumed) == {"normalisation", "resize"}
+    said = load_classifier("my_models:nested_classifier", device="cpu", mean=0.5, std=0.5, crop_pct=1.0)
+    assert set(said.assumed) == {"resize"}  # the interpolation
+
+
+def test_a_model_that_says_nothing_of_itself() -> None:
+    classifier = load_classifier("my_models:says_nothing", device="cpu")
+    assert set(classifier.assumed) == {"size", "normalisation", "resize", "names"}
+    assert len(classifier.assumptions) == 4
+
+
+@pytest.mark.parametrize(
+    ("function", "received"),
+    [
+        ("odd_tuple", "beside the model, a transform, a processor, class names or a mapping; got int"),
+        ("odd_mapping", "beside the model, input_size, mean, .*; got 'colour'"),
+        ("of_two_minds", r"to say input_size once; got \(8, 8\) and \(16, 16\)"),
+        ("training_transform", "a transform for evaluation, .*; got RandomCrop in it"),
+    ],
+)
+def test_what_does_not_describe_a_model_is_refused(function: str, received: str) -> None:
+    with pytest.raises(InputError, match=received):
+        load_classifier(f"my_models:{function}", device="cpu")
+
+
+def test_class_names_of_a_checkpoint(tmp_path: Path) -> None:
+    torch.save({"net": {"scale": torch.tensor(4.0)}, "epoch": 3}, tmp_path / "scale.pth")
+    classifier = load_classifier("my_models:module", weights="scale.pth", mean=0.0, std=1.0, device="cpu")
+    assert classifier.logits(IMAGE).tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_weights_go_into_the_module(tmp_path: Path) -> None:

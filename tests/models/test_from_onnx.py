@@ -105,6 +105,137 @@ def test_inputs_of_any_float_type(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits, images.mean((2, 3)), rtol=0, atol=2e-3 if kind == "FLOAT16" else 1e-6)
 
 
+def _pooled(
+    path: Path, batch: Any, outputs: list[tuple[str, list[Any]]], metadata: dict[str, str] | None = None
+) -> Path:
+    """A graph of the channels' means: `m` (N, 3, 1, 1), `f` (N, 3), `g` (N, 6) twice, and `maps`, the input itself."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=1),
+        helper.make_node("Flatten", ["m"], ["f"]),
+        helper.make_node("Concat", ["f", "f"], ["g"], axis=1),
+        helper.make_node("Identity", ["x"], ["maps"]),
+    ]
+    made = {"m": "m", "f": "f", "g": "g", "maps": "maps"}
+    values = []
+    for name, shape in outputs:
+        inner, _, outer = name.partition(" as ")
+        if outer:
+            nodes.append(helper.make_node("Identity", [made[inner]], [outer]))
+        values.append(_value(outer or inner, shape))
+    _graph(path, [_value("x", [batch, 3, 8, 8])], values, nodes)
+    model = onnx.load(path)
+    helper.set_model_props(model, metadata or {})
+    onnx.save(model, path)
+    return path
+
+
+N, F, G, M, MAPS = "n", ["n", 3], ["n", 6], ["n", 3, 1, 1], ["n", 3, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names", "classes"),
+    [
+        ([("m", M)], None, 3),  # microsoft/onnxruntime#20332: SqueezeNet of the ONNX zoo ends in a global pooling
+        ([("g as features", G), ("f as logits", F)], None, 3),  # ReX-XAI/ReX#9
+        ([("g as features", G), ("f as Output", F)], "abc", 3),
+        ([("f as output", F), ("g as logits", G)], None, 6),
+        ([("maps", MAPS), ("f as scores", F)], None, 3),
+        ([("g as features", G), ("f as scores", F)], "abc", 3),
+        ([("g as features", G), ("m as scores", M)], "abc", 3),
+        ([("g as scores", G), ("f as features", F)], "abcdef", 6),
+        ([("g as features", G), ("f as scores", ["n", "k"])], "abc", 3),
+    ],
+)
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_of_several_outputs_the_logits_are_taken(
+    outputs: list[tuple[str, list[Any]]], names: str | None, classes: int, batch: Any, tmp_path: Path
+) -> None:
+    fixed = [(name, [batch, *shape[1:]]) for name, shape in outputs]
+    path = _pooled(tmp_path / "net.onnx", batch, fixed)
+    classifier = load_classifier(str(path), mean=0, std=1, class_names=None if names is None else list(names))
+    images = torch.rand(5, 3, 8, 8)
+    means = images.mean((2, 3))
+    expected = means if classes == 3 else torch.cat([means, means], 1)
+    torch.testing.assert_close(classifier.logits(images), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names", "wanted"),
+    [
+        ([("g as a", G), ("f as b", F)], None, "logits (N, K) in"),
+        ([("g as a", G), ("f as b", F)], "wxyz", "with K = 4 in"),
+        ([("m as a", M), ("f as b", F)], "abc", "with K = 3 in"),
+        ([("maps as a", MAPS), ("maps as b", MAPS)], None, "logits (N, K) in"),
+    ],
+)
+def test_outputs_of_which_none_is_the_logits_are_all_named(
+    outputs: list[tuple[str, list[Any]]], names: str | None, wanted: str, tmp_path: Path
+) -> None:
+    path = _pooled(tmp_path / "net.onnx", "n", outputs)
+    with pytest.raises(InputError) as caught:
+        load_classifier(str(path), class_names=None if names is None else list(names))
+    message = str(caught.value)
+    assert wanted in message
+    assert "a tensor(float)" in message
+    assert "b tensor(float)" in message
+
+
+def test_metadata_of_ultralytics(tmp_path: Path) -> None:
+    """ultralytics/ultralytics#14145: its exporter writes names and sizes; its classifiers take pixels in [0, 1]."""
+    metadata = {
+        "author": "Ultralytics", "task": "classify", "imgsz": "[8, 8]", "names": "{0: 'cat', 1: 'dog', 2: 'owl'}",
+        "stride": "1", "date": "2024-03-29T00:00:00",
+    }  # fmt: skip
+    classifier = load_classifier(str(_pooled(tmp_path / "net.onnx", "n", [("f", F)], metadata)))
+    assert classifier.class_names == ("cat", "dog", "owl")
+    assert (classifier.preprocessing.mean, classifier.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert set(classifier.assumed) == {"resize"}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]", "class_names": '["a", "b", "c"]'},
+        {"Mean": "0.1, 0.2, 0.3", "Std": "0.4, 0.5, 0.6", "id2label": '{"0": "a", "1": "b", "2": "c"}'},
+        {
+            "pretrained_cfg": '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": null}',
+            "class_to_idx": '{"c": 2, "b": 1, "a": 0}',
+        },
+        # PUTvision/qgis-plugin-deepness#27
+        {
+            "image_mean": "[25.5, 51, 76.5]",
+            "image_std": "(102, 127.5, 153)",
+            "class_names": '{"0": "a", "1": "b", "2": "c"}',
+        },
+    ],
+)  # fmt: skip
+def test_metadata_of_ones_own(metadata: dict[str, str], tmp_path: Path) -> None:
+    classifier = load_classifier(str(_pooled(tmp_path / "net.onnx", "n", [("f", F)], metadata)))
+    assert classifier.preprocessing.mean == pytest.approx((0.1, 0.2, 0.3))
+    assert classifier.preprocessing.std == pytest.approx((0.4, 0.5, 0.6))
+    assert classifier.class_names == ("a", "b", "c")
+    assert load_classifier(str(tmp_path / "net.onnx"), class_names=list("xyz")).class_names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"names": "[" * 10_000}, {"names": "{0: __import__('os').abort()}"}, {"names": "cat"}]
+)
+def test_metadata_that_are_no_names_are_passed_over(metadata: dict[str, str], tmp_path: Path) -> None:
+    classifier = load_classifier(str(_pooled(tmp_path / "net.onnx", "n", [("f", F)], metadata)))
+    assert classifier.class_names is None
+    assert set(classifier.assumed) == {"normalisation", "resize", "names"}
+
+
+def test_metadata_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    path = _pooled(tmp_path / "net.onnx", "n", [("f", F)], {"mean": "grey"})
+    with pytest.raises(
+        InputError, match=r"net\.onnx: its metadata say expected mean as one number a channel; got 'grey'"
+    ):
+        load_classifier(str(path))
+
+
 def test_models_that_do_not_take_one_image_are_refused(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 

@@ -17,6 +17,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.models import load_classifier
 from suffice.models.source import Source
+from suffice.models.weights import load_weights
 
 
 def test_the_default_is_the_embedded_model(default_classifier: Classifier) -> None:
@@ -144,6 +145,34 @@ def test_an_unknown_option_is_refused() -> None:
         load_classifier("timm:test_resnet", weights="random", crop=0.9)
 
 
+@pytest.mark.parametrize(
+    ("options", "received"),
+    [
+        (
+            {"img_size": 96},
+            r"pos_embed is \(1, 37, 192\) in the file and \(1, 197, 192\) in the model: the file is for ",
+        ),
+        (
+            {"in_chans": 1},
+            r"patch_embed\.proj\.weight is \(192, 1, 16, 16\) .*: the file is for images of 1 channels and",
+        ),
+    ],
+)
+def test_what_differs_beside_the_number_of_classes_is_told(
+    options: dict[str, Any], received: str, tmp_path: Path
+) -> None:
+    other = timm.create_model("vit_tiny_patch16_224", num_classes=4, depth=1, **options)
+    torch.save({"state_dict": other.state_dict()}, tmp_path / "w.pth")
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=4, depth=1)
+    with pytest.raises(InputError, match=rf"1 of another shape .*{received}"):
+        load_weights(model, tmp_path / "w.pth", "it")
+
+
+@pytest.mark.parametrize("model", ["timm:test_resnet", "torchvision:squeezenet1_0", None])
+def test_a_model_that_a_library_knows_assumes_nothing(model: str | None) -> None:
+    assert load_classifier(model, weights="random", device="cpu").assumptions == ()
+
+
 def test_downloads_that_fail_say_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no route to host\nand more\nlines")
@@ -188,7 +217,7 @@ def test_where_a_model_runs(
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1"])
-def test_weights_of_a_fine_tuned_model_fit_once_its_classes_are_named(name: str, tmp_path: Path) -> None:
+def test_weights_of_a_fine_tuned_model_say_how_many_classes_it_has(name: str, tmp_path: Path) -> None:
     names = ["cat", "dog", "horse"]
     source, architecture = name.split(":")
     tuned = (
@@ -197,10 +226,21 @@ def test_weights_of_a_fine_tuned_model_fit_once_its_classes_are_named(name: str,
         else torchvision.models.get_model(architecture, num_classes=3)
     ).eval()
     torch.save(tuned.state_dict(), tmp_path / "tuned.pth")
-    with pytest.raises(InputError, match="of another shape"):
-        load_classifier(name, weights=tmp_path / "tuned.pth", device="cpu")
-    classifier = load_classifier(name, weights=tmp_path / "tuned.pth", class_names=names, device="cpu")
-    image = torch.rand(1, 3, *classifier.preprocessing.input_size)
+    with pytest.raises(InputError, match=r"of another shape.* is of 3 classes and the model of 2: --classes with as"):
+        load_classifier(name, weights=tmp_path / "tuned.pth", class_names=names[:2], device="cpu")
+    for given in (names, None):
+        classifier = load_classifier(name, weights=tmp_path / "tuned.pth", class_names=given, device="cpu")
+        image = torch.rand(1, 3, *classifier.preprocessing.input_size)
+        with torch.no_grad():
+            assert torch.equal(classifier.logits(image), tuned(classifier.normalise(image)))
+        assert classifier.class_index("dog" if given else "1") == 1
+        assert (classifier.class_names is None) == (given is None)
+    # A checkpoint that carries its names and several sets of weights, as training scripts write them.
+    content = {"state_dict_ema": tuned.state_dict(), "class_to_idx": {"horse": 2, "dog": 1, "cat": 0}}
+    content["state_dict"] = {name: torch.zeros_like(tensor) for name, tensor in tuned.state_dict().items()}
+    torch.save(content, tmp_path / "training.pth")
+    classifier = load_classifier(name, weights=tmp_path / "training.pth", device="cpu")
+    assert classifier.class_names == ("cat", "dog", "horse")
+    assert "averaged weights of training.pth are taken" in classifier.assumed["averaged"]
     with torch.no_grad():
         assert torch.equal(classifier.logits(image), tuned(classifier.normalise(image)))
-    assert classifier.class_index("dog") == 1

@@ -33,7 +33,8 @@ class Seen(nn.Module):
 
 def toy(**options: Any) -> tuple[Classifier, Seen]:
     module = Seen()
-    return Classifier(module, **({"input_size": SIZE, "crop_mode": "squash"} | options)), module
+    known = {"outputs": "logits", "repeatable": True}
+    return Classifier(module, **({"input_size": SIZE, "crop_mode": "squash"} | known | options)), module
 
 
 def shown(occlusion: str, images: Tensor, masks: Tensor, seed: int = 0, **options: Any) -> Tensor:

@@ -4,7 +4,9 @@
 |---|---|
 | what is measured | `config.py`, of `specs.py`; `facts.py`, `images.py` |
 | what is still to do | `plan.py` |
-| one image, one model | `measure.py`, and by which code: `provenance.py` |
+| one image, one model | `measure.py` |
+| its explanations, their metrics, their rows | `explanations.py`, `scores.py`, `rows.py` |
+| by which code | `provenance.py` |
 | from beginning to end | `run.py`; engines `local.py`, `on_ray.py` |
 | Parquet | `results.py` |
 | tables of the results | `tables.py` |
@@ -14,6 +16,6 @@ from __future__ import annotations
 
 from suffice.benchmark.config import BenchmarkConfig, load_config
 from suffice.benchmark.results import read_rows
-from suffice.benchmark.run import Outcome, Progress, run_benchmark
+from suffice.benchmark.run import Outcome, RunProgress, run_benchmark
 
-__all__ = ["BenchmarkConfig", "Outcome", "Progress", "load_config", "read_rows", "run_benchmark"]
+__all__ = ["BenchmarkConfig", "Outcome", "RunProgress", "load_config", "read_rows", "run_benchmark"]

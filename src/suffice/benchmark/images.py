@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -143,3 +145,31 @@ class Backgrounds:
             while len(self._prepared) > keep:
                 self._prepared.popitem(last=False)
         return self._prepared[number]
+
+
+class ModelImage:
+    """An image as a model takes it, and what the model says of all of it, asked when it is first needed.
+
+    Attributes:
+        classifier: the model.
+        pixels: (C, H, W) in [0, 1].
+        label: its class; None where it is not known.
+        digest: of the pixels.
+    """
+
+    def __init__(self, classifier: Classifier, pixels: Tensor, label: int | None) -> None:
+        self.classifier, self.pixels, self.label = classifier, pixels, label
+        self.digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _probabilities(self) -> Tensor:
+        return self.classifier.logits(self.pixels[None])[0].softmax(0)
+
+    @property
+    def top(self) -> int:
+        """The model's own choice."""
+        return int(self._probabilities.argmax())
+
+    def confidence(self, target: int) -> float:
+        """The probability that the model gives a class."""
+        return float(self._probabilities[target])

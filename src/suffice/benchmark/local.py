@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.measure import Result, Worker
-from suffice.benchmark.plan import Task
+from suffice.benchmark.plan import ImageTask
 
 
 class LocalEngine:
@@ -19,7 +19,7 @@ class LocalEngine:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads
 
-    def run(self, config: BenchmarkConfig, tasks: Iterable[Task]) -> Iterator[Result]:
+    def run(self, config: BenchmarkConfig, tasks: Iterable[ImageTask]) -> Iterator[Result]:
         """The results, each as soon as it is there."""
         worker = Worker(config, self.threads)
         for task in tasks:

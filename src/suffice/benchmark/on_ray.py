@@ -17,7 +17,7 @@ from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.measure import Result, Worker
-from suffice.benchmark.plan import Task
+from suffice.benchmark.plan import ImageTask
 from suffice.buffers import keep_buffers
 from suffice.errors import InputError
 
@@ -53,7 +53,7 @@ class RayEngine:
             raise InputError('the engine ray needs Ray Data: pip install "suffice[distributed]"') from error
         self.workers, self.address, self.threads, self.gpus = workers, address, threads, gpus
 
-    def run(self, config: BenchmarkConfig, tasks: Iterable[Task]) -> Iterator[Result]:
+    def run(self, config: BenchmarkConfig, tasks: Iterable[ImageTask]) -> Iterator[Result]:
         """The results, in the order in which they come; the cluster is left as it was found."""
         import ray
 
@@ -76,7 +76,7 @@ class RayEngine:
             if started:
                 ray.shutdown()
 
-    def _stream(self, config: BenchmarkConfig, tasks: list[Task]) -> Iterator[Result]:
+    def _stream(self, config: BenchmarkConfig, tasks: list[ImageTask]) -> Iterator[Result]:
         import ray
 
         rows = [{"task": pickle.dumps(task)} for task in tasks]

@@ -18,6 +18,7 @@ from typing import Any
 from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expanded
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.images import Images, open_images
+from suffice.benchmark.results import ExplanationRow
 from suffice.benchmark.specs import (
     BACKGROUNDS,
     OWN,
@@ -65,7 +66,7 @@ class Setup:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class LevelPlan:
     """One explanation of a cell, and what is to be measured of it: names of metrics by the number of their group."""
 
     level: Level
@@ -77,12 +78,12 @@ class Cell:
     """One image under one setup; `stored` are explanations that are there already."""
 
     setup: Setup
-    asked: tuple[Asked, ...]
-    stored: Mapping[Level, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    asked: tuple[LevelPlan, ...]
+    stored: Mapping[Level, ExplanationRow] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class ImageTask:
     """All that one model is asked about one image."""
 
     dataset: int
@@ -109,7 +110,7 @@ class Plan:
         self.setups = setups_of(config)
         self.cells = sum(len(self.images[setup.dataset].chosen) for setup in self.setups)
 
-    def tasks(self, missing: Callable[[tuple[Any, ...]], bool]) -> Iterator[Task]:
+    def tasks(self, missing: Callable[[tuple[Any, ...]], bool]) -> Iterator[ImageTask]:
         """Everything of which a row is missing, model by model, so that one model is in memory at a time.
 
         Args:
@@ -125,9 +126,9 @@ class Plan:
                         if (asked := self.asked(setup, images.names[number], missing))
                     ]
                     if cells:
-                        yield Task(dataset, model, number, images.names[number], tuple(cells))
+                        yield ImageTask(dataset, model, number, images.names[number], tuple(cells))
 
-    def asked(self, setup: Setup, image: str, missing: Callable[[tuple[Any, ...]], bool]) -> tuple[Asked, ...]:
+    def asked(self, setup: Setup, image: str, missing: Callable[[tuple[Any, ...]], bool]) -> tuple[LevelPlan, ...]:
         """What is still to be measured of one image under one setup."""
         found = []
         for level in self.levels:
@@ -141,7 +142,7 @@ class Plan:
                 if names:
                     groups[group] = tuple(names)
             if groups:
-                found.append(Asked(level, groups))
+                found.append(LevelPlan(level, groups))
         return tuple(found)
 
     def as_json(self) -> dict[str, Any]:
@@ -235,6 +236,8 @@ def _of_dataset(spec: DatasetSpec) -> dict[str, Any]:
 
 def _of_model(spec: ModelSpec) -> dict[str, Any]:
     content = spec.model_dump(include={"model", "weights", "class_names", "precision", "input_size"})
+    # What is given of the rest alone, so that what was measured before there was more to give keeps its name.
+    content |= {name: value for name, value in spec.preprocessing.items() if name != "input_size"}
     return content | {"files": {name: _file_digest(content[name]) for name in ("weights", "class_names", "model")}}
 
 
@@ -282,7 +285,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def needs(tasks: Iterator[Task], stored: Collection[str]) -> tuple[int, int, int]:
+def needs(tasks: Iterator[ImageTask], stored: Collection[str]) -> tuple[int, int, int]:
     """How many cells are to be done; of how many the explanations are there; how many rows come of it."""
     cells = reused = rows = 0
     for task in tasks:

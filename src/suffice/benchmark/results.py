@@ -21,7 +21,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,6 @@ from suffice.errors import InputError, reason
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import locked_folder
 
-Row = dict[str, Any]
-
 KEY = ("setup", "image", "at", "level", "cut", "metric_id")
 """What tells rows apart."""
 
@@ -44,50 +42,65 @@ _LARGEST_RUN = 2**28
 TIMES = ("seconds", "metric_seconds", "finished")
 """What differs from run to run, and is left out where tables of two runs are compared."""
 
-_STRINGS = ("setup", "dataset", "image", "model", "method", "occlusion")
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in _STRINGS),
-        ("seed", pa.int64()),
-        ("at", pa.string()),  # gamma, area, map
-        ("level", pa.float64()),  # γ, the area, 0
-        ("cut", pa.string()),  # at=area: γ of the ranking that was cut, and the cells
-        ("metric_id", pa.string()),
-        ("metric", pa.string()),
-        ("metric_occlusion", pa.string()),
-        ("metric_options", pa.string()),  # JSON
-        ("value", pa.float64()),  # null where status is not done
-        ("status", pa.string()),  # done, failed, left out
-        ("error", pa.string()),  # one line, or why it was left out
-        ("label", pa.int64()),
-        ("target", pa.int64()),
-        ("confidence", pa.float64()),
-        ("explanation_confidence", pa.float64()),
-        ("sufficient", pa.bool_()),
-        ("forward_passes", pa.int64()),  # that this explanation took beyond those of the series before it
-        ("backward_passes", pa.int64()),
-        ("series", pa.string()),  # γ of the explanations that were searched for together
-        ("metric_forward_passes", pa.int64()),  # of the sweep that this metric shares with others
-        ("settings", pa.string()),  # JSON, of the method, complete
-        ("image_digest", pa.string()),  # of the pixels that the model was shown
-        ("provenance", pa.string()),  # JSON: versions, code, device, precision, weights
-        ("seconds", pa.float64()),
-        ("metric_seconds", pa.float64()),
-        ("finished", pa.string()),  # UTC
-    ]
-)
 
-EXPLANATIONS = pa.schema(
-    [
-        ("explanation", pa.string()),  # digest of the first five of KEY
-        ("height", pa.int64()),
-        ("width", pa.int64()),
-        ("mask", pa.binary()),  # bits, row by row, or null
-        ("saliency", pa.binary()),  # float32, little-endian
-        ("raw_saliency", pa.binary()),
-        ("facts", pa.string()),  # JSON
-    ]
-)
+class ResultRow(TypedDict, total=False):
+    """One metric of one explanation of one image, or a part of such a row; the columns of `rows/*.parquet`."""
+
+    setup: str  # digest of all that makes explanations but the image and the level
+    dataset: str
+    image: str
+    model: str
+    method: str
+    occlusion: str
+    seed: int
+    at: str  # gamma, area, map
+    level: float  # γ, the area, 0
+    cut: str  # at=area: γ of the ranking that was cut, and the cells
+    metric_id: str
+    metric: str
+    metric_occlusion: str
+    metric_options: str  # JSON
+    value: float | None  # None where status is not done
+    status: str  # done, failed, left out
+    error: str  # one line, or why it was left out
+    label: int | None
+    target: int
+    confidence: float
+    explanation_confidence: float | None
+    sufficient: bool | None
+    forward_passes: int  # that this explanation took beyond those of the series before it
+    backward_passes: int
+    series: str  # γ of the explanations that were searched for together
+    metric_forward_passes: int  # of the sweep that this metric shares with others
+    settings: str  # JSON, of the method, complete
+    image_digest: str  # of the pixels that the model was shown
+    provenance: str  # JSON: versions, code, device, precision, weights
+    seconds: float
+    metric_seconds: float
+    finished: str  # UTC
+
+
+class ExplanationRow(TypedDict):
+    """A stored explanation; the columns of `explanations/*.parquet`."""
+
+    explanation: str  # digest of the first five of KEY
+    height: int
+    width: int
+    mask: bytes | None  # bits, row by row
+    saliency: bytes  # float32, little-endian
+    raw_saliency: bytes | None
+    facts: str  # JSON: what is known of it in words and numbers
+
+
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
+
+
+def _schema(row: type) -> pa.Schema:
+    columns = get_type_hints(row)
+    return pa.schema([(name, _TYPES[next(iter(get_args(kind)), kind)]) for name, kind in columns.items()])
+
+
+SCHEMA, EXPLANATIONS = _schema(ResultRow), _schema(ExplanationRow)
 
 
 class Results:
@@ -124,7 +137,7 @@ class Results:
                 ) from error
             yield
 
-    def write(self, rows: Sequence[Row], explanations: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, rows: Sequence[ResultRow], explanations: Sequence[ExplanationRow]) -> None:
         """A part more; explanations first, so that there are no rows without theirs."""
         if explanations:
             self._write_part(self.explanations, list(explanations), EXPLANATIONS)
@@ -157,7 +170,7 @@ class Results:
             raise InputError(f"expected {what}; {path} is one of something else: take another folder")
         return content
 
-    def parts(self) -> Iterator[list[Row]]:
+    def parts(self) -> Iterator[list[ResultRow]]:
         """Rows, part by part, in the order in which they were written."""
         for path in sorted(self.rows.glob("*.parquet")):
             yield read_table(path).to_pylist()
@@ -171,14 +184,14 @@ class Results:
                     self._stored[name] = path, number
         return self._stored
 
-    def load(self, explanation: str) -> Row | None:
+    def load(self, explanation: str) -> ExplanationRow | None:
         """A stored explanation, as `packed` made it; None where there is none."""
         if (place := self.stored().get(explanation)) is None:
             return None
         path, number = place
         if self._last is None or self._last[0] != path:
             self._last = path, read_table(path)
-        row: Row = self._last[1].slice(number, 1).to_pylist()[0]
+        row: ExplanationRow = self._last[1].slice(number, 1).to_pylist()[0]
         return row
 
 
@@ -190,12 +203,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
         raise InputError(f"expected a part that suffice bench wrote; {path}: {reason(error)}") from error
 
 
-def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells a row from all others."""
-    return tuple(row[name] for name in KEY)
+def row_key(row: Mapping[str, Any], columns: Sequence[str] = KEY) -> tuple[Any, ...]:
+    """What tells a row from all others, or some columns of it."""
+    return tuple(row[name] for name in columns)
 
 
-def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
+def read_rows(folder: str | os.PathLike[str]) -> list[ResultRow]:
     """Every row of a folder of results once, the newest of those that were made again, sorted.
 
     Raises:
@@ -206,10 +219,10 @@ def read_rows(folder: str | os.PathLike[str]) -> list[Row]:
         raise InputError(f"expected a folder that suffice bench wrote; got {folder}")
     rows = {row_key(row): row for part in results.parts() for row in part}
     order = ("dataset", "model", "method", "occlusion", "seed", "image", "at", "level", "metric", *KEY)
-    return sorted(rows.values(), key=lambda row: tuple(row[name] for name in order))
+    return sorted(rows.values(), key=lambda row: row_key(row, order))
 
 
-def as_csv(rows: Sequence[Row], *, times: bool = True) -> bytes:
+def as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
     """Rows as CSV, every digit of their numbers; without `TIMES` two runs of one benchmark give the same bytes."""
     names = [name for name in SCHEMA.names if times or name not in TIMES]
     text = io.StringIO()
@@ -221,7 +234,7 @@ def as_csv(rows: Sequence[Row], *, times: bool = True) -> bytes:
 
 def packed(
     explanation: str, mask: Tensor | None, saliency: Tensor, raw: Tensor | None, facts: Mapping[str, Any]
-) -> Row:
+) -> ExplanationRow:
     """An explanation as a row of `EXPLANATIONS`: mask bool (H, W), maps float32 (H, W), every bit of them."""
     height, width = saliency.shape
     return {
@@ -235,7 +248,7 @@ def packed(
     }
 
 
-def unpacked(row: Row) -> tuple[Tensor | None, Tensor, Tensor | None, dict[str, Any]]:
+def unpacked(row: ExplanationRow) -> tuple[Tensor | None, Tensor, Tensor | None, dict[str, Any]]:
     """What `packed` was given.
 
     >>> mask = torch.tensor([[True, False, True]])

@@ -15,8 +15,8 @@ from suffice.benchmark import provenance
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result
-from suffice.benchmark.plan import Cell, Plan, Task, differences, explanation_id, needs
-from suffice.benchmark.results import Results, Row, row_key
+from suffice.benchmark.plan import Cell, ImageTask, Plan, differences, explanation_id, needs
+from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_key
 
 _SECONDS_A_PART = 2.0
 """At most so much work is lost to a kill, besides the cell that is at work; a part takes about 20 ms to write."""
@@ -24,16 +24,16 @@ _SECONDS_A_PART = 2.0
 _TOLD_FAILURES = 10
 
 
-class Engine(Protocol):
+class BenchmarkEngine(Protocol):
     """Does tasks: in any order, anywhere."""
 
-    def run(self, config: BenchmarkConfig, tasks: Iterable[Task]) -> Iterator[Result]:
+    def run(self, config: BenchmarkConfig, tasks: Iterable[ImageTask]) -> Iterator[Result]:
         """The results, as they come."""
         ...
 
 
 @dataclasses.dataclass
-class Progress:
+class RunProgress:
     """How far a run is.
 
     Attributes:
@@ -74,12 +74,12 @@ class Outcome:
 def run_benchmark(
     config: BenchmarkConfig,
     folder: str | Path,
-    engine: Engine | None = None,
+    engine: BenchmarkEngine | None = None,
     *,
     retry: bool = False,
     renew: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Callable[[RunProgress], None] = lambda progress: None,
     seconds_a_part: float = _SECONDS_A_PART,
 ) -> Outcome:
     """Do what is missing of a benchmark; called again after it was stopped, it goes on where it was.
@@ -101,29 +101,29 @@ def run_benchmark(
     plan, results = Plan(config), Results(folder)
     with results.locked():
         before = results.read_run()
-        known = _Known(results, retry, renew)
+        known = _RowsThere(results, retry, renew)
         stored = {} if renew and known.old else results.stored()
         cells, reused, rows = needs(plan.tasks(known.lacks), stored)
         for line in _what_is_there(plan, before, known, cells, reused, rows, renew):
             tell(line)
         results.write_run(plan.as_json())
         tasks = _with_stored(plan.tasks(known.lacks), results if stored else None)
-        failed = _do(engine.run(config, tasks), results, Progress(cells), tell, progress, seconds_a_part)
+        failed = _do(engine.run(config, tasks), results, RunProgress(cells), tell, progress, seconds_a_part)
         return Outcome(cells, failed + known.failed_within(plan))
 
 
 def _do(
     coming: Iterator[Result],
     results: Results,
-    state: Progress,
+    state: RunProgress,
     tell: Callable[[str], None],
-    progress: Callable[[Progress], None],
+    progress: Callable[[RunProgress], None],
     seconds_a_part: float,
 ) -> int:
     """Write what comes, part by part; returns how many rows failed."""
     started = written = time.monotonic()
-    rows: list[Row] = []
-    explanations: list[Row] = []
+    rows: list[ResultRow] = []
+    explanations: list[ExplanationRow] = []
     failed = told = 0
     try:
         for result in coming:
@@ -149,7 +149,7 @@ def _do(
     return failed
 
 
-class _Known:
+class _RowsThere:
     """Which rows are there: 8 bytes each, and none is added while a run goes on, so that its memory stays flat."""
 
     def __init__(self, results: Results, retry: bool, renew: bool) -> None:
@@ -188,7 +188,7 @@ def _short(key: tuple[Any, ...]) -> bytes:
     return hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
 
 
-def _with_stored(tasks: Iterator[Task], results: Results | None) -> Iterator[Task]:
+def _with_stored(tasks: Iterator[ImageTask], results: Results | None) -> Iterator[ImageTask]:
     """Tasks with the explanations that are there already, each read when its task is at hand."""
     if results is None:
         yield from tasks
@@ -203,7 +203,7 @@ def _with_own(cell: Cell, image: str, results: Results) -> Cell:
 
 
 def _what_is_there(
-    plan: Plan, before: dict[str, Any] | None, known: _Known, cells: int, reused: int, rows: int, renew: bool
+    plan: Plan, before: dict[str, Any] | None, known: _RowsThere, cells: int, reused: int, rows: int, renew: bool
 ) -> Iterator[str]:
     """What a run says before it begins: what has changed, and what it will do."""
     if before is not None:

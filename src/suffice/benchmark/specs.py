@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,7 @@ from suffice.benchmark.facts import FACTS
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers import check_settings
 from suffice.metrics import METRICS, check_metrics
+from suffice.outputs import Outputs
 
 At = Literal["gamma", "area", "map"]
 Dimension = Literal["dataset", "model", "method", "occlusion", "level", "metric"]
@@ -58,7 +59,12 @@ class DatasetSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """Which model, as `suffice.load_classifier` takes it; `label` is what tables call it."""
+    """Which model, as `suffice.load_classifier` takes it; `label` is what tables call it.
+
+    What is done to an image is the model's own unless given: `input_size` (one number, or height and width), `mean`,
+    `std`, `channels`, `crop_pct`, `crop_mode`, `interpolation`. What its outputs mean is found out unless given.
+    `prompts` are the classes of a model that compares images with texts.
+    """
 
     model: str | None = None
     label: str = ""
@@ -67,7 +73,25 @@ class ModelSpec(Strict):
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int | None = Field(default=None, ge=1)
-    input_size: int | None = Field(default=None, ge=1)
+    input_size: Annotated[int, Field(ge=1)] | tuple[int, int] | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
+    channels: int | None = Field(default=None, ge=1)
+    crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    outputs: Outputs | None = None
+    layout: Literal["channels-first", "channels-last"] | None = None
+    prompts: tuple[str, ...] | None = None
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What is given of preprocessing and outputs, as `suffice.load_classifier` takes it."""
+        fields = ("mean", "std", "channels", "crop_pct", "crop_mode", "interpolation", "outputs", "layout", "prompts")
+        given = {name: value for name in fields if (value := getattr(self, name)) is not None}
+        if self.input_size is not None:
+            given["input_size"] = (self.input_size,) * 2 if isinstance(self.input_size, int) else self.input_size
+        return given
 
 
 class MethodSpec(Strict):
@@ -121,6 +145,8 @@ class MetricSpec(Strict):
             if name not in METRICS and name not in FACTS:
                 known = [*METRICS, *FACTS]
                 raise InputError(f"unknown metric {name!r}{did_you_mean(name, known)}; expected {', '.join(known)}")
+            if name in METRICS and name in FACTS:
+                raise InputError(f"expected a metric {name!r} that is no fact of explanations; a package has it, too")
         if BACKGROUNDS in self.options:
             raise InputError("expected no option backgrounds, as they come from the data set; images says how many")
         if scored := [name for name in self.names if name in METRICS]:

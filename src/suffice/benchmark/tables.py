@@ -15,7 +15,7 @@ from typing import Any
 from suffice.benchmark.config import BenchmarkConfig, make_config
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
-from suffice.benchmark.results import Results, Row, read_rows
+from suffice.benchmark.results import ResultRow, Results, read_rows
 from suffice.benchmark.specs import DifferenceSpec, TableSpec
 from suffice.benchmark.values import (
     DIMENSIONS,
@@ -127,7 +127,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     )
 
 
-def _left_out(rows: Iterable[Row], run: Mapping[str, Any]) -> str:
+def _left_out(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> str:
     found: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         if row["status"] == "left out":
@@ -141,7 +141,7 @@ def _left_out(rows: Iterable[Row], run: Mapping[str, Any]) -> str:
     return f"Images left out, as the model does not classify them as labelled: {'; '.join(each)}." if each else ""
 
 
-def belonging(rows: Iterable[Row], run: Mapping[str, Any]) -> list[Row]:
+def belonging(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> list[ResultRow]:
     """The rows of a benchmark as it was last asked for; a folder also keeps what was asked for before."""
     setups = {setup["id"]: setup for setup in run["setups"]}
     images = {name: set(names) for name, names in run["images"].items()}
@@ -157,7 +157,8 @@ def belonging(rows: Iterable[Row], run: Mapping[str, Any]) -> list[Row]:
             and row["metric_id"] in metrics
         ):
             # What tables call it may have changed since.
-            found.append(row | {name: setup[name] for name in ("dataset", "model", "method")})
+            named: ResultRow = {"dataset": setup["dataset"], "model": setup["model"], "method": setup["method"]}
+            found.append(row | named)
     return found
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.facts import FACTS
-from suffice.benchmark.results import Row
+from suffice.benchmark.results import ResultRow
 from suffice.benchmark.specs import Dimension, method_label, model_label
 from suffice.metrics import METRICS, Mean, mean_with_error
 from suffice.metrics.metric import Scale
@@ -43,7 +43,7 @@ Values = dict[Group, dict[str, float]]
 Numbers = npt.NDArray[np.float64]
 
 
-def grouped(rows: Iterable[Row], config: BenchmarkConfig) -> Values:
+def grouped(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Values:
     """Values by image for each group; what failed or was left out is not there; seeds of one image are averaged."""
     found: dict[Group, dict[str, list[float]]] = {}
     several = _ambiguous(config)

@@ -34,10 +34,10 @@ from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import Verdict, put_to_the_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
-from suffice.explainers.method import Progress
 from suffice.images import as_image
 from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 from suffice.outputs import as_tensor
+from suffice.progress import Progress
 
 __all__ = [
     "RANKINGS",
@@ -135,7 +135,7 @@ def trace_circuit(
         images = torch.cat([whole, shown]) if mask is not None and readout.is_decision else whole
         decision = Decision(classifier, images, readout.target, switched.layers, means)
         unswitched = torch.stack([of_whole.logits, readout.logits])[: len(images)]
-        demanded = keep_confidence * unswitched.softmax(1)[:, readout.target]
+        demanded = keep_confidence * classifier.confidences(unswitched)[:, readout.target]
         verdict = put_to_the_test(
             decision, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
         )
@@ -200,9 +200,9 @@ def _circuit(
         whole=drawn_graph(of_whole, on_of_drawn, nodes) if masked and of_whole is not None else None,
         target=readout.target,
         target_name=classifier.class_name(readout.target),
-        confidence=None if of_whole is None else of_whole.confidence(readout.target),
+        confidence=None if of_whole is None else of_whole.confidence,
         circuit_confidence=None if verdict is None else verdict.confidences[0],
-        explanation_confidence=readout.confidence(readout.target) if masked else None,
+        explanation_confidence=readout.confidence if masked else None,
         circuit_explanation_confidence=of_explanation,
         sufficient=None if verdict is None else verdict.sufficient,
         channels=int(on.sum()),
@@ -211,6 +211,9 @@ def _circuit(
         blank_kept=None if verdict is None else verdict.blank_kept,
         read_from="explanation" if masked else "image",
         model=classifier.name,
+        outputs=classifier.known_meaning.outputs,
+        preprocessing=classifier.preprocessing.to_dict(),
+        assumptions=classifier.assumptions,
         version=version("suffice"),
         notes=(
             *assumed,

@@ -116,7 +116,7 @@ class Circuit:
         read_from: `image` or `explanation`: what the energies and edges belong to.
         forward_passes, backward_passes: images that went through the model for it.
         seconds: wall time.
-        model, image, version, notes: as of an `Explanation`.
+        model, outputs, preprocessing, assumptions, image, version, notes: as of an `Explanation`.
     """
 
     nodes: tuple[Node, ...]
@@ -146,6 +146,9 @@ class Circuit:
     version: str
     image: str = ""
     notes: tuple[str, ...] = ()
+    outputs: str = "logits"
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -157,7 +160,8 @@ class Circuit:
         left_out = ("nodes", "edges", "layers", "maps", "whole")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         first = ("image", "model", "version", "target", "target_name", "sufficient", "channels", "channels_total")
-        return {name: fields.pop(name) for name in first} | fields | {"share": self.share, "notes": list(self.notes)}
+        lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
+        return {name: fields.pop(name) for name in first} | fields | {"share": self.share} | lists
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the maps, fit for JSON."""
@@ -247,6 +251,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
             maps={},
             whole=None if whole is None else _graph(whole),
             notes=tuple(content.pop("notes")),
+            assumptions=tuple(content.pop("assumptions", ())),
             **content,
         )
     except InputError:

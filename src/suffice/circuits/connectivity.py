@@ -20,6 +20,7 @@ True
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -332,15 +333,27 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
                     farthest[source] = max(farthest[source], here)
             sources[value] = {here} if here < len(places) else before
     reached = farthest[-1]
+    whole = _holding_all([origin[value] for value in places])
     for here, value in enumerate(places):
         copies = value in joined and len({frozenset(sources[part]) for part in value.op.inputs}) == 1  # type: ignore[union-attr]
         if here >= reached and not copies:
             parts = origin[value].split(".")
-            unit = _unit(module, [".".join(parts[:n]) for n in range(len(parts), 0, -1)]) or f"#{here}"
+            around = [".".join(parts[:n]) for n in range(len(parts), len(whole), -1)]
+            unit = _unit(module, around) or f"#{here}"
             found.pop(unit, None)
             found[unit] = value
         reached = max(reached, farthest[here])
     return list(found.values())
+
+
+def _holding_all(paths: Sequence[str]) -> list[str]:
+    """The parts of the path to the innermost module around all: a network in a wrapper, which is no block of itself.
+
+    >>> _holding_all(["net.features.0", "net.features.3", "net.head"]), _holding_all(["features.0", "head"])
+    (['net'], [])
+    """
+    at_each_depth = zip(*(path.split(".")[:-1] for path in paths), strict=False)
+    return [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, at_each_depth)]
 
 
 def _number(value: Value) -> int:

@@ -29,7 +29,6 @@ from suffice.circuits.ablation import SwitchedOff
 from suffice.circuits.connectivity import Layer, Network
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
-from suffice.outputs import as_logits
 
 RANKINGS = ("descent", "attribution", "energy", "weight", "signed")
 ACROSS_LAYERS = ("descent", "attribution", "signed")
@@ -58,6 +57,14 @@ class Decision:
         """Of all layers."""
         return sum(layer.channels for layer in self.layers)
 
+    def holds(self, logits: Tensor) -> Tensor:
+        """Whether the class is the decision, bool (N,), by logits (N, K)."""
+        return self.classifier.margins(logits, self.target) > 0
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        """Confidence in the class, (N,), by logits (N, K)."""
+        return self.classifier.confidences(logits)[:, self.target]
+
     def attributions(self, on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the log-odds of the class owe to each channel in a circuit, to first order.
 
@@ -82,10 +89,8 @@ class Decision:
                 gates = on.float().to(x.device).expand(len(x), -1)
                 with SwitchedOff(self.layers, gates, self.means, see):
                     output = module(x)
-                logits = as_logits(output)
-                others = logits.clone()
-                others[:, self.target] = -torch.inf
-                log_odds = logits[:, self.target] - torch.logsumexp(others, 1)
+                logits = self.classifier.read(output)
+                log_odds = self.classifier.log_odds(logits, self.target)
                 gradients = torch.autograd.grad(
                     log_odds.sum(), [seen[i] for i in range(len(self.layers))], allow_unused=True
                 )
@@ -101,7 +106,7 @@ class Decision:
                 here = slice(starts[index], starts[index + 1])
                 signed[:, here] = torch.stack([per_channel(of_image, layer) for of_image in product])
                 sizes[:, here] = torch.stack([per_channel(of_image.abs(), layer) for of_image in product])
-            return ByRow(logits.detach(), (sizes, signed))
+            return ByRow(output, (sizes, signed))
 
         logits, (sizes, signed) = self.classifier.ask(question, self.images, gradients=True)
         return sizes.sum(0), signed.sum(0), logits

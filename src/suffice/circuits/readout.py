@@ -26,7 +26,7 @@ from suffice.circuits.connectivity import Layer, Link, Network, Way, connect
 from suffice.circuits.recording import Recording, record
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.outputs import as_logits
+from suffice.outputs import Meaning, as_logits
 
 
 def channel_norms(activation: Tensor, labels: Tensor, channels: int) -> Tensor:
@@ -100,6 +100,7 @@ class Readout:
         target: class whose logit the gradients are of.
         logits: (K,).
         energy, gradient: (channels,) a layer of the network.
+        meaning: of the model's outputs.
         activations: of each layer, (channels, h, w) where they lie on a grid, else (channels, 1, positions).
     """
 
@@ -109,15 +110,22 @@ class Readout:
     logits: Tensor
     energy: list[Tensor]
     gradient: list[Tensor]
+    meaning: Meaning
+
+    @property
+    def output(self) -> int:
+        """Which of the model's outputs speaks for the class: its own, or the only one."""
+        return self.target if self.recording.logits.tensor.shape[-1] > 1 else 0
 
     @property
     def is_decision(self) -> bool:
-        """Whether the class is the model's own choice."""
-        return int(self.logits.argmax()) == self.target
+        """Whether the model decides for the class."""
+        return float(self.meaning.margins(self.logits, self.target)) > 0
 
-    def confidence(self, target: int) -> float:
-        """In a class, in [0, 1]."""
-        return float(self.logits.softmax(0)[target])
+    @property
+    def confidence(self) -> float:
+        """In the class, in [0, 1]."""
+        return float(self.meaning.confidences(self.logits)[self.target])
 
     @property
     def layers(self) -> list[Layer]:
@@ -137,14 +145,14 @@ class Readout:
         if self.network.link is not None:
             return self._links(self.network.link)
         for way in self.network.to_classes:  # the head is no linear layer: its kernels are edges like others
-            row = way.matrix[self.target]
+            row = way.matrix[self.output]
             before = found.get(way.source, (torch.zeros_like(row), torch.zeros_like(row)))
             found[way.source] = (before[0] + row * self.energy[way.source], before[1] + row)
         return found
 
     def _links(self, link: Link) -> dict[int, tuple[Tensor, Tensor]]:
         """The links of the features, handed to the channels that the features are made of."""
-        weight = link.weight[self.target].detach().to("cpu", torch.float32)
+        weight = link.weight[self.output].detach().to("cpu", torch.float32)
         features = link.features.tensor.detach().to("cpu", torch.float32)
         features = features.flatten(0, -2).abs().mean(0)
         labels = link.flow.labels.flatten().expand(len(features))
@@ -186,7 +194,7 @@ def read_out(
     def forward(submodule: Any, batch: Tensor) -> Any:
         with torch.enable_grad():
             recording = record(submodule, classifier.normalise(batch), as_logits)
-            logits = recording.logits.tensor
+            logits = classifier.read(recording.logits.tensor)
             wanted = int(logits[0].argmax()) if target is None else target
             if not 0 <= wanted < logits.shape[1]:
                 raise InputError(f"expected a class from 0 to {logits.shape[1] - 1}; got {wanted}")
@@ -206,10 +214,10 @@ def read_out(
                 ],
             )
         ]
-        return logits.detach()
+        return recording.logits.tensor.detach()
 
     # One row alone, so that there is one recording.
     logits = classifier.ask(forward, classifier.check_images(image[None]), batch_size=1, gradients=True).logits
     recording, network, wanted, gradient = found[0]
     energy = [channel_norms(layer.value.tensor, layer.labels, layer.channels) for layer in network.layers]
-    return Readout(recording, network, wanted, logits[0], energy, gradient)
+    return Readout(recording, network, wanted, logits[0], energy, gradient, classifier.known_meaning)

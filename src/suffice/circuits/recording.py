@@ -100,10 +100,8 @@ def record(module: nn.Module, images: Tensor, as_logits: Callable[[Any], Tensor]
         InputError: the logits do not depend on the image by any operator of torch, as in a scripted model.
     """
     recorder = _Recorder(images)
-    with _noting_modules(module, recorder):
-        with recorder:
-            output = module(recorder.image.tensor)
-        logits = as_logits(output)
+    with _noting_modules(module, recorder), recorder:
+        logits = as_logits(module(recorder.image.tensor))  # which may leave out dimensions of 1
     found = recorder.current.get(id(logits))
     if found is None:
         raise InputError(

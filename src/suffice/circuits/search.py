@@ -70,8 +70,8 @@ def put_to_the_test(
     """
 
     def enough(logits: Tensor) -> bool:
-        confident = logits.softmax(1)[:, decision.target] >= demanded
-        return bool(((logits.argmax(1) == decision.target) & confident).all())
+        confident = decision.confidences(logits) >= demanded
+        return bool((decision.holds(logits) & confident).all())
 
     scores = None
     if ranking == "energy":
@@ -95,11 +95,11 @@ def put_to_the_test(
     blank = first.mean((2, 3), keepdim=True).expand_as(first)
     asked = torch.cat([first.expand(random, -1, -1, -1), blank])
     answers = switched_logits(classifier, decision.layers, asked, torch.cat([drawn, on[None]]), decision.means)
-    kept = answers.argmax(1) == decision.target
+    kept = decision.holds(answers)
     return Verdict(
         on,
         enough(logits),
-        tuple(logits.softmax(1)[:, decision.target].tolist()),
+        tuple(decision.confidences(logits).tolist()),
         float(kept[:-1].float().mean()) if random else None,
         bool(kept[-1]),
     )

@@ -1,6 +1,7 @@
 """The command line: `suffice COMMAND …`, one file a command.
 
-Nothing heavy is imported before a command needs it, so that `suffice --help` answers at once.
+Nothing heavy is imported before a command needs it, so that `suffice --help` answers at once. What methods, metrics,
+occlusions, models and data sets there are, help reads off the registries, which import none of them.
 """
 
 from __future__ import annotations
@@ -11,27 +12,41 @@ from typing import Any
 
 import typer
 
-from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
-from suffice.cli.process import UnreadError, complain, give_stdout_back, print_any_name, wait_without_spinning
-from suffice.errors import InputError, Notice
+from suffice.cli.loading import spread
+from suffice.cli.process import (
+    UnreadError,
+    complain,
+    give_stdout_back,
+    print_any_name,
+    wait_without_spinning,
+    warn_in_one_line,
+)
+from suffice.errors import InputError
 
 _INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
 
-app = typer.Typer(
-    name="suffice",
-    help="Find the smallest part of an image that suffices for a classifier's decision.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
-)
-app.command("bench")(bench.bench)
-app.command("bench-report")(bench_report.bench_report)
-app.command("explain")(explain.explain)
-app.command("score")(score.score)
-app.command("circuit")(circuit.circuit)
-app.command("train-classifier")(train_classifier.train_classifier)
-app.command("train-lax")(train_lax.train_lax)
-app.command("train-matcher")(train_matcher.train_matcher)
+
+def _app() -> typer.Typer:
+    """The commands, whose help says what there is when they are imported: after warnings have found their form."""
+    from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
+
+    app = typer.Typer(
+        name="suffice",
+        help="Find the smallest part of an image that suffices for a classifier's decision.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
+    )
+    app.callback(invoke_without_command=True)(_suffice)
+    app.command("bench")(bench.bench)
+    app.command("bench-report")(bench_report.bench_report)
+    app.command("explain")(explain.explain)
+    app.command("score")(score.score)
+    app.command("circuit")(circuit.circuit)
+    app.command("train-classifier")(train_classifier.train_classifier)
+    app.command("train-lax")(train_lax.train_lax)
+    app.command("train-matcher")(train_matcher.train_matcher)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -42,7 +57,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _suffice(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
@@ -65,8 +79,7 @@ def main() -> None:
     print_any_name()
     wait_without_spinning()
     with warnings.catch_warnings():
-        warnings.simplefilter("always", Notice)
-        warnings.showwarning = _in_one_line(warnings.showwarning)
+        warn_in_one_line()
         try:
             sys.exit(_run())
         finally:
@@ -75,7 +88,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        status = typer.main.get_command(app).main(prog_name="suffice", standalone_mode=False)
+        command = typer.main.get_command(_app())
+        status = command.main(spread(sys.argv[1:]), prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
@@ -90,15 +104,3 @@ def _run() -> int:
         return _INTERRUPTED
     except UnreadError:
         return _UNREAD
-
-
-def _in_one_line(show: Any) -> Any:
-    """How a warning is shown: one of ours as a line of ours."""
-
-    def shown(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, Notice):
-            complain(str(message))
-        else:
-            show(message, category, *where, **more)
-
-    return shown

@@ -15,7 +15,7 @@ from suffice.cli.process import say
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
-    from suffice.benchmark import Progress
+    from suffice.benchmark import RunProgress
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress, where stderr is no terminal
 
@@ -96,7 +96,7 @@ class _Shown:
         self._clear()
         print(f"suffice: {line}", file=sys.stderr, flush=True)
 
-    def progress(self, state: Progress) -> None:
+    def progress(self, state: RunProgress) -> None:
         now = time.monotonic()
         if now - self._last < (0.2 if self._terminal else _SECONDS_BETWEEN_LINES) and state.done < state.cells:
             return

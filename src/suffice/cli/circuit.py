@@ -5,17 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import explain_each, folder_names, number, one_line, whole_number, writable
-from suffice.cli.options import BatchSize, Classes, Device, Images, InputSize, Json, Target, Traceback, Weights
+from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
+from suffice.cli.loading import load, preprocessing, words_of
+from suffice.cli.options import (
+    SOURCES,
+    BatchSize,
+    Channels,
+    Classes,
+    Crop,
+    Device,
+    Images,
+    InputSize,
+    Interpolation,
+    Json,
+    Layout,
+    Mean,
+    Outputs,
+    Prompts,
+    Std,
+    Target,
+    Traceback,
+    Weights,
+)
 from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say
 from suffice.errors import InputError
+from suffice.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +62,7 @@ def circuit(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="timm:NAME, torchvision:NAME or module.path:function. [default: efficientnet-lite0]"),
+        typer.Option(help=f"{SOURCES} or module.path:function. [default: efficientnet-lite0]"),
     ] = None,
     weights: Weights = None,
     classes: Classes = None,
@@ -95,6 +115,14 @@ def circuit(
     device: Device = "auto",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    outputs: Outputs = None,
+    layout: Layout = None,
+    prompts: Prompts = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -109,7 +137,6 @@ def circuit(
     from suffice.circuits.connectivity import LAYERS
     from suffice.errors import did_you_mean
     from suffice.images import find_images, read_photo, to_model
-    from suffice.models import load_classifier
 
     if ranking not in RANKINGS:
         raise InputError(
@@ -119,15 +146,15 @@ def circuit(
     if mask is not None and len(paths) > 1 and not Path(mask).is_dir():
         raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(paths)}")
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
+        show_traceback=show_traceback,
+        batch_size=batch_size,
+    )
     references = None
     if reference is not None:
         import torch
@@ -153,6 +180,8 @@ def circuit(
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
         "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
         "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+        "outputs": outputs, "layout": layout, "prompts": prompts,
     }  # fmt: skip
     with writable(out) as folder:
         job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)
@@ -184,7 +213,7 @@ class _Job:
         if self.folder is not None:
             OutputFolder(self.folder, "circuit").check([_REPORT])
 
-        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+        def one(path: str, name: str, progress: Progress) -> str:
             circuit, directory = self._trace(path, name, progress)
             return _as_json(circuit, directory) if self.as_json else _as_text(circuit)
 
@@ -199,7 +228,7 @@ class _Job:
             show_traceback=self.show_traceback,
         )
 
-    def _trace(self, path: str, name: str, progress: Callable[[float], None]) -> tuple[Circuit, Path | None]:
+    def _trace(self, path: str, name: str, progress: Progress) -> tuple[Circuit, Path | None]:
         from suffice.circuits import trace_circuit
         from suffice.folders import OutputFolder
         from suffice.images import frame_of, prepare, read_photo
@@ -251,7 +280,7 @@ class _Job:
         say(f"report: {self.folder / _REPORT}")
 
     def _command(self, images: list[str]) -> str:
-        words = [word for name, value in self.words.items() if value is not None for word in (f"--{name}", str(value))]
+        words = words_of(self.words)
         words += ["--out", str(self.folder)]
         dashed = any(image.startswith("-") for image in images)
         return shlex.join(["suffice", "circuit", *([*words, "--", *images] if dashed else [*images, *words])])

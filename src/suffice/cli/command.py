@@ -14,6 +14,7 @@ import typer
 
 from suffice.cli.process import UnreadError, complain, printable, say
 from suffice.errors import InputError, reason
+from suffice.progress import Progress
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 
@@ -86,30 +87,32 @@ def named_folder(out: str) -> Path:
     return Path(out)
 
 
-def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Callable[[float], None]]]:
+def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:
     """A progress bar on stderr, where that is a terminal: for each path, a function that is told the share done.
 
     It is there only while an image is being explained, and gone before its result is printed.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         return lambda path: contextlib.nullcontext(lambda share: None)
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     finished = 0
 
     @contextlib.contextmanager
-    def shown(path: str) -> Iterator[Callable[[float], None]]:
+    def shown(path: str) -> Iterator[Progress]:
         nonlocal finished
         number = f" ({finished + 1} of {count})" if count > 1 else ""
         columns = (
-            TextColumn("{task.description}", markup=False),  # a file may be called [/]
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.description}", markup=False),  # a file may be called [/]
+            rich_progress.BarColumn(),
+            rich_progress.TextColumn("{task.percentage:>3.0f}%"),
+            rich_progress.TimeRemainingColumn(),
         )
         # rich would send stdout to this bar's console, which is stderr.
-        with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        with rich_progress.Progress(
+            *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
+        ) as bar:
             task = bar.add_task(printable(Path(path).name) + number, total=count, completed=finished)
             try:
                 yield lambda share: bar.update(task, completed=finished + share)
@@ -122,7 +125,7 @@ def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManage
 def explain_each(
     paths: list[str],
     names: list[str],
-    one: Callable[[str, str, Callable[[float], None]], str],
+    one: Callable[[str, str, Progress], str],
     write_report: Callable[[bool], None],
     failures: list[tuple[str, str]],
     complaint: Callable[[str, str], str],

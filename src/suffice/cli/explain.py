@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,20 +16,29 @@ from suffice.cli.command import (
     explain_each,
     folder_names,
     number,
-    one_line,
     parse_settings,
     writable,
 )
+from suffice.cli.loading import load, preprocessing, words_of
 from suffice.cli.options import (
     LARGEST_SEED,
+    OCCLUSION_NAMES,
     BatchSize,
+    Channels,
     Classes,
+    Crop,
     Device,
     Images,
     InputSize,
+    Interpolation,
     Json,
+    Layout,
+    Mean,
     Model,
+    Outputs,
+    Prompts,
     Seed,
+    Std,
     Target,
     Threshold,
     Traceback,
@@ -37,9 +46,12 @@ from suffice.cli.options import (
 )
 from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say
 from suffice.errors import InputError
+from suffice.progress import Progress
+from suffice.registry import METHODS
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
+    from suffice.explainers.method import Method
     from suffice.explanation import Explanation
     from suffice.report.page import Entry
 
@@ -55,19 +67,16 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help="How to search: causal, lime, lax, activation-matching, grad-cam, grad-cam++, layer-cam, kpca-cam, "
-            "finer-cam, attention or attention-rollout."
+            help=f"How to search: {'; '.join(f'{name} ({what})' for name, what in METHODS.summaries().items())}."
         ),
     ] = "causal",
     adapter: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The adapter of --method lax, as train-lax writes it.")
+        str | None,
+        typer.Option(metavar="FILE", help="The adapter of a method that needs one, as train-lax writes it for lax."),
     ] = None,
     occlusion: Annotated[
         str,
-        typer.Option(
-            help="How absence is shown: robust, deactivate, layer-masking, zero, min, max, mean, blur, noise, "
-            "colour:NAME, image:FILE; several joined by commas mean all at once."
-        ),
+        typer.Option(help=f"How absence is shown: {OCCLUSION_NAMES}; several joined by commas mean all at once."),
     ] = "robust",
     kind: Annotated[
         str,
@@ -101,6 +110,14 @@ def explain(
     ] = "float32",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    outputs: Outputs = None,
+    layout: Layout = None,
+    prompts: Prompts = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -108,13 +125,7 @@ def explain(
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
-    settings = parse_settings(setting or [])
-    if adapter is not None:
-        if method != "lax":
-            raise InputError(f"--adapter is of --method lax; got --method {method}")
-        settings["adapter"] = adapter
-    elif method == "lax" and "adapter" not in settings:
-        raise InputError("--method lax needs an adapter: --adapter FILE, as `suffice train-lax` writes it; got none")
+    settings = parse_settings(setting or []) | ({} if adapter is None else {"adapter": adapter})
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:
@@ -124,23 +135,23 @@ def explain(
     # Only now what takes a second to import.
     from suffice.explainers import check_settings
     from suffice.images import find_images
-    from suffice.models import load_classifier
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
+    _check_files(METHODS.find(method), settings, adapter)
     check_settings(method, keep_confidence, seed, settings, kind)
     paths = find_images(images)
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            precision=precision,  # type: ignore[arg-type]  # checked there
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
+        show_traceback=show_traceback,
+        precision=precision,
+        batch_size=batch_size,
+    )
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -156,6 +167,8 @@ def explain(
     # What shapes a result but is not in it; the batch size does not.
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+        "outputs": outputs, "layout": layout, "prompts": prompts,
         "precision": precision,
     }  # fmt: skip
     if device != "auto":
@@ -163,6 +176,18 @@ def explain(
     with writable(out) as folder:
         job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback)
         return job.run(paths)
+
+
+def _check_files(method: Method, settings: Mapping[str, str], adapter: str | None) -> None:
+    """Raises InputError for a file that a method needs and does not get, or gets and does not know."""
+    if adapter is not None and "adapter" not in method.settings.model_fields:
+        raise InputError(f"--adapter is of methods that have one, such as lax; got it with --method {method.name}")
+    for name, command in method.needs.items():
+        if not settings.get(name):
+            option = "--adapter FILE" if name == "adapter" else f"--set {name}=FILE"
+            raise InputError(
+                f"--method {method.name} needs its {name}: {option}, as `suffice {command}` writes it; got none"
+            )
 
 
 @dataclasses.dataclass
@@ -188,7 +213,7 @@ class _Job:
         if self.folder is not None:
             OutputFolder(self.folder, "explain").check([_REPORT])
 
-        def one(path: str, name: str, progress: Callable[[float], None]) -> str:
+        def one(path: str, name: str, progress: Progress) -> str:
             explanation, directory = self._explain(path, name, len(paths) > 1, progress)
             return _as_json(explanation, directory) if self.as_json else _as_text(explanation)
 
@@ -203,9 +228,7 @@ class _Job:
             show_traceback=self.show_traceback,
         )
 
-    def _explain(
-        self, path: str, name: str, several: bool, progress: Callable[[float], None]
-    ) -> tuple[Explanation, Path | None]:
+    def _explain(self, path: str, name: str, several: bool, progress: Progress) -> tuple[Explanation, Path | None]:
         from suffice.explainers import explain as explain_image
         from suffice.folders import OutputFolder
         from suffice.images import frame_of, prepare, read_photo
@@ -247,9 +270,7 @@ class _Job:
 
     def _command(self, images: list[str], out: Path, explanation: Explanation | None = None) -> str:
         """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
-        words: list[str] = []
-        for option, value in self.loading.items():
-            words += [] if value is None else [f"--{option}", str(value)]
+        words = words_of(self.loading)
         call, settings = dict(self.call), dict(self.settings)
         if explanation is not None:
             call |= {name: getattr(explanation, name) for name in call}

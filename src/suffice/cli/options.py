@@ -8,6 +8,7 @@ import typer
 
 from suffice.cli.command import number, whole_number
 from suffice.errors import InputError
+from suffice.registry import DATASETS, MODELS, OCCLUSIONS
 
 
 def _at_least_one(batch_size: int | None) -> int | None:
@@ -22,13 +23,18 @@ Images = Annotated[
     list[str], typer.Argument(metavar="IMAGE…", help="Files, folders of images, or sample:cat and the like.")
 ]
 
+SOURCES = ", ".join(MODELS.usages())  # in help
+OCCLUSION_NAMES = ", ".join(OCCLUSIONS.usages())
+
 # The model.
 Model = Annotated[
     str | None,
-    typer.Option(help="timm:NAME, torchvision:NAME, module.path:function or FILE.onnx. [default: efficientnet-lite0]"),
+    typer.Option(help=f"{SOURCES}, module.path:function or FILE.onnx. [default: efficientnet-lite0]"),
 ]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors, .pth or .pt file, 'random', or 'download'.")]
-Classes = Annotated[str | None, typer.Option(metavar="FILE", help="Class names, one a line; or imagenet-1k.")]
+Classes = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Class names: one a line, JSON, CSV, …; or imagenet-1k.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 BatchSize = Annotated[
     int | None,
@@ -36,15 +42,59 @@ BatchSize = Annotated[
         parser=whole_number, callback=_at_least_one, metavar="INTEGER", help="Images in one pass. [default: what fits]"
     ),
 ]
+# What is done to an image before the model sees it; `loading.py` reads the texts.
 InputSize = Annotated[
-    int | None,
+    str | None,
+    typer.Option(metavar="HxW", help="The model's input in pixels, or one number for both. [default: its own]"),
+]
+Mean = Annotated[
+    str | None,
     typer.Option(
-        parser=whole_number, metavar="INTEGER", help="Side of the model's input in pixels. [default: its own]"
+        metavar="NUMBERS", help="Of pixels in [0, 1], joined by commas, or one for all channels. [default: its own]"
+    ),
+]
+Std = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise, what is divided by. [default: its own]")]
+Channels = Annotated[
+    int | None, typer.Option(parser=whole_number, metavar="INTEGER", help="Of an image, 1 or 3. [default: its own]")
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of the resized image that the crop in the middle keeps, such as 0.875; or squash, without a crop. "
+        "[default: its own]",
+    ),
+]
+Interpolation = Annotated[
+    str | None, typer.Option(help="Of the resize: nearest, bilinear, bicubic or lanczos. [default: its own]")
+]
+
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        help="What the model returns: logits, probabilities, labels (of which several may be present), or binary (one "
+        "output). [default: found out]"
+    ),
+]
+
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="In which the model takes images: channels-first or channels-last. [default: first, or what a function "
+        "takes]"
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT…", help="A text for each class, of a model that compares images with texts, such as hf:… of CLIP."
     ),
 ]
 
 # The question.
-Target = Annotated[str | None, typer.Option(help="Class number or name. [default: the model's choice]")]
+Target = Annotated[
+    str | None, typer.Option(help="Class number or name; #10 is a number in any case. [default: the model's choice]")
+]
 Threshold = Annotated[
     float, typer.Option(parser=number, metavar="NUMBER", help="τ of deactivate, from 0 up to below 1.")
 ]
@@ -57,7 +107,7 @@ Traceback = Annotated[bool, typer.Option("--traceback", help="Print all of an er
 # Training.
 Dataset = Annotated[
     str,
-    typer.Argument(metavar="DATASET", help="mnist, synthetic-mnist, cifar10, cub200-20, …, or a folder of classes."),
+    typer.Argument(metavar="DATASET", help=f"{', '.join(DATASETS)}, or a folder of classes."),
 ]
 Data = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where the data sets lie. [default: $SUFFICE_DATA, or data]")
@@ -65,8 +115,7 @@ Data = Annotated[
 BaseModel = Annotated[
     str | None,
     typer.Option(
-        help="timm:NAME, torchvision:NAME or module.path:function. [default: the one made for DATASET, else the "
-        "embedded model]"
+        help=f"{SOURCES} or module.path:function. [default: the one made for DATASET, else the embedded model]"
     ),
 ]
 BaseWeights = Annotated[

@@ -7,9 +7,12 @@ import ctypes
 import io
 import os
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
-from suffice.errors import InputError
+import suffice
+from suffice.errors import InputError, Notice
 
 
 class UnreadError(Exception):
@@ -35,6 +38,25 @@ def wait_without_spinning() -> None:
     that is waited for gets no turn, and all of them stand still. OpenMP reads this as it is loaded: before torch is.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def warn_in_one_line() -> None:
+    """Show what suffice itself warns of as it shows errors: in one line, without the place in the code."""
+    warnings.simplefilter("always", Notice)
+    shown, here = warnings.showwarning, str(Path(suffice.__file__).parent)
+    if getattr(shown, "one_line", False):
+        return
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *more: Any, **options: Any) -> None:
+        if issubclass(category, Notice):
+            complain(str(message))
+        elif filename.startswith(here):
+            complain(f"warning: {message}")
+        else:
+            shown(message, category, filename, *more, **options)
+
+    show.one_line = True  # type: ignore[attr-defined]
+    warnings.showwarning = show
 
 
 def keep_stdout_for_results() -> None:

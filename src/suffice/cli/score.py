@@ -17,20 +17,31 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
+from suffice.cli.loading import load, preprocessing, words_of
 from suffice.cli.options import (
     LARGEST_SEED,
+    OCCLUSION_NAMES,
     BatchSize,
+    Channels,
     Classes,
+    Crop,
     Device,
     InputSize,
+    Interpolation,
+    Layout,
+    Mean,
     Model,
+    Outputs,
+    Prompts,
     Seed,
+    Std,
     Threshold,
     Traceback,
     Weights,
 )
 from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, printable, say
 from suffice.errors import InputError
+from suffice.registry import METRICS
 
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
@@ -50,7 +61,8 @@ def score(
         ),
     ],
     metrics: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Joined by commas, such as msi,deletion. [default: all]")
+        str | None,
+        typer.Option(metavar="NAMES", help=f"Joined by commas: {', '.join(METRICS)}. [default: all of suffice's own]"),
     ] = None,
     target: Annotated[
         str | None,
@@ -65,10 +77,7 @@ def score(
     classes: Classes = None,
     occlusion: Annotated[
         str,
-        typer.Option(
-            help="How absence is shown: zero, deactivate, layer-masking, min, max, mean, blur, noise, colour:NAME, "
-            "image:FILE, robust; several joined by commas: the worst counts."
-        ),
+        typer.Option(help=f"How absence is shown: {OCCLUSION_NAMES}; several joined by commas: the worst counts."),
     ] = "zero",
     threshold: Threshold = 0.0,
     seed: Seed = 0,
@@ -94,6 +103,14 @@ def score(
     device: Device = "auto",
     batch_size: BatchSize = None,
     input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    outputs: Outputs = None,
+    layout: Layout = None,
+    prompts: Prompts = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
@@ -107,7 +124,6 @@ def score(
 
     # Only now what takes a second to import.
     from suffice.metrics import check_metrics
-    from suffice.models import load_classifier
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the model costs time.
@@ -116,20 +132,24 @@ def score(
     names = check_metrics(names, **options, **({} if backgrounds is None else {"backgrounds": backgrounds}))
     given = _read(maps, image)
     keep_buffers()
-    with one_line(f"could not load {model or 'the embedded model'}", show_traceback):
-        classifier = load_classifier(
-            model,
-            weights=weights,
-            class_names=classes,
-            device=device,
-            batch_size=batch_size,
-            input_size=None if input_size is None else (input_size, input_size),
-        )
+    classifier = load(
+        model,
+        weights=weights,
+        classes=classes,
+        device=device,
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
+        show_traceback=show_traceback,
+        batch_size=batch_size,
+    )
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
 
-    loading = {"model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size}
+    loading = {
+        "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
+        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
+        "outputs": outputs, "layout": layout, "prompts": prompts,
+    }  # fmt: skip
     if device != "auto":
         loading["device"] = device
     call = _Call(
@@ -269,6 +289,7 @@ class _Call:
             "forward_passes": scores.forward_passes,
             "seconds": scores.seconds,
             "notes": notes,
+            **self.classifier.facts(),
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -309,9 +330,7 @@ class _Call:
             say(f"report: {folder / _REPORT}")
 
     def _command(self, folder: Path) -> str:
-        words: list[str] = []
-        for option, value in self.loading.items():
-            words += [] if value is None else [f"--{option}", str(value)]
+        words = words_of(self.loading)
         words += ["--metrics", ",".join(self.metrics), "--occlusion", self.occlusion]
         words += ["--threshold", str(self.threshold), "--seed", str(self.seed)]
         for name, value in self.options.items():

@@ -9,7 +9,25 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings, whole_number
-from suffice.cli.options import Accelerator, Data, Dataset, Devices, Nodes, Seed, Strategy, Traceback, Workers
+from suffice.cli.loading import load, preprocessing
+from suffice.cli.options import (
+    SOURCES,
+    Accelerator,
+    Channels,
+    Crop,
+    Data,
+    Dataset,
+    Devices,
+    InputSize,
+    Interpolation,
+    Mean,
+    Nodes,
+    Seed,
+    Std,
+    Strategy,
+    Traceback,
+    Workers,
+)
 from suffice.cli.process import keep_stdout_for_results, say
 from suffice.errors import InputError
 
@@ -22,7 +40,7 @@ def train_classifier(
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, torchvision:NAME or module.path:function. [default: the ResNet-18 made for DATASET, else "
+            help=f"{SOURCES} or module.path:function. [default: the ResNet-18 made for DATASET, else "
             "torchvision:resnet18]"
         ),
     ] = None,
@@ -39,6 +57,12 @@ def train_classifier(
             help="epochs, batch_size, optimizer, learning_rate, schedule, flip, shift, …",
         ),
     ] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     seed: Seed = 0,
     test_images: Annotated[
         int | None,
@@ -55,7 +79,6 @@ def train_classifier(
     keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
-    from suffice.models import load_classifier
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -71,13 +94,16 @@ def train_classifier(
     keep_buffers()
     model = model or default_model(dataset, "torchvision:resnet18")
     with one_line(f"could not train {model} on {dataset}", show_traceback):
-        classifier = load_classifier(model, weights=weights or "random", class_names=training.class_names, device="cpu")
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation)
+        classifier = load(
+            model, weights=weights or "random", classes=training.class_names, options=options, show_traceback=None
+        )
         task = ClassifierTask(classifier, training, settings)
         tell = to_stderr("suffice")
         folder = named_folder(out)
         results = OutputFolder(folder, "train-classifier")
         results.check([WEIGHTS])
-        what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights}
+        what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights, **options}
         if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
             return 0  # another process writes what comes out
         from safetensors.torch import save
@@ -93,7 +119,9 @@ def train_classifier(
             "settings": settings.model_dump(),
         }
         state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-        results.write({WEIGHTS: save(state, {"suffice": json.dumps(result)})})
+        # By themselves the weights then name what they tell apart. In one text, as the order of several would vary.
+        about = json.dumps({**result, "class_names": training.class_names})
+        results.write({WEIGHTS: save(state, {"suffice": about})})
     say(json.dumps(result))
     return 0
 

@@ -9,15 +9,23 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
     BaseWeights,
+    Channels,
+    Crop,
     Data,
     Dataset,
     Devices,
+    InputSize,
+    Interpolation,
+    Mean,
     Nodes,
+    Outputs,
     Seed,
+    Std,
     Strategy,
     Traceback,
     TrainingImages,
@@ -48,6 +56,13 @@ def train_lax(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, design, objective, area_weight, …"),
     ] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    outputs: Outputs = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -60,7 +75,6 @@ def train_lax(
     keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
-    from suffice.models import load_classifier
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -77,7 +91,8 @@ def train_lax(
     with one_line(f"could not train LAX for {model or 'the embedded model'} on {dataset}", show_traceback):
         # The embedded models bring their own names.
         names = classes or (training.class_names if model and weights else None)
-        classifier = load_classifier(model, weights=weights, class_names=names, device="cpu")
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
+        classifier = load(model, weights=weights, classes=names, options=options, show_traceback=None)
         task = LaxTask(classifier, settings)  # which has asked the model, so that its number of classes is known
         if (
             settings.labels == "true"
@@ -90,7 +105,7 @@ def train_lax(
             )
         tell, folder = to_stderr("suffice"), named_folder(out)
         OutputFolder(folder, "train-lax").check([ADAPTER])
-        what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone)}
+        what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone), **options}
         if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
             return 0  # another process writes what comes out
         task.finished().save(folder / ADAPTER)

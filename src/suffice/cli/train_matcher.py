@@ -9,15 +9,23 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings
+from suffice.cli.loading import load, preprocessing
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
     BaseWeights,
+    Channels,
+    Crop,
     Data,
     Dataset,
     Devices,
+    InputSize,
+    Interpolation,
+    Mean,
     Nodes,
+    Outputs,
     Seed,
+    Std,
     Strategy,
     Traceback,
     TrainingImages,
@@ -41,6 +49,13 @@ def train_matcher(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, width, least_area, largest_area, …"),
     ] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    outputs: Outputs = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -56,7 +71,6 @@ def train_matcher(
     keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
-    from suffice.models import load_classifier
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -73,12 +87,15 @@ def train_matcher(
     keep_buffers()
     model = model or default_model(dataset, None)
     with one_line(f"could not train a matcher for {model or 'the embedded model'} on {dataset}", show_traceback):
-        classifier = load_classifier(model, weights=weights, device="cpu")
+        options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
+        classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
         tell, folder = to_stderr("suffice"), named_folder(out)
         results = OutputFolder(folder, "train-matcher")
         results.check([MATCHER])
-        what = {"task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights}
+        what = {
+            "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
+        }  # fmt: skip
         try:
             if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
                 return 0  # another process writes what comes out

@@ -46,7 +46,6 @@ from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
 from suffice.explainers.saliency import map_method
 from suffice.features import last_stage, reads_class_token
-from suffice.outputs import as_logits
 from suffice.progress import Progress
 
 
@@ -139,9 +138,9 @@ def _maps(
     places = stage.height * stage.width
     class_token = reads_class_token(classifier)
 
-    def one_batch(module: Any, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def one_batch(module: Any, x: Tensor, targets: Tensor) -> tuple[Any, Tensor, Tensor]:
         with AttentionWeights() as attention:
-            logits = as_logits(module(x))
+            output = module(x)
         if not attention.layers:
             raise InputError(
                 f"the method {method!r} needs a network with attention; in {classifier.name} no softmax over keys was "
@@ -157,7 +156,7 @@ def _maps(
         # A token before the places that the maps do not have is the query of attention pooling.
         joined = layers[-1].shape[2] - places > stage.prefix_tokens
         values = read(layers, places, class_token or joined)
-        return logits, own_choice(logits, targets), values.unflatten(1, (stage.height, stage.width))
+        return output, own_choice(classifier.read(output), targets), values.unflatten(1, (stage.height, stage.width))
 
     return batch_by_batch(classifier, images, targets, one_batch, progress)
 

@@ -9,9 +9,9 @@
 ...         bright = self.pool(x)[:, :, 0, 0].mean(1)
 ...         return torch.stack([torch.full_like(bright, 0.5), bright], 1) * 20
 >>> classifier = suffice.Classifier(Corner(), input_size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
->>> photo = torch.full((3, 32, 32), 0.2)
->>> photo[:, :8, :8] = 1.0
->>> explanation = suffice.explain(classifier, photo, method="layer-cam", occlusion="min", cell=4)
+>>> image = torch.full((3, 32, 32), 0.2)
+>>> image[:, :8, :8] = 1.0
+>>> explanation = suffice.explain(classifier, image, method="layer-cam", occlusion="min", cell=4)
 >>> explanation.sufficient, explanation.area, explanation.settings["layer"]
 (True, 0.015625, 'pool')
 
@@ -46,7 +46,6 @@ from suffice.explainers.method import RankingSettings
 from suffice.explainers.raw_maps import RawMaps, batch_by_batch, own_choice
 from suffice.explainers.saliency import map_method
 from suffice.features import Stage, last_stage, named_stage, record
-from suffice.outputs import as_logits
 from suffice.progress import Progress
 
 Array = npt.NDArray[np.float32]
@@ -137,14 +136,15 @@ def kpca_cam(
     """KPCA-CAM: the direction in which the places of the maps differ most."""
     stage = _stage(classifier, settings)
 
-    def one_batch(module: Any, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def one_batch(module: Any, x: Tensor, targets: Tensor) -> tuple[Any, Tensor, Tensor]:
         with record(classifier, [stage]) as activations:
-            logits = as_logits(module(x))
+            output = module(x)
+        logits = classifier.read(output)
         maps = [
             kernel_component(one, settings.kernel, settings.gamma or None, settings.sign)
             for one in stage.maps(activations[stage.name]).float().cpu().numpy()
         ]
-        return logits, own_choice(logits, targets), torch.from_numpy(np.stack(maps))
+        return output, own_choice(logits, targets), torch.from_numpy(np.stack(maps))
 
     maps = batch_by_batch(classifier, images, targets, one_batch, progress)
     return maps._replace(settings={"layer": stage.name})
@@ -214,9 +214,10 @@ def _by_gradients(
 ) -> RawMaps:
     stage = _stage(classifier, settings)
 
-    def one_batch(module: Any, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def one_batch(module: Any, x: Tensor, targets: Tensor) -> tuple[Any, Tensor, Tensor]:
         with torch.enable_grad(), record(classifier, [stage], gradients=True) as activations:
-            logits = as_logits(module(x))
+            output = module(x)
+            logits = classifier.read(output)
             targets = own_choice(logits, targets)
             scores = score(logits, targets)
             activation = activations[stage.name]
@@ -228,7 +229,7 @@ def _by_gradients(
                 f"expected logits through which gradients flow back to {stage.name}; in {classifier.name} none does"
             )
         maps = formula(*(stage.maps(values.detach()).float().cpu().numpy() for values in (activation, gradient)))
-        return logits.detach(), targets, torch.from_numpy(maps)
+        return output, targets, torch.from_numpy(maps)
 
     with frozen(classifier.require_module("a class activation map")):
         maps = batch_by_batch(classifier, images, targets, one_batch, progress, gradients=True)

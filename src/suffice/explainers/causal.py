@@ -82,7 +82,7 @@ def explain(question: Question, settings: CausalSettings, seed: int, progress: P
         question: image, target, occlusions and γ.
         settings: of the search.
         seed: of the random cuts (`boxes` has none).
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
     if settings.search == "boxes":
         return by_boxes(question, settings, progress)

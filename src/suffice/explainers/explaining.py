@@ -34,7 +34,7 @@ def explained(
     chosen = METHODS.find(method)
     complete = complete_settings(chosen.name, chosen.settings, settings)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
-    question = question.at()  # which was asked nothing yet: no other occlusion leads than in any other search
+    question = question.at()  # in which the first occlusion leads, whatever was asked before
     nothing = np.zeros(question.region.shape, dtype=bool)
     notes = [*question.assumed, *_notes_on_target(question)]
     if bool(question(nothing)):
@@ -75,6 +75,9 @@ def explained(
         model=classifier.name,
         weights=classifier.weights,
         precision=classifier.precision,
+        outputs=classifier.known_meaning.outputs,
+        preprocessing=classifier.preprocessing.to_dict(),
+        assumptions=classifier.assumptions,
         version=version("suffice"),
         image=question.name,
         notes=tuple(notes),
@@ -83,10 +86,17 @@ def explained(
 
 
 def _notes_on_target(question: Question) -> list[str]:
-    """Which class the model chooses itself, where it is not the one that is explained."""
-    whole = question.whole_logits
+    """What the model itself says of the whole image, where it does not decide for the class that is explained."""
+    whole, classifier = question.whole_logits, question.classifier
+    if float(classifier.margins(whole, question.target)) > 0:
+        return []
+    confidences = classifier.confidences(whole)
+    if classifier.known_meaning.independent:
+        absent = float(confidences[question.target])
+        return [f"For the whole image the model says that this label is absent ({absent:.2f})."]
     top = int(whole.argmax())
     if top == question.target:
         return []
-    name = question.classifier.class_name(top)
-    return [f"The model's own choice for the whole image is {name} ({float(whole.softmax(0)[top]):.2f})."]
+    return [
+        f"The model's own choice for the whole image is {classifier.class_name(top)} ({float(confidences[top]):.2f})."
+    ]

@@ -5,9 +5,9 @@
 ...     def forward(self, x):
 ...         return torch.stack([torch.full((len(x),), 0.5), x[:, :, :8, :8].mean((1, 2, 3))], 1) * 20
 >>> classifier = suffice.Classifier(Corner(), input_size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
->>> photo = torch.full((3, 32, 32), 0.2)
->>> photo[:, :8, :8] = 1.0
->>> explanation = suffice.explain(classifier, photo, method="lime", occlusion="min", superpixels="slic", segments=16)
+>>> image = torch.full((3, 32, 32), 0.2)
+>>> image[:, :8, :8] = 1.0
+>>> explanation = suffice.explain(classifier, image, method="lime", occlusion="min", superpixels="slic", segments=16)
 >>> explanation.sufficient, int(explanation.mask.sum()), bool(explanation.mask[:8, :8].all())  # the corner alone
 (True, 64, True)
 
@@ -49,7 +49,7 @@ from suffice.question import Question
 
 # Side in pixels at which quickshift's `kernel_size` is meant: the input of most ImageNet models.
 _SIDE = 224
-# Samples in one batch where the classifier does not say: progress is told between batches.
+# Samples in one batch where the classifier does not say: progress is reported between batches.
 _AT_ONCE = 32
 
 
@@ -75,13 +75,13 @@ def explain(question: Question, settings: LimeSettings, seed: int, progress: Pro
         question: image, target, occlusions and γ.
         settings: of superpixels, samples and regression.
         seed: of the samples.
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
     labels = superpixels(question.image, settings)
     count = int(labels.max()) + 1
     progress(0.1)
     presence = samples(count, settings.samples, np.random.default_rng([seed]))
-    # Asked in full batches, so that progress can be told between them; then all are known.
+    # Asked in full batches, so that progress can be reported between them; then all are known.
     distinct, batch = np.unique(presence, axis=0), question.classifier.batch_size or _AT_ONCE
     for start in range(0, len(distinct), batch):
         question.answers(torch.from_numpy(distinct[start : start + batch][:, labels]))
@@ -110,7 +110,7 @@ def superpixels(image: Tensor, settings: LimeSettings) -> npt.NDArray[np.intp]:
         settings: the algorithm and its parameters.
 
     quickshift knows only distances in pixels, so it would find some 40 superpixels in an image of 224 x 224, one in
-    an icon and thousands in a large photo, for which it takes minutes. Here `kernel_size` shrinks with the image below
+    an icon and thousands in a large image, for which it takes minutes. Here `kernel_size` shrinks with the image below
     a shorter side of 224 pixels; above, a smaller copy is cut up.
     """
     from skimage.segmentation import quickshift, slic

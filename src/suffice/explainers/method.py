@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suffice.errors import InputError
-from suffice.progress import Progress as Progress
+from suffice.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +28,10 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Settings = TypeVar("Settings", bound=MethodSettings)
+SettingsOfMethod = TypeVar("SettingsOfMethod", bound=MethodSettings)
 
 
-def complete_settings(method: str, kind: type[Settings], settings: Mapping[str, Any]) -> Settings:
+def complete_settings(method: str, kind: type[SettingsOfMethod], settings: Mapping[str, Any]) -> SettingsOfMethod:
     """The settings of a method, complete and checked.
 
     Raises:

@@ -29,8 +29,8 @@ class RawMaps(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
 
 
-OneBatch = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Module, normalised images (N, C, H, W) and targets (N,) -> logits (N, K), targets (N,) and maps (N, h, w)."""
+OneBatch = Callable[[Any, Tensor, Tensor], tuple[Any, Tensor, Tensor]]
+"""Module, normalised images (N, C, H, W) and targets (N,) -> what the module returned, targets and maps (N, h, w)."""
 
 
 def batch_by_batch(
@@ -54,8 +54,8 @@ def batch_by_batch(
     """
 
     def question(module: Any, x: Tensor, wanted: Tensor) -> ByRow:
-        logits, answered, maps = one_batch(module, classifier.normalise(x), wanted)
-        return ByRow(logits, (maps.to("cpu", torch.float32), answered.cpu()))
+        output, answered, maps = one_batch(module, classifier.normalise(x), wanted)
+        return ByRow(output, (maps.to("cpu", torch.float32), answered.cpu()))
 
     _, (values, chosen) = classifier.ask(question, images, targets, gradients=gradients, progress=progress)
     return RawMaps(values, chosen)

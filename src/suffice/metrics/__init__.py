@@ -21,6 +21,7 @@ Means over photos come with their standard error (`standard_error.py`).
 from __future__ import annotations
 
 from suffice.metrics.area import explanation_area
+from suffice.metrics.asking import check_metrics, complete_options
 from suffice.metrics.confidence import confidences, explanation_confidence
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions
 from suffice.metrics.maps import as_saliency, fitted, read_map
@@ -33,7 +34,7 @@ from suffice.metrics.robustness import (
     robustness_solid,
     solid_colours,
 )
-from suffice.metrics.scoring import Scores, check_metrics, complete_options, score, score_many, score_maps
+from suffice.metrics.scoring import Scores, score, score_many, score_maps
 from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.registry import METRICS
 

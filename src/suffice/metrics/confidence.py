@@ -73,7 +73,7 @@ def confidences(
     logits = torch.stack(
         [each(images, different) for each in make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)]
     )
-    return logits.softmax(2)[:, :, classifier.class_index(target)].amin(0)[which]
+    return classifier.confidences(logits)[:, :, classifier.class_index(target)].amin(0)[which]
 
 
 CONFIDENCE = Metric(

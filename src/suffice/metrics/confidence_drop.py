@@ -66,8 +66,10 @@ def check_fill(occlusion: Occlusion) -> None:
 def _of(evidence: Evidence) -> Tensor:
     part = evidence.answer("part", "confidence")
     if evidence.options.drop == "soft":
+        classifier = evidence.occlusions[0].classifier
         answers = [
-            blended_logits(way, evidence.images, evidence.heat).double().softmax(1) for way in evidence.occlusions
+            classifier.confidences(blended_logits(way, evidence.images, evidence.heat).double())
+            for way in evidence.occlusions
         ]
         part = torch.stack(answers).amin(0).gather(1, evidence.answers.labels[:, None])[:, 0]
     return confidence_drop(evidence.whole("confidence"), part)

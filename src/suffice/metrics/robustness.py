@@ -33,7 +33,7 @@ from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
 from suffice.outputs import as_tensor
-from suffice.verdicts import Tolerance, margin
+from suffice.verdicts import Tolerance
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""
@@ -143,7 +143,7 @@ def robustness_on(
     classifier.class_index(target)  # a name that there is not is said before the model is asked
     logits = _pasted_logits(classifier, pixels, different, behind, target)  # (D, N, K)
     index = classifier.class_index(target)
-    on_top, confidence = margin(logits, index) > 0, logits.softmax(2)[:, :, index]
+    on_top, confidence = classifier.margins(logits, index) > 0, classifier.confidences(logits)[:, :, index]
     results = []
     for row in which.tolist():
         rho = mean_with_error(on_top[row].tolist())
@@ -256,13 +256,13 @@ def _pasted_logits(
         return classifier.batched(pasted, image.expand(len(rows), *image.shape[1:]), rows, **options)
 
     logits = ask(pairs, screen=True, copies=True)
-    index = classifier.class_index(target)  # now that the number of classes is known, one out of range can be told
+    index = classifier.class_index(target)  # now that the number of classes is known, one out of range is noticed
 
     def ask_again(rows: Tensor) -> Tensor:
         logits[rows] = ask(pairs[rows], batch_size=1)
-        return margin(logits[rows], index)[:, None]
+        return classifier.margins(logits[rows], index)[:, None]
 
-    Tolerance(classifier.precision).confirmed(margin(logits, index)[:, None], torch.zeros(1), ask_again)
+    Tolerance(classifier.precision).confirmed(classifier.margins(logits, index)[:, None], torch.zeros(1), ask_again)
     return logits.view(len(masks), len(backgrounds), -1)
 
 

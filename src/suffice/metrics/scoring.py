@@ -16,20 +16,19 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from suffice.arrays import plain
 from suffice.classifier import Classifier
-from suffice.errors import InputError, Notice, did_you_mean
+from suffice.errors import InputError, Notice
 from suffice.explanation import Explanation
 from suffice.images import as_image
-from suffice.metrics import sweep
+from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
 from suffice.metrics.maps import as_saliency
@@ -38,10 +37,7 @@ from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.occlusion import DEFAULT_FOR_MEASURES, AnyOcclusions, check_masks, make_occlusions
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
-from suffice.registry import METHODS, METRICS
-
-Metrics = Iterable[str | Metric] | str | Metric | None
-"""Names in `METRICS`, or objects; None for all that are of suffice itself."""
+from suffice.registry import METHODS
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
 
@@ -184,7 +180,7 @@ def score_maps(
         InputError: as `score`; no map; or explanations of different targets, and none said.
     """
     started, passes = time.perf_counter(), classifier.passes
-    asked = _checked(metrics, options)
+    asked = checked_metrics(metrics, options)
     pixels, assumed = as_image(classifier, image)
     if pixels.ndim != 3:
         raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
@@ -266,7 +262,7 @@ def score_many(
         InputError: as `score`.
     """
     started, passes = time.perf_counter(), classifier.passes
-    asked = _checked(metrics, options)
+    asked = checked_metrics(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
     images, maps = as_tensor(images), plain(as_tensor(saliency), 2**62)
@@ -276,10 +272,10 @@ def score_many(
         raise InputError(f"expected a saliency map for each of {len(images)} images; got {tuple(maps.shape)}")
     classes = _labels(classifier, labels, len(images))
     parts = None if masks is None else check_masks(masks, images).cpu()
-    ways = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
+    occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
     if chosen.drop == "soft":
-        for way in ways:
-            check_fill(way)
+        for each in occlusions:
+            check_fill(each)
     total = len(images)
 
     needs = list(dict.fromkeys(need for metric in asked for need in metric.needs))
@@ -290,7 +286,7 @@ def score_many(
         pixels = classifier.check_images(images[some])
         heat = torch.stack([as_saliency(one[None], images.shape[2:], images.shape[1]) for one in maps[some]])
         evidence = ask(
-            ways,
+            occlusions,
             pixels,
             heat,
             None if classes is None else classes[some],
@@ -300,64 +296,24 @@ def score_many(
             seed,
             _share_of(progress, first, len(pixels), total),
         )
-        done.append(
-            Scores(
-                {metric.name: _values(metric, evidence) for metric in asked},
-                evidence.curves(),
-                evidence.answers.labels,
-                evidence.answers.top,
-                evidence.answers.whole_confidence,
-                evidence.parts if keep_maps else None,
-                evidence.heat if keep_maps else None,
-                (heat.amin((1, 2)) == heat.amax((1, 2))).cpu(),
-            )
-        )
+        done.append(_scores_of(evidence, asked, heat, keep_maps))
     cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
     return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
 
 
-def check_metrics(metrics: Metrics, **options: Any) -> list[str]:
-    """The metrics' names, after all that can be wrong with the call is said, before anything is loaded.
-
-    Raises:
-        InputError: an unknown metric, none at all, an option that none of them knows or that is out of range.
-    """
-    return [metric.name for metric in _checked(metrics, options)]
-
-
-def _checked(metrics: Metrics, options: Mapping[str, Any]) -> list[Metric]:
-    given = {option for option, value in options.items() if value is not None}
-    if metrics is None:
-        # Not those of packages: what is installed beside suffice must not change what a call asks for.
-        own = [METRICS[name] for name in METRICS.builtin]
-        asked = [metric for metric in own if given.issuperset(metric.required)]
-    else:
-        several = [metrics] if isinstance(metrics, (str, Metric)) else metrics
-        asked = list({id(metric): metric for metric in map(METRICS.find, several)}.values())
-    names = [metric.name for metric in asked]
-    if not names:
-        raise InputError(f"expected at least one metric of {', '.join(METRICS)}; got none")
-    if len(set(names)) < len(names):
-        raise InputError(f"expected metrics with names that are different; got {', '.join(names)}")
-    known = dict.fromkeys(option for metric in asked for option in metric.options)
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"unknown option {option!r} of {', '.join(names)}{did_you_mean(option, known)}; "
-                f"expected {', '.join(known) or 'none'}"
-            )
-    try:
-        ScoreOptions(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"option {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; got {first['input']!r}"
-        ) from None
-    for metric in asked:
-        if missing := [option for option in metric.required if option not in given]:
-            raise InputError(f"expected the option {missing[0]} for {metric.name}; got none")
-    return asked
+def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_maps: bool) -> Scores:
+    """The metrics of the maps, (N, H, W), that evidence was asked for."""
+    return Scores(
+        {metric.name: _values(metric, evidence) for metric in asked},
+        evidence.curves(),
+        evidence.answers.labels,
+        evidence.answers.top,
+        evidence.answers.whole_confidence,
+        evidence.parts if keep_maps else None,
+        evidence.heat if keep_maps else None,
+        (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
+    )
 
 
 def _own_scale(explanation: Explanation, needed: bool) -> bool:
@@ -380,17 +336,6 @@ def _values(metric: Metric, evidence: Evidence) -> Tensor:
             f"expected a finite value for each of {count} maps from the metric {metric.name}; got {values}"
         )
     return values
-
-
-def complete_options(metrics: Metrics, measure: str = "confidence", **options: Any) -> dict[str, Any]:
-    """Every option that the metrics know but images, with its value, for a record of what was asked."""
-    known = {option for metric in _checked(metrics, options) for option in metric.options}
-    chosen = ScoreOptions(measure=measure, **options).model_dump()  # type: ignore[arg-type]  # checked there
-    if chosen["step"] is None:
-        chosen["step"] = {"by value": sweep.STEP_BY_VALUE, "percent": sweep.STEP_PERCENT}
-    if chosen["normalise"] is None:
-        chosen["normalise"] = "min-max, none for explanations that have a scale of their own"
-    return {name: value for name, value in chosen.items() if name in known}
 
 
 def _one_target(target: int | str | None, label: int | str | None) -> int | str | None:

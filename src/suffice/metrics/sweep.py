@@ -29,7 +29,7 @@ from torch import Tensor
 
 from suffice.errors import InputError
 from suffice.occlusion import Occlusion
-from suffice.verdicts import Tolerance, margin
+from suffice.verdicts import Tolerance
 
 Ties = Literal["order", "together", "random"]
 Normalise = Literal["min-max", "none"]
@@ -220,12 +220,12 @@ def ask(
     masks = _different_masks(images, ranking, runs.to(classifier.device), parts)
     everything = torch.arange(len(masks.holder), device=classifier.device)
     partial = everything[~masks.is_whole]
-    total, told = len(everything) + (len(occlusions) - 1) * len(partial), progress or (lambda share: None)
+    total, report = len(everything) + (len(occlusions) - 1) * len(partial), progress or (lambda share: None)
 
     def logits_of(occlusion: Occlusion, rows: Tensor, done: int | None, batch_size: int | None = None) -> Tensor:
         def shown(batch: Tensor) -> Tensor:
             if done is not None:
-                told((done + int(batch[0])) / total)
+                report((done + int(batch[0])) / total)
             return masks.shown(rows[batch])
 
         # Curves are of confidences, which less precision than float32 would move; the layout of a screen costs none.
@@ -238,7 +238,7 @@ def ask(
         if len(partial):
             done = len(everything) + number * len(partial)
             logits[-1][partial.cpu()] = logits_of(occlusion, partial, done)
-    told(1.0)
+    report(1.0)
 
     top = logits[0][masks.which[:, -1]].argmax(1)
     chosen = top if labels is None else torch.tensor([classifier.class_index(int(label)) for label in labels])
@@ -246,16 +246,16 @@ def ask(
     (row, label), where = _different_pairs(masks.which, chosen)
     confidences, verdicts = [], []
     for occlusion, answered in zip(occlusions, logits, strict=True):
-        margins = margin(answered[row], label)
+        margins = classifier.margins(answered[row], label)
         if exact_labels:
 
             def ask_again(close: Tensor, occlusion: Occlusion = occlusion, answered: Tensor = answered) -> Tensor:
                 rows, pair = row[close].unique(return_inverse=True)
                 answered[rows] = logits_of(occlusion, rows.to(classifier.device), None, batch_size=1)
-                return margin(answered[rows[pair]], label[close])[:, None]
+                return classifier.margins(answered[rows[pair]], label[close])[:, None]
 
             margins = Tolerance().confirmed(margins[:, None], torch.zeros(1), ask_again)[:, 0]
-        confidence = (answered[row, label].double() - answered.double().logsumexp(1)[row]).exp().clamp(max=1.0)
+        confidence = classifier.log_confidences(answered.double())[row, label].exp().clamp(max=1.0)
         confidences.append(confidence[where])
         verdicts.append(margins[where] > 0)
     confidence, correct = torch.stack(confidences), torch.stack(verdicts)

@@ -59,11 +59,21 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
     """One of `NAMES` with its own weights, a file of them in timm's naming, or `random`."""
     import timm
 
+    assumed: dict[str, str] = {}
     module = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
     if weights is None:
         # The package names its tensors in its own way but lists them in the order in which timm has them.
         expected, found = module.state_dict(), read_weights(weights_path(name))
         module.load_state_dict(dict(zip(expected, found.values(), strict=True)), strict=True)
     elif weights != "random":
-        load_weights(module, weights, name)
-    return Source(module.eval(), name, dict(_PREPROCESSING[name]), imagenet_1k())
+        loaded = load_weights(module, weights, name, advice=f"name it timm:tf_{name.replace('-', '_')}")
+        assumed = loaded.assumed
+    return Source(
+        module.eval(),
+        name,
+        dict(_PREPROCESSING[name]),
+        imagenet_1k(),
+        outputs="logits",
+        repeatable=True,
+        assumed=assumed,
+    )

@@ -1,6 +1,7 @@
 """`package.module:function`: a model that your own code builds.
 
-The function takes no argument and returns an `nn.Module`, a `Classifier`, or a callable that becomes a black box.
+The function takes no argument and returns an `nn.Module`, a `Classifier`, or a callable that becomes a black box; or a
+model together with what describes it, as `described.py` lists.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.models.described import source_of
 from suffice.models.source import Source
 from suffice.models.weights import load_weights
 
@@ -26,21 +27,17 @@ def load(module_path: str, function: str, weights: str | None = None) -> Source:
     What your code raises by itself, while it is imported or while it builds the model, comes through as it is.
     """
     name = f"{module_path}:{function}"
-    built = _builder(module_path, function, name)()
-    source = Source(built, name)
-    if isinstance(built, Classifier):
-        preprocessing = dataclasses.asdict(built.preprocessing)
-        source = Source(built.module, name, preprocessing, built.class_names, str(built.device), built.batch_size)
-    if not callable(source.module):
-        raise InputError(f"expected {name} to return an nn.Module or a callable; got {type(built).__name__}")
+    source = source_of(_builder(module_path, function, name)(), name)
     if isinstance(source.module, nn.Module):
         source.module.eval()
     if weights in (None, "random"):
         return source
     if not isinstance(source.module, nn.Module):
-        raise InputError(f"expected an nn.Module from {name} to put weights into; got {type(built).__name__}")
-    load_weights(source.module, str(weights), name)
-    return source
+        raise InputError(f"expected an nn.Module from {name} to put weights into; got {type(source.module).__name__}")
+    loaded = load_weights(source.module, str(weights), name, advice="the function has to build it with as many")
+    return dataclasses.replace(
+        source, class_names=source.class_names or loaded.class_names, assumed=source.assumed | loaded.assumed
+    )
 
 
 def _builder(module_path: str, function: str, name: str) -> Any:

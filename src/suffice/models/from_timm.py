@@ -5,50 +5,53 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from suffice.carried import timm_fields
 from suffice.errors import InputError, reason
 from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
-from suffice.models.weights import load_weights
-
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint
 
 
 def load(name: str, weights: str | None = None, num_classes: int | None = None) -> Source:
     """A timm model; `weights` is a file, `random`, `download`, or None for the file in the Hugging Face cache."""
     import timm
-    from timm.data.config import resolve_model_data_config
 
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.3)
         raise InputError(f"timm has no model {architecture!r}; similar names: {', '.join(near) or 'none'}")
+    loaded = Loaded()
     if weights == "download":
         module = _download(name)
     else:
-        try:
-            module = timm.create_model(name, pretrained=False, **_head(num_classes))
-        except RuntimeError as error:  # an unknown tag after the dot
-            raise InputError(f"timm cannot build {name!r}: {error}") from error
+        module = _built(name, num_classes)
         if weights != "random":
-            published: Any = module.pretrained_cfg
-            load_weights(module, weights or _cached(name, published), f"timm:{name}")
-    if getattr(module, "num_classes", None) == 0:
+            checkpoint = read_checkpoint(weights or _cached(name, module.pretrained_cfg))
+            own = head_size(checkpoint.choice(module), module.state_dict(), module.num_classes)
+            if num_classes is None and own is not None:
+                module = _built(name, own)
+            loaded = load_weights(module, checkpoint, f"timm:{name}", advice="--classes with as many names")
+    classes = getattr(module, "num_classes", None)
+    if classes == 0:
         raise InputError(f"expected a classifier; timm:{name} has no classes, it only makes features")
-    config = resolve_model_data_config(module)
-    interpolation = config["interpolation"]
     return Source(
         module.eval(),
         f"timm:{name}",
-        {
-            "input_size": tuple(config["input_size"][1:]),
-            "mean": tuple(config["mean"]),
-            "std": tuple(config["std"]),
-            "interpolation": interpolation if interpolation in _INTERPOLATIONS else "bicubic",
-            "crop_pct": config["crop_pct"],
-            "crop_mode": "squash" if config["crop_mode"] == "squash" else "center",
-        },
-        imagenet_1k() if getattr(module, "num_classes", None) == 1000 else None,
+        timm_fields(module.pretrained_cfg, module),
+        loaded.class_names or (imagenet_1k() if classes == 1000 else None),
+        assumed=loaded.assumed,
+        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        repeatable=True,
     )
+
+
+def _built(name: str, num_classes: int | None) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=False, **_head(num_classes))
+    except RuntimeError as error:  # an unknown tag after the dot
+        raise InputError(f"timm cannot build {name!r}: {error}") from error
 
 
 def _head(num_classes: int | None) -> dict[str, Any]:

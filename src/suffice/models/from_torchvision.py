@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from suffice.descriptions import fields_of_transform
 from suffice.errors import InputError, reason
 from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
-from suffice.models.weights import load_weights
+from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint
 
 # DenseNet's published files still say norm.1 where the module says norm1.
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -25,7 +26,7 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         raise InputError(f"torchvision has no classifier {name!r}; similar names: {', '.join(near) or 'none'}")
-    newest = models.get_model_weights(name).DEFAULT
+    newest, loaded = models.get_model_weights(name).DEFAULT, Loaded()
     if weights == "download":
         module = _download(name, newest)
     else:
@@ -37,21 +38,26 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
                     f"no weights for torchvision:{name} on this machine; fetch {newest.url} to {file}, or pass "
                     "weights=FILE, or weights=download to let torchvision fetch it, or weights=random to go without"
                 )
-            load_weights(module, file, f"torchvision:{name}", lambda old: _DENSENET.sub(r"\1\2", old))
-    preset = newest.transforms()
-    crop, resize = preset.crop_size[0], preset.resize_size[0]
+            checkpoint = read_checkpoint(file)
+            own = head_size(checkpoint.choice(module, _today), module.state_dict(), num_classes or 1000)
+            if num_classes is None and own is not None:
+                module, num_classes = _without_weights(name, own), own
+            advice = "--classes with as many names"
+            loaded = load_weights(module, checkpoint, f"torchvision:{name}", _today, advice)
     return Source(
         module.eval(),
         f"torchvision:{name}",
-        {
-            "input_size": (crop, crop),
-            "mean": tuple(preset.mean),
-            "std": tuple(preset.std),
-            "interpolation": preset.interpolation.value,
-            "crop_pct": crop / resize,
-        },
-        imagenet_1k() if num_classes in (None, 1000) else None,
+        fields_of_transform(newest.transforms()) or {},
+        loaded.class_names or (imagenet_1k() if num_classes in (None, 1000) else None),
+        assumed=loaded.assumed,
+        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        repeatable=True,
     )
+
+
+def _today(old: str) -> str:
+    """A name in a published file as the module has it now."""
+    return _DENSENET.sub(r"\1\2", old)
 
 
 def _without_weights(name: str, num_classes: int | None) -> Any:

@@ -10,6 +10,7 @@ Synthetic MNIST, 4 x 4 for CIFAR-10 and 7 x 7 for CUB-200; how is not said. Here
 | `cifar10` | 32 | 3 x 3, stride 1, no pooling | stride 2 | 512 x 4 x 4 |
 | `cub200_20` | 224 | as published | stride 2 | 512 x 7 x 7 |
 
+>>> import torch
 >>> synthetic_mnist().logits(torch.zeros(1, 3, 64, 64)).shape
 torch.Size([1, 10])
 """
@@ -69,5 +70,7 @@ def _classifier(
         mean=mean,
         std=std,
         interpolation="bilinear",
+        outputs="logits",
+        repeatable=True,
         name=f"suffice.models.resnet18:{name}",
     )

@@ -3,6 +3,7 @@
 `suffice train-classifier mnist --model suffice.models.small_vit:mnist` trains it; 139,018 weights, patches of 4 pixels,
 four layers of four heads.
 
+>>> import torch
 >>> mnist().logits(torch.zeros(1, 1, 28, 28)).shape
 torch.Size([1, 10])
 """

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from suffice.outputs import Outputs
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -19,6 +21,8 @@ class Source:
         preprocessing: fields of `Preprocessing` that the source knows.
         class_names: names in the order of the logits, where the source knows them.
         device, batch_size: what the source would use where the caller has no wish.
+        outputs, repeatable: as of `Classifier`, where the source knows; None: found out.
+        assumed: a sentence for each thing that the source decided and cannot be sure of, by what it is about.
     """
 
     module: nn.Module | Callable[[Tensor], Any]
@@ -27,3 +31,6 @@ class Source:
     class_names: tuple[str, ...] | None = None
     device: str | None = None
     batch_size: int | None = None
+    outputs: Outputs | None = None
+    repeatable: bool | None = None
+    assumed: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -3,6 +3,7 @@
 What the layers are is not said; here two convolutions and a linear layer, 20,490 weights. `suffice train-classifier
 mnist` trains it, and `--model suffice.models.three_layers:mnist --weights FILE` loads it wherever a model is asked for.
 
+>>> import torch
 >>> mnist().logits(torch.zeros(1, 1, 28, 28)).shape
 torch.Size([1, 10])
 """

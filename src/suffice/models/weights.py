@@ -1,23 +1,18 @@
-"""Weights from a file, without ever running code that the file holds."""
+"""Weights from a file into a model, all of them and nothing else."""
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import warnings
-import zipfile
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from suffice.errors import InputError, reason
-
-# Where training scripts put the weights inside a checkpoint, and what wrappers put before every name.
-_NESTED = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+from suffice.class_names import KEYS, usable
+from suffice.errors import InputError
+from suffice.models.checkpoint import BESIDE_WEIGHTS, Choice, Group, choose, groups_in, mappings_in
+from suffice.models.weights_file import read_content
 
 
 class Weights(dict[str, Tensor]):
@@ -26,48 +21,97 @@ class Weights(dict[str, Tensor]):
     _metadata: Any = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What `load_weights` took.
+
+    Attributes:
+        class_names: that the file carries, if they fit the model's last layer.
+        assumed: a sentence for each thing that was decided, by what it is about.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    assumed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A file of weights, read once.
+
+    Attributes:
+        path: the file.
+        content: all that it holds.
+        groups: its tensors by name, wherever they lie.
+    """
+
+    path: Path
+    content: Any
+    groups: list[Group]
+
+    def choice(self, module: nn.Module, rename: Callable[[str], str] | None = None) -> Choice:
+        """Where in the file a module's weights are."""
+        groups = self.groups if rename is None else [_renamed(group, rename) for group in self.groups]
+        return choose(groups, module.state_dict())
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """A file of weights.
+
+    Raises:
+        InputError: no such file, a damaged one, one that holds code or no tensors by name.
+    """
+    content = read_content(path)
+    return Checkpoint(Path(path), content, groups_in(content, str(path)))
+
+
 def read_weights(path: str | Path) -> Weights:
-    """Tensors by name from a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file.
+    """Tensors by name from a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file; of several sets the largest.
 
     Raises:
         InputError: no such file, a damaged one, one that holds code or anything else than tensors by name.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"expected a weights file; there is none at {path}")
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        return _read_safetensors(path)
-    if suffix in (".pth", ".pt", ".bin", ".ckpt"):
-        return _tensors_by_name(_read_pickle(path), path)
-    raise InputError(f"expected weights as .safetensors, .pth, .pt, .bin or .ckpt; got {path.name}")
+    group = max(read_checkpoint(path).groups, key=lambda group: len(group.tensors))
+    weights = Weights(group.tensors)
+    weights._metadata = group.metadata
+    return weights
 
 
-def load_weights(module: nn.Module, path: str | Path, model: str, rename: Callable[[str], str] | None = None) -> None:
+def load_weights(
+    module: nn.Module,
+    path: str | Path | Checkpoint,
+    model: str,
+    rename: Callable[[str], str] | None = None,
+    advice: str = "build the model with as many",
+) -> Loaded:
     """Put the weights of a file into `module`, all of them and nothing else.
 
     Args:
         module: takes the weights; of no use after an error.
-        path: as in `read_weights`.
+        path: a file, as `read_content` takes it, or one that was read already.
         model: what messages call the module.
         rename: from names of old files to today's; what the layers translate by themselves needs none.
+        advice: what to do about a last layer of another number of classes.
 
     Raises:
-        InputError: as `read_weights`, and for weights of another architecture.
+        InputError: as `read_checkpoint`; weights of another architecture; two different sets that fit.
     """
+    checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path)
     expected = module.state_dict()
-    weights = _unwrapped(read_weights(path), expected)
-    if rename is not None:
-        weights = _renamed(weights, rename)
-    if weights._metadata is None:
-        weights._metadata = getattr(expected, "_metadata", None)
+    choice = checkpoint.choice(module, rename)
+    rival = choice.rival and InputError(
+        f"expected one set of weights of {model} in {checkpoint.path}; got two that fit, {choice.fit.label} and "
+        f"{choice.rival.label}: save the one that is meant by itself"
+    )
+    if rival and choice.fit.whole:
+        raise rival
+    weights = _for_model(choice, expected)
     shapes = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
     for name in shapes:
         del weights[name]  # torch would raise for it before it looked at the rest
     try:
         absent, unknown = module.load_state_dict(weights, strict=False)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path} does not hold weights of {model}: {error}") from error
+        raise InputError(f"{checkpoint.path} does not hold weights of {model}: {error}") from error
     # Counters that old checkpoints lack matter in training only.
     missing = [n for n in absent if n not in shapes and not n.endswith("num_batches_tracked")]
     if missing or unknown or shapes:
@@ -76,75 +120,127 @@ def load_weights(module: nn.Module, path: str | Path, model: str, rename: Callab
             for names, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
             if names
         ]
-        raise InputError(f"{path} does not hold weights of {model}: of its {len(expected)} tensors {', '.join(faults)}")
-
-
-def _unwrapped(weights: Weights, expected: Mapping[str, Tensor]) -> Weights:
-    """The weights without the prefixes of wrappers, as long as no name fits."""
-    while weights and not any(name in expected for name in weights):
-        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in weights)), None)
-        if prefix is None:
-            break
-        weights = _renamed(weights, lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
-    return weights
-
-
-def _renamed(weights: Weights, rename: Callable[[str], str]) -> Weights:
-    renamed = Weights((rename(name), tensor) for name, tensor in weights.items())
-    if weights._metadata is not None:
-        renamed._metadata = {rename(f"{name}.").removesuffix("."): v for name, v in weights._metadata.items()}
-    return renamed
-
-
-def _read_safetensors(path: Path) -> Weights:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return Weights(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> Any:
-    if _is_torchscript(path):
+        hint = "" if missing or unknown else _hint(_differing(choice, expected), advice)
         raise InputError(
-            f"expected tensors by name in {path}; got TorchScript, which is code and is not loaded; "
-            "save the weights with torch.save(model.state_dict(), …)"
+            f"{checkpoint.path} does not hold weights of {model}: of its {len(expected)} tensors "
+            f"{', '.join(faults)}{hint}"
         )
-    try:
-        # A Namespace, where timm's training script keeps its options, is a plain record of values.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of pickle protocols and old formats
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message runs over several lines and advises the very thing that must not be done.
-        raise InputError(
-            f"{path} holds more than tensors (code or Python objects) or is damaged, and is not loaded; "
-            "save it again as safetensors, or with torch.save(model.state_dict(), …)"
-        ) from error
-    except Exception as error:  # a damaged file breaks the unpickler in a dozen ways, down to AssertionError
-        raise InputError(f"{path} is not a readable PyTorch file: {reason(error)}") from error
+    if rival:  # of names that the layers themselves have translated
+        raise rival
+    names, about_names = _class_names(checkpoint, expected)
+    return Loaded(names, _assumed(choice, checkpoint, expected) | about_names)
 
 
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return False
+def head_size(choice: Choice, expected: Mapping[str, Tensor], built_with: int) -> int | None:
+    """The number of classes that a checkpoint is of, where its last layer has another one than the model's.
+
+    Args:
+        choice: where the weights are.
+        expected: the model's tensors by name.
+        built_with: classes of the model.
+
+    Returns:
+        The number of classes in the file; None if it is the same, or cannot be seen.
+    """
+    shapes = _differing(choice, expected).values()
+    sizes = {found[0] for found, own in shapes if found and own and own[0] == built_with and found[1:] == own[1:]}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
-def _tensors_by_name(content: Any, path: Path) -> Weights:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _NESTED if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        raise InputError(f"expected tensors by name in {path}; got {type(content).__name__}")
-    weights = Weights((str(name), tensor) for name, tensor in content.items() if isinstance(tensor, Tensor))
-    if not weights:
-        raise InputError(f"expected tensors by name in {path}; got none among its {len(content)} entries")
-    weights._metadata = getattr(content, "_metadata", None)
+def _for_model(choice: Choice, expected: Mapping[str, Tensor]) -> Weights:
+    """The tensors of a choice under the model's names, with the versions of its layers."""
+    group, names = choice.fit.group, choice.fit.names
+    weights = Weights((own, group.tensors[key]) for key, own in names.items())
+    if group.metadata is None:
+        weights._metadata = getattr(expected, "_metadata", None)
+        return weights
+    versions: dict[str, Any] = {}
+    for key, own in names.items():
+        here, there = key.split("."), own.split(".")
+        while here and there and here[-1] == there[-1]:
+            here, there = here[:-1], there[:-1]
+            if ".".join(here) in group.metadata:
+                versions.setdefault(".".join(there), group.metadata[".".join(here)])
+    weights._metadata = versions
     return weights
+
+
+def _renamed(group: Group, rename: Callable[[str], str]) -> Group:
+    metadata = group.metadata
+    if metadata is not None:
+        metadata = {rename(f"{name}.").removesuffix("."): version for name, version in metadata.items()}
+    tensors = {rename(name): tensor for name, tensor in group.tensors.items()}
+    return dataclasses.replace(group, tensors=tensors, metadata=metadata)
+
+
+def _differing(choice: Choice, expected: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes in the file and in the model, by name, where both have a tensor and the shapes differ."""
+    tensors = {own: choice.fit.group.tensors[key] for key, own in choice.fit.names.items()}
+    return {
+        name: (tuple(tensors[name].shape), tuple(own.shape))
+        for name, own in expected.items()
+        if name in tensors and tensors[name].shape != own.shape
+    }
+
+
+def _hint(differing: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], advice: str) -> str:
+    """Both shapes, and what would help, where all names are there and only shapes differ."""
+    (name, (found, own)), *_ = differing.items()
+    shapes = f"; {name} is {found} in the file and {own} in the model"
+    if found and own and all(f[1:] == o[1:] and (f[:1], o[:1]) == (found[:1], own[:1]) for f, o in differing.values()):
+        return f"{shapes}: the file is of {found[0]} classes and the model of {own[0]}: {advice}"
+    if len(differing) == 1 and len(found) == len(own) == 4 and found[:1] + found[2:] == own[:1] + own[2:]:
+        return f"{shapes}: the file is for images of {found[1]} channels and the model for {own[1]}"
+    if all("pos" in name or "relative" in name for name in differing):
+        return f"{shapes}: the file is for images of another size; name the model that is built for it"
+    return shapes
+
+
+def _assumed(choice: Choice, checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> dict[str, str]:
+    """What was decided about a checkpoint that holds more than one set of weights."""
+    assumed: dict[str, str] = {}
+    fit = choice.fit
+    if fit.averaged and choice.passed_over:
+        raw = ", ".join(other.label for other in choice.passed_over)
+        assumed["averaged"] = (
+            f"the averaged weights of {checkpoint.path.name} are taken ({fit.label}), as timm does, and not the raw "
+            f"ones ({raw})"
+        )
+    if choice.incomplete is not None:
+        assumed["averaged"] = (
+            f"the weights of {fit.label} in {checkpoint.path.name} are taken: the averaged ones "
+            f"({choice.incomplete.label}) lack {len(expected) - choice.incomplete.matched} of the model's tensors"
+        )
+    elsewhere = {key for other in choice.passed_over if other.group is fit.group for key in other.names}
+    beside = [key for key in fit.group.tensors if key not in fit.names and key not in elsewhere]
+    beside = [key for key in beside if key.rpartition(".")[2] not in BESIDE_WEIGHTS]
+    if beside and not (fit.averaged and choice.passed_over):
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        assumed["beside"] = (
+            f"tensors of {checkpoint.path.name} that are not of the model ({fit.label}) are left out: {beside[0]}{more}"
+        )
+    return assumed
+
+
+def _class_names(
+    checkpoint: Checkpoint, expected: Mapping[str, Tensor]
+) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+    """The class names that a checkpoint carries, if the model's last tensor has as many rows."""
+    carried: dict[tuple[str, ...], str] = {}
+    for path, mapping in mappings_in(checkpoint.content, str(checkpoint.path)):
+        for key in KEYS:
+            names = usable(mapping.get(key))
+            if names is not None:
+                carried.setdefault(names, ".".join([*path, key]))
+    if not carried:
+        return None, {}
+    last = next((tensor for tensor in reversed(list(expected.values())) if tensor.ndim), None)
+    rows = 0 if last is None else last.shape[0]
+    fitting = [names for names in carried if len(names) == rows or (rows == 1 and len(names) == 2)]
+    if len(fitting) == 1:
+        return fitting[0], {}
+    listed = ", ".join(f"{where} with {len(names)}" for names, where in carried.items())
+    return None, {
+        "names of the file": f"class names in {checkpoint.path.name} are left out ({listed}): "
+        + (f"the last layer has {rows} rows" if not fitting else "they differ")
+    }

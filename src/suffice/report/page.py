@@ -14,7 +14,7 @@ import io
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -248,6 +248,20 @@ def told_apart(first: float, second: float) -> tuple[str, str]:
     return texts
 
 
+def setting(value: Any) -> Any:
+    """A setting for a reader: of a mapping its names and values, of a list its items, all in one line.
+
+    >>> setting({"input_size": [224, 224], "crop_pct": 0.9}), setting([]), setting(20)
+    ('input_size 224, 224; crop_pct 0.9', 'none', 20)
+    """
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {setting(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        texts = [f"{item:.6g}" if isinstance(item, float) else str(item) for item in value]
+        return ("; " if any(" " in text for text in texts) else ", ").join(texts) or "none"
+    return value
+
+
 def duration(seconds: float) -> str:
     """A wall time for a reader.
 
@@ -314,6 +328,7 @@ def environment() -> jinja2.Environment:
         "duration": duration,
         "url": _url_path,
         "polyline": polyline,
+        "setting": setting,
     }
     made.filters |= filters
     made.globals |= {"told_apart": told_apart, "split_names": split_names}

@@ -24,7 +24,6 @@ from suffice.explainers.lax import (
     soft_threshold,
 )
 from suffice.features import record
-from suffice.outputs import as_logits
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -84,6 +83,7 @@ class LaxTask(Task):
         self.network = self.adapter.module
         # No attribute that Lightning would take for something to train, move or save.
         self._classifier = classifier
+        classifier.find_out()
 
     def finished(self) -> Adapter:
         """The adapter as it is now, with how it was trained."""
@@ -106,7 +106,7 @@ class LaxTask(Task):
         images = images.contiguous(memory_format=torch.channels_last)
 
         def logits(shown: Tensor) -> Tensor:
-            return as_logits(module(shown)).float()
+            return classifier.read(module(shown)).float()
 
         with frozen(module), evaluation_mode(module):
             normalised = classifier.normalise(images)  # absence is zero after normalisation, as of the fill `zero`

@@ -25,7 +25,6 @@ from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.outputs import as_logits
 from suffice.training.run import Task, TrainingSettings
 
 
@@ -61,6 +60,7 @@ class MatcherTask(Task):
         self.network = UNet(len(shape.mean), min(shape.input_size), settings.width, settings.seed)
         # No attribute that Lightning would take for something to train, move or save.
         self._classifier, self._frozen = classifier, [module]
+        classifier.find_out()
 
     def finished(self) -> bytes:
         """The file of the network as it is now, with how it was trained."""
@@ -82,9 +82,9 @@ class MatcherTask(Task):
         with frozen(module), evaluation_mode(module):
             normalised = classifier.normalise(images)
             with torch.no_grad():
-                whole = as_logits(module(normalised)).float()
+                whole = classifier.read(module(normalised)).float()
             targets = whole.argmax(1)
-            wanted = settings.keep * whole.softmax(1).gather(1, targets[:, None])[:, 0]
+            wanted = settings.keep * classifier.confidences(whole).gather(1, targets[:, None])[:, 0]
             demanded = torch.logit(wanted.clamp(1e-6, 1 - 1e-6))
             scores = self.network(normalised)
             low, high = math.log(settings.least_area), math.log(settings.largest_area)
@@ -97,13 +97,13 @@ class MatcherTask(Task):
             masks = losses.straight_through(soft, hard)[:, None]
             noise = classifier.normalise(gaussian_noise(classifier)(images, random))
             shown = torch.cat([masks * normalised, masks * normalised + (1 - masks) * noise])
-            logits = as_logits(module(shown)).float()
+            logits = classifier.read(module(shown)).float()
             classifier.engine.count(3 * count)
             of_zero, of_noise = logits.chunk(2)
-            zero = F.softplus(-losses.slack(of_zero, targets, demanded))
+            zero = F.softplus(-losses.slack(of_zero, targets, demanded, classifier.known_meaning))
             label_only = torch.full_like(demanded, -torch.inf)
-            rob = F.softplus(-losses.slack(of_noise, targets, label_only))
-            kept_label = (of_zero.argmax(1) == targets).float()
+            rob = F.softplus(-losses.slack(of_noise, targets, label_only, classifier.known_meaning))
+            kept_label = (classifier.margins(of_zero, targets) > 0).float()
         return {
             "loss": (zero + rob).mean(),
             "zero": zero.mean(),

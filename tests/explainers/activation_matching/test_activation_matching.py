@@ -181,7 +181,7 @@ def test_interrupted(steps_before: int) -> None:
         with pytest.raises(KeyboardInterrupt):
             smallest_masks(
                 corner(), bright(), torch.tensor([1]), [View("x", lambda x, r: x * 0, torch.tensor([0.0]))],
-                lambda i, m: satisfied[0], steps=5, smooth=0, told=progress,
+                lambda i, m: satisfied[0], steps=5, smooth=0, after_step=progress,
             )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def explain(
         question: image, target, occlusions and γ.
         settings: see there.
         seed: of every background that is drawn, and of the first weights of a U-Net.
-        progress: told the share of the work that is done.
+        progress: called with the share of the work that is done.
         found: by a search that is over, which then is not made.
 
     Raises:
@@ -112,14 +112,14 @@ def search(
     questions: Sequence[Question],
     settings: ActivationMatchingSettings,
     seed: int,
-    told: Callable[[int], object] = lambda step: None,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> list[Search]:
     """The smallest mask found for each of several images, whose masks learn side by side.
 
     Args:
         questions: one an image, of one classifier and with the same occlusions, γ, kind and region.
         settings, seed: as of `explain`.
-        told: called after each step with how many are done.
+        after_step: called after each step with how many are done.
 
     Raises:
         InputError: as `explain`.
@@ -154,7 +154,7 @@ def search(
             distance=settings.distance,
             seed=seed,
             region=first.region,
-            told=told,
+            after_step=after_step,
         )
     demanded = torch.tensor([question.demanded for question in questions])
     return smallest_masks(
@@ -168,7 +168,7 @@ def search(
         seed=seed,
         region=first.region,
         scores=first_scores(classifier, images, settings.network) if settings.network else None,
-        told=told,
+        after_step=after_step,
     )
 
 

@@ -66,6 +66,8 @@ class Search:
     steps: int = 0
 
 
+@torch.inference_mode(False)  # also where the caller has switched gradients off
+@torch.enable_grad()
 def smallest_masks(
     classifier: Classifier,
     images: Tensor,
@@ -78,7 +80,7 @@ def smallest_masks(
     seed: int = 0,
     region: Tensor | None = None,
     scores: Tensor | None = None,
-    told: Callable[[int], object] = lambda step: None,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> list[Search]:
     """For each image the smallest mask found that satisfies all constraints.
 
@@ -94,7 +96,7 @@ def smallest_masks(
         seed: of the backgrounds that differ from step to step.
         region: bool (H, W), the pixels that there are; None: all.
         scores: (N, H, W) to start from, on any scale; None: all equal.
-        told: called after each step with how many are done.
+        after_step: called after each step with how many are done.
 
     An interrupt (KeyboardInterrupt) ends the search where something was found for every image, with what was found.
     """
@@ -112,7 +114,7 @@ def smallest_masks(
     try:
         for step in range(steps):
             learning.step(step, steps, ask)
-            told(step + 1)
+            after_step(step + 1)
     except KeyboardInterrupt:
         if any(search.mask is None for search in learning.found):
             raise

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from suffice.verdicts import margin
+from suffice.outputs import Meaning
 
 Distance = Literal["mse", "cosine"]
+
+EXCLUSIVE = Meaning("logits")
 
 
 def activation_matching(
@@ -43,13 +45,22 @@ def activation_matching(
     return total
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor, meaning: Meaning = EXCLUSIVE) -> Tensor:
     """-log p(y): (N,) from logits (N, K) and classes (N,). L_CE, and on noise L_rob; sections 3.1.1 and 3.1.3."""
+    if meaning.independent:
+        return F.softplus(-meaning.log_odds(logits, targets))
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-def kl_divergence(whole: Tensor, part: Tensor) -> Tensor:
-    """D_KL(softmax(f(x)) ‖ softmax(f(e))): (N,) from logits (N, K). L_KL, section 3.1.1."""
+def kl_divergence(whole: Tensor, part: Tensor, meaning: Meaning = EXCLUSIVE) -> Tensor:
+    """D_KL(softmax(f(x)) ‖ softmax(f(e))): (N,) from logits (N, K). L_KL, section 3.1.1.
+
+    Of independent labels each has a divergence of its own, of present or absent; they are summed.
+    """
+    if meaning.independent:
+        p, both = whole.sigmoid(), ((whole, part), (-whole, -part))
+        gain = [F.logsigmoid(before) - F.logsigmoid(after) for before, after in both]
+        return (p * gain[0] + (1 - p) * gain[1]).sum(1)
     return F.kl_div(part.log_softmax(1), whole.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
@@ -88,20 +99,19 @@ def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
     return hard.to(soft.dtype) + (soft - soft.detach())
 
 
-def slack(logits: Tensor, targets: Tensor, demanded: Tensor) -> Tensor:
+def slack(logits: Tensor, targets: Tensor, demanded: Tensor, meaning: Meaning = EXCLUSIVE) -> Tensor:
     """How much, in logits, each part can lose before it fails; below 0 it fails: (N,).
 
-    The smaller one of the margin (logit of the target less the largest other) and the log-odds log p/(1 - p) of the
-    target less those that are demanded.
+    The smaller one of the margin (by which the target is the decision) and the log-odds log p/(1 - p) of the target
+    less those that are demanded.
 
     Args:
         logits: (N, K).
         targets: (N,).
         demanded: (N,), log-odds; -inf where only the label has to stay.
+        meaning: of the outputs that the logits come from.
 
     >>> slack(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), torch.tensor([0.5]))
     tensor([1.5000])
     """
-    of_target = logits.gather(1, targets[:, None])[:, 0]
-    others = logits.scatter(1, targets[:, None], -torch.inf)
-    return torch.minimum(margin(logits, targets), of_target - others.logsumexp(1) - demanded)
+    return torch.minimum(meaning.margins(logits, targets), meaning.log_odds(logits, targets) - demanded)

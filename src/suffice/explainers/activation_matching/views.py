@@ -19,7 +19,6 @@ from suffice.classifier import Classifier
 from suffice.engine import ByRow, frozen
 from suffice.explainers.activation_matching.losses import slack
 from suffice.occlusion import Occlusion, fill
-from suffice.outputs import as_logits
 
 Drawn = Callable[[Tensor, torch.Generator], Tensor]
 """Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W) in [0, 1], drawn anew at each call."""
@@ -123,11 +122,13 @@ def gradients(
         with torch.enable_grad():
             kept = kept.detach().requires_grad_()
             shown = torch.where(way[:, None, None] > 0, kept, 1 - kept)[:, None]
-            logits = as_logits(module(classifier.normalise(behind + shown * (x - behind)))).float()
-            left = way * slack(logits, y, wanted) - spare
+            output = module(classifier.normalise(behind + shown * (x - behind)))
+            logits = classifier.read(output).float()
+            left = way * slack(logits, y, wanted, meaning) - spare
             (towards,) = torch.autograd.grad(F.softplus(softness - left).sum(), kept)
-        return ByRow(logits.detach(), (towards.cpu(), left.cpu()))
+        return ByRow(output, (towards.cpu(), left.cpu()))
 
+    meaning = classifier.known_meaning
     with frozen(classifier.require_module("activation matching")):
         _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,

@@ -26,7 +26,6 @@ from suffice.explainers.activation_matching.budget import Search
 from suffice.explainers.activation_matching.network import UNet
 from suffice.explainers.activation_matching.views import gaussian_noise, one_by_one
 from suffice.features import Stage, record, spatial_stages
-from suffice.outputs import as_logits
 
 _FIRST_SCORE = 2.0
 
@@ -81,6 +80,8 @@ def parse_weights(text: str) -> Weights:
     return Weights(*numbers)
 
 
+@torch.inference_mode(False)  # also where the caller has switched gradients off
+@torch.enable_grad()
 def matched_masks(
     classifier: Classifier,
     images: Tensor,
@@ -94,7 +95,7 @@ def matched_masks(
     distance: losses.Distance = "mse",
     seed: int = 0,
     region: Tensor | None = None,
-    told: Callable[[int], object] = lambda step: None,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> list[Search]:
     """For each image the smallest mask that a U-Net of its own came by, of those that satisfied the constraints.
 
@@ -109,7 +110,7 @@ def matched_masks(
         distance: of activations.
         seed: of the U-Nets' first weights, and of the noise.
         region: bool (H, W), the pixels that there are; None: all.
-        told: called after each step with how many are done.
+        after_step: called after each step with how many are done.
 
     An interrupt ends it as it ends `smallest_masks`.
     """
@@ -152,7 +153,7 @@ def matched_masks(
                     search.scores = scores.detach()[i]
                 if 0 < kept < smallest[i] and float(least[i]) > 0 and satisfied(i, hard[i]):
                     search.mask, search.scores, smallest[i] = hard[i], scores.detach()[i], kept
-            told(step + 1)
+            after_step(step + 1)
     except KeyboardInterrupt:
         if any(search.mask is None for search in found):
             raise
@@ -192,7 +193,7 @@ def _through_model(
     Returns:
         (N, H, W); (N,) by name; (N,).
     """
-    count = len(images)
+    count, meaning = len(images), classifier.known_meaning
     number = torch.arange(count).repeat(len(backgrounds) // count)
     is_part = torch.arange(len(backgrounds)) < count
     names = ["ce", "kl", *(["act"] if stages else []), *(["rob"] if len(backgrounds) > count else [])]
@@ -200,11 +201,12 @@ def _through_model(
     def question(module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, image: Tensor, part: Tensor) -> ByRow:
         with torch.enable_grad(), record(classifier, stages, gradients=True) as seen:
             kept = kept.detach().requires_grad_()
-            logits = as_logits(module(classifier.normalise(behind + kept[:, None] * (x - behind)))).float()
-            cross = losses.cross_entropy(logits, y)
+            output = module(classifier.normalise(behind + kept[:, None] * (x - behind)))
+            logits = classifier.read(output).float()
+            cross = losses.cross_entropy(logits, y, meaning)
             terms = {"ce": cross[part], "rob": cross[~part]}
             before = [values[image[part].to(values.device)] for values in (whole.logits, *whole.extras)]
-            terms["kl"] = losses.kl_divergence(before[0].to(logits.device), logits[part])
+            terms["kl"] = losses.kl_divergence(before[0].to(logits.device), logits[part], meaning)
             if stages:
                 after = [seen[stage.name][part] for stage in stages]
                 alphas = [1 / len(stages)] * len(stages)
@@ -215,8 +217,8 @@ def _through_model(
         for column, name in enumerate(names):
             values[part.cpu() if name != "rob" else ~part.cpu(), column] = terms[name].detach().cpu()
         label_only = torch.full_like(cross.detach(), -torch.inf)
-        values[:, -1] = losses.slack(logits.detach(), y, label_only).cpu()
-        return ByRow(logits.detach(), (gradient.cpu(), values))
+        values[:, -1] = losses.slack(logits.detach(), y, label_only, meaning).cpu()
+        return ByRow(output, (gradient.cpu(), values))
 
     every = images[number], masks[number], backgrounds, targets[number], number, is_part
     with frozen(classifier.require_module("activation matching")):

@@ -1,0 +1,171 @@
+"""The explanations of one image under one setup: one search for all γ, cuts of one of them, saliency maps alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suffice.benchmark.config import BenchmarkConfig, expanded
+from suffice.benchmark.images import ModelImage
+from suffice.benchmark.plan import Level, Setup
+from suffice.benchmark.results import ExplanationRow, ResultRow, packed, unpacked
+from suffice.explainers import METHODS, explain, explain_series, saliency_maps
+from suffice.explainers.extraction import ranked_cells
+from suffice.explanation import Explanation
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explained:
+    """What there is to score: an explanation, or a saliency map alone.
+
+    Attributes:
+        of: the explanation, or the map, float32 (H, W).
+        columns: what rows say of it.
+    """
+
+    of: Explanation | Tensor
+    columns: ResultRow
+
+    def pack(self, explanation: str) -> ExplanationRow:
+        """As a row that can be stored."""
+        if isinstance(self.of, Explanation):
+            facts = {**self.columns, "explanation": self.of.to_dict()}
+            return packed(explanation, self.of.mask, self.of.saliency, self.of.raw_saliency, facts)
+        return packed(explanation, None, self.of, None, self.columns)
+
+
+def unpack(row: ExplanationRow) -> Explained:
+    """What `Explained.pack` was made of."""
+    mask, saliency, raw, facts = unpacked(row)
+    if mask is None:
+        return Explained(saliency, facts)  # type: ignore[arg-type]  # as `pack` wrote it
+    explanation = Explanation.from_dict(facts.pop("explanation"), mask=mask, saliency=saliency, raw_saliency=raw)
+    return Explained(explanation, facts)  # type: ignore[arg-type]
+
+
+def explained(
+    config: BenchmarkConfig, setup: Setup, image: ModelImage, levels: Sequence[Level], name: str
+) -> dict[Level, Explained]:
+    """The explanations of one image under one setup, at each level.
+
+    Args:
+        config: the benchmark.
+        setup: which method, occlusion and seed.
+        image: which is explained.
+        levels: none of them twice.
+        name: what the explanations call the image.
+    """
+    method = config.methods[setup.method]
+    settings: dict[str, Any] = {k: expanded(v) if isinstance(v, str) else v for k, v in method.settings.items()}
+    target = image.label if config.target == "label" else None
+    gammas = {level.level for level in levels if level.at == "gamma"}
+    if any(level.at == "area" for level in levels):
+        gammas.add(config.cut_from)
+    series = sorted(gammas)
+    at_gamma: dict[float, Explanation] = {}
+    if series:
+        found = explain_series(
+            image.classifier,
+            image.pixels,
+            series,
+            method=method.method,
+            occlusion=setup.occlusion,
+            target=target,
+            seed=setup.seed,
+            kind=method.kind,
+            threshold=method.threshold,
+            name=name,
+            **settings,
+        )
+        at_gamma = dict(zip(series, found, strict=True))
+    words = " ".join(f"{gamma:g}" for gamma in series)
+    made: dict[Level, Explained] = {}
+    for level in levels:
+        if level.at == "map":
+            made[level] = _map_alone(config, setup, image, settings, target)
+        elif level.at == "area":
+            made[level] = _cut(at_gamma[config.cut_from], level.level, config.cell, words)
+        else:
+            made[level] = Explained(at_gamma[level.level], _columns(at_gamma[level.level], words))
+    return made
+
+
+def _cut(explanation: Explanation, area: float, cell: int, series: str) -> Explained:
+    """An explanation whose ranking is cut at an area, so that nothing is known of the part."""
+    mask = cut_at(explanation.saliency.numpy(), area, cell)
+    cut = dataclasses.replace(
+        explanation, mask=mask, area=float(mask.float().mean()), minimal=False, minimal_block=None
+    )
+    unknown: ResultRow = {"explanation_confidence": None, "sufficient": None}
+    return Explained(cut, _columns(cut, series) | unknown)
+
+
+def _columns(explanation: Explanation, series: str) -> ResultRow:
+    return {
+        "target": explanation.target,
+        "confidence": explanation.confidence,
+        "explanation_confidence": explanation.explanation_confidence,
+        "sufficient": explanation.sufficient,
+        "forward_passes": explanation.forward_passes,
+        "backward_passes": explanation.backward_passes,
+        "series": series,
+        "settings": json.dumps(explanation.settings, ensure_ascii=False, sort_keys=True),
+        "seconds": explanation.seconds,
+    }
+
+
+def _map_alone(
+    config: BenchmarkConfig, setup: Setup, image: ModelImage, settings: Mapping[str, Any], target: int | None
+) -> Explained:
+    """A saliency map; of methods that make maps without an explanation, at their own low price."""
+    classifier, started, spec = image.classifier, time.perf_counter(), config.methods[setup.method]
+    before = classifier.passes
+    wanted = image.top if target is None else target
+    if METHODS[spec.method].saliency is not None:
+        maps = saliency_maps(classifier, image.pixels[None], np.array([wanted]), spec.method, **settings)
+        saliency = maps.normalised[0]
+    else:
+        saliency = explain(
+            classifier,
+            image.pixels,
+            spec.method,
+            setup.occlusion,
+            wanted,
+            config.cut_from,
+            setup.seed,
+            kind=spec.kind,
+            threshold=spec.threshold,
+            **settings,
+        ).saliency
+    passes = classifier.passes.since(before)
+    columns: ResultRow = {
+        "target": wanted,
+        "confidence": image.confidence(wanted),
+        "forward_passes": passes.forward,
+        "backward_passes": passes.backward,
+        "settings": json.dumps(settings, ensure_ascii=False, sort_keys=True),
+        "seconds": time.perf_counter() - started,
+    }
+    return Explained(saliency.contiguous(), columns)
+
+
+def cut_at(saliency: np.ndarray[Any, Any], area: float, cell: int = 8) -> Tensor:
+    """The most salient cells that together have at most so large a share of the pixels, bool (H, W).
+
+    >>> cut_at(np.array([[3.0, 2.0], [1.0, 0.0]]), 0.5, cell=1)
+    tensor([[ True,  True],
+            [False, False]])
+    """
+    mask = np.zeros(saliency.shape, dtype=bool)
+    for each in ranked_cells(saliency.astype(np.float64), cell):
+        if np.count_nonzero(mask | each) > area * mask.size:
+            break
+        mask |= each
+    return torch.from_numpy(mask)
