@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from suffice.class_names import imagenet_1k, names_in_order, usable
 from suffice.descriptions import fields_of, fields_of_transform
 from suffice.errors import InputError
-from suffice.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Settled, settle
+from suffice.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Settled, settle_preprocessing
 
 _WRAPPERS = {
     "OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
@@ -105,23 +105,23 @@ def carried(model: Any) -> Carried:
     return Carried(fields, names, assumed)
 
 
-def settle_for(model: Any, said: Mapping[str, Any], class_names: Any | None) -> tuple[Settled, tuple[str, ...] | None]:
+def settle_for(model: Any, given: Mapping[str, Any], class_names: Any | None) -> tuple[Settled, tuple[str, ...] | None]:
     """Preprocessing and class names of a model out of what the caller says, what it carries, and what is assumed.
 
     Args:
         model: a module, or any callable.
-        said: fields of `Preprocessing`, and `channels`; None for no wish.
+        given: fields of `Preprocessing`, and `channels`; None for no wish.
         class_names: as `names_in_order` takes them; None for no wish.
 
     Returns:
         The preprocessing with all that is assumed, and the names; None where nothing says them.
     """
     found = carried(model)
-    settled = settle(said, found.preprocessing)
+    settled = settle_preprocessing(given, found.preprocessing)
     names = found.class_names if class_names is None else names_in_order(class_names)
     needless = {
-        "normalisation": said.get("mean") is not None and said.get("std") is not None,
-        "carried": all(said.get(name) is not None for name in ("mean", "std", "input_size")),
+        "normalisation": given.get("mean") is not None and given.get("std") is not None,
+        "carried": all(given.get(name) is not None for name in ("mean", "std", "input_size")),
         "names": class_names is not None,
     }
     assumed = settled.assumed | {topic: text for topic, text in found.assumed.items() if not needless.get(topic)}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from suffice.carried import settle_for
 from suffice.class_names import index_of
-from suffice.engine import Answers, Engine, Passes
+from suffice.engine import Engine, ModelOutput, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
 from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
@@ -97,11 +97,11 @@ class Classifier:
             raise InputError(f"expected precision float32 or bfloat16; got {precision!r}")
         if batch_size is not None and batch_size < 1:
             raise InputError(f"expected batch_size of at least 1; got {batch_size}")
-        said = {
+        given = {
             "input_size": input_size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct,
             "crop_mode": crop_mode, "channels": channels,
         }  # fmt: skip
-        settled, self.class_names = settle_for(module, said, class_names)
+        settled, self.class_names = settle_for(module, given, class_names)
         self.preprocessing, self.known = settled.preprocessing, settled.known
         self.assumed = {**(assumed or {}), **settled.assumed}
         self.outputs_said = None if outputs is None else check_outputs(outputs)
@@ -244,7 +244,7 @@ class Classifier:
         """
         return self.batched(lambda module, x: module(self.normalise(x)), self.check_images(images))
 
-    def ask(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Answers:
+    def ask(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> ModelOutput:
         """Logits, and what else a question returns by row, of the rows of `inputs`; arguments as of `Engine.ask`.
 
         Every question to the model goes through here: it moves rows to the device, keeps the model in evaluation

@@ -182,10 +182,12 @@ def _of_step(step: Any) -> dict[str, Any]:
         return {"mean": step.mean, "std": step.std}
     if name == "Grayscale":
         return {"channels": int(step.num_output_channels)}
-    said = getattr(step, "__name__", name)  # of a function
-    if name in _STEPS_WITHOUT_FACTS or (name == "function" and "rgb" in said.lower()):
+    called = getattr(step, "__name__", name)  # of a function
+    if name in _STEPS_WITHOUT_FACTS or (name == "function" and "rgb" in called.lower()):
         return {}
-    raise InputError(f"expected a transform for evaluation, of resize, centre crop and normalisation; got {said} in it")
+    raise InputError(
+        f"expected a transform for evaluation, of resize, centre crop and normalisation; got {called} in it"
+    )
 
 
 def _first(description: Mapping[str, Any], names: Iterable[str]) -> Any:

@@ -1,6 +1,6 @@
 """How an image becomes a model's input, and what is assumed of it where nothing says it.
 
->>> settled = settle({"mean": (0.5,), "std": (0.5,), "input_size": (28, 28)}, {})
+>>> settled = settle_preprocessing({"mean": (0.5,), "std": (0.5,), "input_size": (28, 28)}, {})
 >>> settled.preprocessing.mean, settled.preprocessing.input_size
 ((0.5,), (28, 28))
 >>> list(settled.assumed)
@@ -89,31 +89,33 @@ class Settled:
     assumed: dict[str, str]
 
 
-def settle(said: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
+def settle_preprocessing(given: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
     """The preprocessing out of what the caller says, what the model carries, and what is assumed where neither does.
 
     Args:
-        said: fields of `Preprocessing`, and `channels`, as the caller wants them; None or absent for no wish. A mean or
-            a std that is one number is that of every channel.
+        given: fields of `Preprocessing`, and `channels`, as the caller wants them; None or absent for no wish. A mean
+            or a std that is one number is that of every channel.
         carried: the same, as the model carries them.
 
     Raises:
         InputError: a value out of range, or of another kind than its field.
     """
-    said = {name: value for name, value in said.items() if value is not None}
-    channels = _channels(said, carried)
+    given = {name: value for name, value in given.items() if value is not None}
+    channels = _channels(given, carried)
     # One number is meant for every channel.
-    said = {k: (v,) * channels if k in ("mean", "std") and isinstance(v, (int, float)) else v for k, v in said.items()}
-    known = {**{k: v for k, v in carried.items() if k in FIELDS}, **{k: v for k, v in said.items() if k in FIELDS}}
+    given = {
+        k: (v,) * channels if k in ("mean", "std") and isinstance(v, (int, float)) else v for k, v in given.items()
+    }
+    known = {**{k: v for k, v in carried.items() if k in FIELDS}, **{k: v for k, v in given.items() if k in FIELDS}}
     # What a network for colour carries says nothing of the same network built for one channel.
-    known = {k: v for k, v in known.items() if k not in ("mean", "std") or k in said or _length(v) == channels}
+    known = {k: v for k, v in known.items() if k not in ("mean", "std") or k in given or _length(v) == channels}
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels,) * 2
     values = {"mean": mean, "std": std, **known}
     for name, kind, expected in _NUMBERS:
         if name in values:
             values[name] = _numbers(kind, values[name], expected)
     preprocessing = Preprocessing(**values)
-    if "channels" in said and len(preprocessing.mean) != channels:
+    if "channels" in given and len(preprocessing.mean) != channels:
         raise InputError(f"expected a mean for each of {channels} channels; got {preprocessing.mean}")
     settled = {name: getattr(preprocessing, name) for name in known} | {"channels": len(preprocessing.mean)}
     return Settled(preprocessing, settled, _assumed(known, "ImageNet's" if channels == 3 else "0.5"))
@@ -143,8 +145,8 @@ def _assumed(known: Mapping[str, Any], whose: str) -> dict[str, str]:
     return assumed
 
 
-def _channels(said: Mapping[str, Any], carried: Mapping[str, Any]) -> int:
-    for source in (said, carried):
+def _channels(given: Mapping[str, Any], carried: Mapping[str, Any]) -> int:
+    for source in (given, carried):
         for name in ("channels", "mean", "std"):
             if name in source and (name == "channels" or not isinstance(source[name], (int, float))):
                 count = source[name] if name == "channels" else _length(source[name])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from suffice.benchmark.tables import Entry, Report, Table, word
-from suffice.benchmark.values import Group, metric_of
+from suffice.benchmark.tables import Report, Table, TableEntry, word
+from suffice.benchmark.values import ResultGroup, metric_of
 from suffice.errors import InputError
 from suffice.metrics import Mean, mean_with_error
 
@@ -22,7 +22,7 @@ class Change:
         equal: whether every image has the same value in both, bit for bit.
     """
 
-    group: Group
+    group: ResultGroup
     before: Mean
     after: Mean
     difference: Mean
@@ -74,7 +74,7 @@ def comparison_table(before: Report, after: Report) -> Table:
             f"{change.difference:+.4g}",
             f"{change.largest:+.4g}",
         ]
-        entries = [Entry(None, False, text) for text in (*texts, str(change.after.count), verdict)]
+        entries = [TableEntry(None, False, text) for text in (*texts, str(change.after.count), verdict)]
         rows.append((f"{name} {metric.arrow}", tuple(entries)))
     note = f"{len(changes) - len(changed)} of {len(changes)} means are of equal values, image by image, and not listed."
     missing = len(after.values) - len(changes), len(before.values) - len(changes)

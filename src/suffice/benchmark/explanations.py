@@ -26,19 +26,19 @@ class Explained:
     """What there is to score: an explanation, or a saliency map alone.
 
     Attributes:
-        of: the explanation, or the map, float32 (H, W).
+        result: the explanation, or the map, float32 (H, W).
         columns: what rows say of it.
     """
 
-    of: Explanation | Tensor
+    result: Explanation | Tensor
     columns: ResultRow
 
     def pack(self, explanation: str) -> ExplanationRow:
         """As a row that can be stored."""
-        if isinstance(self.of, Explanation):
-            facts = {**self.columns, "explanation": self.of.to_dict()}
-            return packed(explanation, self.of.mask, self.of.saliency, self.of.raw_saliency, facts)
-        return packed(explanation, None, self.of, None, self.columns)
+        if isinstance(self.result, Explanation):
+            facts = {**self.columns, "explanation": self.result.to_dict()}
+            return packed(explanation, self.result.mask, self.result.saliency, self.result.raw_saliency, facts)
+        return packed(explanation, None, self.result, None, self.columns)
 
 
 def unpack(row: ExplanationRow) -> Explained:
@@ -50,7 +50,7 @@ def unpack(row: ExplanationRow) -> Explained:
     return Explained(explanation, facts)  # type: ignore[arg-type]
 
 
-def explained(
+def explanations_of(
     config: BenchmarkConfig, setup: Setup, image: ModelImage, levels: Sequence[Level], name: str
 ) -> dict[Level, Explained]:
     """The explanations of one image under one setup, at each level.

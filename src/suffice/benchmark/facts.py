@@ -12,9 +12,9 @@ from suffice.metrics.metric import Scale
 
 @dataclasses.dataclass(frozen=True)
 class Fact(Scale):
-    """What an explanation says of itself, as a number with a `Scale`; `of` reads it."""
+    """What an explanation says of itself, as a number with a `Scale`; `read` gives it."""
 
-    of: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
+    read: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
 
 
 def _confidence_kept(explanation: Explanation) -> float:

@@ -118,7 +118,7 @@ class Backgrounds:
         self._order = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
         self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
 
-    def of(self, number: int, count: int) -> Tensor:
+    def draw(self, number: int, count: int) -> Tensor:
         """(B, C, H, W): `count` images, or as many as there are, of other classes than that of an image.
 
         Raises:

@@ -220,7 +220,7 @@ def read_rows(folder: str | os.PathLike[str]) -> list[ResultRow]:
     return sorted(rows.values(), key=lambda row: row_key(row, order))
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
+def rows_as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
     """Rows as CSV, every digit of their numbers; without `TIMES` two runs of one benchmark give the same bytes."""
     names = [name for name in SCHEMA.names if times or name not in TIMES]
     text = io.StringIO()

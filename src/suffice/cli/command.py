@@ -50,9 +50,9 @@ def one_line(what: str, show_traceback: bool) -> Iterator[None]:
         if show_traceback:
             traceback.print_exception(error)
         kind = type(error).__name__
-        said = f"{kind}: {reason(error)}" if str(error) else kind
-        said = f"its code ended the program, {said}" if isinstance(error, SystemExit) else said
-        raise InputError(f"{what}: {said}{'' if show_traceback else ' (--traceback shows where)'}") from error
+        message = f"{kind}: {reason(error)}" if str(error) else kind
+        message = f"its code ended the program, {message}" if isinstance(error, SystemExit) else message
+        raise InputError(f"{what}: {message}{'' if show_traceback else ' (--traceback shows where)'}") from error
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from suffice.question import Question
 from suffice.registry import METHODS
 
 
-def explained(
+def explanation_of(
     question: Question, method: str | Method, settings: Mapping[str, Any], progress: Progress | None = None
 ) -> Explanation:
     """The explanation that a method finds; see `Question.explain`.

@@ -233,11 +233,11 @@ def load_adapter(path: str | os.PathLike[str], classifier: Classifier) -> Adapte
             f"expected an adapter that `suffice train-lax` wrote in {path}; got {reason(error)}"
         ) from error
     adapter = new_adapter(classifier, settings)
-    for what, said in (("stages", "features"), ("weights", "weights")):
+    for what, word in (("stages", "features"), ("weights", "weights")):
         if made_for[what] != adapter.backbone[what]:
             found, wanted = _short(adapter.backbone[what]), _short(made_for[what])
             raise InputError(
-                f"{path} was trained on {made_for['model']} and fits no other backbone: expected {said} {wanted}; "
+                f"{path} was trained on {made_for['model']} and fits no other backbone: expected {word} {wanted}; "
                 f"{classifier.name} has {found}"
             )
     adapter.module.load_state_dict(state)

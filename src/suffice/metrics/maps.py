@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.arrays import plain, read_npy, read_npz, read_tensors
+from suffice.arrays import plain_tensor, read_npy, read_npz, read_tensors
 from suffice.errors import InputError, reason
 from suffice.explanation import Explanation
 from suffice.files import check_file
@@ -58,7 +58,7 @@ def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InputError("expected a saliency map without masked values; fill them, as with 0")
     height, width = size
-    given = plain(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
+    given = plain_tensor(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
     saliency = _one_map(given, (height, width), channels)
     saliency = saliency.to(torch.float64 if given.dtype == torch.float64 else torch.float32)
     if saliency.ndim == 3:

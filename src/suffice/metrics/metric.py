@@ -44,13 +44,13 @@ class Metric(Scale):
     Attributes:
         options: those of `evidence.ScoreOptions` that it knows.
         needs: the curves and masks that the model is asked about for it, names in `evidence.ASKED`.
-        of: its values, float64 (N,), for N maps.
+        compute: its values, float64 (N,), for N maps.
         required: those of its options that have to be given; without them it is left out of all metrics.
         hides: whether pixels are hidden for it, so that it differs from one occlusion to another.
     """
 
     options: tuple[str, ...]
     needs: tuple[str, ...]
-    of: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
+    compute: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
     required: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     hides: bool = dataclasses.field(default=True, kw_only=True)

@@ -24,7 +24,7 @@ from suffice.explainers.lax import (
     soft_threshold,
 )
 from suffice.features import record
-from suffice.training.run import Task, TrainingSettings
+from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class LaxTraining(TrainingSettings):
@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class LaxTask(Task):
+class LaxTask(TrainingTask):
     """Trains an adapter; the classifier takes part in every step and is left as it is.
 
     Args:

@@ -13,7 +13,7 @@ from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset
 from suffice.errors import InputError
 from suffice.outputs import as_logits
-from suffice.training.run import Task, TrainingSettings
+from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class ClassifierTraining(TrainingSettings):
@@ -54,7 +54,7 @@ def varied(images: Tensor, flip: bool, shift: int, random: torch.Generator) -> T
     return images
 
 
-class ClassifierTask(Task):
+class ClassifierTask(TrainingTask):
     """Trains all of a classifier's parameters.
 
     Args:

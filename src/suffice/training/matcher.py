@@ -25,7 +25,7 @@ from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.training.run import Task, TrainingSettings
+from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class MatcherTraining(TrainingSettings):
@@ -41,7 +41,7 @@ class MatcherTraining(TrainingSettings):
 PRESETS: dict[str, dict[str, Any]] = {"default": {"schedule": "cosine", "optimizer": "adamw"}}
 
 
-class MatcherTask(Task):
+class MatcherTask(TrainingTask):
     """Trains a matcher; the classifier takes part in every step and is left as it is.
 
     Args:

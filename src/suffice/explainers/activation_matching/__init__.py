@@ -38,7 +38,7 @@ from torch import Tensor
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.activation_matching.budget import Search, smallest_masks
+from suffice.explainers.activation_matching.budget import MaskSearch, smallest_masks
 from suffice.explainers.activation_matching.network import load_network
 from suffice.explainers.activation_matching.views import View, drawn_kind, fixed
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
@@ -80,7 +80,7 @@ def explain(
     seed: int,
     progress: Progress,
     *,
-    found: Search | None = None,
+    found: MaskSearch | None = None,
 ) -> Candidate:
     """The explanation by activation matching of what `question` asks.
 
@@ -113,7 +113,7 @@ def search(
     settings: ActivationMatchingSettings,
     seed: int,
     after_step: Callable[[int], object] = lambda step: None,
-) -> list[Search]:
+) -> list[MaskSearch]:
     """The smallest mask found for each of several images, whose masks learn side by side.
 
     Args:
