@@ -139,7 +139,7 @@ class KeptAnswers:
         return self._known[key]
 
     def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What somebody has made of the image and the target alone, made once: `make()` is called the first time."""
+        """A value computed once for the image and the target and then kept: `make()` is called the first time."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]

@@ -21,7 +21,7 @@ LARGEST = 2**31
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
-    """A `.npy` file.
+    """Read a `.npy` file.
 
     Raises:
         InputError: no such file, a damaged one, one that holds Python objects, or one that is too large.
@@ -32,7 +32,7 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
 
 
 def npy_from(file: IO[bytes], size: int, name: str) -> np.ndarray[Any, Any]:
-    """An array in the format of `.npy` files.
+    """Read an array in the format of `.npy` files.
 
     Args:
         file: from which `size` bytes can be read.

@@ -45,7 +45,7 @@ _LARGEST_CONFIG = 1 << 20  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Carried:
-    """What a model says of itself.
+    """The preprocessing and class names that were found in a model.
 
     Attributes:
         preprocessing: fields of `Preprocessing`, and `channels`.

@@ -52,7 +52,7 @@ class Classifier:
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
             (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
-        interpolation, crop_pct, crop_mode: how photos are brought to `input_size`; see `Preprocessing`.
+        interpolation, crop_pct, crop_mode: how images are brought to `input_size`; see `Preprocessing`.
         channels: of an image, where neither mean and std nor the model say it; 3 if nothing does.
         assumed: a sentence for each thing that was assumed on the way here, by what it is about.
         outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`). None:
@@ -143,7 +143,7 @@ class Classifier:
 
     @property
     def precision(self) -> Precision:
-        """In which a screen is asked."""
+        """The number type of the first, fast pass, of which close answers are asked again in float32."""
         return self.engine.precision
 
     @property

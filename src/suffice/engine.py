@@ -41,7 +41,7 @@ _LARGEST_BATCH = {"cpu": 32, "mps": 32, "cuda": 128}
 
 
 class ByRow(NamedTuple):
-    """What a question returns that wants more than logits.
+    """What a forward pass returns where more than logits are wanted.
 
     Attributes:
         output: what the module returned.
@@ -71,7 +71,7 @@ class Passes(NamedTuple):
     backward: int
 
     def since(self, before: Passes) -> Passes:
-        """What came after an earlier count.
+        """The passes since an earlier count.
 
         >>> Passes(7, 3).since(Passes(5, 3))
         Passes(forward=2, backward=0)

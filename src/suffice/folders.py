@@ -92,7 +92,7 @@ class OutputFolder:
         self.path, self.command = Path(path), command
 
     def check(self, names: Iterable[str], *, only: bool = False) -> None:
-        """See that files may be written, before any work is done for them.
+        """Check that files may be written, before any work is done for them.
 
         Args:
             names: of the files.

@@ -24,13 +24,13 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
+    """How an image becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
 
     Attributes:
         input_size: (height, width) in pixels.
         mean, std: one value a channel, for pixels in [0, 1].
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
-        crop_pct: share of the resized photo that the crop keeps, in (0, 2]; above 1 the photo is padded with black.
+        crop_pct: share of the resized image that the crop keeps, in (0, 2]; above 1 the image is padded with black.
         crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
     """
 
@@ -76,7 +76,7 @@ _NUMBERS: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """A preprocessing, and what of it is known.
+    """A preprocessing, with which of its fields are known and which assumed.
 
     Attributes:
         preprocessing: complete.

@@ -12,7 +12,7 @@ from suffice.metrics import Mean, mean_with_error
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How a group differs between two runs.
+    """How the mean of a group of results differs between two runs.
 
     Attributes:
         group: in both.
@@ -31,7 +31,7 @@ class Change:
 
 
 def compare(before: Report, after: Report) -> list[Change]:
-    """Every group that both runs have, over the images that both have."""
+    """Compare every group of results that both runs have, over the images that both have."""
     found = []
     for group, images in after.values.items():
         both = sorted(images.keys() & before.values.get(group, {}).keys())

@@ -60,7 +60,7 @@ Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class BenchmarkConfig(Strict):
-    """A benchmark.
+    """The configuration of a benchmark.
 
     Attributes:
         title: above the report.
@@ -201,12 +201,12 @@ def expanded(path: str) -> str:
 
 
 def canonical(content: Any) -> str:
-    """JSON that is the same for the same content."""
+    """JSON with sorted keys, so that equal content gives equal text."""
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def digest(content: Any) -> str:
-    """16 hexadecimal digits that stand for some content.
+    """A hash of some content, of 16 hexadecimal digits.
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True

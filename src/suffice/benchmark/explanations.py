@@ -1,4 +1,4 @@
-"""The explanations of one image under one setup: one search for all γ, cuts of one of them, saliency maps alone."""
+"""The explanations of one image by one method and occlusion, at each confidence and area that a benchmark asks for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from suffice.explanation import Explanation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explained:
-    """What there is to score: an explanation, or a saliency map alone.
+    """Something to score: an explanation, or a saliency map alone.
 
     Attributes:
         result: the explanation, or the map, float32 (H, W).
@@ -42,7 +42,7 @@ class Explained:
 
 
 def unpack(row: ExplanationRow) -> Explained:
-    """What `Explained.pack` was made of."""
+    """The inverse of `Explained.pack`."""
     mask, saliency, raw, facts = unpacked(row)
     if mask is None:
         return Explained(saliency, facts)  # type: ignore[arg-type]  # as `pack` wrote it
@@ -53,7 +53,7 @@ def unpack(row: ExplanationRow) -> Explained:
 def explanations_of(
     config: BenchmarkConfig, setup: Setup, image: ModelImage, levels: Sequence[Level], name: str
 ) -> dict[Level, Explained]:
-    """The explanations of one image under one setup, at each level.
+    """The explanations of one image by one method and occlusion, at each confidence or area asked for.
 
     Args:
         config: the benchmark.
@@ -157,7 +157,7 @@ def _map_alone(
 
 
 def cut_at(saliency: np.ndarray[Any, Any], area: float, cell: int = 8) -> Tensor:
-    """The most salient cells that together have at most so large a share of the pixels, bool (H, W).
+    """A mask of the most salient cells that together cover at most a given share of the pixels, bool (H, W).
 
     >>> cut_at(np.array([[3.0, 2.0], [1.0, 0.0]]), 0.5, cell=1)
     tensor([[ True,  True],

@@ -1,4 +1,4 @@
-"""What an explanation says of itself, beside the metrics of `suffice.metrics`."""
+"""Numbers that an explanation carries itself, such as its cost, reported beside the metrics of `suffice.metrics`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from suffice.metrics.metric import Scale
 
 @dataclasses.dataclass(frozen=True)
 class Fact(Scale):
-    """What an explanation says of itself, as a number with a `Scale`; `read` gives it."""
+    """A number that an explanation carries itself, with its range and direction; `read` gives it."""
 
     read: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
 

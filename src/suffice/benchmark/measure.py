@@ -28,7 +28,7 @@ _BACKGROUNDS_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of a cell.
+    """The rows and stored explanations that one image under one method and occlusion gave.
 
     Attributes:
         rows: one for each explanation and metric that was asked for.
@@ -46,7 +46,7 @@ class Result:
 
 
 class Worker:
-    """Does tasks, one after the other, with one model in memory at a time.
+    """Runs the tasks of a benchmark one after the other, with one model in memory at a time.
 
     Args:
         config: the benchmark.

@@ -104,7 +104,7 @@ SCHEMA, EXPLANATIONS = _schema(ResultRow), _schema(ExplanationRow)
 
 
 class Results:
-    """A folder of results.
+    """A folder of a benchmark's results.
 
     Args:
         folder: made where it is not there.
@@ -202,7 +202,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 def row_key(row: Mapping[str, Any], columns: Sequence[str] = KEY) -> tuple[Any, ...]:
-    """What tells a row from all others, or some columns of it."""
+    """The columns that identify a row, or some of them."""
     return tuple(row[name] for name in columns)
 
 
@@ -247,7 +247,7 @@ def packed(
 
 
 def unpacked(row: ExplanationRow) -> tuple[Tensor | None, Tensor, Tensor | None, dict[str, Any]]:
-    """What `packed` was given.
+    """The inverse of `packed`.
 
     >>> mask = torch.tensor([[True, False, True]])
     >>> unpacked(packed("a", mask, torch.ones(1, 3), None, {}))

@@ -25,7 +25,7 @@ _REPORTED_FAILURES = 10
 
 
 class BenchmarkEngine(Protocol):
-    """Does tasks: in any order, anywhere."""
+    """Runs the tasks of a benchmark, in any order, anywhere."""
 
     def run(self, config: BenchmarkConfig, tasks: Iterable[ImageTask]) -> Iterator[Result]:
         """The results, as they come."""
@@ -60,7 +60,7 @@ class RunProgress:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The summary of a run.
 
     Attributes:
         cells: done in this run.
@@ -229,7 +229,7 @@ _SHOWN = ("title", "note", "tables", "differences", "plots")
 
 
 def rough_duration(seconds: float) -> str:
-    """Roughly, in words.
+    """A time in seconds, rounded, as text.
 
     >>> rough_duration(40), rough_duration(600), rough_duration(9000)
     ('40 s', '10 min', '2.5 h')

@@ -280,7 +280,7 @@ def _entry(mean: Mean | None, metric: str, best: bool, spec: TableSpec) -> Table
 
 
 def word(dimension: str, value: Any, at: str) -> str:
-    """What a table calls a value of a dimension, as γ = 0.5."""
+    """The label of a value of a dimension in a table, as γ = 0.5."""
     if dimension != "level":
         return str(value)
     return {"gamma": f"γ = {value:g}", "area": f"area {value:g}", "map": "map"}[at]

@@ -1,4 +1,4 @@
-"""Rows to values by image, their means, and how one way differs from another on the same images.
+"""Rows to values by image, their means, and paired differences on the same images.
 
 Two seeds of one image count as one image, as they are not independent of each other.
 """
@@ -26,7 +26,7 @@ DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
 @dataclasses.dataclass(frozen=True)
 class ResultGroup:
-    """What is averaged over images."""
+    """Identifies the results that are averaged over images."""
 
     dataset: str
     model: str
@@ -108,7 +108,7 @@ def difference(values: Values, ours: ResultGroup, theirs: ResultGroup) -> Mean |
 
 
 def difference_at_equal(values: Values, ours: ResultGroup, other: ResultGroup, along: str) -> Mean | None:
-    """Ours minus what another one has where its mean of a second metric is the same: at equal size, say.
+    """Difference of a metric where the means of a second metric are equal: at equal size, say.
 
     The other one has a mean at each of its levels, hence a curve of it over the mean of `along`, straight between
     levels; it is read off where ours is. The standard error is the jackknife's, from the difference without each image.

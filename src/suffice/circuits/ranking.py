@@ -54,7 +54,7 @@ class Decision:
 
     @property
     def channels(self) -> int:
-        """Of all layers."""
+        """Number of channels of all layers."""
         return sum(layer.channels for layer in self.layers)
 
     def holds(self, logits: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def per_channel(values: Tensor, layer: Layer) -> Tensor:
 
 
 def weight_scores(network: Network) -> Tensor:
-    """Σ_d ‖W_{d,c}‖₁ over all ways that leave a channel, (channels of all layers,)."""
+    """Σ_d ‖W_{d,c}‖₁ over all connections that leave a channel, (channels of all layers,)."""
     scores = [torch.zeros(layer.channels) for layer in network.layers]
     for way in network.ways + network.to_classes:
         scores[way.source] += way.matrix.sum(0)

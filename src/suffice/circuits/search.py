@@ -34,7 +34,7 @@ _ROUNDS = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CircuitVerdict:
-    """What was shown of a circuit.
+    """The smallest circuit found, and how it and its controls were tested.
 
     Attributes:
         on: bool (channels of all layers,), the circuit.

@@ -1,4 +1,4 @@
-"""What commands share: words that become numbers, one line for an error, the output folder, a progress bar."""
+"""What commands share: parsers of numbers, errors in one line, the output folder, a progress bar."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def named_folder(out: str) -> Path:
 
 
 def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:
-    """A progress bar on stderr, where that is a terminal: for each path, a function that is told the share done.
+    """A progress bar on stderr, where that is a terminal: for each path, a function to call with the share done.
 
     It is there only while an image is being explained, and gone before its result is printed.
     """
@@ -137,7 +137,7 @@ def explain_each(
     Args:
         paths: of the images.
         names: of their folders.
-        one: path, name and a function that is told the share done -> what is said of it on stdout.
+        one: path, name and a function to call with the share done -> what is said of it on stdout.
         write_report: called every few seconds, and with True at the end or where the run was stopped.
         failures: gets the path and the error of each image that could not be explained.
         complaint: path and error -> the line on stderr.

@@ -1,4 +1,4 @@
-"""`suffice explain IMAGE…`: photos in, explanations and one report out."""
+"""`suffice explain IMAGE…`: images in, explanations and one report out."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def explain(question: Question, settings: CausalSettings, seed: int, progress: P
 
 
 def by_boxes(question: Question, settings: CausalSettings, progress: Progress) -> Candidate:
-    """From the sides of the image in, then block by block."""
+    """Search that cuts off the sides of the image, then removes block after block."""
     started = question.classifier.passes.forward
     budget = settings.budget or (_BUDGET if question.several else _BUDGET_OF_ONE)
 

@@ -1,4 +1,4 @@
-"""A question and a method to an `Explanation`: what the method found is put to the test, and said as it came out."""
+"""Run a method on a question and verify what it found: the result is an `Explanation`."""
 
 from __future__ import annotations
 

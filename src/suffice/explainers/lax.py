@@ -1,4 +1,4 @@
-"""LAX: an adapter on a frozen classifier that has learnt to say, in the pass that classifies, what the class rests on.
+"""LAX: an adapter on a frozen classifier, trained to give a saliency map in the pass that classifies.
 
 >>> import torch, suffice
 >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
@@ -66,7 +66,7 @@ _EPSILON = 1e-8
 
 
 class AdapterSettings(BaseModel):
-    """What shapes an adapter; unknown settings and values out of range are errors."""
+    """Settings of an adapter's architecture; unknown settings and values out of range are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Saliency maps of networks from the inside, for one image or thousands, and the explanation extracted from one.
+"""Saliency maps from activations and gradients, for one image or thousands, and the explanation extracted from one.
 
 >>> import torch, suffice
 >>> from torch import nn
@@ -160,7 +160,7 @@ def _scaled(maps: Tensor) -> Tensor:
 def explain_by_map(
     make_maps: MakeMaps, question: Question, settings: RankingSettings, seed: int, progress: Progress
 ) -> Candidate:
-    """Down a saliency map until the part is enough, then without what it can spare.
+    """Add pixels by falling saliency until they are enough, then remove what is not needed.
 
     Args:
         make_maps: the raw values of the saliency map.

@@ -1,4 +1,4 @@
-"""What the model said of some images and maps: asked in one sweep, and read by each metric.
+"""The answers of a model from which all metrics are computed, asked in one sweep of masked images.
 
 `ASKED` names what can be asked: curves, which have an axis, and single masks. A metric says which of them it needs
 (`Metric.needs`) and takes its values from them (`Metric.compute`).
@@ -72,7 +72,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-    """One thing to ask: runs of pixels in their order.
+    """One set of masks to ask the model about, each a run of pixels in the order of their saliency.
 
     Attributes:
         runs: int64 (N, P, 2), ranks from and to.
@@ -88,7 +88,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of N images, each with its map and label.
+    """The model's answers about N images, each with its map and label, from which metrics are computed.
 
     Attributes:
         occlusions: under which the model was asked, of one classifier.
@@ -131,7 +131,7 @@ class Evidence:
         return found.double()
 
     def curves(self) -> dict[str, Curve]:
-        """All of them that were asked, of the options' measure."""
+        """Every curve that was asked, of the options' measure."""
         return {
             name: Curve(each.positions, self._answers(name, None), "percent" if name.endswith("percent") else "value")
             for name, each in self.asked.items()

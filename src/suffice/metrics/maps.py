@@ -104,7 +104,7 @@ def _one_map(given: Tensor, size: tuple[int, int], channels: int) -> Tensor:
 
 
 def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:
-    """As `as_saliency`, of a photo: a map in the photo's own resolution takes the photo's way to the model.
+    """As `as_saliency`; a map in the resolution of the original image is resized and cropped as the image is.
 
     Args:
         values: as of `as_saliency`; or the same of the upright photo, which then goes the way that the photo goes.

@@ -1,4 +1,4 @@
-"""What a metric is: the range of its values and the direction that is better, as data, and how it comes of a sweep."""
+"""The interface of a metric: the range of its values, the direction that is better, and how it is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What numbers of one name mean.
+    """The range, direction and meaning of a number with a name.
 
     Attributes:
         name: as callers and tables write it.

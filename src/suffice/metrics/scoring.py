@@ -1,4 +1,4 @@
-"""Any explanation to numbers: `score` for one image and map, `score_many` for many, all metrics from one sweep.
+"""Score explanations: `score` for one image and map, `score_many` for many, all metrics from one sweep.
 
 >>> import torch, suffice
 >>> class Corner(torch.nn.Module):  # class 1 where the top left pixel is bright

@@ -55,7 +55,7 @@ class Ranking:
 
     @property
     def pixels(self) -> int:
-        """H x W."""
+        """Number of pixels of a map, H x W."""
         return self.values.shape[1]
 
 

@@ -253,7 +253,7 @@ def distinct_percentages(first: float, second: float) -> tuple[str, str]:
 
 
 def setting(value: Any) -> Any:
-    """A setting for a reader: of a mapping its names and values, of a list its items, all in one line.
+    """A setting as text: of a mapping its names and values, of a list its items, all in one line.
 
     >>> setting({"input_size": [224, 224], "crop_pct": 0.9}), setting([]), setting(20)
     ('input_size 224, 224; crop_pct 0.9', 'none', 20)
@@ -267,7 +267,7 @@ def setting(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A wall time for a reader.
+    """A wall time as text.
 
     >>> [duration(seconds) for seconds in (0.04, 7.26, 75, 3720)]
     ['0.04 s', '7.3 s', '1 min 15 s', '1 h 02 min']
@@ -302,7 +302,7 @@ def encoded(image: Image.Image, exact: bool = False) -> str:
 
 
 def content_hash(text: str) -> str:
-    """How a content security policy names an inline style or script."""
+    """The hash by which a content security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -317,7 +317,7 @@ def _url_path(path: str) -> str:
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Where the templates of all pages come from."""
+    """The Jinja environment of the templates of all pages."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("suffice.report", "template"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Scores of several maps of one photo as one self-contained HTML file: the maps, the table, the curves."""
+"""Scores of several maps of one image as one self-contained HTML file: the maps, the table, the curves."""
 
 from __future__ import annotations
 

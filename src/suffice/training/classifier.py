@@ -17,7 +17,7 @@ from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class ClassifierTraining(TrainingSettings):
-    """What shapes a base model's weights."""
+    """Settings of the training of a base model."""
 
     flip: bool = False  # half of the images mirrored, left to right
     shift: int = Field(0, ge=0, le=1024)  # moved by up to so many pixels in each direction, black behind

@@ -23,7 +23,7 @@ class Examples(Dataset[tuple[Tensor, int]]):
     thousands does not end a run.
 
     Args:
-        dataset: photos and labels.
+        dataset: images and labels.
         classifier: whose preprocessing is used.
         report: called with a line about each image that cannot be read.
 

@@ -45,7 +45,7 @@ CHECKPOINT, RUN, HISTORY = "checkpoint.ckpt", "run.json", "history.csv"
 
 
 class TrainingSettings(BaseModel):
-    """What shapes the weights; unknown settings and values out of range are errors."""
+    """Settings of a training run; unknown settings and values out of range are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ class TrainingSettings(BaseModel):
     checkpoint_every: int = Field(50, ge=1)  # steps
 
     def steps(self, images: int) -> int:
-        """Steps of a run over so many images."""
+        """Number of steps of a run over a number of images."""
         return max(1, math.ceil(self.epochs * images / self.batch_size))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
@@ -80,7 +80,7 @@ class TrainingSettings(BaseModel):
 
 
 class Machine(BaseModel):
-    """What a run is done with, in the words of Lightning's Trainer; it does not shape the weights beyond rounding."""
+    """Devices of a run, in the words of Lightning's Trainer; it does not shape the weights beyond rounding."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -186,7 +186,7 @@ def views_of(
     robustness: str,
     contrastive: bool = False,
 ) -> list[View]:
-    """What has to hold, as views: each fill with the confidence, the backgrounds that are drawn with the label.
+    """The constraints on a mask: the confidence under each fill, the label on backgrounds that are drawn.
 
     Args:
         classifier: which is asked.
@@ -236,7 +236,7 @@ class Robust:
             self._first = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]
 
     def backgrounds(self, mask: Tensor) -> Tensor:
-        """Those that one mask, bool (H, W), is asked on: (draws, C, H, W)."""
+        """Backgrounds on which one mask, bool (H, W), is tested: (draws, C, H, W)."""
         of_mask = zlib.crc32(mask.cpu().numpy().tobytes())
         random = torch.Generator().manual_seed(self._seed + of_mask)
         backgrounds = self._drawn(self._image.expand(self._draws, *self._image.shape), random)

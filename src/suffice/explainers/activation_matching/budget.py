@@ -1,4 +1,4 @@
-"""The mode without weights: the smallest mask under constraints, by an area budget that goes where the slack allows.
+"""The smallest mask under constraints, by an area budget that shrinks while the constraints hold; no weights to set.
 
 For each image there are scores, one a pixel, and a budget: the mask is as many of the highest scores as the budget
 allows, so that area is not a term that could win or lose against others, but what is set. At each step
@@ -51,7 +51,7 @@ _SIDE = 224  # pixels, at which `smooth` is meant
 
 @dataclasses.dataclass(eq=False)
 class MaskSearch:
-    """What is known of one image.
+    """The state of the search for one image's mask.
 
     Attributes:
         mask: bool (H, W), the smallest that satisfied all constraints; None where none did.

@@ -1,4 +1,4 @@
-"""The method to the letter: a U-Net for each image, trained on the weighted sum of the terms.
+"""Activation matching as the paper has it: a U-Net for each image, trained on the weighted sum of the terms.
 
     L_EXP = λ_act L_act + λ_CE L_CE + λ_KL L_KL + λ_area L_area + λ_bin L_bin + λ_tv L_tv + λ_rob L_rob
 
