@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from suffice.occlusion.deactivation import deactivated_forward
 from suffice.occlusion.rules import Activation
-from suffice.occlusion.rules.activation import whole
 
 
 def centred_box(size: int, share: float) -> Tensor:
@@ -35,12 +34,8 @@ def shares(model: nn.Module, mask: Tensor, threshold: float) -> list[tuple[str, 
 
     def hook(name: str) -> Callable[..., None]:
         def note(module: nn.Module, inputs: Any, output: Any) -> None:
-            on = 1.0
-            if isinstance(output, Activation):
-                value = Activation(
-                    output.value, output.mask, output.settings, crops=output.crops
-                )  # not the model's own
-                on = 1.0 if value.mask is None and value.crops is None else whole(value).mask.on.float().mean().item()
+            masked = isinstance(output, Activation) and output.mask is not None
+            on = output.mask.on.float().mean().item() if masked else 1.0
             weight = module.weight
             work = output.numel() * weight[0].numel()
             result.append((name, tuple(output.shape[1:]), on, float(work)))
@@ -52,7 +47,7 @@ def shares(model: nn.Module, mask: Tensor, threshold: float) -> list[tuple[str, 
     ]
     try:
         with torch.inference_mode():
-            deactivated_forward(model, torch.randn(1, 3, *mask.shape[1:]), mask, threshold=threshold)
+            deactivated_forward(model, torch.randn(1, 3, *mask.shape[1:]), mask, threshold=threshold, fast=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -214,6 +214,16 @@ def test_what_is_only_called_like_names_is_left_alone(attribute: str, value: Any
     assert Classifier(model).class_names is None
 
 
+def test_labels_in_a_configuration_of_timms() -> None:
+    """As timm's fine-tuned models on the hub carry them."""
+    model = vit(num_classes=3)
+    config = {**model.pretrained_cfg, "label_names": ["n1", "n2", "n3"], "label_descriptions": {"n2": "dog"}}
+    model.pretrained_cfg = config
+    assert Classifier(nn.DataParallel(model)).class_names == ("n1", "dog", "n3")
+    model.pretrained_cfg = {**config, "label_names": ["n1", "n2"]}
+    assert Classifier(model).class_names is None
+
+
 def test_a_vit_of_torchvisions_knows_its_size() -> None:
     from torchvision.models import VisionTransformer
 
@@ -280,10 +290,12 @@ def test_a_model_that_says_nothing_names_exactly_what_is_assumed() -> None:
         "(--interpolation --crop)",
         "classes go by their numbers: nothing names them (--classes)",
     ]
-    assert classifier.facts() == {
+    assert classifier.facts() == {  # for which the model is asked what its outputs are
+        "outputs": "logits",
         "preprocessing": {
             "input_size": [224, 224], "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
-            "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
+            "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center", "resizer": "pillow",
+            "crop_rounding": "even",
         },
         "assumptions": list(classifier.assumptions),
     }  # fmt: skip

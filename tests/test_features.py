@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from torchvision.models.convnext import CNBlockConfig
 import suffice
 from suffice.engine import frozen
 from suffice.errors import InputError
-from suffice.features import Stage, last_stage, record, spatial_stages
+from suffice.features import Stage, last_stage, named_stage, record, spatial_stages
+from suffice.features.dataflow import Dataflow, Place
+from suffice.outputs import as_logits
 
 SIZE = 64
 
@@ -345,3 +348,159 @@ def test_the_probe_is_made_once_and_again_for_another_module() -> None:
     assert len(calls) == asked
     classifier.module[5] = nn.AvgPool2d(2)
     assert spatial_stages(classifier)[-1].module is classifier.module[5]
+
+
+class Block(nn.Module):
+    """A residual block; its last addition is the module's own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x).relu())
+
+
+class Auxiliary(nn.Module):
+    """Beside the head a coarser branch, as GoogLeNet and networks with deep supervision have it in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 4, 4, stride=4), Block(4), nn.Linear(4, 5)
+        self.branch = nn.Sequential(nn.Conv2d(4, 8, 2, stride=2), nn.ReLU())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.block(self.stem(x))
+        return {"logits": self.head(x.mean((2, 3))), "auxiliary": self.branch(x)}
+
+
+class Pooled(nn.Module):
+    """A body that returns maps and what it has pooled of them, as those of transformers do."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(3, 4, 4, stride=4), Block(4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            x = self.block(self.stem(x))
+            return {"maps": x, "pooled": x.mean((2, 3))}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = self.Body(), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)["pooled"])
+
+
+class Bare(nn.Module):
+    """A network whose skip connections are in its own forward: no module returns what the last addition makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        self.branches = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x))
+        for branch in self.branches:
+            x = x + branch(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("build", "stages", "last"),
+    [
+        (Auxiliary, ["block"], "block"),
+        (Pooled, ["body.block"], "body.block"),
+        (Bare, ["branches.0", "branches.1", "branches.2"], "branches.2"),
+        (lambda: nn.Sequential(Auxiliary()), ["0.block"], "0.block"),
+    ],
+)
+def test_what_nobody_reads_and_what_a_skip_connection_goes_around_is_no_stage(
+    build: Callable[[], nn.Module], stages: list[str], last: str
+) -> None:
+    classifier = suffice.Classifier(build().eval(), input_size=(32, 32))
+    assert [stage.name for stage in spatial_stages(classifier)] == stages
+    stage = last_stage(classifier)
+    assert (stage.name, stage.read) == (last, True)
+    with frozen(classifier.module), record(classifier, [stage], gradients=True) as activations:
+        logits = as_logits(classifier.module(torch.rand(1, 3, 32, 32)))
+        (gradient,) = torch.autograd.grad(logits[0, 0], activations[stage.name])
+    assert gradient.abs().sum() > 0
+
+
+def test_a_layer_in_a_branch_can_be_named_all_the_same() -> None:
+    classifier = suffice.Classifier(Bare().eval(), input_size=(32, 32))
+    stage = named_stage(classifier, "branches.1")
+    assert (stage.channels, stage.bypassed) == (4, True)
+
+
+def test_maps_of_convolutions_take_one_probe() -> None:
+    """What is read is seen in the first pass, so that none is made to try it out."""
+    asked: list[int] = []
+    module = torchvision.models.resnet18(num_classes=10).eval()
+    module.register_forward_pre_hook(lambda module, args: asked.append(len(args[0])))
+    last_stage(suffice.Classifier(module, input_size=(SIZE, SIZE), outputs="logits", repeatable=True))
+    assert len(asked) == 1
+
+
+class Scripted(nn.Module):
+    """Its middle is TorchScript, of which nobody sees the operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(4, 5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.middle = torch.jit.script(Block(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.relu(self.middle(self.stem(x))).mean((2, 3)))
+
+
+class Detour(nn.Module):
+    """Goes through NumPy, where torch sees nothing: then all that modules return is taken to be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.second, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 4, 1), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.from_numpy(self.stem(x).detach().numpy().copy())
+        return self.head(self.second(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("build", "last"), [(Scripted, "stem"), (Detour, "second")])
+def test_where_operators_cannot_be_followed_stages_are_found_all_the_same(
+    build: Callable[[], nn.Module], last: str
+) -> None:
+    assert last_stage(suffice.Classifier(build().eval(), input_size=(32, 32))).name == last
+
+
+def test_what_is_written_in_place_or_into_a_view_is_followed() -> None:
+    image = torch.rand(2, 3, 4, 4)
+    places: dict[str, Place | None] = {}
+    with Dataflow(image) as flow:
+        first = torch.nn.functional.avg_pool2d(image, 2)
+        places["first"] = flow.place(first)
+        buffer = torch.zeros(2, 3, 2, 2)
+        buffer[:, :1] = first[:, :1]
+        places["written into"] = flow.place(buffer)
+        unread = first * 2
+        places["unread"] = flow.place(unread)
+        buffer[:, 1].add_(1)
+        places["written through a view"] = flow.place(buffer)
+        places["table"] = flow.place(torch.arange(3))
+        logits = buffer.relu_().flatten(1)
+    facts = flow.facts(list(places.values()), logits)
+    assert facts is not None
+    assert {name: fact.read for name, fact in zip(places, facts, strict=True)} == {
+        "first": True,
+        "written into": True,
+        "unread": False,
+        "written through a view": True,
+        "table": False,
+    }
+    assert flow.facts([], torch.rand(2, 3)) is None  # made from something else

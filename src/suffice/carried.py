@@ -27,8 +27,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from suffice.class_names import imagenet_1k, names_in_order, usable
-from suffice.descriptions import fields_of, fields_of_transform
+from suffice.descriptions import fields_of, fields_of_processor, fields_of_transform
 from suffice.errors import InputError
+from suffice.inside import is_pipeline
 from suffice.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Settled, settle_preprocessing
 
 _WRAPPERS = {
@@ -59,11 +60,14 @@ class Carried:
 
 
 def carried(model: Any) -> Carried:
-    """What an `nn.Module` carries, itself or inside wrappers; nothing for any other callable.
+    """What an `nn.Module` carries, itself or inside wrappers, or a pipeline of transformers; nothing for others.
 
     Looked through are DataParallel and its like, `torch.compile`, the first of a Sequential, and a module with a
     single child that has weights.
     """
+    if is_pipeline(model):
+        of_model, of_processor = carried(model.model), fields_of_processor(model.image_processor)
+        return dataclasses.replace(of_model, preprocessing={**of_model.preprocessing, **of_processor})
     if not isinstance(model, nn.Module):
         return Carried()
     fields: dict[str, Any] = {}
@@ -161,9 +165,10 @@ def _fields(module: nn.Module) -> dict[str, Any]:
         return timm_fields(config, module)
     for name in _PROCESSORS:
         processor = getattr(module, name, None)
-        found = _mapping(getattr(processor, "image_processor", processor))
+        processor = getattr(processor, "image_processor", processor)
+        found = _mapping(processor)
         if found and ("image_mean" in found or "do_normalize" in found):
-            return fields_of(found)
+            return fields_of(found) if isinstance(processor, Mapping) else fields_of_processor(processor)
     for name in _TRANSFORMS:
         if (fields := _of_transform(getattr(module, name, None))) is not None:
             return fields

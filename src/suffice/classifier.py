@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from suffice.callables import Layout, with_layout
 from suffice.carried import settle_for
 from suffice.class_names import index_of
 from suffice.engine import Engine, ModelOutput, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
+from suffice.inside import sealed, unwrapped
 from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
@@ -36,8 +38,9 @@ class Classifier:
 
     Args:
         module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
-            float32 images (N, C, H, W) and returns logits (N, K): a tensor, an array, a tuple that starts with
-            them, a mapping with `logits`, or an object with `.logits`.
+            images (N, C, H, W), in the type of its weights or float32, and returns logits (N, K): a tensor, an array, a
+            tuple that starts with them, a mapping with `logits`, or an object with `.logits`. Or an image
+            classification `pipeline` of transformers. What `torch.compile` or DataParallel wrapped is asked itself.
         input_size: (height, width) that the model expects. This, what follows and the names: None for what the model
             carries (such as timm's `pretrained_cfg`), else for an assumption, which `assumptions` names.
         mean, std: normalisation, one value a channel; their length is the number of channels. Or one number for all.
@@ -52,17 +55,21 @@ class Classifier:
             search, which asks close answers twice, takes longer. Without AMX all take longer, some many times
             (`experiments/precision.py`).
         batch_size: images in one forward pass; None for what fits in memory.
-        interpolation, crop_pct, crop_mode: how images are brought to `input_size`; see `Preprocessing`.
+        interpolation, crop_pct, crop_mode, resizer, crop_rounding: how images are brought to `input_size`; see
+            `Preprocessing`.
         channels: of an image, where neither mean and std nor the model say it; 3 if nothing does.
         assumed: a sentence for each thing that was assumed on the way here, by what it is about.
         outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`). None:
             found out when the model is first asked, from its answers to noise, black and white, which are not counted.
         repeatable: True for a model that is known to answer the same when asked twice; None: found out likewise.
+        layout: `channels-first` or `channels-last`, in which the model takes images; None for what it says by an
+            `input_shape` as Keras's models have it, else `channels-first` for a module, and for another callable
+            whatever it takes when it is asked first: a tensor or an array, with the channels first or last.
 
     Attributes:
         preprocessing: how an image becomes the model's input.
         class_names: in the order of the logits; None for numbers.
-        known: the fields of `preprocessing` that the caller or the model said, and the number of `channels`.
+        known: the fields of `preprocessing` that the caller or the model gave, and the number of `channels`.
         assumed: a sentence for each thing that is assumed of the model, by what it is about.
         meaning: what the outputs mean; None until the model is first asked, where it is not said.
 
@@ -86,10 +93,13 @@ class Classifier:
         interpolation: str | None = None,
         crop_pct: float | None = None,
         crop_mode: str | None = None,
+        resizer: str | None = None,
+        crop_rounding: str | None = None,
         channels: int | None = None,
         assumed: Mapping[str, str] | None = None,
         outputs: Outputs | None = None,
         repeatable: bool | None = None,
+        layout: Layout | None = None,
     ) -> None:
         if not callable(module):
             raise InputError(f"expected a model: an nn.Module or a callable; got {type(module).__name__}")
@@ -99,7 +109,7 @@ class Classifier:
             raise InputError(f"expected batch_size of at least 1; got {batch_size}")
         given = {
             "input_size": input_size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop_pct,
-            "crop_mode": crop_mode, "channels": channels,
+            "crop_mode": crop_mode, "resizer": resizer, "crop_rounding": crop_rounding, "channels": channels,
         }  # fmt: skip
         settled, self.class_names = settle_for(module, given, class_names)
         self.preprocessing, self.known = settled.preprocessing, settled.known
@@ -108,15 +118,18 @@ class Classifier:
         self.meaning: Meaning | None = Meaning(outputs) if outputs in ("logits", "probabilities") else None
         self.repeatable = bool(repeatable)
         self._tried = self.repeatable and self.meaning is not None
+        module = unwrapped(module)
         self.name = name or type(module).__name__
+        module = with_layout(module, layout)
         self.weights = weights
         self.num_classes: int | None = None if self.class_names is None else len(self.class_names)
         place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(place)
-        # Their type is said, as a program may have another default.
-        self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
-        self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
+        with torch.inference_mode(False):  # or no gradient could flow through a normalised image
+            # Their type is said, as a program may have another default.
+            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
+            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
         self.engine = Engine(
             module,
             device=place,
@@ -129,12 +142,12 @@ class Classifier:
 
     @property
     def module(self) -> nn.Module | Callable[[Tensor], Any]:
-        """The model itself; another one may take its place."""
+        """The model itself, without a wrapper of `torch.compile` or DataParallel; another one may take its place."""
         return self.engine.module
 
     @module.setter
     def module(self, module: nn.Module | Callable[[Tensor], Any]) -> None:
-        self.engine.module = module
+        self.engine.module = with_layout(unwrapped(module), None)
 
     @property
     def device(self) -> torch.device:
@@ -177,14 +190,15 @@ class Classifier:
     @property
     def black_box(self) -> bool:
         """True where only the outputs can be seen: no gradients, no activations."""
-        return not isinstance(self.module, nn.Module)
+        return not isinstance(self.module, nn.Module) or sealed(self.module) is not None
 
     def require_module(self, purpose: str) -> nn.Module:
         """The module, or an error that says why `purpose` is out of reach for a black box."""
-        if not isinstance(self.module, nn.Module):
+        if not isinstance(self.module, nn.Module) or (why := sealed(self.module)):
+            cause = f" ({why})" if isinstance(self.module, nn.Module) else ""
             raise InputError(
-                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box: only its outputs "
-                "can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
+                f"{purpose} needs the inside of a PyTorch nn.Module; {self.name!r} is a black box{cause}: only its "
+                "outputs can be seen, so use a fill (zero, min, max, mean, blur, noise, colour:…, image:…)"
             )
         return self.module
 
@@ -214,9 +228,9 @@ class Classifier:
         return index_of(target, self.class_names, self.num_classes, self.name)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x - mean) / std on the device of `images`, (N, C, H, W) in [0, 1]."""
+        """(x - mean) / std, (N, C, H, W) in the type of the model's weights, of images in [0, 1] on any device."""
         mean, std = self._mean.to(images.device), self._std.to(images.device)
-        return (images.to(torch.float32) - mean) / std
+        return ((images.to(torch.float32) - mean) / std).to(_type_of(self.module))
 
     def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
@@ -355,6 +369,15 @@ def _device_of(module: Any) -> torch.device:
         for tensor in (*module.parameters(), *module.buffers()):
             return tensor.device
     return torch.device("cpu")
+
+
+def _type_of(module: Any) -> torch.dtype:
+    """The type that a model's weights have: of the first layer, which takes the images."""
+    if isinstance(module, nn.Module):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return torch.float32
 
 
 def _checked_device(device: str | torch.device) -> torch.device:

@@ -52,6 +52,17 @@ def fields_of(description: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def fields_of_processor(processor: Any) -> dict[str, Any]:
+    """The fields of `Preprocessing` that an image processor of transformers says of itself.
+
+    Args:
+        processor: with `to_dict`, and a `backend` that says whose resize it is: `torchvision` or `pil`.
+    """
+    fast = getattr(processor, "backend", "") == "torchvision" or type(processor).__name__.endswith("Fast")
+    resizer = {"resizer": "torchvision", "crop_rounding": "down"} if fast else {"crop_rounding": "down"}
+    return {**fields_of(processor.to_dict()), **resizer}
+
+
 def _of_processor(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of a Hugging Face image processor: what it does in its order of resize, crop, rescale, normalise."""
     fields: dict[str, Any] = {}
@@ -182,11 +193,11 @@ def _of_step(step: Any) -> dict[str, Any]:
         return {"mean": step.mean, "std": step.std}
     if name == "Grayscale":
         return {"channels": int(step.num_output_channels)}
-    called = getattr(step, "__name__", name)  # of a function
-    if name in _STEPS_WITHOUT_FACTS or (name == "function" and "rgb" in called.lower()):
+    shown = getattr(step, "__name__", name)  # of a function
+    if name in _STEPS_WITHOUT_FACTS or (name == "function" and "rgb" in shown.lower()):
         return {}
     raise InputError(
-        f"expected a transform for evaluation, of resize, centre crop and normalisation; got {called} in it"
+        f"expected a transform for evaluation, of resize, centre crop and normalisation; got {shown} in it"
     )
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from suffice.errors import InputError
 from suffice.faster import faster_copy, state_of
+from suffice.inside import as_written, without_backward_hooks
 from suffice.memory import available_memory
 from suffice.outputs import as_logits
 
@@ -175,7 +176,8 @@ class Engine:
             raise InputError(f"expected as many rows in each input; got {[len(x) for x in inputs]}")
         precision: Precision = self.precision if screen else "float32"
         together = _Together(rows)
-        with self.exclusive(), evaluation_mode(self.module), _exact_arithmetic(), torch.no_grad():
+        run = as_written(self.module, gradients=gradients)
+        with self.exclusive(), evaluation_mode(self.module), _exact_arithmetic(), run, torch.no_grad():
             size = batch_size or self.batch_size or self._fitting_batch()
             size = min(size, self._fits or size)
             module = self._copy() if screen and copies else self.module
@@ -233,7 +235,7 @@ class Engine:
         made_of = self.precision, state
         if made_of != self._faster_than:
             images = torch.rand((2, *self._input_shape), generator=torch.Generator().manual_seed(0))
-            with _autocast(self.device, "float32"):
+            with _autocast(self.device, "float32"), without_backward_hooks(self.module):
                 self._faster = faster_copy(self.module, self._normalise(images), fuses=self.precision == "float32")
             self._faster_than = made_of
         return self.module if self._faster is None else self._faster
@@ -302,7 +304,7 @@ def evaluation_mode(module: Any) -> Iterator[None]:
         yield
         return
     with exclusive(module):
-        training = [m for m in module.modules() if m.training]
+        training = [m for m in module.modules() if getattr(m, "training", False)]  # frozen TorchScript has no mode
         try:
             for submodule in training:
                 submodule.training = False
@@ -316,7 +318,7 @@ def evaluation_mode(module: Any) -> Iterator[None]:
 def frozen(module: nn.Module) -> Iterator[None]:
     """No parameter of the module asks for a gradient; afterwards those do that did."""
     with exclusive(module):
-        asking = [p for p in module.parameters() if p.requires_grad]
+        asking = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
         try:
             for parameter in asking:
                 parameter.requires_grad_(False)

@@ -32,6 +32,9 @@ class Preprocessing:
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
         crop_pct: share of the resized image that the crop keeps, in (0, 2]; above 1 the image is padded with black.
         crop_mode: `center` keeps proportions and cuts what sticks out; `squash` resizes both sides.
+        resizer: whose resize it is: `pillow`, or `torchvision`, whose pixels differ from it by 1 of 255 here and there.
+        crop_rounding: where a centre lies between two pixels: `even`, as torchvision and timm have it; or `down`, as
+            transformers does.
     """
 
     input_size: tuple[int, int] = (224, 224)
@@ -40,6 +43,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     crop_mode: str = "center"
+    resizer: str = "pillow"
+    crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or min(self.input_size) < 1:
@@ -57,6 +62,10 @@ class Preprocessing:
             raise InputError(f"expected crop_pct in (0, 2]; got {self.crop_pct}")
         if self.crop_mode not in ("center", "squash"):
             raise InputError(f"expected crop_mode center or squash; got {self.crop_mode!r}")
+        if self.resizer not in ("pillow", "torchvision"):
+            raise InputError(f"expected resizer pillow or torchvision; got {self.resizer!r}")
+        if self.crop_rounding not in ("even", "down"):
+            raise InputError(f"expected crop_rounding even or down; got {self.crop_rounding!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, fit for JSON."""
@@ -80,8 +89,8 @@ class Settled:
 
     Attributes:
         preprocessing: complete.
-        known: the fields that the caller or the model said, and the number of `channels`.
-        assumed: a sentence for each thing that neither said, by `size`, `normalisation` or `resize`.
+        known: the fields that the caller or the model gave, and the number of `channels`.
+        assumed: a sentence for each thing that neither gave, by `size`, `normalisation` or `resize`.
     """
 
     preprocessing: Preprocessing

@@ -293,7 +293,13 @@ MODELS: Registry[Callable[[str, str | None, int | None], Source]] = Registry(
     "source of models",
     "suffice.models",
     "collections.abc:Callable",
-    {"timm": "suffice.models.from_timm:load", "torchvision": "suffice.models.from_torchvision:load"},
+    {
+        "timm": "suffice.models.from_timm:load",
+        "torchvision": "suffice.models.from_torchvision:load",
+        "hf": "suffice.models.from_hf:load",
+        "exported": "suffice.models.from_exported:load_exported",
+        "torchscript": "suffice.models.from_exported:load_torchscript",
+    },
     value="NAME",
 )
 """Where models come from, by what stands before a colon: from what stands after it, the weights (a file, `random`,

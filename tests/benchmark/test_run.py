@@ -211,6 +211,27 @@ def test_two_runs_into_one_folder_at_once_are_refused(run: Any, toy: dict[str, A
         run(toy)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": {}}', "[" * 20_000, "null"])
+def test_a_run_json_of_something_else_is_not_replaced(text: str, run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"expected the run\.json that suffice bench wrote") as caught:
+        run(toy)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "out" / "run.json").read_text() == text
+
+
+def test_what_a_killed_run_left_is_removed_and_nothing_else(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    run(toy)
+    left = [tmp_path / "out" / place / f".suffice-{'0' * 32}.part" for place in (".", "rows", "explanations")]
+    for path in (*left, tmp_path / "out" / "rows" / "notes.txt", tmp_path / "out" / ".suffice.lock"):
+        path.touch()
+    run(toy)
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / "out" / "rows" / "notes.txt").exists()
+    assert not (tmp_path / "out" / ".suffice.lock").exists()
+
+
 def test_a_damaged_part_is_named(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
     run(toy)
     part = next((tmp_path / "out" / "rows").glob("*.parquet"))

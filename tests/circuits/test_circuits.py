@@ -21,7 +21,7 @@ from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
 from suffice.circuits.ranking import RANKINGS, Decision, best_channels
-from suffice.circuits.recording import record
+from suffice.circuits.recording import record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.folders import RECORD
@@ -37,7 +37,7 @@ def on(circuit: Circuit) -> dict[str, list[int]]:
 def layers_of(classifier: Classifier, image: torch.Tensor, layers: str = "all") -> list[Layer]:
     assert isinstance(classifier.module, nn.Module)
     with torch.no_grad():
-        return connect(classifier.module, record(classifier.module, image[None]), layers).layers
+        return connect(classifier.module, record_operators(classifier.module, image[None]), layers).layers
 
 
 def test_the_known_circuit_is_found() -> None:
@@ -75,7 +75,7 @@ def test_switching_off_is_what_hooks_by_hand_do(make) -> None:  # type: ignore[n
     names = ["layer1.0", "layer3"] if hasattr(net, "layer1") else ["depthwise", "project"]
     assert isinstance(classifier.module, nn.Module)
     with torch.no_grad():
-        layers = connect(net, record(net, images[:1]), names).layers
+        layers = connect(net, record_operators(net, images[:1]), names).layers
     gates = torch.rand(3, sum(layer.channels for layer in layers)) < 0.5
     means = torch.randn(gates.shape[1])
     split = [layer.channels for layer in layers]

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from toy_networks import Parts, Wired, randomised
 
 from suffice.circuits.connectivity import Network, connect
-from suffice.circuits.recording import record
+from suffice.circuits.recording import record_operators
 from suffice.errors import InputError
 
 
 def network_of(module: nn.Module, layers: str | list[str] = "all", side: int = 8) -> Network:
     with torch.no_grad():
-        return connect(module, record(module, torch.rand(1, 3, side, side)), layers)
+        return connect(module, record_operators(module, torch.rand(1, 3, side, side)), layers)
 
 
 def ways_of(network: Network) -> dict[tuple[str, str, str], Tensor]:
     names = [layer.name for layer in network.layers]
-    return {(names[w.source], names[w.target], w.kind): w.matrix for w in network.ways}
+    return {(names[w.source], names[w.target], w.kind): w.matrix for w in network.connections}
 
 
 def test_a_wired_network_is_recovered_edge_by_edge() -> None:
@@ -108,15 +108,15 @@ def test_there_is_a_way_where_there_is_a_derivative(name: str, layers: str) -> N
         if parameter.ndim > 1 or bool((parameter.abs() < 1e-3).all()):
             parameter.data.normal_(0, 0.2)
     side = 160 if "vit" in type(net).__module__ else 64
-    recording = record(net, torch.rand(1, 3, side, side))
+    recording = record_operators(net, torch.rand(1, 3, side, side))
     with torch.no_grad():
         network = connect(net, recording, layers)
     assert network.layers
     last = len(network.layers) - 1
     reach = torch.eye(len(network.layers), dtype=torch.bool)
-    for way in network.ways:
-        assert way.source < way.target
-        reach[way.target] |= reach[way.source]
+    for connection in network.connections:
+        assert connection.source < connection.target
+        reach[connection.target] |= reach[connection.source]
     # The gradient of a random projection of each layer reaches exactly the layers that have a way to it.
     for index in (last, last // 2):
         layer = network.layers[index]
@@ -136,7 +136,7 @@ def test_channels_of_a_way_against_derivatives() -> None:
     """Channel by channel: in one step between two layers, what has no edge has no derivative, and the reverse."""
     torch.manual_seed(0)
     net = randomised(Parts())
-    recording = record(net, torch.rand(1, 3, 16, 16) * 4)
+    recording = record_operators(net, torch.rand(1, 3, 16, 16) * 4)
     with torch.no_grad():
         network = connect(net, recording, "all")
     ways = ways_of(network)
@@ -174,7 +174,7 @@ def test_stages_of_a_resnet_are_its_stages() -> None:
 def test_layers_by_name() -> None:
     net = torchvision.models.resnet18().eval()
     with torch.no_grad():
-        recording = record(net, torch.rand(1, 3, 64, 64))
+        recording = record_operators(net, torch.rand(1, 3, 64, 64))
         network = connect(net, recording, ["layer1", "layer3.0.bn1", "avgpool"])
     assert [(layer.name, layer.channels) for layer in network.layers] == [
         ("layer1", 64), ("layer3.0.bn1", 256), ("avgpool", 512),
@@ -239,6 +239,6 @@ class Scaled(nn.Module):
 def test_scales_are_folded() -> None:
     net = Scaled().eval()
     network = network_of(net, ["act"])
-    (way,) = network.to_classes
+    (connection,) = network.to_classes
     expected = net.second.weight.detach().abs().sum((2, 3)) * (1.5 / net.scale.detach().abs().flatten())
-    torch.testing.assert_close(way.matrix, expected)
+    torch.testing.assert_close(connection.matrix, expected)

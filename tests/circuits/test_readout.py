@@ -102,7 +102,7 @@ def test_edges(resnet: Classifier, image: torch.Tensor, readout: Readout) -> Non
                 matrices[before, out, "weight"] = norms(*block.downsample)
             before = out
     names = [layer.name for layer in readout.layers]
-    ways = {(names[w.source], names[w.target], w.kind): w for w in readout.network.ways}
+    ways = {(names[w.source], names[w.target], w.kind): w for w in readout.network.connections}
     for (source, target, kind), matrix in matrices.items():
         forward, backward = readout.weights(ways[source, target, kind])
         close(forward, matrix * energy[source])
@@ -185,7 +185,7 @@ def test_a_wired_network_by_hand() -> None:
     # Each of 64 positions counts 1/64 of class 0's weight 1, and 3 times that one layer before.
     torch.testing.assert_close(readout.gradient[1], torch.tensor([8 / 64, 0, 0, 0, 0, 0]))
     torch.testing.assert_close(readout.gradient[0], torch.tensor([3 * 8 / 64, 0, 0, 0, 0, 0]))
-    forward, backward = readout.weights(readout.network.ways[0])
+    forward, backward = readout.weights(readout.network.connections[0])
     assert forward[0, 0] == 3 * 8
     assert forward[1, 1] == 5 * 16
     assert int((forward > 0).sum()) == 4

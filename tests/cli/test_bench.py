@@ -72,6 +72,20 @@ def test_a_failure_is_status_1(suffice: Any, config: str, save_photo: Callable[.
     assert suffice("bench", config, "--retry").status == 0
 
 
+def test_a_page_of_a_person_is_not_replaced_and_one_of_ours_is(suffice: Any, config: str, contents: Any) -> None:
+    assert suffice("bench", config).status == 0
+    folder = Path("bench-out/small")
+    for name in ("report.html", "plot-1.png"):
+        (folder / name).write_text("mine")
+        run = suffice("bench-report", str(folder), "--format", "html")
+        assert (run.status, run.out) == (2, "")
+        assert f"{name} to be free, or as suffice bench-report wrote it" in run.complaints(1)[0]
+        assert (folder / name).read_text() == "mine"
+        (folder / name).unlink()
+    assert suffice("bench-report", str(folder), "--format", "html").status == 0
+    assert suffice("bench-report", str(folder), "--format", "html").status == 0
+
+
 def test_a_dry_run_does_nothing(suffice: Any, config: str) -> None:
     run = suffice("bench", config, "--dry-run")
     assert (run.status, run.out) == (0, "4 cells of 2 explanations each, into bench-out/small\n")

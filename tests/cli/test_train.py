@@ -189,3 +189,23 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_very_file(
     assert suffice(*words, "--out", "parts").status == 0
     assert Path("parts/adapter.safetensors").read_bytes() == Path("whole/adapter.safetensors").read_bytes()
     assert Path("parts/history.csv").read_text() == Path("whole/history.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        ("train-classifier", "classifier.safetensors"),
+        ("train-lax", "adapter.safetensors"),
+        ("train-matcher", "matcher.safetensors"),
+    ],
+)
+def test_weights_of_a_person_are_not_replaced(
+    command: str, file: str, suffice: Callable[..., Any], photos: Path, contents: Any
+) -> None:
+    Path("run").mkdir()
+    Path("run", file).write_bytes(b"mine")
+    before = contents()
+    run = suffice(command, str(photos), "--model", "toy_models:trainable", "--accelerator", "cpu", "--out", "run")
+    assert run.status == 2
+    assert f"expected run/{file} to be free, or as suffice {command} wrote it; got a file that suffice did" in run.err
+    assert contents() == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import sys
 import time
 
 import torch
@@ -20,6 +22,9 @@ MARKERS = {
     "nan": (0, 255, 0),
     "memory": (255, 255, 0),
     "wait": (255, 0, 255),
+    "exit": (0, 255, 255),
+    "generator exit": (3, 2, 1),
+    "print": (1, 2, 3),
 }
 
 batch_sizes: list[int] = []
@@ -41,6 +46,13 @@ class BrightCorner(nn.Module):
         if MARKERS["wait"] in seen:
             pathlib.Path("waiting").touch()
             time.sleep(120)
+        if MARKERS["exit"] in seen:
+            sys.exit(0)
+        if MARKERS["generator exit"] in seen:
+            raise GeneratorExit
+        if MARKERS["print"] in seen:
+            print("a model that talks")
+            os.write(1, b"also past Python\n")
         logits = torch.stack([torch.full((len(x),), 0.5), x[:, :, :CORNER, :CORNER].mean((1, 2, 3))], 1) * 20
         return logits * torch.nan if MARKERS["nan"] in seen else logits
 

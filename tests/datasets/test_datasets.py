@@ -13,7 +13,7 @@ from PIL import Image
 
 from suffice.datasets import load_dataset, random_subset
 from suffice.datasets.dataset import only_classes
-from suffice.errors import InputError
+from suffice.errors import InputError, Notice
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -274,3 +274,21 @@ def test_torch_is_not_asked_for_random_numbers(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     only_classes(load_dataset("cub200", tmp_path, "all"), 2, 0)  # type: ignore[arg-type]
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_a_folder_of_classes_leaves_out_is_said_once(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat", "dog")):
+        write_photo(tmp_path / name / "1.jfif", number)
+        write_photo(tmp_path / name / "2.jpe", number + 2)
+        (tmp_path / name / "notes.txt").touch()
+        (tmp_path / name / "more").mkdir()
+    with pytest.warns(Notice) as said:
+        dataset = load_dataset(str(tmp_path), split="all")
+    assert [str(each.message) for each in said] == [f"{tmp_path}: left out: 2 .txt; 2 folders in it are not searched"]
+    assert [Path(path).name for path in dataset.paths] == ["1.jfif", "2.jpe"] * 2
+    for name in ("1.jfif", "2.jpe"):
+        (tmp_path / "dog" / name).unlink()
+    with pytest.raises(
+        InputError, match=r"dog has none \(left out: 1 \.txt; 1 folder in it is not searched\): add some"
+    ):
+        load_dataset(str(tmp_path), split="all")

@@ -541,6 +541,22 @@ def test_of_several_occlusions_the_worst_counts() -> None:
     assert black["deletion"] < 0.01
 
 
+def test_msi_of_several_occlusions_by_hand() -> None:
+    """The patch alone decides on black, and is never missed on white, where Hide and the rest keep the class."""
+    classifier, heat = toy(Patches(TOP_LEFT)), patch_map(a=1.0)
+    options: dict[str, Any] = {"step": 0.25, "alpha_min": 0.5, "measure": "accuracy"}
+    black, white_, both = (
+        suffice.score(classifier, white(), heat, ["msi", "msi_base"], 1, occlusion=occlusion, **options)
+        for occlusion in ("min", "max", "min,max")
+    )
+    # α is 1, 3/4, 1/2. Show is 0, 1, 1 on black (area 3/4) and 1, 1, 1 on white; Hide 1, 0, 0 (area 1/4) and 1, 1, 1.
+    assert black["msi_base"] == pytest.approx(((1 - 0) + (3 / 4 - 1 / 4)) / 2)
+    assert white_["msi_base"] == pytest.approx(((1 - 1) + (1 - 1)) / 2)
+    # The worst of both: the least that Show keeps, and the most that Hide and the rest keep.
+    assert both["msi_base"] == pytest.approx(((1 - 1) + (3 / 4 - 1)) / 2)
+    assert both["msi"] == pytest.approx(-1 / 8 - 1 / 4)  # a quarter of the pixels
+
+
 def test_robustness_is_that_of_the_part() -> None:
     from suffice.metrics import robustness_images, robustness_solid
 

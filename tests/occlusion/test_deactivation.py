@@ -257,3 +257,87 @@ def test_cuda() -> None:
         expected = deactivated_forward(model, images, masks)
         logits = deactivated_forward(model.cuda(), images.cuda(), masks.cuda())
     torch.testing.assert_close(logits.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+class Built(nn.Module):
+    """A function of the input, and of modules that it needs."""
+
+    def __init__(self, function, *modules: nn.Module) -> None:
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(modules)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.parts)
+
+
+def conv(channels: int, out: int, kernel: int, padding: int = 0, **options) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, kernel, padding=padding, **options)
+
+
+def gated(x: Tensor, gate: nn.Module, last: nn.Module) -> Tensor:
+    return last(x * gate(x).sigmoid()).mean((2, 3))
+
+
+def channel_attention(x: Tensor, first: nn.Module, mix: nn.Module) -> Tensor:
+    x = first(x)
+    gate = mix(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+    return (x * gate.view(len(x), -1, 1, 1)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        # windows that read nothing but padding are on everywhere, far away from what is kept
+        (lambda: Built(lambda x, a, b: b(a(x)).mean((2, 3)), conv(3, 4, 3, 5), conv(4, 4, 3)), {}),
+        # what is not stored is off, also where all that is stored is on
+        (lambda: Built(lambda x, pool: pool(x).mean((2, 3)), nn.AvgPool2d(3, 1, 1)), {"pooling": "renormalised"}),
+        (
+            lambda: Built(lambda x, pool: pool(-1 - x * x).mean((2, 3)), nn.MaxPool2d(3, 1, 1)),
+            {"pooling": "renormalised"},
+        ),
+        # a gate that is off at a position where the map is on is zero there
+        (lambda: Built(gated, conv(3, 1, 7, 3), conv(3, 4, 3)), {"threshold": 0.5}),
+        # of rows that are kept over the full width a share of rows is kept
+        (lambda: Built(channel_attention, conv(3, 6, 1), nn.Conv1d(1, 1, 3, padding=1)), {"threshold": 0.05}),
+    ],
+    ids=["padding alone", "average", "maximum", "gate", "rows"],
+)
+def test_an_image_is_the_same_alone_and_beside_one_that_is_kept_whole(model, options: dict) -> None:
+    torch.manual_seed(0)
+    network = model().eval()
+    images = torch.randn(2, 3, 48, 40)
+    for rows, columns in ((slice(8, 16), slice(20, 29)), (slice(40, 44), slice(None))):
+        masks = torch.zeros(2, 48, 40, dtype=torch.bool)
+        masks[0, rows, columns] = True
+        masks[1] = True
+        with torch.inference_mode():
+            beside = deactivated_forward(network, images, masks, **options)
+            alone = deactivated_forward(network, images[:1], masks[:1], **options)
+        torch.testing.assert_close(alone[0], beside[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, a, b: torch.lerp(a(x), b(x), 0.3),
+        lambda x, a, b: torch.lerp(a(x), b(x), x[:, :1].sigmoid().expand(-1, 4, -1, -1)),
+        lambda x, a, b: torch.addcmul(a(x), b(x), a(x), value=0.7),
+        lambda x, a, b: torch.baddbmm(a(x).flatten(0, 1), b(x).flatten(0, 1), a(x).flatten(0, 1), alpha=0.3),
+        # in float32 41 · (1 / 41) is not 1
+        lambda x, a, b: a(x)[:, :, :, :41].mean(-1, keepdim=True) * b(x),
+    ],
+    ids=["lerp", "lerp by an activation", "addcmul", "baddbmm", "a mean of 41"],
+)
+def test_theorem_1_for_operators_of_three_and_for_any_count(function) -> None:
+    torch.manual_seed(0)
+    network = Built(function, conv(3, 4, 3, 1), conv(3, 4, 5, 2)).eval()
+    images, masks = torch.randn(2, 3, 48, 48), torch.zeros(2, 48, 48, dtype=torch.bool)
+    masks[0, 5:30, 10:30] = True
+    masks[1] = True
+    with torch.inference_mode():
+        plain = network(images)
+        for options in ({}, {"threshold": 0.4, "add": "intersection", "pooling": "renormalised"}):
+            out = deactivated_forward(network, images, masks, **options)
+            share = len(out) // 2
+            assert torch.equal(out[share:], plain[share:])
+            assert not torch.equal(out[:share], plain[:share])

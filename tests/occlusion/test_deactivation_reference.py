@@ -43,30 +43,43 @@ def example_masks() -> Tensor:
     return masks
 
 
-def attribution(mask: np.ndarray, kernel: int, stride: int, padding: tuple[int, int], tau: float) -> np.ndarray:
-    """M' of Definition 4 by counting, position after position: mask bool (C, H, W), windows over all channels."""
+def attribution(
+    mask: np.ndarray, real: np.ndarray, kernel: int, stride: int, padding: tuple[int, int], tau: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """M' of Definition 4 by counting, position after position: bool (C, H, W), windows over all channels.
+
+    What is not real (a constant) is not counted; where nothing real is read the result is a constant, and on.
+    """
     before, after = padding
     height, width = mask.shape[1:]
     rows = (height + before + after - kernel) // stride + 1
     columns = (width + before + after - kernel) // stride + 1
-    result = np.zeros((1, rows, columns), dtype=bool)
+    on, made = np.ones((1, rows, columns), dtype=bool), np.zeros((1, rows, columns), dtype=bool)
     for i in range(rows):
         for j in range(columns):
             top, left = i * stride - before, j * stride - before
-            window = mask[:, max(top, 0) : top + kernel, max(left, 0) : left + kernel]
-            result[0, i, j] = np.count_nonzero(window) / window.size > tau
-    return result
+            window = slice(None), slice(max(top, 0), top + kernel), slice(max(left, 0), left + kernel)
+            there = np.count_nonzero(real[window])
+            if there:
+                made[0, i, j] = True
+                on[0, i, j] = np.count_nonzero(mask[window] & real[window]) / there > tau
+    return on, made
 
 
 class State:
-    """z and M of Algorithm 1, for one image."""
+    """z and M of Algorithm 1, for one image; `real` is what is made from the image."""
 
-    def __init__(self, z: Tensor, mask: np.ndarray, tau: float) -> None:
+    def __init__(self, z: Tensor, mask: np.ndarray, tau: float, real: np.ndarray | None = None) -> None:
         self.mask, self.tau = mask, tau
+        self.real = np.ones_like(mask) if real is None else real
         self.z = z.masked_fill(~torch.from_numpy(mask), 0.0)
 
-    def then(self, z: Tensor, mask: np.ndarray | None = None) -> "State":
-        return State(z, self.mask if mask is None else mask, self.tau)
+    def then(self, z: Tensor, mask: np.ndarray | None = None, real: np.ndarray | None = None) -> "State":
+        return State(z, self.mask if mask is None else mask, self.tau, self.real if mask is None else real)
+
+    def by_channel(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mask, and what is real, of each channel."""
+        return np.broadcast_to(self.mask, self.z.shape), np.broadcast_to(self.real, self.z.shape)
 
     def conv(self, layer: nn.Conv2d, norm: nn.Module | None = None, act: nn.Module | None = None) -> "State":
         kernel, stride, padding = layer.kernel_size[0], layer.stride[0], (layer.padding[0], layer.padding[0])
@@ -80,23 +93,44 @@ class State:
             z = layer(z)
         z = z if norm is None else norm(z[None])[0]  # batch norm wants a batch
         z = z if act is None else act(z)
-        mask = self.mask
-        if layer.groups == 1:
-            mask = attribution(mask, kernel, stride, padding, self.tau)
-        else:  # depthwise: each channel alone, and here all alike
-            mask = attribution(mask[:1], kernel, stride, padding, self.tau)
-        return self.then(z, mask)
+        if self.mask.shape[0] == self.real.shape[0] == 1:  # all channels alike: a group is like another
+            return self.then(z, *attribution(self.mask, self.real, kernel, stride, padding, self.tau))
+        groups = zip(*(np.split(part, layer.groups) for part in self.by_channel()), strict=True)
+        found = [attribution(mask, real, kernel, stride, padding, self.tau) for mask, real in groups]
+        each = layer.out_channels // layer.groups
+        return self.then(z, *(np.concatenate(part).repeat(each, 0) for part in zip(*found, strict=True)))
 
     def max_pool(self, kernel: int, stride: int, padding: int) -> "State":
-        masks = [attribution(m[None], kernel, stride, (padding, padding), self.tau) for m in self.mask]
-        return self.then(F.max_pool2d(self.z, kernel, stride, padding), np.concatenate(masks))
+        return self.then(
+            F.max_pool2d(self.z, kernel, stride, padding), *self.pooled(kernel, stride, (padding, padding))
+        )
 
     def average_pool(self, kernel: int) -> "State":
-        masks = [attribution(m[None], kernel, kernel, (0, 0), self.tau) for m in self.mask]
-        return self.then(F.avg_pool2d(self.z, kernel), np.concatenate(masks))
+        return self.then(F.avg_pool2d(self.z, kernel), *self.pooled(kernel, kernel, (0, 0)))
+
+    def pooled(self, kernel: int, stride: int, padding: tuple[int, int]) -> list[np.ndarray]:
+        """Each channel alone."""
+        parts = [
+            attribution(mask[None], real[None], kernel, stride, padding, self.tau)
+            for mask, real in zip(self.mask, self.real, strict=True)
+        ]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def padded(self, amounts: tuple[int, int, int, int], value: float) -> "State":
+        left, right, top, bottom = amounts
+        around = ((0, 0), (top, bottom), (left, right))
+        mask, real = np.pad(self.mask, around, constant_values=True), np.pad(self.real, around, constant_values=False)
+        return self.then(F.pad(self.z, amounts, value=value), mask, real)
 
     def plus(self, other: "State") -> "State":
-        return self.then(self.z + other.z, self.mask | other.mask)
+        """On where either is; made from the image where one of them is on and made from it."""
+        on = self.mask | other.mask
+        return self.then(self.z + other.z, on, (self.mask & self.real) | (other.mask & other.real) | ~on)
+
+    def beside(self, *others: "State") -> "State":
+        parts = [self, *others]
+        masks, reals = zip(*(part.by_channel() for part in parts), strict=True)
+        return self.then(torch.cat([part.z for part in parts]), np.concatenate(masks), np.concatenate(reals))
 
     def do(self, function: nn.Module) -> "State":
         return self.then(function(self.z))
@@ -134,35 +168,89 @@ def read_densenet121(model: nn.Module, s: State) -> Tensor:
         if name.startswith("denseblock"):
             parts = [s]
             for layer in child.values():
-                masks = np.concatenate([np.broadcast_to(p.mask, p.z.shape) for p in parts])
-                joined = s.then(torch.cat([p.z for p in parts]), masks)
+                joined = parts[0].beside(*parts[1:])
                 new = joined.do(lambda z, layer=layer: layer.relu1(layer.norm1(z[None])[0]))
                 new = new.conv(layer.conv1).do(lambda z, layer=layer: layer.relu2(layer.norm2(z[None])[0]))
                 parts.append(new.conv(layer.conv2))
-            masks = np.concatenate([np.broadcast_to(p.mask, p.z.shape) for p in parts])
-            s = s.then(torch.cat([p.z for p in parts]), masks)
+            s = parts[0].beside(*parts[1:])
         elif name.startswith("transition"):
             s = s.do(lambda z, child=child: child.relu(child.norm(z[None])[0])).conv(child.conv).average_pool(2)
     s = s.do(lambda z: F.relu(features.norm5(z[None])[0]))
     return model.classifier(s.z.mean((1, 2)))
 
 
+class Groups(nn.Module):
+    """Branches with masks of their own beside each other, whose channels grouped convolutions read together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 5, 7, padding=3)
+        self.pairs = nn.Conv2d(12, 8, 3, padding=1, groups=4)
+        self.halves = nn.Conv2d(20, 6, 3, stride=2, padding=1, groups=2)
+        self.alone = nn.Conv2d(6, 12, 3, padding=1, groups=6)
+        self.last, self.head = nn.Conv2d(12, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = torch.cat([x, self.near(x), self.far(x)], 1)
+        pairs = F.relu(self.pairs(parts))
+        halves = F.relu(self.halves(torch.cat([pairs, parts], 1)))
+        return self.head(self.last(F.relu(self.alone(halves))).mean((2, 3)))
+
+
+def read_groups(model: nn.Module, s: State) -> Tensor:
+    parts = s.beside(s.conv(model.near), s.conv(model.far))
+    pairs = parts.conv(model.pairs, act=F.relu)
+    halves = pairs.beside(parts).conv(model.halves, act=F.relu)
+    s = halves.conv(model.alone, act=F.relu).conv(model.last)
+    return model.head(s.z.mean((1, 2)))
+
+
+class Constants(nn.Module):
+    """Sums and concatenations of maps with borders that are no part of the image: constants, which are not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 5, padding=2)
+        self.sum, self.join = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(10, 6, 3, padding=1, groups=2)
+        self.last, self.head = nn.Conv2d(6, 8, 5, stride=2), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        near, far = F.pad(self.near(x), (4, 0, 0, 5), value=0.7), F.pad(self.far(x), (1, 3, 5, 0), value=-0.6)
+        both = near + far
+        joined = self.join(torch.cat([F.relu(self.sum(both)), far], 1))
+        return self.head(self.last(F.relu(joined)).mean((2, 3)))
+
+
+def read_constants(model: nn.Module, s: State) -> Tensor:
+    near, far = s.conv(model.near).padded((4, 0, 0, 5), 0.7), s.conv(model.far).padded((1, 3, 5, 0), -0.6)
+    both = near.plus(far)
+    joined = both.conv(model.sum, act=F.relu).beside(far).conv(model.join, act=F.relu)
+    return model.head(joined.conv(model.last).z.mean((1, 2)))
+
+
 CASES = [
     ("resnet18", lambda: torchvision.models.resnet18(num_classes=10), read_resnet18),
     ("efficientnet_lite0", lambda: timm.create_model("tf_efficientnet_lite0", num_classes=10), read_efficientnet_lite0),
     ("densenet121", lambda: torchvision.models.densenet121(num_classes=10), read_densenet121),
+    ("groups", Groups, read_groups),
+    ("constants", Constants, read_constants),
 ]
+SMALL = [c for c in CASES if c[0] in ("groups", "constants")]
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.4])
-@pytest.mark.parametrize(("build", "read"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_the_forward_pass_is_algorithm_1(build, read, tau: float) -> None:
+@pytest.mark.parametrize("fast", [False, True], ids=["plain", "fast"])
+@pytest.mark.parametrize(
+    ("build", "read", "tau"),
+    [pytest.param(*c[1:], tau, id=f"{c[0]}-{tau:.2f}") for c in CASES for tau in (0.0, 0.4)]
+    + [pytest.param(*c[1:], tau, id=f"{c[0]}-{tau:.2f}") for c in SMALL for tau in (0.1, 1 / 3, 0.5, 0.75)],
+)
+def test_the_forward_pass_is_algorithm_1(build, read, tau: float, fast: bool) -> None:
     torch.manual_seed(0)
     model = randomise(build())
     inputs = torch.randn(6, 3, SIZE, SIZE)
     masks = example_masks()
     with torch.no_grad():
-        logits = deactivated_forward(model, inputs, masks, threshold=tau)
+        logits = deactivated_forward(model, inputs, masks, threshold=tau, fast=fast)
         plain = model(inputs)
     assert torch.equal(logits[5], plain[5])
     with torch.no_grad():

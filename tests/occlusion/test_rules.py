@@ -1,19 +1,38 @@
-"""Each rule against cases worked by hand: borders, strides, thresholds, ties; and what has no rule."""
+"""Each rule against cases worked by hand, as the paper has it and in its fast form; and what has no rule."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suffice.occlusion.rules import Activation, Mask, NoRuleError, Settings
-from suffice.occlusion.rules.activation import whole
+from suffice.occlusion.rules import Activation, DeactivationSettings, Mask, NoRuleError
+from suffice.occlusion.shortcuts.activation import Crop, StoredActivation, whole
+from suffice.occlusion.shortcuts.state import PassState
+
+MAKERS: dict[str, Callable[..., Activation]] = {
+    "plain": Activation,
+    "fast": lambda value, mask, settings: StoredActivation(value, mask, settings, PassState(frozenset({"unwrap"}))),
+}
+
+
+@pytest.fixture(autouse=True, params=MAKERS)
+def make(request, monkeypatch) -> Callable[..., Activation]:
+    """How the activations of a test are made: every rule is tried in both forms."""
+    monkeypatch.setitem(MAKERS, "now", MAKERS[request.param])
+    return MAKERS[request.param]
+
+
+def made(value: Tensor, mask: Mask | None, **settings) -> Activation:
+    return MAKERS["now"](value, mask, DeactivationSettings(**settings))
 
 
 def activation(mask: list, value: Tensor | None = None, **settings) -> Activation:
     """An activation (1, 1, *sizes) with this mask, with 9 where it is off, to be seen if it gets through."""
     on = torch.tensor(mask, dtype=torch.bool)[None, None]
     value = torch.ones(on.shape) if value is None else value
-    return Activation(value.masked_fill(~on, 9.0), Mask(on), Settings(**settings))
+    return made(value.masked_fill(~on, 9.0), Mask(on), **settings)
 
 
 def mask_of(x: Activation) -> list:
@@ -62,19 +81,19 @@ def test_stride_dilation_and_same_padding():
 def test_groups_have_masks_of_their_own():
     value = torch.ones(1, 2, 3)
     on = torch.tensor([[[1, 0, 0], [0, 0, 0]]], dtype=torch.bool)
-    x = Activation(value * on, Mask(on), Settings())
+    x = made(value * on, Mask(on))
     depthwise = F.conv1d(x, torch.ones(4, 1, 3), padding=1, groups=2)
     assert depthwise.mask.on[0].int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]]
-    dense = F.conv1d(Activation(value * on, Mask(on), Settings(threshold=0.25)), torch.ones(1, 2, 3), padding=1)
+    dense = F.conv1d(made(value * on, Mask(on), threshold=0.25), torch.ones(1, 2, 3), padding=1)
     assert dense.mask.on[0].int().tolist() == [[0, 0, 0]]  # 1 of 4, 1 of 6, 0 of 4
 
 
 def test_three_dimensions():
     on = torch.zeros(1, 1, 3, 3, 3, dtype=torch.bool)
     on[..., 0, 0, 0] = True
-    out = F.conv3d(Activation(on.float(), Mask(on), Settings()), torch.ones(1, 1, 2, 2, 2))
+    out = F.conv3d(made(on.float(), Mask(on)), torch.ones(1, 1, 2, 2, 2))
     assert int(out.mask.on.sum()) == 1
-    assert F.max_pool3d(Activation(on.float(), Mask(on), Settings()), 3).mask is None
+    assert F.max_pool3d(made(on.float(), Mask(on)), 3).mask is None
 
 
 def test_transposed_convolution_and_its_holes():
@@ -94,10 +113,13 @@ def test_padding():
     assert mask_of(F.pad(activation(x), (1, 1), mode="replicate")) == [0, 0, 1, 1]
     padded = F.pad(activation([[0, 1]]), (1, 0), value=-1.0)
     assert zeroed(padded) == [[-1.0, 0.0, 1.0]]
-    lazily = F.pad(activation([[0, 1], [0, 0]]), (1, 1, 1, 1))
-    assert lazily.shape == (1, 1, 4, 4)
-    assert lazily.value.shape == (1, 1, 2, 2)
-    assert zeroed(torch.sigmoid(lazily))[0][0] == 0.5  # padding is there as soon as something needs it
+    around = F.pad(activation([[0, 1], [0, 0]]), (1, 1, 1, 1))
+    assert around.shape == (1, 1, 4, 4)
+    assert around.value.shape == ((1, 1, 2, 2) if isinstance(around, StoredActivation) else (1, 1, 4, 4))
+    twice = whole(F.pad(F.pad(activation([[0, 1, 0]]), (1, 0), value=2.0), (0, 1, 0, 0)))
+    assert twice.mask.on[0, 0, 0].int().tolist() == [1, 0, 1, 0, 1]
+    assert twice.mask.constant[0, 0, 0].int().tolist() == [1, 0, 0, 0, 1]
+    assert zeroed(torch.sigmoid(around))[0][0] == 0.5  # where it is only noted, it is there once something needs it
 
 
 def test_pooling_literal_and_renormalised():
@@ -122,6 +144,13 @@ def test_interpolation():
     assert mask_of(F.interpolate(activation(x), size=(4, 4), mode="bilinear"))[3] == [0, 0, 0, 0]
 
 
+def test_interpolation_goes_by_its_scale_where_sizes_are_rounded():
+    # to 7.5, which is 7: position i is at (i + 0.5) / 1.5 - 0.5, and not at (i + 0.5) · 5 / 7 - 0.5
+    assert mask_of(F.interpolate(activation([0, 0, 0, 1, 0]), scale_factor=1.5, mode="linear")) == [0, 0, 0, 0, 1, 1, 1]
+    resized = F.interpolate(activation([0, 0, 0, 1, 0]), scale_factor=1.5, mode="linear", recompute_scale_factor=True)
+    assert mask_of(resized) == [0, 0, 0, 0, 1, 1, 0]
+
+
 def test_residual_add():
     a, b = activation([1, 1, 0, 0]), activation([1, 0, 1, 0])
     assert mask_of(a + b) == [1, 1, 1, 0]
@@ -131,10 +160,49 @@ def test_residual_add():
     a, b = activation([1, 1, 0, 0]), activation([1, 0, 1, 0])
     a += b
     assert zeroed(a) == [2, 1, 1, 0]
-    everything = Activation(torch.ones(1, 1, 4), None, Settings())
+    everything = made(torch.ones(1, 1, 4), None)
     assert zeroed(activation([1, 0, 0, 0]) + everything) == [2, 1, 1, 1]
     assert mask_of(activation([1, 0]) + torch.ones(1, 1, 2)) == [1, 0]  # a constant changes nothing
     assert mask_of(1 - activation([1, 0])) == [1, 0]
+
+
+OFF, ON, CONSTANT = (0, 0), (1, 0), (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "union", "intersection"),
+    [
+        (OFF, OFF, OFF, OFF),
+        (OFF, ON, ON, OFF),
+        (OFF, CONSTANT, CONSTANT, OFF),
+        (ON, ON, ON, ON),
+        (ON, CONSTANT, ON, ON),  # made from the image in part
+        (CONSTANT, CONSTANT, CONSTANT, CONSTANT),
+    ],
+)
+def test_what_a_sum_is_made_of(a, b, union, intersection):
+    def position(state: tuple[int, int], add: str) -> Activation:
+        """Beside a position that is off and one that is on, so that the mask is never settled."""
+        on, constant = torch.tensor([[0, 1, state[0]], [0, 0, state[1]]], dtype=torch.bool)
+        return made(torch.ones(1, 1, 3), Mask(on[None, None], constant[None, None]), add=add)
+
+    for add, expected in (("union", union), ("intersection", intersection)):
+        for first, second in ((a, b), (b, a)):
+            mask = (position(first, add) + position(second, add)).mask
+            assert (mask.on[0, 0, 2].item(), mask.constant[0, 0, 2].item()) == expected
+
+
+def test_constants_are_still_constants_once_all_is_stored():
+    on, constant = torch.tensor([[1, 0, 1], [1, 0, 0]], dtype=torch.bool)
+    crop = Crop(5, 0, (0, 5), (0, 5), torch.tensor([0, 2, 3]))
+    x = StoredActivation(
+        torch.ones(1, 3, 2), Mask(on[None, :, None], constant[None, :, None]), DeactivationSettings(), PassState(),
+        crops=(None, crop, None),
+    )  # fmt: skip
+    assert x.shape == (1, 5, 2)
+    assert whole(x).mask.on[0, :, 0].int().tolist() == [1, 0, 0, 1, 0]
+    assert x.mask.constant[0, :, 0].int().tolist() == [1, 0, 0, 0, 0]
+    assert x.value[0, :, 0].tolist() == [1, 0, 0, 1, 0]
 
 
 def test_products_and_gates():
@@ -163,7 +231,7 @@ def test_concatenation_keeps_a_mask_a_channel():
 
 def channels(*masks: list) -> Activation:
     on = torch.tensor(masks, dtype=torch.bool)[None]
-    return Activation(torch.arange(on.numel()).reshape(on.shape).float(), Mask(on), Settings())
+    return made(torch.arange(on.numel()).reshape(on.shape).float(), Mask(on))
 
 
 @pytest.mark.parametrize(
@@ -214,9 +282,9 @@ def test_reductions():
 def test_norms_over_positions_see_zeros_and_norms_over_channels_see_nothing():
     value = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
     on = torch.tensor([1, 0, 1], dtype=torch.bool)[None, None]
-    x = Activation(value.clone(), Mask(on), Settings())
+    x = made(value.clone(), Mask(on))
     for norm in (lambda t: F.instance_norm(t), lambda t: F.group_norm(t, 2)):
-        out = norm(Activation(value.clone(), Mask(on), Settings()))
+        out = norm(made(value.clone(), Mask(on)))
         torch.testing.assert_close(out.value, norm(value * on))
     out = F.layer_norm(x.transpose(1, 2), (4,))
     torch.testing.assert_close(out.value, F.layer_norm(value.transpose(1, 2), (4,)))
@@ -239,7 +307,7 @@ def test_attention_leaves_tokens_out():
     expected = F.scaled_dot_product_attention(*kept)
 
     def masked() -> list[Activation]:
-        return [Activation(t.clone(), mask, Settings()) for t in (q, k, v)]
+        return [made(t.clone(), mask) for t in (q, k, v)]
 
     fused = F.scaled_dot_product_attention(*masked())
     torch.testing.assert_close(fused.value[:, :, on], expected)
@@ -261,7 +329,7 @@ def test_multi_head_attention_leaves_tokens_out(batch_first):
     x = torch.randn(1, 5, 8)
     on = torch.tensor([1, 0, 1, 1, 0], dtype=torch.bool)
     order = (lambda t: t) if batch_first else (lambda t: t.transpose(0, 1))
-    masked = Activation(x.clone(), Mask(on[None, :, None]), Settings())
+    masked = made(x.clone(), Mask(on[None, :, None]))
     with torch.no_grad():
         expected = order(attention(*[order(x[:, on])] * 3)[0])
         masked = order(masked)

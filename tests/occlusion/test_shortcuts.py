@@ -1,5 +1,8 @@
 """Shortcuts of a pass: norms in place or in the kernel, plain tensors once all is on; and what breaks their trust."""
 
+import random
+import threading
+
 import pytest
 import timm
 import torch
@@ -7,9 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from suffice.occlusion import deactivation
-from suffice.occlusion.deactivation import deactivated_forward, masked_forward
-from suffice.occlusion.rules import Settings, fusion
+from suffice.occlusion.deactivation import deactivated_forward
+from suffice.occlusion.shortcuts import forward, fusion
 
 SIZE = 48
 
@@ -36,17 +38,6 @@ def example() -> tuple[Tensor, Tensor]:
     return images, masks
 
 
-def without_shortcuts(model: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
-    known = deactivation._WITHOUT.get(model)
-    deactivation._WITHOUT[model] = frozenset({"defer", "unwrap"})
-    try:
-        return masked_forward(model, images, masks, Settings())
-    finally:
-        del deactivation._WITHOUT[model]
-        if known is not None:
-            deactivation._WITHOUT[model] = known
-
-
 def check(model: nn.Module) -> frozenset[str]:
     """The same logits with and without shortcuts, Theorem 1; which shortcuts the model turned out not to allow."""
     images, masks = example()
@@ -55,12 +46,11 @@ def check(model: nn.Module) -> frozenset[str]:
         for rows in ([0, 1, 2], [0, 1], [0], [1]):
             logits = deactivated_forward(model, images[rows], masks[rows])
             assert type(logits) is Tensor
-            torch.testing.assert_close(
-                logits, without_shortcuts(model, images[rows], masks[rows]), rtol=1e-5, atol=1e-5
-            )
+            without = deactivated_forward(model, images[rows], masks[rows], fast=False)
+            torch.testing.assert_close(logits, without, rtol=1e-5, atol=1e-5)
             if 2 in rows:
                 assert torch.equal(logits[2], plain[2])
-    return deactivation._WITHOUT.get(model, frozenset())
+    return forward._without.get(model, frozenset())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vgg11_bn", "shufflenet_v2_x0_5"])
@@ -175,4 +165,40 @@ def test_unwrapped_networks_stay_exact_under_gradients() -> None:
     logits = deactivated_forward(model, images, masks)
     (gradient,) = torch.autograd.grad(logits.sum(), images)
     assert not gradient[~masks[:, None].expand_as(images)].any()
-    torch.testing.assert_close(logits, without_shortcuts(model, images, masks))
+    torch.testing.assert_close(logits, deactivated_forward(model, images, masks, fast=False))
+
+
+def test_threads_do_not_meet() -> None:
+    """Eight threads on three models, two of which are run again when they first turn out not to allow a shortcut."""
+    torch.manual_seed(0)
+    models = [
+        LongSkip(lambda a, b: torch.cat([a, b], 1)).eval(),
+        randomised(Block(lambda m, x: F.relu(m.norm(m.conv(x))) * m.conv(x))),
+        randomised(torchvision.models.get_model("shufflenet_v2_x0_5", num_classes=5)),
+    ]
+    images, masks = example()
+    cases = [(n, rows, tau) for n in range(3) for rows in ([0], [1], [0, 2]) for tau in (0.0, 0.3)]
+
+    def ask(case: tuple[int, list[int], float]) -> Tensor:
+        number, rows, tau = case
+        with torch.inference_mode():
+            return deactivated_forward(models[number], images[rows], masks[rows], threshold=tau)
+
+    alone = [ask(case) for case in cases]
+    for model in models:
+        forward._without.pop(model, None)
+    start, wrong = threading.Barrier(8), []
+
+    def work(seed: int) -> None:
+        start.wait()
+        for index in random.Random(seed).sample(range(len(cases)), len(cases)):
+            if not torch.equal(ask(cases[index]), alone[index]):
+                wrong.append(cases[index])
+
+    threads = [threading.Thread(target=work, args=[seed]) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert forward._without.get(models[0]) == {"unwrap"}

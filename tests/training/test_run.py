@@ -18,6 +18,7 @@ from torch import nn
 from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
+from suffice.folders import locked_folder
 from suffice.training.classifier import ClassifierTask, ClassifierTraining, accuracy, varied
 from suffice.training.examples import Batches, Examples
 from suffice.training.run import CHECKPOINT, HISTORY, Machine, fit
@@ -141,6 +142,23 @@ def test_a_folder_of_another_run_is_not_touched(photos: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"it holds another one, with batch_size 6 where 4 is asked for: give another"):
         train(photos, tmp_path / "run", SETTINGS.model_copy(update={"batch_size": 4}))
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_second_run_in_the_folder_at_the_same_time_is_refused(photos: Path, tmp_path: Path) -> None:
+    with locked_folder(tmp_path / "run"), pytest.raises(InputError, match=r"no other process writes into .*run; one"):
+        train(photos, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(photos, tmp_path / "run")
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [CHECKPOINT, HISTORY, "run.json"]
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, HISTORY, "run.json"])
+def test_a_file_of_a_person_is_not_replaced(name: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_bytes(b'{"mine": 1}')
+    with pytest.raises(InputError, match="it holds another one" if name == "run.json" else f"{name}; there is none"):
+        train(photos, tmp_path / "run")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == {name: b'{"mine": 1}'}
 
 
 def test_a_loss_that_is_not_finite_stops_it_and_the_last_checkpoint_is_good(

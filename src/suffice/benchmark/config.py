@@ -54,6 +54,9 @@ from suffice.benchmark.specs import (
     model_label,
 )
 from suffice.errors import InputError, did_you_mean
+from suffice.files import check_file
+
+_LARGEST_CONFIG = 2**24  # bytes
 
 Gamma = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
@@ -149,6 +152,8 @@ def load_config(path: str | os.PathLike[str]) -> BenchmarkConfig:
 
 def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file and what it includes, its own keys first."""
+    if path.exists():
+        check_file(path, "a benchmark's TOML file", _LARGEST_CONFIG)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

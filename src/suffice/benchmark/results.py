@@ -160,11 +160,13 @@ class Results:
     def read_run(self) -> dict[str, Any] | None:
         """What the benchmark was when it last ran; None for a new folder."""
         path, what = self.folder / "run.json", "the run.json that suffice bench wrote"
+        if not os.path.lexists(path):
+            return None
         try:
-            content = parse_json(read_bytes(path, what, _LARGEST_RUN), what) if path.exists() else None
+            content = parse_json(read_bytes(path, what, _LARGEST_RUN), what)
         except InputError as error:
             raise InputError(f"expected {what}; {path}: {error}") from error
-        if content is not None and not (isinstance(content, dict) and {"config", "setups"} <= content.keys()):
+        if not (isinstance(content, dict) and {"config", "setups"} <= content.keys()):
             raise InputError(f"expected {what}; {path} is one of something else: take another folder")
         return content
 

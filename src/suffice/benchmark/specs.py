@@ -63,6 +63,7 @@ class ModelSpec(Strict):
 
     What is done to an image is the model's own unless given: `input_size` (one number, or height and width), `mean`,
     `std`, `channels`, `crop_pct`, `crop_mode`, `interpolation`. What its outputs mean is found out unless given.
+    `prompts` are the classes of a model that compares images with texts.
     """
 
     model: str | None = None
@@ -80,11 +81,13 @@ class ModelSpec(Strict):
     crop_mode: str | None = None
     interpolation: str | None = None
     outputs: Outputs | None = None
+    layout: Literal["channels-first", "channels-last"] | None = None
+    prompts: tuple[str, ...] | None = None
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What is given of preprocessing and outputs, as `suffice.load_classifier` takes it."""
-        fields = ("mean", "std", "channels", "crop_pct", "crop_mode", "interpolation", "outputs")
+        fields = ("mean", "std", "channels", "crop_pct", "crop_mode", "interpolation", "outputs", "layout", "prompts")
         given = {name: value for name in fields if (value := getattr(self, name)) is not None}
         if self.input_size is not None:
             given["input_size"] = (self.input_size,) * 2 if isinstance(self.input_size, int) else self.input_size

@@ -4,7 +4,7 @@
 |---|---|
 | write down what the forward pass does | `recording.py` |
 | follow channels through its operators | `flow.py`, `rules.py` |
-| layers and the ways between them | `connectivity.py` |
+| layers and the connections between them | `connectivity.py` |
 | energies and edges (the paper's section 3.3) | `readout.py` |
 | switch channels off | `ablation.py` |
 | which channels to keep first | `ranking.py` |

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.connectivity import Layer
-from suffice.circuits.recording import called, returns_tensors
+from suffice.circuits.recording import returns_tensors
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
+from suffice.operators import operator_name
 
 
 class SwitchedOff(TorchFunctionMode):
@@ -69,7 +70,7 @@ class SwitchedOff(TorchFunctionMode):
         for index, start, layer in places:
             op = layer.value.op
             assert op is not None
-            if called(function) != op.name:
+            if operator_name(function) != op.name:
                 raise self._changed()
             if isinstance(output, Tensor):
                 output = self._gated(output, index, start, layer)

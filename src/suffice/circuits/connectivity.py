@@ -1,25 +1,28 @@
 """The layers of a network whose channels are the nodes of a circuit, and how they are connected.
 
 A layer is an activation that later kernels read, after its non-linearity: `conv → norm → relu` is one layer, what a
-residual addition returns is another. Pooling and flattening belong to the way to the next layer. Between two layers
-lies everything that the network does in between, as a matrix a kind of way (see `suffice.circuits.flow`).
+residual addition returns is another. Pooling and flattening belong to the connection to the next layer, which is all
+that the network does in between, as a matrix for each kind of path (see `suffice.circuits.flow`).
 
 >>> import torch
->>> from suffice.circuits.recording import record
+>>> from suffice.circuits.recording import record_operators
 >>> model = torch.nn.Sequential(
 ...     torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 1), torch.nn.ReLU(),
 ...     torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(5, 2)
 ... )
->>> network = connect(model, record(model, torch.rand(1, 3, 2, 2)), "all")
->>> [(layer.name, layer.channels) for layer in network.layers], [(w.source, w.target, w.kind) for w in network.ways]
-([('0', 4), ('2', 5)], [(0, 1, 'weight')])
->>> torch.equal(network.ways[0].matrix, model[2].weight.abs().sum((2, 3)))
+>>> network = connect(model, record_operators(model, torch.rand(1, 3, 2, 2)), "all")
+>>> [(layer.name, layer.channels) for layer in network.layers]
+[('0', 4), ('2', 5)]
+>>> [(each.source, each.target, each.kind) for each in network.connections]
+[(0, 1, 'weight')]
+>>> torch.equal(network.connections[0].matrix, model[2].weight.abs().sum((2, 3)))
 True
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -29,10 +32,12 @@ from suffice.circuits import rules
 from suffice.circuits.flow import Flow, collapsed
 from suffice.circuits.recording import Op, Recording, Value
 from suffice.errors import InputError, did_you_mean
+from suffice.operators import operators_of
 
 LAYERS = ("stages", "blocks", "all")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ATTENTION = ("scaled_dot_product_attention", "matmul", "bmm", "__matmul__")
+_ATTENTION = set(operators_of("attention", "product"))
+_LINEAR = set(operators_of("linear"))
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -55,7 +60,7 @@ class Layer:
 
 
 @dataclasses.dataclass(eq=False, repr=False)
-class Way:
+class Connection:
     """From one layer to another: `matrix` (channels of the target, channels of the source), at least 0."""
 
     source: int
@@ -66,16 +71,16 @@ class Way:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Network:
-    """Layers in the order in which the network computes them, the ways between them, and to each class.
+    """Layers in the order in which the network computes them, the connections between them, and to each class.
 
     Attributes:
         link: what the classes read, where a linear layer reads the last features; None for another kind of head.
-        to_classes: ways to the classes; `target` is -1.
+        to_classes: connections to the classes; `target` is -1.
     """
 
     layers: list[Layer]
-    ways: list[Way]
-    to_classes: list[Way]
+    connections: list[Connection]
+    to_classes: list[Connection]
     link: Link | None
 
 
@@ -99,13 +104,14 @@ def connect(
         layers: `all`: every activation that a kernel reads. `blocks`: of these the ones that all of the image's
             evidence passes through, one a block (of a residual block its output). `stages`: of the blocks the last of
             each resolution. Or names of modules, whose outputs are taken.
-        follow: whether the ways between them are wanted; without, only the layers are found, which costs less.
+        follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
 
     Raises:
         InputError: no convolution or linear layer to find channels at, a name that does not exist, or an operator that
             channels cannot be followed through.
     """
     try:
+        rules.CIRCUIT_RULES.ask_outside(op.function for op in recording.ops)
         every = _places(recording)
         if not (isinstance(layers, str) and layers in LAYERS):
             names = [layers] if isinstance(layers, str) else list(layers)
@@ -134,11 +140,11 @@ def _places(recording: Recording) -> list[Value]:
     places: list[Value] = []
     for op in recording.ops:
         sources = [value for value in op.inputs if value in derived]
-        if not (sources or op.name in rules.MIXES):
+        if not (sources or op.function in rules.MIXES):
             continue
-        if op.name in rules.MIXES or (op.name in rules.MERGES and len(sources) > 1):
+        if op.function in rules.MIXES or (op.function in rules.MERGES and len(sources) > 1):
             is_fresh = True
-        elif op.name in rules.JOINS:
+        elif op.function in rules.JOINS:
             is_fresh = False
         else:
             is_fresh = any(value in fresh for value in sources)
@@ -150,7 +156,7 @@ def _places(recording: Recording) -> list[Value]:
                 continue
             fresh.add(value)
             readers = value.consumers
-            wanted = len(readers) > 1 or any(r.name in rules.MIXES or r.name in rules.JOINS for r in readers)
+            wanted = len(readers) > 1 or any(r.function in rules.MIXES or r.function in rules.JOINS for r in readers)
             if wanted and value is not recording.logits:
                 chain = _unmoved(value, fresh)
                 places.append(chain[-1])
@@ -161,7 +167,7 @@ def _places(recording: Recording) -> list[Value]:
 def _unmoved(value: Value, fresh: set[Value]) -> list[Value]:
     """The value and those before it that pooling, reshaping and the like made it of; the last is the earliest."""
     chain = [value]
-    while (op := chain[-1].op) is not None and op.name in rules.MOVES:
+    while (op := chain[-1].op) is not None and op.function in rules.MOVES:
         before = [v for v in op.inputs if v in fresh]
         if len(op.inputs) != 1 or not before or before[0].overwritten:
             break
@@ -172,7 +178,7 @@ def _unmoved(value: Value, fresh: set[Value]) -> list[Value]:
 def _is_end(value: Value, recording: Recording) -> bool:
     """Whether only pooling and the like lie between a value and the logits."""
     while value is not recording.logits:
-        if len(value.consumers) != 1 or value.consumers[0].name in rules.MIXES:
+        if len(value.consumers) != 1 or value.consumers[0].function in rules.MIXES:
             return False
         value = value.consumers[0].outputs[0]
     return True
@@ -209,12 +215,12 @@ def _connected(
     chosen = dict(zip(values, names or [""] * len(values), strict=True))
     flows: rules.Flows = {}
     layers: list[Layer] = []
-    ways: list[Way] = []
+    connections: list[Connection] = []
     link: Link | None = None
     for op in recording.ops:
-        if op.name not in rules.MIXES and not any(value in flows for value in op.inputs):
+        if op.function not in rules.MIXES and not any(value in flows for value in op.inputs):
             continue
-        if op.name in rules.MIXES:
+        if op.function in rules.MIXES:
             for value in op.inputs:  # the image, or what was made of it by pointwise operators alone
                 flows.setdefault(value, _nothing(value))
         link = _link(op, flows, link)
@@ -224,17 +230,19 @@ def _connected(
             raise rules.NoRuleError(f"{error} in {op.module or 'the model itself'}") from None
         for value, flow in outputs:
             if value in chosen:
-                flow = _as_layer(module, value, flow, layers, ways, chosen[value], follow)
+                flow = _as_layer(module, value, flow, layers, connections, chosen[value], follow)
             flows[value] = flow
     if missing := [name for value, name in chosen.items() if value not in flows]:
         raise InputError(f"expected layers whose channels are made by a convolution or linear layer; got {missing}")
     end = flows.get(recording.logits)
     if end is None:
-        raise rules.NoRuleError("a way from the image to the logits")
+        raise rules.NoRuleError("a path from the image to the logits")
     classes = recording.logits.tensor.shape[1]
     rows = end.labels.expand(1, classes).flatten()
-    to_classes = [Way(source, -1, kind, _matrix(term, end.rows)[rows]) for (source, kind), term in end.terms.items()]
-    return Network(layers, ways, to_classes, link if _reaches(recording, link) else None)
+    to_classes = [
+        Connection(source, -1, kind, _matrix(term, end.rows)[rows]) for (source, kind), term in end.terms.items()
+    ]
+    return Network(layers, connections, to_classes, link if _reaches(recording, link) else None)
 
 
 def _nothing(value: Value) -> Flow:
@@ -246,10 +254,10 @@ def _matrix(term: Tensor | None, rows: int) -> Tensor:
 
 
 def _link(op: Op, flows: rules.Flows, before: Link | None) -> Link | None:
-    if op.name not in rules.MIXES:
+    if op.function not in rules.MIXES:
         return before
-    value, weight = op.args[0] if op.args else None, rules.plain(rules.argument(op, 1, "weight"))
-    if op.name == "linear" and isinstance(value, Value) and value in flows and not isinstance(weight, Value):
+    value, weight = op.args[0] if op.args else None, rules.tensor_of(rules.argument(op, 1, "weight"))
+    if op.function in _LINEAR and isinstance(value, Value) and value in flows and not isinstance(weight, Value):
         return Link(weight, value, flows[value])
     return None
 
@@ -259,13 +267,19 @@ def _reaches(recording: Recording, link: Link | None) -> bool:
     if link is None:
         return False
     value = recording.logits
-    while value.op is not None and value.op.name in rules.MOVES:
+    while value.op is not None and value.op.function in rules.MOVES:
         value = value.op.inputs[0]
-    return value.op is not None and value.op.name == "linear" and value.op.args[0] is link.features
+    return value.op is not None and value.op.function in _LINEAR and value.op.args[0] is link.features
 
 
 def _as_layer(
-    module: nn.Module, value: Value, flow: Flow, layers: list[Layer], ways: list[Way], name: str, follow: bool
+    module: nn.Module,
+    value: Value,
+    flow: Flow,
+    layers: list[Layer],
+    connections: list[Connection],
+    name: str,
+    follow: bool,
 ) -> Flow:
     if value.overwritten:
         raise InputError(
@@ -274,15 +288,15 @@ def _as_layer(
     kind = "channel"
     assert value.op is not None
     varying = [d for d, size in enumerate(flow.labels.shape) if size > 1]
-    if value.op.name in _ATTENTION and len(varying) > 1 and varying[-1] == flow.labels.ndim - 1:
+    if value.op.function in _ATTENTION and len(varying) > 1 and varying[-1] == flow.labels.ndim - 1:
         flow, kind = collapsed(flow, (-1,)), "head"
     used, labels = torch.unique(flow.labels, return_inverse=True)
     if int(used[0]) < 0:  # what belongs to no channel stays so
         used, labels = used[1:], labels - 1
-    for (source, way), term in flow.terms.items():
+    for (source, path), term in flow.terms.items():
         matrix = _matrix(term, flow.rows)[used]
         if bool(matrix.any()):
-            ways.append(Way(source, len(layers), way, matrix))
+            connections.append(Connection(source, len(layers), path, matrix))
     taken = {layer.name for layer in layers}
     name = name or _unit(module, value.modules) or flow.origin or value.op.name
     unique, number = name, 2
@@ -308,20 +322,20 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> list[Value]:
-    """The values that every way from the image to the logits passes through, one a block.
+    """The values that every path from the image to the logits passes through, one a block.
 
     Beside the layers, what joins parallel branches can be such a value.
     """
-    joined = [value for op in recording.ops if op.name in rules.JOINS for value in op.outputs]
+    joined = [value for op in recording.ops if op.function in rules.JOINS for value in op.outputs]
     places = sorted({*every, *joined}, key=_number)
     index = {value: i for i, value in enumerate(places)}
     sources: dict[Value, set[int]] = {recording.image: {-1}}
     origin: dict[Value, str] = {recording.image: ""}
-    farthest = [0] * (len(places) + 1)  # the last place that a way from each leads to; the image comes last, as -1
+    farthest = [0] * (len(places) + 1)  # the last place that a path from each leads to; the image comes last, as -1
     found: dict[str, Value] = {}
     for op in recording.ops:
         before = set().union(*(sources[value] for value in op.inputs))
-        makes = op.name in rules.MIXES or (op.name in (rules.MERGES | rules.JOINS) and len(op.inputs) > 1)
+        makes = op.function in rules.MIXES or (op.function in (rules.MERGES | rules.JOINS) and len(op.inputs) > 1)
         for value in op.outputs:
             if value.op is not op:
                 continue
@@ -332,15 +346,27 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
                     farthest[source] = max(farthest[source], here)
             sources[value] = {here} if here < len(places) else before
     reached = farthest[-1]
+    whole = _holding_all([origin[value] for value in places])
     for here, value in enumerate(places):
         copies = value in joined and len({frozenset(sources[part]) for part in value.op.inputs}) == 1  # type: ignore[union-attr]
         if here >= reached and not copies:
             parts = origin[value].split(".")
-            unit = _unit(module, [".".join(parts[:n]) for n in range(len(parts), 0, -1)]) or f"#{here}"
+            around = [".".join(parts[:n]) for n in range(len(parts), len(whole), -1)]
+            unit = _unit(module, around) or f"#{here}"
             found.pop(unit, None)
             found[unit] = value
         reached = max(reached, farthest[here])
     return list(found.values())
+
+
+def _holding_all(paths: Sequence[str]) -> list[str]:
+    """The parts of the path to the innermost module around all: a network in a wrapper, which is no block of itself.
+
+    >>> _holding_all(["net.features.0", "net.features.3", "net.head"]), _holding_all(["features.0", "head"])
+    (['net'], [])
+    """
+    at_each_depth = zip(*(path.split(".")[:-1] for path in paths), strict=False)
+    return [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, at_each_depth)]
 
 
 def _number(value: Value) -> int:

@@ -1,10 +1,10 @@
 """How channels pass through one operator: which channels of the layers before each element of a tensor is made from.
 
 A `Flow` says it for one tensor. `labels` gives each element a row; each term is a matrix from the channels of one layer
-to those rows: how much weight lies on the way. A convolution contributes the L1 norms of its kernels (the paper's
+to those rows: how much weight lies between. A convolution contributes the L1 norms of its kernels (the paper's
 ‖W_{d,s}‖₁), a batch norm the scale of each channel, a residual addition the identity; what only moves elements about
-(reshape, chunk, a channel shuffle, flattening before a linear layer) is applied to the labels themselves. Along a way
-of several operators the matrices are multiplied, and over several ways they are added.
+(reshape, chunk, a channel shuffle, flattening before a linear layer) is applied to the labels themselves. Along a path
+of several operators the matrices are multiplied, and over several paths they are added.
 """
 
 from __future__ import annotations

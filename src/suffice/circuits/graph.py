@@ -1,4 +1,4 @@
-"""The strongest channels of a read-out as nodes, the ways between them as edges."""
+"""The strongest channels of a read-out as nodes, the connections between them as edges."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def drawn_graph(readout: Readout, on: Sequence[Tensor], counts: Sequence[int]) -
     """Nodes, edges and the nodes' activation maps.
 
     Args:
-        readout: energies, gradients and ways of the drawn layers.
+        readout: energies, gradients and connections of the drawn layers.
         on: of each drawn layer the channels that are in the circuit, bool.
         counts: nodes of each drawn layer: the most energetic that are in the circuit, then the most energetic others.
     """
@@ -66,14 +66,14 @@ def drawn_graph(readout: Readout, on: Sequence[Tensor], counts: Sequence[int]) -
             if (grid := _map_of(layer, channel)) is not None:
                 maps[node.id] = grid
     edges: list[Edge] = []
-    for way in readout.network.ways:
-        forward, backward = readout.weights(way)
-        source, target = readout.layers[way.source], readout.layers[way.target]
-        for s in chosen[way.source].tolist():
-            for d in chosen[way.target].tolist():
-                if way.matrix[d, s] > 0:
+    for connection in readout.network.connections:
+        forward, backward = readout.weights(connection)
+        source, target = readout.layers[connection.source], readout.layers[connection.target]
+        for s in chosen[connection.source].tolist():
+            for d in chosen[connection.target].tolist():
+                if connection.matrix[d, s] > 0:
                     ids = f"{source.name}:{s}", f"{target.name}:{d}"
-                    edges.append(Edge(*ids, way.kind, float(forward[d, s]), float(backward[d, s])))
+                    edges.append(Edge(*ids, connection.kind, float(forward[d, s]), float(backward[d, s])))
     for index, (forward, backward) in readout.to_class().items():
         for s in chosen[index].tolist():
             if forward[s] > 0:

@@ -3,7 +3,7 @@
 | ranking | a channel's score | forward and backward passes |
 |---|---|---|
 | `energy` | E_c, its energy (the paper's) | those of the read-out |
-| `weight` | Σ_d ‖W_{d,c}‖₁ over all ways that leave it, whatever the image | those of the read-out |
+| `weight` | Σ_d ‖W_{d,c}‖₁ over all connections that leave it, whatever the image | those of the read-out |
 | `attribution` | what the decision owes to it, to first order | 1 |
 | `descent` | the same, again and again as the circuit shrinks | one a step |
 | `signed` | as `descent`, but what speaks against the class goes first | one a step |
@@ -126,8 +126,8 @@ def per_channel(values: Tensor, layer: Layer) -> Tensor:
 def weight_scores(network: Network) -> Tensor:
     """Σ_d ‖W_{d,c}‖₁ over all connections that leave a channel, (channels of all layers,)."""
     scores = [torch.zeros(layer.channels) for layer in network.layers]
-    for way in network.ways + network.to_classes:
-        scores[way.source] += way.matrix.sum(0)
+    for connection in network.connections + network.to_classes:
+        scores[connection.source] += connection.matrix.sum(0)
     return torch.cat(scores)
 
 

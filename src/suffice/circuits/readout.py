@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.circuits.connectivity import Layer, Link, Network, Way, connect
-from suffice.circuits.recording import Recording, record
+from suffice.circuits.connectivity import Connection, Layer, Link, Network, connect
+from suffice.circuits.recording import Recording, record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.outputs import Meaning, as_logits
@@ -96,7 +96,7 @@ class Readout:
     """What one forward and one backward pass say about a decision.
 
     Attributes:
-        recording, network: the pass, and the layers and ways found in it.
+        recording, network: the pass, and the layers and connections found in it.
         target: class whose logit the gradients are of.
         logits: (K,).
         energy, gradient: (channels,) a layer of the network.
@@ -132,11 +132,11 @@ class Readout:
         """The layers of the network."""
         return self.network.layers
 
-    def weights(self, way: Way) -> tuple[Tensor, Tensor]:
-        """Forward and gradient weight of each edge on a way between layers, (destinations, sources) each."""
+    def weights(self, connection: Connection) -> tuple[Tensor, Tensor]:
+        """Forward and gradient weight of each edge between two layers, (destinations, sources) each."""
         return (
-            edge_weights(way.matrix, self.energy[way.source]),
-            gradient_edge_weights(way.matrix, self.gradient[way.target]),
+            edge_weights(connection.matrix, self.energy[connection.source]),
+            gradient_edge_weights(connection.matrix, self.gradient[connection.target]),
         )
 
     def to_class(self) -> dict[int, tuple[Tensor, Tensor]]:
@@ -144,10 +144,10 @@ class Readout:
         found: dict[int, tuple[Tensor, Tensor]] = {}
         if self.network.link is not None:
             return self._links(self.network.link)
-        for way in self.network.to_classes:  # the head is no linear layer: its kernels are edges like others
-            row = way.matrix[self.output]
-            before = found.get(way.source, (torch.zeros_like(row), torch.zeros_like(row)))
-            found[way.source] = (before[0] + row * self.energy[way.source], before[1] + row)
+        for connection in self.network.to_classes:  # the head is no linear layer: its kernels are edges like others
+            row = connection.matrix[self.output]
+            before = found.get(connection.source, (torch.zeros_like(row), torch.zeros_like(row)))
+            found[connection.source] = (before[0] + row * self.energy[connection.source], before[1] + row)
         return found
 
     def _links(self, link: Link) -> dict[int, tuple[Tensor, Tensor]]:
@@ -193,7 +193,7 @@ def read_out(
 
     def forward(submodule: Any, batch: Tensor) -> Any:
         with torch.enable_grad():
-            recording = record(submodule, classifier.normalise(batch), as_logits)
+            recording = record_operators(submodule, classifier.normalise(batch), as_logits)
             logits = classifier.read(recording.logits.tensor)
             wanted = int(logits[0].argmax()) if target is None else target
             if not 0 <= wanted < logits.shape[1]:

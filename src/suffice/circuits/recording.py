@@ -6,7 +6,7 @@ what `suffice.circuits.ablation` later finds the same places by.
 
 >>> import torch
 >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16, 2))
->>> recording = record(model, torch.rand(1, 3, 2, 2))
+>>> recording = record_operators(model, torch.rand(1, 3, 2, 2))
 >>> [(op.name, op.module) for op in recording.ops]
 [('conv2d', '0'), ('relu', '1'), ('flatten', '2'), ('linear', '3')]
 >>> recording.outputs["1"] is recording.ops[1].outputs[0]
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,16 +26,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from suffice.errors import InputError
+from suffice.operators import operator_name, operators_of
 
-CREATIONS = frozenset(
-    (
-        *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
-        *("argmax", "argmin", "isnan", "isfinite", "eq", "ne", "gt", "lt", "ge", "le"),
-        *("__eq__", "__ne__", "__gt__", "__lt__", "__ge__", "__le__"),
-    )
-)
+NOT_MADE = frozenset(operators_of("creation", "place of the extreme", "number test", "comparison"))
 """They take shape and type from an activation, or compare it: what they return does not count as made from it."""
+_WRITES = frozenset(operators_of("write"))
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -88,7 +84,9 @@ class Recording:
     outputs: dict[str, Value]
 
 
-def record(module: nn.Module, images: Tensor, as_logits: Callable[[Any], Tensor] = lambda output: output) -> Recording:
+def record_operators(
+    module: nn.Module, images: Tensor, as_logits: Callable[[Any], Tensor] = lambda output: output
+) -> Recording:
     """Run the model once and write down what it does; gradients are on if they are on for the caller.
 
     Args:
@@ -118,16 +116,6 @@ def returns_tensors(output: Any) -> bool:
     )
 
 
-def called(function: Any) -> str:
-    """The name of an operator; of a property such as `x.T` the property's.
-
-    >>> called(torch.Tensor.T.__get__), called(torch.relu)
-    ('T', 'relu')
-    """
-    name = getattr(function, "__name__", str(function))
-    return getattr(function.__self__, "__name__", name) if name == "__get__" else name
-
-
 class _Recorder(TorchFunctionMode):
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -150,9 +138,9 @@ class _Recorder(TorchFunctionMode):
         known_kwargs = {name: self._known(arg, inputs) for name, arg in kwargs.items()}
         versions = [value.tensor._version for value in inputs]
         output = function(*args, **kwargs)
-        if called(function) in CREATIONS:
+        if function in NOT_MADE:
             inputs = []
-        if called(function) == "__setitem__" and inputs:
+        if function in _WRITES and inputs:
             raise InputError(
                 f"expected operators that a circuit can be followed through; {self.path[-1] or 'the model'} writes "
                 "into a part of a tensor"
@@ -165,7 +153,7 @@ class _Recorder(TorchFunctionMode):
         written = {
             id(value.tensor) for value, version in zip(inputs, versions, strict=True) if value.tensor._version > version
         }
-        op = Op(number, function, called(function), known_args, known_kwargs, inputs, self.path[-1])
+        op = Op(number, function, operator_name(function), known_args, known_kwargs, inputs, self.path[-1])
         for position, tensor in enumerate([output] if isinstance(output, Tensor) else output):
             if not isinstance(tensor, Tensor):
                 continue
@@ -204,16 +192,22 @@ class _Recorder(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _noting_modules(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Tell the recorder which submodule is at work; the hooks are gone afterwards, whatever happens."""
+    """Note in the recorder which submodule is at work; the hooks are gone afterwards, whatever happens."""
     handles = []
+    thread = threading.get_ident()  # another one may run the same model meanwhile
 
     def entered(name: str) -> Callable[..., None]:
-        return lambda submodule, inputs: recorder.path.append(name)
+        def note(submodule: nn.Module, inputs: Any) -> None:
+            if threading.get_ident() == thread:
+                recorder.path.append(name)
+
+        return note
 
     def left(name: str) -> Callable[..., None]:
         def note(submodule: nn.Module, inputs: Any, output: Any) -> None:
-            recorder.path.pop()
-            recorder.returned(name, output)
+            if threading.get_ident() == thread:
+                recorder.path.pop()
+                recorder.returned(name, output)
 
         return note
 

@@ -68,7 +68,7 @@ def put_to_the_test(
     Args:
         decision: the images, the class, and the layers to switch.
         ranking: a name in `suffice.circuits.ranking.RANKINGS`.
-        switched: whose energies `energy` ranks by, and with the ways that `weight` ranks by.
+        switched: whose energies `energy` ranks by, and with the connections that `weight` ranks by.
         demanded: (N,), least confidence for each of the images.
         share: of the channels to keep; None for the least that suffices.
         random: how many random circuits are tried.

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from suffice.cli.loading import spread
 from suffice.cli.process import (
     UnreadError,
     complain,
@@ -87,7 +88,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        status = typer.main.get_command(_app()).main(prog_name="suffice", standalone_mode=False)
+        command = typer.main.get_command(_app())
+        status = command.main(spread(sys.argv[1:]), prog_name="suffice", standalone_mode=False)
         if status == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0

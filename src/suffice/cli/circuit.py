@@ -12,7 +12,7 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
-from suffice.cli.loading import load, preprocessing
+from suffice.cli.loading import load, preprocessing, words_of
 from suffice.cli.options import (
     SOURCES,
     BatchSize,
@@ -24,8 +24,10 @@ from suffice.cli.options import (
     InputSize,
     Interpolation,
     Json,
+    Layout,
     Mean,
     Outputs,
+    Prompts,
     Std,
     Target,
     Traceback,
@@ -119,6 +121,8 @@ def circuit(
     crop: Crop = None,
     interpolation: Interpolation = None,
     outputs: Outputs = None,
+    layout: Layout = None,
+    prompts: Prompts = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -147,7 +151,7 @@ def circuit(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs),
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
@@ -177,7 +181,7 @@ def circuit(
         "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
         "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, "input-size": input_size,
         "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
-        "outputs": outputs,
+        "outputs": outputs, "layout": layout, "prompts": prompts,
     }  # fmt: skip
     with writable(out) as folder:
         job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)
@@ -276,7 +280,7 @@ class _Job:
         say(f"report: {self.folder / _REPORT}")
 
     def _command(self, images: list[str]) -> str:
-        words = [word for name, value in self.words.items() if value is not None for word in (f"--{name}", str(value))]
+        words = words_of(self.words)
         words += ["--out", str(self.folder)]
         dashed = any(image.startswith("-") for image in images)
         return shlex.join(["suffice", "circuit", *([*words, "--", *images] if dashed else [*images, *words])])

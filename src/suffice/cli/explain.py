@@ -19,7 +19,7 @@ from suffice.cli.command import (
     parse_settings,
     writable,
 )
-from suffice.cli.loading import load, preprocessing
+from suffice.cli.loading import load, preprocessing, words_of
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
@@ -32,9 +32,11 @@ from suffice.cli.options import (
     InputSize,
     Interpolation,
     Json,
+    Layout,
     Mean,
     Model,
     Outputs,
+    Prompts,
     Seed,
     Std,
     Target,
@@ -114,6 +116,8 @@ def explain(
     crop: Crop = None,
     interpolation: Interpolation = None,
     outputs: Outputs = None,
+    layout: Layout = None,
+    prompts: Prompts = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -143,7 +147,7 @@ def explain(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs),
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
         show_traceback=show_traceback,
         precision=precision,
         batch_size=batch_size,
@@ -164,7 +168,7 @@ def explain(
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
         "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
-        "outputs": outputs,
+        "outputs": outputs, "layout": layout, "prompts": prompts,
         "precision": precision,
     }  # fmt: skip
     if device != "auto":
@@ -266,9 +270,7 @@ class _Job:
 
     def _command(self, images: list[str], out: Path, explanation: Explanation | None = None) -> str:
         """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
-        words: list[str] = []
-        for option, value in self.loading.items():
-            words += [] if value is None else [f"--{option}", str(value)]
+        words = words_of(self.loading)
         call, settings = dict(self.call), dict(self.settings)
         if explanation is not None:
             call |= {name: getattr(explanation, name) for name in call}

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from suffice.cli.command import one_line
@@ -29,6 +31,8 @@ def preprocessing(
     crop: str | None = None,
     interpolation: str | None = None,
     outputs: str | None = None,
+    layout: str | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The options that say what is done to an image, and what comes out, as `load_classifier` takes them.
 
@@ -36,6 +40,7 @@ def preprocessing(
         InputError: a text that cannot be read.
     """
     fields: dict[str, Any] = {"channels": channels, "interpolation": interpolation, "outputs": outputs}
+    fields |= {"layout": layout, "prompts": _texts(prompts)}
     if input_size is not None:
         fields["input_size"] = _size(input_size)
     for name, text in (("mean", mean), ("std", std)):
@@ -44,6 +49,34 @@ def preprocessing(
     if crop is not None:
         fields |= _crop(crop)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def spread(words: Sequence[str]) -> list[str]:
+    """The words of a call in which `--prompts` stands before each of its texts, which may follow it in a row.
+
+    >>> spread(["explain", "cat.jpg", "--prompts", "a cat", "a dog", "--json"])
+    ['explain', 'cat.jpg', '--prompts', 'a cat', '--prompts', 'a dog', '--json']
+    """
+    result: list[str] = []
+    prompting = False
+    for word in words:
+        if prompting and not word.startswith("-") and result[-1] != "--prompts":
+            result.append("--prompts")
+        elif word.startswith("-"):
+            prompting = word == "--prompts"
+        result.append(word)
+    return result
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line; None for none, a list for one that is said several times."""
+    return [
+        word
+        for option, value in options.items()
+        if value is not None
+        for one in (value if isinstance(value, (list, tuple)) else [value])
+        for word in (f"--{option}", str(one))
+    ]
 
 
 def load(
@@ -94,6 +127,13 @@ def say_assumptions(classifier: Classifier) -> None:
     if set(classifier.assumed) - _LEFT_UNSAID:
         for sentence in classifier.assumptions:
             complain(f"assumed: {sentence}")
+
+
+def _texts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
+    for prompt in prompts or ():
+        if os.path.exists(prompt):
+            raise InputError(f"expected texts after --prompts, and images before it; got the file {prompt}")
+    return tuple(prompts) if prompts else None
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -77,6 +77,20 @@ Outputs = Annotated[
     ),
 ]
 
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="In which the model takes images: channels-first or channels-last. [default: first, or what a function "
+        "takes]"
+    ),
+]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT…", help="A text for each class, of a model that compares images with texts, such as hf:… of CLIP."
+    ),
+]
+
 # The question.
 Target = Annotated[
     str | None, typer.Option(help="Class number or name; #10 is a number in any case. [default: the model's choice]")

@@ -17,7 +17,7 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
-from suffice.cli.loading import load, preprocessing
+from suffice.cli.loading import load, preprocessing, words_of
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
@@ -28,9 +28,11 @@ from suffice.cli.options import (
     Device,
     InputSize,
     Interpolation,
+    Layout,
     Mean,
     Model,
     Outputs,
+    Prompts,
     Seed,
     Std,
     Threshold,
@@ -107,6 +109,8 @@ def score(
     crop: Crop = None,
     interpolation: Interpolation = None,
     outputs: Outputs = None,
+    layout: Layout = None,
+    prompts: Prompts = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
@@ -133,7 +137,7 @@ def score(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs),
+        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
@@ -144,7 +148,7 @@ def score(
     loading = {
         "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
         "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
-        "outputs": outputs,
+        "outputs": outputs, "layout": layout, "prompts": prompts,
     }  # fmt: skip
     if device != "auto":
         loading["device"] = device
@@ -326,9 +330,7 @@ class _Call:
             say(f"report: {folder / _REPORT}")
 
     def _command(self, folder: Path) -> str:
-        words: list[str] = []
-        for option, value in self.loading.items():
-            words += [] if value is None else [f"--{option}", str(value)]
+        words = words_of(self.loading)
         words += ["--metrics", ",".join(self.metrics), "--occlusion", self.occlusion]
         words += ["--threshold", str(self.threshold), "--seed", str(self.seed)]
         for name, value in self.options.items():

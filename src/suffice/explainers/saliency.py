@@ -35,6 +35,7 @@ from suffice.errors import InputError
 from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
+from suffice.inside import sealed
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.question import Question
@@ -124,9 +125,10 @@ def _of_module(
     progress: Progress,
 ) -> RawMaps:
     if classifier.black_box:
+        why = sealed(classifier.module)
         raise InputError(
             f"the method {method!r} needs the inside of a PyTorch nn.Module; of {classifier.name!r} only the outputs "
-            "can be seen, so use causal or lime"
+            f"can be seen{f' ({why})' if why else ''}, so use causal or lime"
         )
     return make_maps(classifier, images, targets, settings, progress)
 

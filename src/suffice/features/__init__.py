@@ -22,6 +22,10 @@ A probe, two images of noise, goes through the network, and what each module ret
 | `channels-last` | (N, h, w, C) | Swin, and others that end a block with a linear layer |
 | `tokens` | (N, prefix + h·w, C) | ViT; the class token and registers are the prefix |
 
+What is computed and not read on the way to the logits is left out: an auxiliary branch, or maps that a module returns
+beside what it has pooled of them. Preferred is what no skip connection goes around: the output of a block, and not of a
+layer in one of its branches.
+
 The probe says something of the network and not of an image, so it is not counted in `Classifier.forward_passes`; it is
 made once for a classifier. What no module returns (the result of a bare function in `forward`) cannot be seen. Tokens
 are taken to lie row by row: the early stages of Hiera, which keeps them in another order, come out shuffled.
@@ -37,7 +41,7 @@ from torch import nn
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
-from suffice.features.blocks import blocks_of, chosen, outside_of_coarser_blocks
+from suffice.features.blocks import blocks_of, chosen, outside_of_coarser_blocks, trunk
 from suffice.features.layout import spatial
 from suffice.features.probing import has_effect, probe
 from suffice.features.recording import record
@@ -51,7 +55,7 @@ class _Found:
     """All spatial activations of a classifier's module, and the ones chosen among them."""
 
     module: nn.Module
-    calls: tuple[Stage, ...]  # in the order in which calls end
+    maps: tuple[Stage, ...]  # in the order in which calls end
     stages: tuple[Stage, ...]
     last: Stage
     class_token: bool
@@ -80,8 +84,8 @@ def last_stage(classifier: Classifier) -> Stage:
 
     It is the last of `spatial_stages`, or what comes after it at the same resolution (a final norm). Where a class
     token is read out, nothing that the last block returns for the patches has any effect, so it is then the first
-    module of the last block, its norm: the customary place. A second probe decides: NaN in a stage that has an effect
-    reaches the logits.
+    module of the last block, its norm: the customary place. Where that is in question a second probe decides: NaN in a
+    stage that has an effect reaches the logits.
 
     Raises:
         InputError: as `spatial_stages`.
@@ -95,7 +99,8 @@ def named_stage(classifier: Classifier, name: str) -> Stage:
     Raises:
         InputError: a module that does not return one, or as `spatial_stages`.
     """
-    named = {stage.name: stage for stage in _found(classifier).calls}
+    maps = _found(classifier).maps
+    named = {stage.name: stage for stage in (*maps, *(stage for stage in maps if stage.read))}
     if name not in named:
         known = ", ".join(stage.name for stage in spatial_stages(classifier))
         raise InputError(
@@ -123,7 +128,7 @@ def _found(classifier: Classifier) -> _Found:
     module = classifier.require_module("finding spatial activations")
     seen = probe(classifier, module)
     maps = spatial(seen, classifier.preprocessing.input_size, len(classifier.preprocessing.mean))
-    calls = outside_of_coarser_blocks(maps)
+    calls = outside_of_coarser_blocks([stage for stage in maps if stage.read] or maps)
     if not calls:
         shapes = ", ".join(dict.fromkeys(str(("N", *s.shape)).replace("'", "") for s in seen[-6:]))
         raise InputError(
@@ -131,22 +136,35 @@ def _found(classifier: Classifier) -> _Found:
             f"(N, h·w, C); in {classifier.name} no module does: the last ones return {shapes or 'no tensor'}"
         )
     stages = chosen(calls)
-    last, at_the_end = _last(classifier, calls, stages)
+    last, at_the_end = _last(classifier, calls, stages, known=seen[0].fact is not None)
     class_token = last.prefix_tokens > 0 and not at_the_end
-    _FOUND[classifier] = _Found(module, tuple(calls), tuple(stages), last, class_token)
+    _FOUND[classifier] = _Found(module, tuple(maps), tuple(stages), last, class_token)
     return _FOUND[classifier]
 
 
-def _last(classifier: Classifier, calls: Sequence[Stage], stages: Sequence[Stage]) -> tuple[Stage, bool]:
-    """The last stage that has an effect, and whether it is the last of all."""
+def _last(
+    classifier: Classifier, calls: Sequence[Stage], stages: Sequence[Stage], *, known: bool
+) -> tuple[Stage, bool]:
+    """The last stage that has an effect, and whether it is the last of all.
+
+    Args:
+        classifier: which is asked again where that is not yet clear.
+        calls, stages: of its network; all of them are read, if that is known.
+        known: whether it is.
+    """
     resolution = stages[-1].height, stages[-1].width
     here = [stage for stage in calls if (stage.height, stage.width) == resolution]
-    candidates = [here[-1]]
-    if here[-1].layout == "tokens":
+    way = trunk(here) or here
+    candidates = [way[-1]]
+    if way[-1].layout == "tokens":
         blocks = blocks_of(here)
         # The stream from block to block, and not a wider or narrower layer that reads it.
-        stream = [stage for stage in here if stage.channels == blocks[-1].channels]
-        inside = [stage for stage in stream if stage.name.startswith(f"{blocks[-1].name}.")]
-        candidates = [stream[-1], blocks[-1], *inside[:1], *reversed(blocks[:-1])]
+        width = blocks[-1].channels
+        inside = [s for s in here if s.channels == width and s.name.startswith(f"{blocks[-1].name}.")]
+        last_of_stream = [stage for stage in way if stage.channels == width][-1]
+        candidates = [last_of_stream, blocks[-1], *inside[:1], *reversed(blocks[:-1])]
+    # Of tokens some may be read and others not; of maps all are.
+    if known and candidates[0].prefix_tokens == 0:
+        return candidates[0], True
     last = next((stage for stage in candidates if has_effect(classifier, stage)), candidates[0])
     return last, last is candidates[0]

@@ -8,18 +8,23 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from suffice.features.dataflow import Fact
 from suffice.features.stage import Layout, Path, Stage
 
 # Class token, distillation token and registers together: 5 are usual.
 _MOST_PREFIX_TOKENS = 32
 _MOST_UNSEEN_PREFIX_TOKENS = 5
-# What these return is nobody's feature: the input again, attention weights, or a map resized to fit a linear layer.
+# What these return is nobody's feature: the input again, perhaps with a border, attention weights, or a map resized to
+# fit a linear layer.
 _NO_FEATURES = (
     nn.Identity,
     nn.Flatten,
     nn.Unflatten,
     nn.Softmax,
     nn.modules.dropout._DropoutNd,
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
@@ -34,6 +39,7 @@ class Seen:
     call: int
     path: Path
     shape: tuple[int, ...]  # of one image
+    fact: Fact | None = None  # what becomes of it; None where that is not known
 
 
 def spatial(seen: Sequence[Seen], size: tuple[int, int], input_channels: int) -> list[Stage]:
@@ -58,7 +64,10 @@ def spatial(seen: Sequence[Seen], size: tuple[int, int], input_channels: int) ->
         else:
             continue
         if (channels, height, width) != (input_channels, *size):  # else it is the image, normalised
-            stages.append(Stage(s.name, s.module, channels, height, width, layout, prefix, s.call, s.path))
+            read, bypassed = (True, False) if s.fact is None else (s.fact.read, s.fact.bypassed)
+            stages.append(
+                Stage(s.name, s.module, channels, height, width, layout, prefix, s.call, s.path, read, bypassed)
+            )
     return stages
 
 

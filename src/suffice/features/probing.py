@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,45 +11,60 @@ from torch import Tensor, nn
 
 from suffice.classifier import Classifier
 from suffice.engine import ByRow, exclusive
+from suffice.features.dataflow import Dataflow, Fact, Place
 from suffice.features.layout import Seen
 from suffice.features.outputs import replaced, tensor_at, tensors_in
 from suffice.features.stage import Stage
+from suffice.outputs import as_logits
 
 
 def probe(classifier: Classifier, module: nn.Module) -> list[Seen]:
-    """What every module returns in one forward pass, in the order in which calls end."""
+    """What every module returns in one forward pass, in the order in which calls end, and what becomes of it."""
     seen: list[Seen] = []
+    places: list[Place | None] = []
     calls: dict[str, int] = {}
+    facts: list[Fact] | None = None
+    flow = Dataflow(torch.empty(0))
     rows = 0
     handles: list[Any] = []
 
-    def start(root: nn.Module, args: Any) -> None:
-        nonlocal rows
-        rows = len(args[0])
-        seen.clear()
-        calls.clear()
+    def forward(root: Any, images: Tensor) -> Any:
+        nonlocal facts, flow, rows
+        for noted in (seen, places, calls):
+            noted.clear()  # of a pass that did not fit in memory
+        x, rows = classifier.normalise(images), len(images)
+        with Dataflow(x) as flow:
+            output = root(x)
+        facts = flow.facts(places, as_logits(output))
+        return output
 
     def hook_of(name: str) -> Any:
-        def hook(submodule: nn.Module, args: Any, output: Any) -> None:
+        def hook(submodule: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             call = calls.get(name, 0)
             calls[name] = call + 1
-            for path, tensor in tensors_in(output):
+            found = list(tensors_in(output))
+            flow.module_returned((args, kwargs), [tensor for _, tensor in found])
+            for path, tensor in found:
                 # What has no row for each image does not come from the images: a table of positions, windows.
                 if tensor.ndim >= 1 and len(tensor) == rows:
                     seen.append(Seen(name, submodule, call, path, tuple(tensor.shape[1:])))
+                    places.append(flow.place(tensor))
 
         return hook
 
     with exclusive(module):
         try:
-            handles.append(module.register_forward_pre_hook(start))
             for name, submodule in module.named_modules():
-                handles.append(submodule.register_forward_hook(hook_of(name)))
-            pass_uncounted(classifier, lambda module, images: module(classifier.normalise(images)))
+                if isinstance(submodule, torch.jit.ScriptModule):  # whose calls nobody sees
+                    continue
+                handles.append(submodule.register_forward_hook(hook_of(name), with_kwargs=True))
+            pass_uncounted(classifier, forward)
         finally:
             for handle in handles:
                 handle.remove()
-    return seen
+    if facts is None:
+        return seen
+    return [dataclasses.replace(one, fact=fact) for one, fact in zip(seen, facts, strict=True)]
 
 
 def pass_uncounted(classifier: Classifier, forward: Callable[[Any, Tensor], Any]) -> tuple[Tensor, ...]:

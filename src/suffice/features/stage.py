@@ -26,6 +26,9 @@ class Stage:
         prefix_tokens: tokens that stand before those of the patches; 0 for other layouts.
         call: which of the module's calls in one forward pass is meant, from 0; a module can be used several times.
         path: where the tensor is in what the module returns, as indices and keys.
+        read: whether the logits are made from it by what comes after the module; not so of a branch that nobody reads,
+            or of maps that are returned once they are pooled.
+        bypassed: whether a skip connection goes around it: something that it is made from is read again later.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Stage:
     prefix_tokens: int = 0
     call: int = 0
     path: Path = ()
+    read: bool = True
+    bypassed: bool = False
 
     def maps(self, activation: Tensor) -> Tensor:
         """(N, C, h, w) from an activation of this stage, or from the gradient of one, in its own layout.

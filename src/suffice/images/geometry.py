@@ -76,13 +76,16 @@ def frame_of(photo_size: tuple[int, int], preprocessing: Preprocessing) -> Frame
         resized = (target_width, max(target_height, int(target_width * height / width)))
     else:
         resized = (max(target_width, int(target_height * width / height)), target_height)
-    offset = (_centred(resized[0], crop_width), _centred(resized[1], crop_height))
+    down = preprocessing.crop_rounding == "down"
+    offset = (_centred(resized[0], crop_width, down), _centred(resized[1], crop_height, down))
     return Frame(photo_size, resized, offset, (crop_width, crop_height))
 
 
-def _centred(resized: int, crop: int) -> int:
+def _centred(resized: int, crop: int, down: bool) -> int:
     # Python's round, as torchvision has it: halves go to the even neighbour. A margin is rounded down.
-    return round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)
+    if resized < crop:
+        return -((crop - resized) // 2)
+    return (resized - crop) // 2 if down else round((resized - crop) / 2)
 
 
 def to_photo(values: Tensor | np.ndarray[Any, Any], frame: Frame) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ from suffice.errors import InputError, Notice
 from suffice.images.geometry import frame_of
 from suffice.images.reading import LARGEST_PIXELS, Photo, read_photo
 from suffice.outputs import as_tensor
+from suffice.preprocessing import Preprocessing
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -98,19 +99,41 @@ def to_model(photo: Photo, classifier: Classifier) -> Tensor:
     Raises:
         InputError: a classifier that takes neither 1 nor 3 channels, or a photo too narrow to be resized.
     """
-    preprocessing = classifier.preprocessing
-    frame = frame_of(photo.pixels.size, preprocessing)
-    (left, top), (width, height) = frame.offset, frame.crop
-    channels = len(preprocessing.mean)
+    channels = len(classifier.preprocessing.mean)
     if channels not in (1, 3):
         raise InputError(f"expected a classifier of 1 or 3 channels for a photo; {classifier.name} takes {channels}")
+    return to_pixels(photo, classifier.preprocessing)
+
+
+def to_pixels(photo: Photo, preprocessing: Preprocessing) -> Tensor:
+    """The photo after resize and crop: float32 (C, H, W) in [0, 1], before normalisation.
+
+    Raises:
+        InputError: a photo too narrow to be resized.
+    """
+    frame, channels = frame_of(photo.pixels.size, preprocessing), len(preprocessing.mean)
+    (left, top), (width, height) = frame.offset, frame.crop
     if frame.resized[0] * frame.resized[1] > LARGEST_PIXELS:
         raise InputError(
             f"expected a photo that is at most {LARGEST_PIXELS:,} pixels after the resize; {photo.path or 'it'} of "
             f"{photo.pixels.width} x {photo.pixels.height} would be {frame.resized[0]} x {frame.resized[1]}"
         )
     pixels = photo.pixels if channels == 3 else photo.pixels.convert("L")
-    pixels = pixels.resize(frame.resized, _RESAMPLING[preprocessing.interpolation])
-    pixels = pixels.crop((left, top, left + width, top + height))
+    pixels = _resized(pixels, frame.resized, preprocessing).crop((left, top, left + width, top + height))
     image = torch.from_numpy(np.array(pixels, dtype=np.uint8)).reshape(height, width, channels).permute(2, 0, 1)
     return (image.to(torch.float32) / 255).contiguous()
+
+
+def _resized(pixels: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
+    """A photo at another (width, height), by Pillow or by torchvision."""
+    if preprocessing.resizer == "pillow":
+        return pixels.resize(size, _RESAMPLING[preprocessing.interpolation])
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
+    array = np.array(pixels, dtype=np.uint8)
+    channels = torch.from_numpy(array).reshape(*array.shape[:2], -1).permute(2, 0, 1).contiguous()
+    mode = InterpolationMode(preprocessing.interpolation)
+    resized = resize(channels[None], [size[1], size[0]], interpolation=mode, antialias=True)[0]
+    array = resized.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

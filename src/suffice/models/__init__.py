@@ -6,8 +6,10 @@
 | `efficientnet-lite1`, `efficientnet-lite2` | its larger relatives | `embedded.py` |
 | `timm:NAME` | timm | `from_timm.py` |
 | `torchvision:NAME` | torchvision | `from_torchvision.py` |
+| `hf:FOLDER_OR_ID` | transformers; with `prompts`, CLIP and SigLIP | `from_hf.py` |
 | `package.module:function` | your code | `from_function.py` |
 | `PATH.onnx` | an ONNX file, as a black box | `from_onnx.py` |
+| `exported:PATH.pt2`, `torchscript:PATH.pt` | a program in a file, as a black box | `from_exported.py` |
 
 What stands before a colon is looked up in the registry `MODELS`, to which packages add theirs; what is not there is a
 Python module.
@@ -22,6 +24,7 @@ from typing import Any
 
 from torch import nn
 
+from suffice.callables import Layout
 from suffice.classifier import Classifier
 from suffice.engine import Precision
 from suffice.errors import InputError
@@ -42,6 +45,8 @@ def load_classifier(
     precision: Precision = "float32",
     batch_size: int | None = None,
     outputs: Outputs | None = None,
+    prompts: Sequence[str] | None = None,
+    layout: Layout | None = None,
     **preprocessing: Any,
 ) -> Classifier:
     """A classifier by name, with its weights, preprocessing and class names.
@@ -58,6 +63,8 @@ def load_classifier(
         batch_size: images in one forward pass; None for what fits in memory.
         outputs: what the model returns: `logits`, `probabilities`, `labels` or `binary` (see `suffice.outputs`); None
             for what the source knows, or else what is found out.
+        prompts: a text for each class, for a model that compares images with texts (CLIP, SigLIP).
+        layout: `channels-first` or `channels-last`; see `Classifier`.
         preprocessing: fields of `Preprocessing` that differ from the model's own, and `channels`. What neither says is
             assumed, and named in `Classifier.assumptions`.
 
@@ -72,7 +79,9 @@ def load_classifier(
     suffice.errors.InputError: timm has no model 'resnet_9000'; similar names: ...
     """
     names = None if class_names is None else read_class_names(class_names)
-    source = _source(model, None if weights is None else os.fspath(weights), None if names is None else len(names))
+    source = _source(
+        model, None if weights is None else os.fspath(weights), None if names is None else len(names), prompts
+    )
     known = {*FIELDS, "channels"}
     if unknown := set(preprocessing) - known:
         raise InputError(f"expected preprocessing options among {sorted(known)}; got {sorted(unknown)}")
@@ -88,6 +97,7 @@ def load_classifier(
         device=device,
         precision=precision,
         batch_size=batch_size or source.batch_size,
+        layout=layout,
         outputs=outputs or source.outputs,
         repeatable=source.repeatable,
         assumed=source.assumed,
@@ -95,7 +105,9 @@ def load_classifier(
     )
 
 
-def _source(model: str | None, weights: str | None, num_classes: int | None) -> Source:
+def _source(model: str | None, weights: str | None, num_classes: int | None, prompts: Sequence[str] | None) -> Source:
+    if prompts is not None:
+        return _with_prompts(model, weights, prompts)
     if model is None or model in embedded.NAMES:
         return embedded.load(model or embedded.NAME, weights)
     prefix, colon, rest = model.partition(":")
@@ -106,9 +118,22 @@ def _source(model: str | None, weights: str | None, num_classes: int | None) -> 
         return source
     if model.lower().endswith(".onnx"):
         return from_onnx.load(Path(model), weights, num_classes)
+    if not colon and Path(model).suffix.lower() in (".pt2", ".pt", ".pth", ".ts"):
+        raise InputError(
+            f"expected exported:{model} or torchscript:{model} for a program in a file, which runs what it says; or, "
+            f"for weights alone, the model that they are of, with weights={model}"
+        )
     if colon and rest:
         return from_function.load(prefix, rest, weights)
     raise InputError(
         f"unknown model {model!r}; expected {', '.join(MODELS.usages())}, package.module:function or FILE.onnx, or "
         f"{', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
     )
+
+
+def _with_prompts(model: str | None, weights: str | None, prompts: Sequence[str]) -> Source:
+    if model is None or not model.startswith("hf:"):
+        raise InputError(f"expected a model hf:FOLDER_OR_ID for prompts; got {model or embedded.NAME}")
+    from suffice.models.from_hf import load
+
+    return load(model.removeprefix("hf:"), weights, prompts=prompts)

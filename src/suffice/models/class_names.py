@@ -24,6 +24,7 @@ from typing import Any
 
 from suffice.class_names import found_in, imagenet_1k, names_in_order, ordered
 from suffice.errors import InputError, reason
+from suffice.files import check_file
 
 __all__ = ["imagenet_1k", "read_class_names"]
 
@@ -53,9 +54,9 @@ def read_class_names(names: str | os.PathLike[str] | Sequence[str] | Mapping[Any
     if names == "imagenet-1k":
         return imagenet_1k()
     path = Path(names)
+    if path.exists():
+        check_file(path, "class names in a text file", _LARGEST_FILE)
     try:
-        if (size := path.stat().st_size) > _LARGEST_FILE:
-            raise ValueError(f"it has {size:,} bytes, more than {_LARGEST_FILE:,}")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"expected class names in a text file, one a line; got {path}: {error}") from error

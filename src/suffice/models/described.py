@@ -5,7 +5,7 @@
 | a model | `net` |
 | a model, and after it what describes it | `net, transform`, `net, processor, names`, `net, weights` |
 | a mapping | `{"model": net, "mean": …, "std": …, "class_names": …, "outputs": "labels"}` |
-| a `Classifier` | |
+| a `Classifier`, or an image classification `pipeline` of transformers | |
 
 What describes a model: a transform of torchvision or timm, an enum of torchvision's weights, a Hugging Face processor,
 a mapping of fields of `Preprocessing` or of class names, a sequence of class names.
@@ -21,6 +21,9 @@ from suffice.class_names import KEYS, names_in_order
 from suffice.classifier import Classifier
 from suffice.descriptions import fields_of, fields_of_transform
 from suffice.errors import InputError
+from suffice.inside import is_pipeline
+from suffice.models.from_hf import said_of, with_processor
+from suffice.models.hf_processor import read_processor
 from suffice.models.source import Source
 from suffice.outputs import check_outputs
 from suffice.preprocessing import FIELDS
@@ -60,15 +63,17 @@ def source_of(built: Any, name: str) -> Source:
             built.repeatable or None,
             _lasting(built),
         )
+    if is_pipeline(built):
+        return with_processor(built.model, name, built.image_processor)
     if not callable(built):
         raise InputError(f"expected {name} to return an nn.Module or a callable; got {type(built).__name__}")
     return Source(built, name)
 
 
-def _with(source: Source, said: Mapping[str, Any], things: Sequence[Any], name: str) -> Source:
-    """A source with what is said by name, and by things that speak for themselves."""
+def _with(source: Source, named: Mapping[str, Any], things: Sequence[Any], name: str) -> Source:
+    """A source with what is given by name, and by things that speak for themselves."""
     fields, names, outputs = dict(source.preprocessing), source.class_names, source.outputs
-    for key, value in said.items():
+    for key, value in named.items():
         if value is None:
             continue
         if key in _FIELDS:
@@ -83,7 +88,18 @@ def _with(source: Source, said: Mapping[str, Any], things: Sequence[Any], name: 
             known = ", ".join((*_FIELDS, "class_names", "outputs", "transform", "processor", "weights"))
             raise InputError(f"expected from {name}, beside the model, {known}; got {key!r}")
     for thing in things:
-        more, its_names = _described(thing, name)
+        if _is_processor(thing):
+            processor = getattr(thing, "image_processor", thing)
+            read = read_processor(processor)
+            if read.reverses:
+                raise InputError(
+                    f"expected a processor that keeps the order of the channels; {type(processor).__name__} makes BGR "
+                    f"of RGB: return a pipeline from {name}"
+                )
+            more, its_names = read.fields, None
+            source = dataclasses.replace(source, assumed={**source.assumed, **said_of(processor, read)})
+        else:
+            more, its_names = _described(thing, name)
         if clash := [
             key for key in more if key in fields and key not in source.preprocessing and fields[key] != more[key]
         ]:
@@ -91,6 +107,12 @@ def _with(source: Source, said: Mapping[str, Any], things: Sequence[Any], name: 
         fields |= more
         names = its_names or names
     return dataclasses.replace(source, name=name, preprocessing=fields, class_names=names, outputs=outputs)
+
+
+def _is_processor(thing: Any) -> bool:
+    """Whether it is an image processor of transformers that can be asked, or a processor that holds one."""
+    processor = getattr(thing, "image_processor", thing)
+    return callable(processor) and callable(getattr(processor, "to_dict", None)) and hasattr(processor, "size")
 
 
 def _described(thing: Any, name: str) -> tuple[dict[str, Any], tuple[str, ...] | None]:

@@ -140,7 +140,7 @@ def head_size(choice: Choice, expected: Mapping[str, Tensor], built_with: int) -
         built_with: classes of the model.
 
     Returns:
-        The number of classes in the file; None if it is the same, or cannot be told.
+        The number of classes in the file; None if it is the same, or cannot be seen.
     """
     shapes = _differing(choice, expected).values()
     sizes = {found[0] for found, own in shapes if found and own and own[0] == built_with and found[1:] == own[1:]}
@@ -239,8 +239,8 @@ def _class_names(
     fitting = [names for names in carried if len(names) == rows or (rows == 1 and len(names) == 2)]
     if len(fitting) == 1:
         return fitting[0], {}
-    said = ", ".join(f"{where} with {len(names)}" for names, where in carried.items())
+    listed = ", ".join(f"{where} with {len(names)}" for names, where in carried.items())
     return None, {
-        "names of the file": f"class names in {checkpoint.path.name} are left out ({said}): "
+        "names of the file": f"class names in {checkpoint.path.name} are left out ({listed}): "
         + (f"the last layer has {rows} rows" if not fitting else "they differ")
     }

@@ -11,17 +11,15 @@ import dataclasses
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from suffice.errors import InputError
 from suffice.occlusion.kinds import MaskedForward, OcclusionKind, OcclusionRequest
-from suffice.occlusion.rules import Activation, NoRuleError, Settings
-from suffice.occlusion.rules.activation import Crop, RunAgainError, State, whole
-from suffice.occlusion.rules.crops import windowed
+from suffice.occlusion.rules import Activation, DeactivationSettings, NoRuleError
 from suffice.occlusion.rules.masks import filled, settle
+from suffice.occlusion.shortcuts import fast_forward
 
 
 def deactivated_forward(
@@ -32,11 +30,19 @@ def deactivated_forward(
     threshold: float = 0.0,
     add: Literal["union", "intersection"] = "union",
     pooling: Literal["literal", "renormalised"] = "literal",
+    fast: bool = True,
 ) -> Any:
-    """What the module says of each input when only the positions in its mask are active.
+    """What the module returns for each input when only the positions in its mask are active.
 
     The module is neither edited nor hooked; where masks are all True the result is that of `module(inputs)` bit for
     bit (Theorem 1). Nothing that lies under a mask can reach the output.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 5)).eval()
+    >>> image, mask = torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool)
+    >>> mask[:, 2:6, :4] = True
+    >>> logits = deactivated_forward(model, image, mask)
+    >>> torch.equal(logits, deactivated_forward(model, image.masked_fill(~mask, torch.nan), mask))
+    True
 
     Args:
         module: in eval mode, on the device of the inputs.
@@ -47,6 +53,9 @@ def deactivated_forward(
         add: where a residual sum is active: where either operand is (`union`) or where both are (`intersection`).
         pooling: `literal` averages zeros in and lets them compete for the maximum, as in the paper; `renormalised`
             averages and compares what is active. Transformer tokens that are off are always left out.
+        fast: whether to leave out of memory what is off, and to compute convolution, norm and activation function in
+            one go (`suffice.occlusion.shortcuts`); else every operator is computed as the paper has it, by its rule in
+            `suffice.occlusion.rules` alone. The results are the same but for rounding.
 
     Returns:
         The module's own output, of whatever type, with plain tensors in it.
@@ -61,55 +70,30 @@ def deactivated_forward(
         raise InputError(f"expected add to be 'union' or 'intersection', got {add!r}")
     if pooling not in ("literal", "renormalised"):
         raise InputError(f"expected pooling to be 'literal' or 'renormalised', got {pooling!r}")
-    return masked_forward(module, inputs, masks, Settings(threshold, add, pooling))
+    return masked_forward(module, inputs, masks, DeactivationSettings(threshold, add, pooling), fast=fast)
 
 
-def masked_forward(module: nn.Module, inputs: Tensor, masks: Tensor, settings: Settings) -> Any:
+def masked_forward(
+    module: nn.Module, inputs: Tensor, masks: Tensor, settings: DeactivationSettings, *, fast: bool = True
+) -> Any:
     """The same as `deactivated_forward` for any settings of the rules (see there; the settings are not checked)."""
     _check(inputs, masks)
     full = masks.flatten(1).all(1)
     if bool(full.all()):
         return module(inputs)
-    some_row_full = bool(full.any())
+    settings = settings._replace(some_row_full=bool(full.any()))
     try:
-        while True:
-            without = _WITHOUT.get(module, frozenset())
-            try:
-                of_this_pass = settings._replace(some_row_full=some_row_full, state=State(without))
-                return _plain_output(module(_masked_input(inputs, masks, of_this_pass)))
-            except RunAgainError as error:
-                _WITHOUT[module] = without | {str(error)}
+        if fast:
+            return _plain_output(fast_forward(module, inputs, masks, settings))
+        on = masks[:, None]
+        # First checkpoint of Definition 5. Not a product: what lies under the mask may be NaN or infinite.
+        return _plain_output(module(Activation(filled(inputs, ~on, 0.0), settle(on), settings)))
     except NoRuleError as error:
         where = _module_at(error.__traceback__, module)
         raise InputError(
             f"expected operators that have a deactivation rule, got {error} in {where}; "
             "see docs/deactivation.md for how to add a rule"
         ) from error
-
-
-_WITHOUT: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
-"""The shortcuts that a module cannot take (see `State`), found out by a first pass that had to be run again."""
-
-
-def _masked_input(inputs: Tensor, masks: Tensor, settings: Settings) -> Activation:
-    """The input with its mask (first checkpoint of Definition 5); only a window around what is kept is stored."""
-    crops: list[Crop | None] = [None] * 4
-    if not settings.some_row_full and settings.fill is None:
-        kept = masks.any(0)
-        spans = []
-        for dim, size in ((1, masks.shape[1]), (0, masks.shape[2])):
-            positions = kept.any(dim).nonzero()[:, 0].tolist() or [0]
-            spans.append((positions[0], positions[-1] + 1, size))
-        longest = max(end - start for start, end, _ in spans) if masks.shape[1] == masks.shape[2] else None
-        for dim, (start, end, size) in enumerate(spans):
-            first, length = windowed(start, end, size, longest)
-            if length < size:
-                crops[2 + dim] = Crop(size, first, (start, end), (0, size))
-                inputs, masks = inputs.narrow(2 + dim, first, length), masks.narrow(1 + dim, first, length)
-    on = masks[:, None]
-    # Not a product: what lies under the mask may be NaN or infinite.
-    kept_values = filled(inputs, ~on, 0.0)
-    return Activation(kept_values, settle(on), settings, clean=True, crops=tuple(crops))
 
 
 def _check(inputs: Tensor, masks: Tensor) -> None:
@@ -137,7 +121,7 @@ def _module_at(traceback: TracebackType | None, root: nn.Module) -> str:
 def _plain_output(output: Any) -> Any:
     """The same structure with plain tensors: tuples, lists, mappings, data classes and objects with attributes."""
     if isinstance(output, Activation):
-        return whole(output).value
+        return output.result()
     if isinstance(output, Tensor) or output is None or isinstance(output, (str, int, float, bool)):
         return output
     if isinstance(output, tuple):

@@ -16,16 +16,22 @@ from torch import Tensor, nn
 
 from suffice.occlusion.deactivation import masked_forward
 from suffice.occlusion.kinds import MaskedForward, OcclusionKind, OcclusionRequest
-from suffice.occlusion.rules.activation import Settings
+from suffice.occlusion.rules import DeactivationSettings
 
 
 def layer_masked_forward(module: nn.Module, inputs: Tensor, masks: Tensor) -> Any:
-    """What the module says of each input under layer masking.
+    """What the module returns for each input under layer masking.
 
     Before each convolution what is off is filled from its neighbours (`filled_from_neighbours`), as many times as the
     kernel is wide, and zero beyond; its output is on where any of its input is (a max-pool of the mask); averages are
     over what is on; a residual sum is on where both operands are. The module is neither edited nor hooked; where masks
     are all True the result is that of `module(inputs)`.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    >>> image, mask = torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool)
+    >>> mask[:, 2:6, :4] = True
+    >>> layer_masked_forward(model, image, mask).shape
+    torch.Size([1, 2])
 
     Args:
         module: in eval mode, on the device of the inputs.
@@ -38,7 +44,9 @@ def layer_masked_forward(module: nn.Module, inputs: Tensor, masks: Tensor) -> An
     Raises:
         InputError: shapes or types are wrong, or the module uses an operator without a rule.
     """
-    return masked_forward(module, inputs, masks, Settings(0.0, "intersection", "renormalised", fill=layer_fill))
+    return masked_forward(
+        module, inputs, masks, DeactivationSettings(0.0, "intersection", "renormalised", fill=layer_fill)
+    )
 
 
 def filled_from_neighbours(value: Tensor, on: Tensor, times: int) -> Tensor:

@@ -66,6 +66,8 @@ class MaskSearch:
     steps: int = 0
 
 
+@torch.inference_mode(False)  # also where the caller has switched gradients off
+@torch.enable_grad()
 def smallest_masks(
     classifier: Classifier,
     images: Tensor,

@@ -80,6 +80,8 @@ def parse_weights(text: str) -> TermWeights:
     return TermWeights(*numbers)
 
 
+@torch.inference_mode(False)  # also where the caller has switched gradients off
+@torch.enable_grad()
 def matched_masks(
     classifier: Classifier,
     images: Tensor,

@@ -9,31 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.occlusion.rules.activation import (
-    Activation,
-    Crops,
-    Mask,
-    NoRuleError,
-    checkpoint,
-    derive,
-    plain,
-    rule,
-    whole,
-)
-from suffice.occlusion.rules.crops import padded, same_crops
+from suffice.occlusion.rules.activation import Activation, Mask, deactivation_rule, plain
+from suffice.occlusion.rules.combine import summed_mask
 from suffice.occlusion.rules.masks import filled, reduced_mask, varies
+from suffice.operator_rules import NoRuleError
 
 
-@rule("linear", crops=True)
+@deactivation_rule("linear")
 def linear(func: Any, x: Any, weight: Any, bias: Any = None) -> Activation:
     """Mixes the last dimension: a checkpoint only if the mask varies along it (flattened maps, token mixing)."""
-    weight, bias = plain(whole(weight)), plain(whole(bias))
     if not isinstance(x, Activation):
         raise NoRuleError("linear layer of a plain tensor with a masked weight")
-    if not varies(x, (-1,)) and not padded(x):
-        return derive(x, func(x.value, weight, bias), x.mask, crops=x.crops)
-    whole(x)
-    return derive(x, func(checkpoint(x), weight, bias), reduced_mask(x, (-1,)))
+    value = x.checkpoint() if varies(x, (-1,)) else x.value
+    return x.derive(func(value, plain(weight), plain(bias)), reduced_mask(x, (-1,)))
 
 
 def _on(x: Any) -> Tensor:
@@ -63,53 +51,43 @@ def product_mask(a: Any, b: Any) -> Mask | None:
     return Mask(left @ right > 0)
 
 
-@rule("matmul bmm mm __matmul__ __rmatmul__", crops=True, joins=True)
+@deactivation_rule("product")
 def matmul(func: Any, a: Any, b: Any) -> Any:
     """Scores (queries by keys), weighted sums of values, token mixing: what is off adds nothing."""
     if func.__name__ == "__rmatmul__":
         return torch.matmul(b, a)
-    crops = _product_crops(a, b)
-    if crops is None:
-        a, b = whole(a), whole(b)
     source = a if isinstance(a, Activation) else b
     tokens = any(isinstance(t, Activation) and t.tokens for t in (a, b))
     if plain(a).ndim < 2 or plain(b).ndim < 2:
         if _is_masked(b) or (_is_masked(a) and varies(a, (-1,))):
             raise NoRuleError("matmul with a vector")
-        return derive(a, func(plain(a), plain(b)), a.mask and a.mask.map(lambda m: m.squeeze(-1)))
-    mixed = (_is_masked(a) and varies(a, (-1,))) or (_is_masked(b) and varies(b, (-2,)))
-    if not isinstance(b, Activation) and plain(b).ndim == 2 and mixed:
-        out = func(checkpoint(a), b)  # a linear layer written as a product
-        return derive(a, out, reduced_mask(a, (-1,)))
+        return source.derive(func(plain(a), plain(b)), a.mask and a.mask.map(lambda m: m.squeeze(-1)))
     # Zero the operands if positions are mixed: one side alone would do but for infinities on the other.
-    values = [checkpoint(t) if mixed and isinstance(t, Activation) else plain(t) for t in (a, b)]
-    return derive(source, func(*values), product_mask(a, b), tokens=tokens, crops=crops)
+    mixed = (_is_masked(a) and varies(a, (-1,))) or (_is_masked(b) and varies(b, (-2,)))
+    values = [t.checkpoint() if mixed and isinstance(t, Activation) else plain(t) for t in (a, b)]
+    return source.derive(func(*values), _product_mask(a, b), tokens=tokens)
 
 
-def _product_crops(a: Any, b: Any) -> Crops | None:
-    """The crops of a matrix product, if both factors store the same of what is summed over; None: take them whole."""
-    of_a, of_b = (t.crops if isinstance(t, Activation) else None for t in (a, b))
-    rank = plain(a).ndim
-    if (of_a is None and of_b is None) or rank != plain(b).ndim or rank < 2:
-        return None
-    if any(isinstance(t, Activation) and padded(t) for t in (a, b)):
-        return None
-    of_a, of_b = of_a or (None,) * rank, of_b or (None,) * rank
-    if any(of_a[:-2]) or any(of_b[:-2]) or not same_crops(of_a[-1:], of_b[-2:-1]):
-        return None
-    return (*of_a[:-1], of_b[-1])
+def _product_mask(a: Any, b: Any) -> Mask | None:
+    """Of a product of two activations, or of one with a parameter, which is a linear layer."""
+    linear = not isinstance(b, Activation) and plain(b).ndim == 2 and varies(a, (-1,))
+    return reduced_mask(a, (-1,)) if linear else product_mask(a, b)
 
 
-@rule("baddbmm addmm", joins=True)
+@deactivation_rule("product and sum")
 def add_matmul(func: Any, x: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """β · x + α · a b."""
-    if isinstance(x, Activation):
-        return beta * x + alpha * (a @ b)
-    product = a @ b
-    return derive(product, func(x, plain(a), plain(b), beta=beta, alpha=alpha), product.mask)
+    values = [t.checkpoint() if isinstance(t, Activation) else t for t in (x, a, b)]
+    out = func(*values, beta=beta, alpha=alpha)
+    factors = [t for t in (a, b) if isinstance(t, Activation)]
+    source = factors[0] if factors else x
+    mask = _product_mask(a, b) if factors else x.mask
+    if factors and isinstance(x, Activation) and x.numel() == out.numel():  # a smaller one is broadcast
+        mask = summed_mask(mask, x.mask, x.settings)
+    return source.derive(out, mask, tokens=any(isinstance(t, Activation) and t.tokens for t in (x, a, b)))
 
 
-@rule("einsum", joins=True)
+@deactivation_rule("contraction")
 def einsum(func: Any, equation: str, *operands: Any) -> Any:
     """Like a matrix product: on where some term of the sum is on in all its factors."""
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
@@ -128,12 +106,12 @@ def einsum(func: Any, equation: str, *operands: Any) -> Any:
         if size != 1
     }
     mixed = bool(summed & varying)
-    values = [checkpoint(x) if mixed and isinstance(x, Activation) else plain(x) for x in operands]
+    values = [x.checkpoint() if mixed and isinstance(x, Activation) else plain(x) for x in operands]
     out = func(equation, *values)
     activations = [x for x in operands if isinstance(x, Activation)]
     tokens = any(x.tokens for x in activations)
     if all(x.mask is None for x in activations):
-        return derive(activations[0], out, None, tokens=tokens)
+        return activations[0].derive(out, None, tokens=tokens)
     factors, factor_terms = [], []
     for term, x in zip(labels, operands, strict=True):
         if _is_masked(x):
@@ -145,22 +123,19 @@ def einsum(func: Any, equation: str, *operands: Any) -> Any:
     on = torch.einsum(f"{','.join(factor_terms)}->{kept}", *factors) > 0
     shape = iter(on.shape)
     on = on.reshape([next(shape) if c in varying else 1 for c in result])
-    return derive(activations[0], out, Mask(on), tokens=tokens)
+    return activations[0].derive(out, Mask(on), tokens=tokens)
 
 
-@rule("softmax log_softmax", crops=True)
+@deactivation_rule("softmax")
 def softmax(func: Any, x: Activation, dim: Any = None, *args: Any, **kwargs: Any) -> Activation:
     """What is off is left out, as if it were not there."""
     dim = kwargs.pop("dim", dim)
-    if padded(x):
-        whole(x)
     if x.mask is None or x.mask.on.shape[dim] == 1:
-        tokens = True if varies(x, (dim,)) else None  # what is not stored is left out
-        return derive(x, func(x.value, dim, *args, **kwargs), x.mask, tokens=tokens, crops=x.crops)
+        return x.derive(func(x.value, dim, *args, **kwargs), x.mask)
     on = x.mask.on
     left_out = ~on & on.any(dim, keepdim=True)  # where all is off there is nothing to attend to: any finite value does
     out = func(filled(x.value, left_out, -torch.inf), dim, *args, **kwargs)
-    return derive(x, out, x.mask, tokens=True, crops=x.crops)
+    return x.derive(out, x.mask, tokens=True)
 
 
 def _keys_on(*keys: Any) -> Tensor | None:
@@ -186,7 +161,7 @@ def _attending(on: Tensor, attn_mask: Tensor | None) -> Tensor:
     return attn_mask.masked_fill(~(on | ~on.any(-1, keepdim=True)), -torch.inf)
 
 
-@rule("scaled_dot_product_attention", crops=True, joins=True)
+@deactivation_rule("attention")
 def scaled_dot_product_attention(
     func: Any,
     query: Any,
@@ -199,15 +174,7 @@ def scaled_dot_product_attention(
 ) -> Activation:
     """Attention (..., L, E) over the keys that are on; a result is on where its query is."""
     source = next(t for t in (query, key, value) if isinstance(t, Activation))
-    of_q, of_k, of_v = ((t.crops if isinstance(t, Activation) else None) for t in (query, key, value))
-    crops = None
-    if any(c is not None for c in (of_q, of_k, of_v)):
-        tokens_only = all(c is None or not any((*c[:-2], c[-1])) for c in (of_q, of_k, of_v))
-        if attn_mask is None and not is_causal and same_crops(of_k, of_v) and tokens_only:
-            crops = of_q
-        else:
-            query, key, value = whole(query), whole(key), whole(value)
-    q, k, v, bias = plain(query), plain(key), plain(value), plain(whole(attn_mask))
+    q, k, v, bias = plain(query), plain(key), plain(value), plain(attn_mask)
     on = _keys_on(key, value)
     if on is None:
         out = func(q, k, v, bias, dropout_p, is_causal, **kwargs)
@@ -221,7 +188,7 @@ def scaled_dot_product_attention(
             # Another kernel runs without a mask; rows that are all on must have its very bits.
             unmasked = func(q, k, v, bias, dropout_p, **kwargs)
             out = unmasked.where(on.all(-1, keepdim=True), out)
-    return derive(source, out, _query_mask(query, on), tokens=True, crops=crops)
+    return source.derive(out, _query_mask(query, on), tokens=True)
 
 
 def _query_mask(query: Any, keys_on: Tensor | None) -> Mask | None:
@@ -234,7 +201,7 @@ def _query_mask(query: Any, keys_on: Tensor | None) -> Mask | None:
     return None if keys_on is None else Mask(keys_on.any(-1, keepdim=True))
 
 
-@rule("multi_head_attention_forward", always=True, joins=True)
+@deactivation_rule("packed attention", always=True)
 def multi_head_attention(
     func: Any, query: Any, key: Any, value: Any, *args: Any, key_padding_mask: Any = None, **kwargs: Any
 ) -> Any:
@@ -260,7 +227,7 @@ def multi_head_attention(
     mask = _query_mask(query, on[:, None] if on is not None else None)
     if mask is not None and not isinstance(query, Activation):
         mask = mask.map(lambda m: m.transpose(0, 1))
-    return derive(source, out, mask, tokens=True), None if weights is None else derive(source, weights, None)
+    return source.derive(out, mask, tokens=True), None if weights is None else source.derive(weights, None)
 
 
 def _unmasked_multi_head_attention(func: Any, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -1,27 +1,18 @@
 """Operators that join several activations: add, multiply, concatenate, choose."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suffice.occlusion.rules.activation import (
-    Activation,
-    Crop,
-    Crops,
-    Mask,
-    checkpoint,
-    derive,
-    plain,
-    rule,
-    whole,
-)
-from suffice.occlusion.rules.crops import align, padded, same_crops
-from suffice.occlusion.rules.masks import filled, settle
+from suffice.occlusion.rules.activation import Activation, DeactivationSettings, Mask, deactivation_rule, plain
+from suffice.occlusion.rules.masks import filled, settle, varies
 
 
-def _same(a: Mask | None, b: Mask | None) -> bool:
+def same_mask(a: Mask | None, b: Mask | None) -> bool:
+    """Whether the same is on, as far as can be said without looking at constants."""
     if a is b:
         return True
     if a is None or b is None or a.constant is not None or b.constant is not None:
@@ -29,7 +20,7 @@ def _same(a: Mask | None, b: Mask | None) -> bool:
     return a.on.shape == b.on.shape and torch.equal(a.on, b.on)
 
 
-def _joined(a: Mask, b: Mask, on: Tensor) -> Mask | None:
+def joined_mask(a: Mask, b: Mask, on: Tensor) -> Mask | None:
     """`on` as a mask; a position is constant where both operands are, and where one is and the other is off."""
     if a.constant is None and b.constant is None:
         return settle(on)
@@ -39,62 +30,19 @@ def _joined(a: Mask, b: Mask, on: Tensor) -> Mask | None:
     return settle(on, constant & on)
 
 
-def fit(b: Any, a: Activation, *, divisor: bool = False) -> Any:
-    """The value of an operand that is broadcast over `a`, cut to what `a` stores; a divisor is 1 where it is off.
-
-    Nothing over nothing is NaN, and would stay so when a checkpoint multiplies it by zero.
-    """
-    if b is not a and not same_crops(getattr(b, "crops", None), a.crops):
-        b = whole(b)
-    value = plain(b)
-    if divisor and isinstance(b, Activation) and b.mask is not None:
-        value = filled(value, ~b.mask.on, 1.0)
-    if isinstance(b, Activation) and b.crops is not None:
-        return value
-    if not isinstance(value, Tensor) or a.crops is None:
-        return value
-    for back in range(1, min(value.ndim, a.ndim) + 1):
-        crop = a.crops[-back]
-        if crop is not None and value.shape[-back] != 1:
-            if crop.positions is not None:
-                value = value.index_select(-back, crop.positions)
-            else:
-                value = value.narrow(-back, crop.start, a.value.shape[-back])
-    return value
+def union(a: Mask | None, b: Mask | None) -> Mask | None:
+    """On where either is."""
+    return None if a is None or b is None else joined_mask(a, b, a.on | b.on)
 
 
-def _prepared(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation, Activation | None]:
-    """The operands as `_operands` finds them, stored alike."""
-    for x in args:
-        if isinstance(x, Activation) and padded(x):
-            whole(x)
-    a, b = _operands(args, kwargs)
-    if a.crops is None and (b is None or b.crops is None):
-        return a, b
-    if b is not None and a.shape == b.shape:
-        align(a, b)
-    elif b is not None or any(isinstance(x, Tensor) and _outgrows(x, a) for x in args):
-        whole([a, b])
-    return a, b
+def intersection(a: Mask | None, b: Mask | None) -> Mask | None:
+    """On where both are."""
+    if a is None or b is None:
+        return b if a is None else a
+    return joined_mask(a, b, a.on & b.on)
 
 
-def _outgrows(x: Tensor, a: Activation) -> bool:
-    if x.ndim > a.ndim:
-        return True
-    return any(n not in (1, m) for n, m in zip(reversed(x.shape), reversed(a.shape), strict=False))
-
-
-def _answer(
-    func: Any, x: Activation, args: tuple[Any, ...], out: Tensor, mask: Mask | None, tokens: bool
-) -> Activation:
-    if out is plain(args[0]) and isinstance(args[0], Activation):  # x += y
-        target = args[0]
-        target.mask, target.clean, target.tokens = mask, False, tokens
-        return target
-    return derive(x, out, mask, tokens=tokens, crops=x.crops)
-
-
-def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation, Activation | None]:
+def operands_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation, Activation | None]:
     """The operand whose mask counts, and a second one of the same size if there is one.
 
     A smaller operand (a gate, a global context, the branch of squeeze-and-excitation) is broadcast over the larger
@@ -109,86 +57,120 @@ def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Activation
     return (a, None) if a.numel() > b.numel() else (b, None)
 
 
-@rule(
-    "add add_ sub sub_ subtract rsub __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ maximum minimum fmax fmin",
-    crops=True,
-    always=True,
-    joins=True,
-)
+def broadcast_value(x: Any) -> Any:
+    """The value of an operand that is broadcast over a larger one: zero where it is off.
+
+    One that is on or off as a whole, such as the gate of squeeze-and-excitation, is read either way: it would switch
+    off the whole map.
+    """
+    return x.checkpoint() if isinstance(x, Activation) and varies(x, range(1, x.ndim)) else plain(x)
+
+
+def answered(x: Activation, args: tuple[Any, ...], out: Tensor, mask: Mask | None, tokens: bool) -> Activation:
+    """The result as an activation; the first operand itself where it was changed in place (x += y)."""
+    if out is plain(args[0]) and isinstance(args[0], Activation):
+        return args[0].overwrite(mask, tokens)
+    return x.derive(out, mask, tokens=tokens)
+
+
+@deactivation_rule("addition", "larger of two")
 def add(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Residual add: the union of the masks (or the intersection). A plain tensor is a constant and changes nothing."""
-    a, b = _prepared(args, kwargs)
-    mask = a.mask
-    tokens = a.tokens
-    if b is not None:
-        tokens = a.tokens or b.tokens
-        if not _same(a.mask, b.mask):
-            if a.settings.add == "intersection":
-                mask = _intersection(a.mask, b.mask)
-            else:
-                # What is off in one operand and on in the other would come back to life: zero it first.
-                mask = None
-                if a.mask is not None and b.mask is not None:
-                    mask = _joined(a.mask, b.mask, a.mask.on | b.mask.on)
-                for operand in (a, b):
-                    if not (mask is not None and operand.mask is not None and _same(operand.mask, mask)):
-                        checkpoint(operand)
-    values = [fit(t, a) for t in args]
-    out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
-    result = _answer(func, a, args, out, mask, tokens)
-    state = a.settings.state
-    if b is not None and mask is None and a.crops is None and state is not None and state.unwrap:
-        state.unwrapped, state.defer = True, False  # the same memory may go by two names now
-        return out
-    return result
-
-
-def _intersection(a: Mask | None, b: Mask | None) -> Mask | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return _joined(a, b, a.on & b.on)
-
-
-@rule(
-    "mul mul_ multiply __mul__ __rmul__ __imul__ div div_ divide true_divide __truediv__ __rtruediv__ "
-    "__itruediv__ __rdiv__ floor_divide __floordiv__ eq ne gt lt ge le __eq__ __ne__ __gt__ __lt__ __ge__ __le__ "
-    "logical_and logical_or __and__ __or__ atan2 remainder fmod",
-    crops=True,
-    joins=True,
-)
-def multiply(func: Any, *args: Any, **kwargs: Any) -> Activation:
-    """A product is on where both factors are (0 · y = 0); a smaller factor is a gate and changes nothing."""
-    a, b = _prepared(args, kwargs)
+    a, b = operands_of(args, kwargs)
     mask, tokens = a.mask, a.tokens
     if b is not None:
-        mask = a.mask if a.mask is b.mask else _intersection(a.mask, b.mask)
-        tokens = a.tokens or b.tokens
+        mask, tokens = summed_mask(a.mask, b.mask, a.settings), a.tokens or b.tokens
+        # What is off in one operand and on in the other would come back to life: zero it first.
+        a.value, b.value = a.checkpoint(), b.checkpoint()
+    values, named = _values(args, kwargs, a, b)
+    return answered(a, args, func(*values, **named), mask, tokens)
+
+
+def _values(
+    args: tuple[Any, ...], kwargs: dict[str, Any], a: Activation, b: Activation | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """What the operator is called with; `a` and `b` as they are."""
+
+    def value(x: Any) -> Any:
+        return plain(x) if x is a or x is b else broadcast_value(x)
+
+    return [value(x) for x in args], {k: value(x) for k, x in kwargs.items()}
+
+
+def summed_mask(a: Mask | None, b: Mask | None, settings: DeactivationSettings) -> Mask | None:
+    """The mask of a sum of two activations."""
+    return (intersection if settings.add == "intersection" else union)(a, b)
+
+
+@deactivation_rule("multiplication", "division", "function of two", "logic of two", "comparison")
+def multiply(func: Any, *args: Any, **kwargs: Any) -> Activation:
+    """A product is on where both factors are (0 · y = 0); a smaller factor is a gate and changes nothing."""
+    a, b = operands_of(args, kwargs)
+    mask, tokens = a.mask, a.tokens
+    if b is not None:
+        mask, tokens = intersection(a.mask, b.mask), a.tokens or b.tokens
     divides = "div" in func.__name__
-    values = [fit(t, a, divisor=divides and i == 1) for i, t in enumerate(args)]
-    out = func(*values, **{k: fit(v, a) for k, v in kwargs.items()})
-    return _answer(func, a, args, out, mask, tokens)
+    values, named = _values(args, kwargs, a, b)
+    if divides:
+        values[1:2] = [divisor(x) for x in args[1:2]]
+    return answered(a, args, func(*values, **named), mask, tokens)
 
 
-@rule("addcmul addcmul_", joins=True)
+def divisor(x: Any) -> Any:
+    """The value of what is divided by, 1 where it is off: nothing over nothing would be no number."""
+    if isinstance(x, Activation) and x.mask is not None:
+        return filled(x.value, ~x.mask.on, 1.0)
+    return plain(x)
+
+
+@deactivation_rule("multiplication and sum")
 def addcmul(func: Any, x: Any, a: Any, b: Any, *, value: float = 1) -> Any:
-    """x + value · a · b (with the operator's own rounding when nothing but x or the product carries a mask)."""
-    activations = [t for t in (x, a, b) if isinstance(t, Activation)]
-    largest = max(activations, key=lambda t: t.numel())
-    rivals = [
-        t for t in activations if t is not largest and t.numel() == largest.numel() and t.mask is not largest.mask
-    ]
-    if rivals:
-        return x + (a * b if value == 1 else value * (a * b))
-    return derive(largest, func(plain(x), plain(a), plain(b), value=value), largest.mask)
+    """x + value · a · b: the mask of a sum, one of whose terms is a product."""
+
+    def mask(of_x: Masks, of_a: Masks, of_b: Masks) -> Masks:
+        return summed([*of_x, *multiplied([*of_a, *of_b])])
+
+    summed, multiplied = _mask_of_sum(x, a, b), _mask_of_product
+    return _in_one_go(lambda *values: func(*values, value=value), (x, a, b), mask)
 
 
-@rule("lerp", joins=True)
+@deactivation_rule("interpolation of two")
 def lerp(func: Any, a: Any, b: Any, weight: Any) -> Any:
-    """a + weight · (b - a)."""
-    return a + weight * (b - a)
+    """a + weight · (b - a): the mask of a sum, one of whose terms is a product with a difference."""
+
+    def mask(of_a: Masks, of_b: Masks, of_weight: Masks) -> Masks:
+        return summed([*of_a, *multiplied([*of_weight, *summed([*of_b, *of_a])])])
+
+    summed, multiplied = _mask_of_sum(a, b, weight), _mask_of_product
+    return _in_one_go(func, (a, b, weight), mask)
 
 
-@rule("where", joins=True)
+Masks = list[Mask | None]
+"""The mask of a term; none at all where it is a constant, or smaller than the others and broadcast over them."""
+
+
+def _mask_of_sum(*operands: Any) -> Callable[[Masks], Masks]:
+    settings = next(t for t in operands if isinstance(t, Activation)).settings
+    return lambda masks: [functools.reduce(lambda a, b: summed_mask(a, b, settings), masks)] if masks else []
+
+
+def _mask_of_product(masks: Masks) -> Masks:
+    return [functools.reduce(intersection, masks)] if masks else []
+
+
+def _in_one_go(function: Any, operands: tuple[Any, ...], mask: Callable[..., Masks]) -> Activation:
+    """An operator that joins three operands, with its own rounding: of zeros where they are off."""
+    activations = [t for t in operands if isinstance(t, Activation)]
+    size = max(t.numel() for t in activations)
+    full = [t for t in activations if t.numel() == size]
+    (joined,) = mask(*([t.mask] if any(t is f for f in full) else [] for t in operands))
+    for t in full:
+        t.value = t.checkpoint()
+    values = [plain(t) if any(t is f for f in full) else broadcast_value(t) for t in operands]
+    return full[0].derive(function(*values), joined, tokens=any(t.tokens for t in full))
+
+
+@deactivation_rule("choice")
 def where(func: Any, *args: Any, **kwargs: Any) -> Any:
     """A choice between two activations is on where either is, like a sum; the condition only chooses.
 
@@ -200,23 +182,22 @@ def where(func: Any, *args: Any, **kwargs: Any) -> Any:
         condition = args[1]
     activations = [c for c in choices if isinstance(c, Activation)]
     if not activations:
-        return derive(condition, func(*map(plain, args), **kwargs), condition.mask)
+        return condition.derive(func(*map(plain, args), **kwargs), condition.mask)
     first = activations[0]
     mask = first.mask
-    if len(activations) == 2 and not _same(mask, activations[1].mask):
-        second = activations[1].mask
-        mask = None if mask is None or second is None else _joined(mask, second, mask.on | second.on)
+    if len(activations) == 2 and not same_mask(mask, activations[1].mask):
+        mask = union(mask, activations[1].mask)
         for c in activations:
-            checkpoint(c)
-    return derive(first, func(*map(plain, args), **kwargs), mask)
+            c.value = c.checkpoint()
+    return first.derive(func(*map(plain, args), **kwargs), mask)
 
 
-@rule("masked_fill masked_fill_")
+@deactivation_rule("masked fill")
 def masked_fill(func: Any, x: Any, where: Any, value: Any) -> Any:
     """A constant put at chosen positions: what is off stays off."""
     source = x if isinstance(x, Activation) else where
     out = func(plain(x), plain(where), plain(value))
-    return _answer(func, source, (x,), out, source.mask, source.tokens)
+    return answered(source, (x,), out, source.mask, source.tokens)
 
 
 def concatenated_mask(parts: Sequence[Any], values: Sequence[Tensor], dim: int) -> Mask | None:
@@ -226,7 +207,7 @@ def concatenated_mask(parts: Sequence[Any], values: Sequence[Tensor], dim: int) 
     if all(m is None for m in masks):
         return None
     first = masks[0]
-    if first is not None and all_activations and all(_same(first, m) for m in masks) and first.on.shape[dim] == 1:
+    if first is not None and all_activations and all(same_mask(first, m) for m in masks) and first.on.shape[dim] == 1:
         return first
     device = values[0].device
     yes = torch.ones([1] * values[0].ndim, dtype=torch.bool, device=device)
@@ -245,48 +226,19 @@ def concatenated_mask(parts: Sequence[Any], values: Sequence[Tensor], dim: int) 
     return settle(on, laid_out(constants) if some_constant else None)
 
 
-@rule("cat concat concatenate", crops=True, joins=True)
+@deactivation_rule("concatenation")
 def cat(func: Any, tensors: Sequence[Any], dim: int = 0, **kwargs: Any) -> Activation:
     """Concatenation: a mask a channel group (or a token). Nothing is zeroed yet."""
     dim = kwargs.pop("axis", dim)
-    crops = _crops_to_cat(tensors, dim)
-    if crops is None:
-        tensors = whole(list(tensors))
     values = [plain(t) for t in tensors]
     out = func(values, dim, **kwargs)
     kept = [(t, v) for t, v in zip(tensors, values, strict=True) if v.ndim == out.ndim]  # cat skips old-style empties
     first = next(t for t in tensors if isinstance(t, Activation))
     mask = concatenated_mask([t for t, _ in kept], [v for _, v in kept], dim % out.ndim)
-    tokens = any(isinstance(t, Activation) and t.tokens for t in tensors)
-    return derive(first, out, mask, tokens=tokens, crops=crops)
+    return first.derive(out, mask, tokens=any(isinstance(t, Activation) and t.tokens for t in tensors))
 
 
-def _crops_to_cat(tensors: Sequence[Any], dim: int) -> Crops | None:
-    """The crops of a concatenation, if its parts are stored alike or cropped along `dim` alone; None: if neither."""
-    activations = [t for t in tensors if isinstance(t, Activation)]
-    if all(t.crops is None for t in activations) or any(padded(t) for t in activations):
-        return None
-    rank = activations[0].ndim
-    if any(t.ndim != rank for t in tensors):
-        return None
-    dim %= rank
-    if len(activations) == len(tensors) and all(t.crops is None or t.crops[dim] is None for t in activations):
-        align(*activations)  # feature maps side by side
-        return activations[0].crops
-    if any(c is not None for t in activations if t.crops for d, c in enumerate(t.crops) if d != dim):
-        return None
-    indices, size = [], 0
-    for t in tensors:  # tokens after one another
-        crop = t.crops[dim] if isinstance(t, Activation) and t.crops else None
-        stored = plain(t).shape[dim]
-        here = torch.arange(stored, device=t.device) + (crop.start if crop else 0)
-        indices.append((here if crop is None or crop.positions is None else crop.positions) + size)
-        size += t.shape[dim]
-    joined = Crop(size, 0, (0, size), (0, size), torch.cat(indices))
-    return tuple(joined if d == dim else None for d in range(rank))
-
-
-@rule("stack", joins=True)
+@deactivation_rule("stack")
 def stack(func: Any, tensors: Sequence[Any], dim: int = 0) -> Activation:
     """Concatenation along a new dimension."""
     rank = plain(tensors[0]).ndim + 1

@@ -23,6 +23,9 @@ def exceeds(kept: Tensor, real: Tensor | float, threshold: float) -> Tensor:
     """Where the ratio kept / real is above the threshold (Definition 4); both are whole numbers.
 
     The ratio is the correctly rounded float64, so 1 of 3 is not above a threshold of 1 / 3.
+
+    >>> exceeds(torch.tensor([1, 2]), 3, 1 / 3)
+    tensor([False,  True])
     """
     if threshold == 0.0:
         return kept > 0
@@ -31,8 +34,6 @@ def exceeds(kept: Tensor, real: Tensor | float, threshold: float) -> Tensor:
 
 def varies(x: Activation, dims: Sequence[int]) -> bool:
     """Whether the mask differs along any of these dimensions, so that an operator over them mixes on and off."""
-    if x.crops is not None and any(x.crops[d] is not None for d in dims):
-        return True
     return x.mask is not None and any(x.mask.on.shape[d] != 1 for d in dims)
 
 
@@ -43,22 +44,32 @@ def filled(value: Tensor, where: Tensor, number: float) -> Tensor:
 
 def reduced_mask(x: Activation, dims: Sequence[int], *, keepdim: bool = True) -> Mask | None:
     """The mask after these dimensions are reduced to one position each, by counting what is on along them."""
-    dims = [d % x.ndim for d in dims]
-    cropped = x.crops is not None and any(x.crops[d] is not None for d in dims)
-    if x.mask is None and not cropped:
+    if x.mask is None:
         return None
-    on, constant = (x.value.new_ones([1] * x.ndim, dtype=torch.bool), None) if x.mask is None else x.mask
-    if cropped:  # what is not stored is off
-        on = on.expand([x.value.shape[d] if d in dims and c else on.shape[d] for d, c in enumerate(x.crops or ())])
+    dims = [d % x.ndim for d in dims]
+    return counted(x.mask, dims, x.settings.threshold, keepdim=keepdim)
+
+
+def counted(mask: Mask, dims: Sequence[int], threshold: float, *, keepdim: bool = True, beside: int = 0) -> Mask | None:
+    """A mask with some dimensions reduced to one position each: on where more than a share of them is on.
+
+    Args:
+        mask: any.
+        dims: at least 0.
+        threshold: τ.
+        keepdim: whether the dimensions stay, with size 1.
+        beside: how many positions there are that the mask leaves out, all of them off.
+    """
+    on, constant = mask
+    dims = list(dims)
     if constant is not None:
         on, constant = torch.broadcast_tensors(on, constant)
         kept = (on & ~constant).sum(dims, keepdim=True)
-        real = (~constant).sum(dims, keepdim=True)
-        constant = real == 0
-        on = exceeds(kept, real.clamp(min=1), x.settings.threshold) | constant
-    elif varies(x, dims):
-        kept = on.sum(dims, keepdim=True)
-        on = exceeds(kept, math.prod(x.shape[d] for d in dims if on.shape[d] != 1 or cropped), x.settings.threshold)
+        there = (~constant).sum(dims, keepdim=True) + beside
+        constant = there == 0
+        on = exceeds(kept, there.clamp(min=1), threshold) | constant
+    elif beside or any(on.shape[d] != 1 for d in dims):
+        on = exceeds(on.sum(dims, keepdim=True), math.prod(on.shape[d] for d in dims) + beside, threshold)
     if not keepdim:
         on = on.squeeze(dims)
         constant = None if constant is None else constant.squeeze(dims)

@@ -1,16 +1,26 @@
 """What is stored: windows of activations that are off elsewhere, brought to the same place where operands meet."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-from suffice.occlusion.rules.activation import Activation, Crop, Crops, Mask, checkpoint, whole
+from suffice.occlusion.rules.activation import Mask
+from suffice.occlusion.rules.masks import counted, varies
+from suffice.occlusion.shortcuts.activation import Crop, Crops, StoredActivation, whole
 
 
-def padded(x: Activation) -> bool:
+def padded(x: StoredActivation) -> bool:
     """Whether zero padding around the real positions is still to be read."""
     return x.crops is not None and any(c is not None and c.real != (0, c.size) for c in x.crops)
+
+
+def mixes(x: StoredActivation, dims: Sequence[int]) -> bool:
+    """Whether an operator over these dimensions mixes on and off: the mask differs along them, or a part is stored."""
+    if x.crops is not None and any(x.crops[d] is not None for d in dims):
+        return True
+    return varies(x, dims)
 
 
 def same_crops(a: Crops | None, b: Crops | None) -> bool:
@@ -23,7 +33,23 @@ def same_crops(a: Crops | None, b: Crops | None) -> bool:
                for c, d in zip(a, b, strict=True))  # fmt: skip
 
 
-def reduced_crops(x: Activation, dims: Sequence[int], *, keepdim: bool = True) -> Crops | None:
+def all_on(x: StoredActivation) -> Mask:
+    """A mask that says that all that is stored is on."""
+    return Mask(x.value.new_ones([1] * x.ndim, dtype=torch.bool))
+
+
+def reduced_stored_mask(x: StoredActivation, dims: Sequence[int], *, keepdim: bool = True) -> Mask | None:
+    """As of the rules, for dimensions that are stored in part: what is not stored is off, and counted as there."""
+    dims = [d % x.ndim for d in dims]
+    if not any(c is not None and d in dims for d, c in enumerate(x.crops or ())):
+        return None if x.mask is None else counted(x.mask, dims, x.settings.threshold, keepdim=keepdim)
+    stored = x.value.shape
+    mask = (x.mask or all_on(x)).map(lambda m: m.expand([stored[d] if d in dims else n for d, n in enumerate(m.shape)]))
+    beside = math.prod(x.shape[d] for d in dims) - math.prod(stored[d] for d in dims)
+    return counted(mask, dims, x.settings.threshold, keepdim=keepdim, beside=beside)
+
+
+def reduced_crops(x: StoredActivation, dims: Sequence[int], *, keepdim: bool = True) -> Crops | None:
     """The crops of the dimensions that are left."""
     if x.crops is None:
         return None
@@ -44,15 +70,15 @@ def windowed(start: int, end: int, size: int, span: int | None = None) -> tuple[
     return min(max(0, (start + end - length) // 2), size - length), length
 
 
-def rewindow(x: Activation, dim: int, start: int, length: int, on: tuple[int, int] | None = None) -> None:
+def rewindow(x: StoredActivation, dim: int, start: int, length: int, on: tuple[int, int] | None = None) -> None:
     """Store another window along one dimension, zero outside the old one. Changes the activation in place."""
     crop = x.crops[dim] if x.crops else None
     crop = crop or Crop(x.value.shape[dim], 0, (0, x.value.shape[dim]), (0, x.value.shape[dim]))
     old = x.value.shape[dim]
     around = [0, 0] * (x.ndim - 1 - dim) + [crop.start - start, start + length - crop.start - old]
     if any(around):
-        x.value = F.pad(checkpoint(x), around)
-        mask = Mask(x.value.new_ones([1] * x.ndim, dtype=torch.bool)) if x.mask is None else x.mask
+        x.value = F.pad(x.checkpoint(), around)
+        mask = x.mask or all_on(x)
         x.mask = mask.map(lambda m: F.pad(m.expand(*m.shape[:dim], old, *m.shape[dim + 1 :]), around))
     new = None if length == crop.size else Crop(crop.size, start, on or crop.on, crop.real)
     crops: list[Crop | None] = [None] * x.ndim if x.crops is None else list(x.crops)
@@ -60,7 +86,7 @@ def rewindow(x: Activation, dim: int, start: int, length: int, on: tuple[int, in
     x.crops = None if all(c is None for c in crops) else tuple(crops)
 
 
-def align(*activations: Activation) -> None:
+def align(*activations: StoredActivation) -> None:
     """Store the same part of all of them: the window around their windows. Changes the activations in place."""
     first = activations[0]
     if all(same_crops(first.crops, x.crops) for x in activations):

@@ -1,6 +1,6 @@
 """A convolution, the batch norm and the activation function that follow it, in one go.
 
-Nobody has seen the output of a convolution that waits (`State`), so the norm and the activation function work in
+Nobody has seen the output of a convolution that waits (`PassState`), so the norm and the activation function work in
 place, with the same bits as ever; or, where the map is large and the kernel small, the norm becomes part of the
 kernel, with other rounding. On a processor these passes over memory are up to a third of the time of a network.
 """
@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suffice.occlusion.rules.activation import FOLLOWERS, Activation, Crops, Deferred, Mask
+from suffice.occlusion.rules.activation import Activation, Mask
+from suffice.occlusion.shortcuts.activation import FOLLOWERS, Crops, StoredActivation
+from suffice.occlusion.shortcuts.state import Deferred
 
 _LARGE = 2**19
 """From this many values on a map is larger than a processor's own caches, and each pass over it costs."""
@@ -22,7 +24,7 @@ _LARGE = 2**19
 _Norm = tuple[Tensor, Tensor, Tensor | None, Tensor | None, float]
 
 
-class Convolution(Deferred):
+class DeferredConvolution(Deferred):
     """A convolution that waits, with the norm and the functions that have joined it."""
 
     def __init__(
@@ -60,7 +62,7 @@ class Convolution(Deferred):
 
 
 def convolved(
-    source: Activation,
+    source: StoredActivation,
     mask: Mask | None,
     crops: Crops | None,
     sizes: Sequence[int],
@@ -69,7 +71,7 @@ def convolved(
     weight: Tensor,
     bias: Tensor | None,
     *arguments: Any,
-) -> Activation:
+) -> StoredActivation:
     """The activation of a convolution of `value`, to be computed when it is read.
 
     Args:
@@ -83,43 +85,40 @@ def convolved(
         bias: (O,).
         arguments: stride, padding, dilation and groups.
     """
-    settings = source.settings
-    state = settings.state
+    settings, state = source.settings, source.state
     if (
-        state is None
-        or not state.defer
+        not state.defer
         or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cpu")
         or value.dtype != weight.dtype
         or weight.device.type != "cpu"
     ):
         out = func(value, weight, bias, *arguments)
-        return Activation(out, mask, settings, False, source.tokens, crops)
-    deferred = Convolution(func, value, weight, bias, *arguments)
+        return source.derive(out, mask, crops=crops)
+    deferred = DeferredConvolution(func, value, weight, bias, *arguments)
     deferred.stored = (*value.shape[: -len(sizes) - 1], weight.shape[0], *sizes)
     deferred.may_fold = not settings.some_row_full and weight.dtype == torch.float32
-    result = Activation(value, mask, settings, False, source.tokens, crops, deferred, deferred.stored)
+    result = StoredActivation(value, mask, settings, state, False, source.tokens, crops, deferred, deferred.stored)
     state.waiting = result
     return result
 
 
-def _joined(x: Activation, inplace: bool) -> tuple[Convolution, Activation]:
+def _taken_over(x: StoredActivation, inplace: bool) -> tuple[DeferredConvolution, StoredActivation]:
     """The convolution that `x` waits for, and the activation that waits for it from now on."""
     if inplace:
-        assert isinstance(x.deferred, Convolution)
+        assert isinstance(x.deferred, DeferredConvolution)
         return x.deferred, x
-    state, convolution = x.settings.state, x.hand_over()
-    assert state is not None
-    assert isinstance(convolution, Convolution)
-    result = Activation(
-        convolution.weight, x.mask, x.settings, False, x.tokens, x.crops, convolution, convolution.stored
+    convolution = x.hand_over()
+    assert isinstance(convolution, DeferredConvolution)
+    result = StoredActivation(
+        convolution.weight, x.mask, x.settings, x.state, False, x.tokens, x.crops, convolution, convolution.stored
     )
-    state.waiting = result
+    x.state.waiting = result
     return convolution, result
 
 
 def _norm(
-    x: Activation,
+    x: StoredActivation,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -127,18 +126,19 @@ def _norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Activation | None:
+) -> StoredActivation | None:
     if training or running_mean is None or running_var is None:
         return None
     waiting = x.deferred
-    if not isinstance(waiting, Convolution) or waiting.norm is not None or waiting.then:
+    if not isinstance(waiting, DeferredConvolution) or waiting.norm is not None or waiting.then:
         return None
     dtype = waiting.weight.dtype
     if any(
-        t is not None and (t.dtype != dtype or type(t) is Activation) for t in (running_mean, running_var, weight, bias)
+        t is not None and (t.dtype != dtype or isinstance(t, Activation))
+        for t in (running_mean, running_var, weight, bias)
     ):
         return None
-    convolution, result = _joined(x, False)
+    convolution, result = _taken_over(x, False)
     convolution.norm = (running_mean, running_var, weight, bias, eps)
     return result
 
@@ -146,31 +146,36 @@ def _norm(
 FOLLOWERS[F.batch_norm] = _norm
 
 
-def _register(names: str, function: Callable[..., Any], inplace: bool | None, parameters: int) -> None:
-    """An activation function (input, *parameters, inplace); inplace None: the last argument says so."""
+def _follows(function: Callable[..., Any], *operators: Any, parameters: int = 0, inplace: bool | None = None) -> None:
+    """An activation function that can work in place may join the convolution that it follows.
 
-    def follow(x: Activation, *args: Any, **kwargs: Any) -> Activation | None:
+    Args:
+        function: it, in place.
+        operators: that it is called by: (input, *parameters, inplace).
+        parameters: how many there are.
+        inplace: whether they work in place; None: their last argument says so.
+    """
+
+    def follow(x: StoredActivation, *args: Any, **kwargs: Any) -> StoredActivation | None:
         here = kwargs.pop("inplace", False) if inplace is None else inplace
         if inplace is None and len(args) > parameters:
             *args, here = args  # type: ignore[assignment]
-        convolution, result = _joined(x, here)
+        convolution, result = _taken_over(x, here)
         convolution.then.append(partial(_applied, function, args, kwargs))
         return result
 
-    for name in names.split():
-        space, _, attribute = name.partition(".")
-        FOLLOWERS[getattr({"F": F, "torch": torch, "Tensor": Tensor}[space], attribute)] = follow
+    FOLLOWERS.update(dict.fromkeys(operators, follow))
 
 
 def _applied(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     function(out, *args, **kwargs)
 
 
-_register("F.relu", torch.relu_, None, 0)
-_register("torch.relu Tensor.relu", torch.relu_, False, 0)
-_register("torch.relu_ Tensor.relu_", torch.relu_, True, 0)
-_register("F.hardtanh", F.hardtanh_, None, 2)
-_register("F.relu6", torch._C._nn.relu6_, None, 0)
-_register("F.leaky_relu", F.leaky_relu_, None, 1)
-_register("F.silu", torch._C._nn.silu_, None, 0)
-_register("F.hardswish", torch._C._nn.hardswish_, None, 0)
+_follows(torch.relu_, F.relu)
+_follows(torch.relu_, torch.relu, Tensor.relu, inplace=False)
+_follows(torch.relu_, torch.relu_, Tensor.relu_, inplace=True)
+_follows(F.hardtanh_, F.hardtanh, parameters=2)
+_follows(torch._C._nn.relu6_, F.relu6)
+_follows(F.leaky_relu_, F.leaky_relu, parameters=1)
+_follows(torch._C._nn.silu_, F.silu)
+_follows(torch._C._nn.hardswish_, F.hardswish)

@@ -1,0 +1,238 @@
+"""Names that anybody may choose, files that are none, and models that talk, or end the program."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+QUICK = ("--model", "toy_models:corner", "--occlusion", "min", "--set", "block=8")
+CONTROL = [chr(code) for code in (*range(32), *range(127, 160), 0x202E, 0x2066)]
+
+HOSTILE = [
+    os.fsdecode(b"caf\xe9\xff.png"),
+    "a\x1b]0;title\x07\x1b[31mred.png",
+    "two\nlines\r.png",
+    "\u202egnp.png",
+    "<img src=x onerror=alert(1)>.png",
+    "<script>alert(1)</script>.png".replace("/", "\u2215"),
+    "{{ 7*7 }}{% raw %}.png",
+    "$(touch owned).png",
+    "`touch owned`.png",
+    "a;b|c&d.png",
+    "--out=owned.png",
+    "=1+1.png",
+    "\x85\x9b31m.png",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take only names that are text")
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_files_name_is_shown_and_not_obeyed(name: str, suffice: Any, save_photo: Any, contents: Any) -> None:
+    save_photo(name)
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    circuit = ("--model", "toy_models:convolution", "--layers", "all", "--switch", "all", "--random", "1")
+    for words, page in (
+        (("explain", *QUICK, "--out", "o", "--", name), "o/report.html"),
+        (("score", *QUICK[:4], "--metrics", "area", "--out", "o2", "--", name, "map.npy"), "o2/report.html"),
+        (("circuit", *circuit, "--out", "o3", "--", name), "o3/circuits.html"),
+    ):
+        run = suffice(*words)
+        assert (run.status, run.err) == (0, "")
+        assert not set(run.out) & (set(CONTROL) - {"\n"})
+        text = Path(page).read_text(encoding="utf-8")
+        assert "<img src=x" not in text
+        assert "<script>alert" not in text
+        assert not set(text) & (set(CONTROL) - {"\n", "\u202e", "\u2066"})
+        assert "49" not in text.partition("<title>")[2].partition("</title>")[0]
+    for svg in Path("o3").glob("*/circuit.svg"):
+        ElementTree.parse(svg)
+    run = suffice("explain", *QUICK, "--json", "--", name)
+    assert run.json[0]["image"] == name  # escapes that JSON itself reads back
+    assert not set(run.out) & (set(CONTROL) - {"\n"})
+    assert not any("owned" in path for path in contents() if path != name and not path.startswith(("o/", "o3/")))
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mnone.png", "a\nb.png", "\x00.png"[1:] + "\x9b1m.png"])
+def test_a_complaint_shows_a_name_without_what_a_terminal_obeys(name: str, suffice: Any) -> None:
+    run = suffice("explain", name, *QUICK)
+    assert run.status == 2
+    assert not set(run.complaints(1)[0]) & set(CONTROL)
+
+
+def test_class_names_with_anything_in_them(suffice: Any, save_photo: Any, toy_models: Any, monkeypatch: Any) -> None:
+    names = ["plain", "half \ud83d and \x1b[31m and \x00 and <b>\n=cmd|' /C calc'!A0"]
+    classifier = toy_models.corner()
+    monkeypatch.setattr(toy_models, "corner", lambda: classifier)
+    classifier.class_names = tuple(names)
+    photo = save_photo("a.png")
+    run = suffice("explain", photo, *QUICK, "--out", "o")
+    assert (run.status, run.err) == (0, "")
+    assert not set(run.out) & (set(CONTROL) - {"\n"})
+    assert r"half \ud83d and \u001b[31m and \u0000 and <b>\u000a=cmd" in run.out
+    assert json.loads(Path("o/a/explanation.json").read_text())["target_name"] == names[1]
+    from suffice.saved import load_explanation
+
+    assert load_explanation("o/a").target_name == names[1]
+    run = suffice("explain", photo, *QUICK, "--json")
+    assert run.json[0]["target_name"] == names[1]
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    run = suffice("score", photo, "map.npy", *QUICK[:4], "--metrics", "area", "--out", "o2")
+    assert (run.status, run.err) == (0, "")
+    assert not set(run.out) & (set(CONTROL) - {"\n"})
+
+
+# Files that are none
+
+
+NO_FILES = {
+    "pipe": (os.mkfifo, "is a pipe, a socket or a device"),
+    "endless device": (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device"),
+    "directory": (lambda path: path.mkdir(), "director"),
+    "link to itself": (lambda path: path.symlink_to(path.name), "symbolic links"),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files of POSIX")
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("place", ["image", "map", "mask", "weights", "classes", "config", "occlusion", "references"])
+def test_what_is_no_file_is_refused_before_it_is_read(place: str, kind: str, suffice: Any, save_photo: Any) -> None:
+    photo = save_photo("a.png")
+    suffix = {"map": ".npy", "weights": ".safetensors", "classes": ".txt", "config": ".toml"}.get(place, ".png")
+    path = Path(f"x{suffix}")
+    make, said = NO_FILES[kind]
+    make(path)
+    circuit = ("circuit", "--model", "toy_models:convolution", "--layers", "all")
+    words: dict[str, tuple[str, ...]] = {
+        "image": ("explain", str(path), *QUICK),
+        "map": ("score", photo, str(path), *QUICK[:4]),
+        "mask": (*circuit, photo, "--mask", str(path)),
+        "weights": ("explain", photo, *QUICK, "--weights", str(path)),
+        "classes": ("explain", photo, *QUICK, "--classes", str(path)),
+        "config": ("bench", str(path)),
+        "occlusion": ("explain", photo, *QUICK, "--occlusion", f"image:{path}"),
+        "references": (*circuit, photo, "--reference", str(path)),
+    }
+    run = suffice(*words[place])
+    assert run.status == 2
+    assert run.out == ""
+    complaint = run.complaints(1)[0]
+    assert path.name in complaint
+    if kind != "directory" and place in ("image", "map", "mask", "occlusion", "references"):
+        assert said.lower() in complaint.lower()
+
+
+# Models that talk, or end the program
+
+
+def test_what_a_model_prints_is_not_among_the_results(suffice: Any, save_photo: Any) -> None:
+    photos = [save_photo("a.png", 1, "print"), save_photo("b.png", 2)]
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    for words in (
+        ("explain", *photos, *QUICK, "--json"),
+        ("score", photos[0], "map.npy", *QUICK[:4], "--metrics", "area", "--json"),
+    ):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        program = "import suffice.cli; suffice.cli.main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert all(isinstance(json.loads(line), dict) for line in done.stdout.splitlines())
+        assert "a model that talks" in done.stderr
+        assert "also past Python" in done.stderr
+        run = suffice(*words)
+        assert run.status == 0
+        assert run.json
+        assert "a model that talks" in run.err
+
+
+def test_what_c_code_prints_late_is_not_among_the_results(suffice: Any, save_photo: Any) -> None:
+    """C's own buffer is written when it is full, or as the program ends."""
+    Path("printing.py").write_text(
+        "import ctypes, toy_models\n"
+        "def build():\n"
+        "    ctypes.CDLL(None).printf(b'from C\\n')\n"
+        "    return toy_models.corner()\n"
+    )
+    photo = save_photo("a.png")
+    path = os.pathsep.join([os.getcwd(), str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", "import suffice.cli; suffice.cli.main()", "explain", photo, "--model", "printing:build",
+         *QUICK[2:], "--json"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 1
+    assert "from C" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"), [("exit", "its code ended the program, SystemExit: 0"), ("generator exit", "GeneratorExit")]
+)
+def test_a_model_that_ends_the_program_costs_one_image(
+    marker: str, said: str, suffice: Any, save_photo: Any, contents: Any
+) -> None:
+    bad, good = save_photo("bad.png", 1, marker), save_photo("good.png", 2)
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    before = contents()
+    for words in (("explain", bad, *QUICK), ("score", bad, "map.npy", *QUICK[:4], "--metrics", "area")):
+        run = suffice(*words)
+        assert (run.status, run.out) == (2, "")
+        assert said in run.complaints(1)[0]
+        assert contents() == before
+    run = suffice("explain", bad, good, *QUICK, "--json", "--out", "o")
+    assert run.status == 1
+    assert said in run.complaints(1)[0]
+    assert [line["image"] for line in run.json] == [good]
+    assert "bad.png" in Path("o/report.html").read_text(encoding="utf-8")
+
+
+def test_a_model_that_ends_the_program_as_it_is_built(suffice: Any, save_photo: Any) -> None:
+    Path("ending.py").write_text("import sys\ndef build():\n    sys.exit()\n")
+    sys.path.insert(0, os.getcwd())
+    try:
+        run = suffice("explain", save_photo("a.png"), "--model", "ending:build")
+    finally:
+        sys.path.remove(os.getcwd())
+        sys.modules.pop("ending", None)
+    assert (run.status, run.out) == (2, "")
+    assert "could not load ending:build: its code ended the program, SystemExit" in run.complaints(1)[0]
+
+
+# What was assumed of an image, and what was left out
+
+
+def test_what_was_assumed_is_said_and_recorded(suffice: Any, save_photo: Any) -> None:
+    photo = save_photo("a.png")
+    pixels = np.asarray(Image.open(photo).convert("RGBA")).copy()
+    pixels[20:, :, 3] = 0
+    Image.fromarray(pixels).save("clear.png")
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    note = "Its transparent parts are shown on white."
+    run = suffice("explain", "clear.png", *QUICK, "--out", "o")
+    assert f"  note: {note}\n" in run.out
+    assert json.loads(Path("o/clear/explanation.json").read_text())["notes"] == [note]
+    assert note in Path("o/report.html").read_text()
+    run = suffice("score", "clear.png", "map.npy", *QUICK[:4], "--metrics", "area", "--json")
+    assert run.json[0]["notes"] == [note]
+    circuit = ("--model", "toy_models:convolution", "--layers", "all", "--switch", "all", "--random", "1")
+    assert suffice("circuit", "clear.png", *circuit, "--json").json[0]["notes"][0] == note
+
+
+def test_a_folder_says_what_it_leaves_out(suffice: Any, save_photo: Any) -> None:
+    for name in ("photos/a.png", "photos/b.jfif", "photos/below/c.png"):
+        save_photo(name)
+    Path("photos/notes.txt").touch()
+    run = suffice("explain", "photos", *QUICK, "--json")
+    assert run.status == 0
+    assert [line["image"] for line in run.json] == ["photos/a.png", "photos/b.jfif"]
+    assert run.complaints(1) == ["suffice: photos: left out: 1 .txt; 1 folder in it is not searched"]
