@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import suffice
-from suffice.explainers.causal import CausalSettings, minimal_passing, quarters, search, shares
+from suffice.explainers.causal import CausalSettings, minimal_passing, quarters, search_by_partitions, shares
 from suffice.explainers.descent import Box, mask_of
 
 SIZE = (32, 32)
@@ -81,7 +81,7 @@ def test_quarters_cover_the_box_once_and_are_not_thin() -> None:
 
 def test_a_search_keeps_what_is_sufficient_all_along() -> None:
     needed = mask_of([Box(4, 20, 9, 25), Box(22, 3, 27, 9)], SIZE)
-    running = search(SIZE, CausalSettings(smallest_box=2, depth=60), np.random.default_rng(1))
+    running = search_by_partitions(SIZE, CausalSettings(smallest_box=2, depth=60), np.random.default_rng(1))
     (responsibility, kept), _ = answered(running, lambda q: (q >= needed).all())
     assert (kept >= needed).all()
     assert kept.mean() < 0.25
