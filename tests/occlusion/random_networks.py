@@ -151,7 +151,7 @@ def function(r: random.Random, shape: Shape) -> nn.Module:
         nn.ReLU(inplace), nn.ReLU6(inplace), nn.SiLU(inplace), nn.Hardswish(inplace), nn.LeakyReLU(0.2, inplace),
         nn.Hardtanh(-0.5, 1.5, inplace), nn.GELU(), nn.Sigmoid(), nn.Hardsigmoid(), nn.PReLU(), nn.Softplus(),
         Call(lambda x: (x.abs() + 0.5).log()), Call(lambda x: x.clamp(-1, 1)), Call(lambda x: x.exp().clamp(max=3) - 2),
-        Call(lambda x: x.square() * 0.3 + 1), Call(lambda x: 1 / (x.abs() + 0.5)),
+        Call(lambda x: x.square() * 0.3 + 1), Call(lambda x: -0.3 - x.abs()), Call(lambda x: 1 / (x.abs() + 0.5)),
     ]  # fmt: skip
     return r.choice(kinds)
 

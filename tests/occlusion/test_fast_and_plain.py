@@ -17,6 +17,9 @@ from suffice.occlusion.layer_masking import layer_fill
 from suffice.occlusion.rules import DeactivationSettings
 from suffice.occlusion.shortcuts import fusion
 
+# Of even kernels, which are meant to be among the parts.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+
 NETWORK = {
     "names": st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=6),
     "seed": st.integers(0, 2**31 - 1),

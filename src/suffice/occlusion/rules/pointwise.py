@@ -6,6 +6,7 @@ from torch import Tensor
 
 from suffice.errors import InputError
 from suffice.occlusion.rules.activation import Activation, deactivation_rule, plain
+from suffice.occlusion.rules.masks import filled
 
 
 @deactivation_rule("function", "function that keeps zero", "number test", "dropout", "copy")
@@ -20,7 +21,7 @@ def infinite_at_zero(func: Any, *args: Any, **kwargs: Any) -> Activation:
     """Nobody may read an infinite value, also where it is off: as a factor of zero it would be no number."""
     x = next(a for a in args if isinstance(a, Activation))
     out = func(*map(plain, args), **kwargs)
-    return x.derive(out if x.mask is None else out.masked_fill(~x.mask.on, 0.0), x.mask)
+    return x.derive(out if x.mask is None else filled(out, ~x.mask.on, 0.0), x.mask)
 
 
 @deactivation_rule("batch norm")
