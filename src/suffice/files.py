@@ -136,7 +136,7 @@ def lock_file(path: Path, wait: float = 0.0, without: Callable[[str], None] = la
     Args:
         path: of the file.
         wait: seconds for which another process is waited for.
-        without: told why, where the file system has no locks; then nothing is held.
+        without: called with the reason where the file system has no locks; then nothing is held.
 
     Raises:
         BlockingIOError: another process holds it.

@@ -224,7 +224,7 @@ def locked_folder(
 
     Args:
         path: of the folder.
-        tell: told, in a line, where the file system has no locks; None for a warning.
+        tell: called with a line where the file system has no locks; None for a warning.
         below: names of folders in it that are tidied, too, besides those of single results.
 
     Raises:
