@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import doctest
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+from suffice.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,6 +19,33 @@ ROOT = Path(__file__).parents[1]
 def test_pages(page: str) -> None:
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, encoding="utf-8")
     assert (failed, tried > 5) == (0, True)
+
+
+def test_your_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page of models: its Python, which writes files, and then its commands, each of which reads them."""
+    transformers = pytest.importorskip("transformers")
+    page = ROOT / "docs" / "your-own-model.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    try:
+        failed, tried = doctest.testfile(
+            str(page), module_relative=False, encoding="utf-8", optionflags=doctest.ELLIPSIS
+        )
+        assert (failed, tried > 40) == (0, True)
+        blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        commands = [line for block in blocks for line in block.splitlines()]
+        assert len(commands) >= 7
+        for command in commands:
+            monkeypatch.setattr(sys, "argv", shlex.split(command))
+            with pytest.raises(SystemExit) as ended:
+                main()
+            said = capsys.readouterr()
+            assert ended.value.code == 0, f"{command}: {said.err}"
+    finally:
+        sys.modules.pop("my_models", None)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
 
 
 @pytest.mark.slow

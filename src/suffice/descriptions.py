@@ -22,6 +22,7 @@ _SIZES = ("input_size", "image_size", "img_size", "imgsz", "input_shape")
 _MEANS = ("mean", "image_mean", "img_mean", "norm_mean", "pixel_mean")
 _STDS = ("std", "image_std", "img_std", "norm_std", "pixel_std")
 _PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # the numbers of its filters
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 _OF_A_PROCESSOR = ("do_resize", "do_center_crop", "do_normalize", "do_rescale", "crop_size", "resample")
 _LARGEST_IN_UNITS_OF_ONE = 2.0  # a mean or std above it is written for pixels from 0 to 255
 
@@ -60,7 +61,9 @@ def fields_of_processor(processor: Any) -> dict[str, Any]:
     """
     fast = getattr(processor, "backend", "") == "torchvision" or type(processor).__name__.endswith("Fast")
     resizer = {"resizer": "torchvision", "crop_rounding": "down"} if fast else {"crop_rounding": "down"}
-    return {**fields_of(processor.to_dict()), **resizer}
+    # What a class leaves out is not done, though there are numbers for it, such as MobileViT's mean.
+    steps = {name: bool(getattr(processor, name)) for name in _STEPS if hasattr(processor, name)}
+    return {**fields_of({**processor.to_dict(), **steps}), **resizer}
 
 
 def _of_processor(config: Mapping[str, Any]) -> dict[str, Any]:

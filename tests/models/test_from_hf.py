@@ -84,6 +84,7 @@ def test_the_command_line_loads_it(
     words = ["explain", "sample:coffee", "--model", f"hf:{hf_folder(name)}", "--occlusion", "zero", "--method", "lime"]
     words += ["--set", "samples=20", "--keep-confidence", "0", "--device", "cpu", "--json"]
     monkeypatch.setattr(sys, "argv", ["suffice", *words])
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr()
@@ -93,6 +94,85 @@ def test_the_command_line_loads_it(
     assert result["target_name"] == best["label"]
     assert result["confidence"] == pytest.approx(best["score"], abs=1e-5)
     assert result["model"] == f"hf:{hf_folder(name)}"
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "mobilenet_v2", "convnext", "efficientnet"])
+def test_a_pipeline_is_a_classifier(name: str, hf_folder: Folder) -> None:
+    made = pipeline(hf_folder(name))
+    classifier = suffice.Classifier(made)
+    assert classifier.module is made.model
+    assert classifier.class_names == NAMES
+    assert classifier.preprocessing == loaded(hf_folder(name)).preprocessing
+    assert set(classifier.assumed) <= {"outputs"}
+    found = classifier.logits(suffice.load_image("sample:rocket", classifier)[None])
+    torch.testing.assert_close(found, logits_of(made, read_photo("sample:rocket").pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pipeline_that_reverses_the_channels_is_asked_so(hf_folder: Folder) -> None:
+    made = pipeline(hf_folder("resnet"))
+    made.image_processor = transformers.MobileViTImageProcessor(
+        size={"shortest_edge": 72}, crop_size={"height": SIZE, "width": SIZE}
+    )
+    classifier = suffice.Classifier(made)
+    found = classifier.logits(suffice.load_image("sample:rocket", classifier)[None])
+    torch.testing.assert_close(found, logits_of(made, read_photo("sample:rocket").pixels), atol=1e-5, rtol=1e-5)
+
+
+RETURNED = """
+import transformers
+
+transformers.utils.logging.disable_progress_bar()
+FOLDER = {folder!r}
+
+def pipeline():
+    return transformers.pipeline("image-classification", model=FOLDER, device="cpu")
+
+def model():
+    return transformers.AutoModelForImageClassification.from_pretrained(FOLDER)
+
+def with_processor():
+    return model(), transformers.AutoImageProcessor.from_pretrained(FOLDER)
+
+def mapping():
+    return {{"model": model(), "processor": transformers.AutoImageProcessor.from_pretrained(FOLDER, backend="pil")}}
+
+def reversing():
+    size = {{"height": 64, "width": 64}}
+    return model(), transformers.MobileViTImageProcessor(size={{"shortest_edge": 72}}, crop_size=size)
+"""
+
+
+@pytest.fixture
+def returned(hf_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of the user's that returns models of transformers."""
+    (tmp_path / "my_hf.py").write_text(RETURNED.format(folder=hf_folder("deit")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    yield "my_hf"
+    sys.modules.pop("my_hf", None)
+    if bars:
+        transformers.utils.logging.enable_progress_bar()
+
+
+@pytest.mark.parametrize("function", ["pipeline", "with_processor", "mapping", "model"])
+def test_functions_return_models_of_transformers(function: str, returned: str, hf_folder: Folder) -> None:
+    classifier = suffice.load_classifier(f"{returned}:{function}", device="cpu")
+    assert classifier.class_names == NAMES
+    assert classifier.preprocessing.input_size == (SIZE, SIZE)
+    assert classifier.preprocessing.crop_pct == pytest.approx(SIZE / 72)
+    if function == "model":
+        return
+    backend = "pil" if function == "mapping" else "torchvision"
+    made = pipeline(hf_folder("deit"))
+    made.image_processor = transformers.AutoImageProcessor.from_pretrained(hf_folder("deit"), backend=backend)
+    found = classifier.logits(suffice.load_image("sample:cat", classifier)[None])
+    torch.testing.assert_close(found, logits_of(made, read_photo("sample:cat").pixels), atol=1e-5, rtol=1e-5)
+
+
+def test_a_processor_that_reverses_the_channels_cannot_stand_beside_a_model(returned: str) -> None:
+    with pytest.raises(InputError, match="MobileViTImageProcessor makes BGR of RGB: return a pipeline"):
+        suffice.load_classifier(f"{returned}:reversing")
 
 
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -326,6 +406,29 @@ def test_deactivation_is_exact_and_sees_nothing_that_is_hidden(name: str, hf_fol
 
 
 # --- CLIP and SigLIP -------------------------------------------------------------------------------------------------
+
+
+def test_prompts_on_the_command_line_follow_one_another(
+    hf_folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["explain", "sample:cat", "--model", f"hf:{hf_folder('siglip')}", "--prompts", *PROMPTS, "--occlusion"]
+    words += ["zero", "--method", "lime", "--set", "samples=20", "--keep-confidence", "0", "--device", "cpu", "--json"]
+    monkeypatch.setattr(sys, "argv", ["suffice", *words])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.err) == (0, "")
+    result = json.loads(said.out)
+    classifier = loaded(hf_folder("siglip"), prompts=PROMPTS)
+    logits = classifier.logits(suffice.load_image("sample:cat", classifier)[None])[0]
+    assert result["target_name"] == PROMPTS[int(logits.argmax())]
+    assert result["outputs"] == "labels"
+    assert result["confidence"] == pytest.approx(float(logits.sigmoid().max()), abs=1e-5)
+    monkeypatch.setattr(sys, "argv", ["suffice", "explain", "sample:cat", "--prompts", "a cat", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "expected texts after --prompts, and images before it; got the file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("clip", "logits"), ("siglip", "labels")])

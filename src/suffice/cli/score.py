@@ -279,7 +279,7 @@ class _Call:
             "label": label,
             "label_name": self.classifier.class_name(label),
             "confidence": float(scores.confidence[0]),
-            "scores": scores.of(0),
+            "scores": scores.of_map(0),
             "occlusion": self.occlusion,
             "settings": {"threshold": self.threshold, **self._settings(), **self._weights()},
             "seed": self.seed,

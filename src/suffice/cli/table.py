@@ -43,7 +43,7 @@ def side_by_side(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]
             " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + printable(name) for name in block),
         ]
         for metric in metrics:
-            values = {name: round(found[name].of(0)[metric], 3) + 0.0 for name in found}
+            values = {name: round(found[name].of_map(0)[metric], 3) + 0.0 for name in found}
             best = (max if meaning[metric].higher_is_better else min)(values.values())
             cells = []
             for name in block:
