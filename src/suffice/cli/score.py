@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
-import shutil
-import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +35,8 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, printable, say
+from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, say
+from suffice.cli.table import side_by_side
 from suffice.errors import InputError
 from suffice.registry import METRICS
 
@@ -213,7 +210,7 @@ class _Call:
             for line in lines:
                 say(json.dumps(line, ensure_ascii=False, allow_nan=False))
         else:
-            say(_as_text(lines, found), styled=True)
+            say(side_by_side(lines, found), styled=True)
         if folder is not None:
             self._write(folder, lines, found, photo, failures)
         return 1 if failures else 0
@@ -375,52 +372,3 @@ def _check_size(explanation: Any, frame: Any, path: str) -> None:
         raise InputError(
             f"{path}: expected an explanation for an input of {height} x {width}; got {received}, of another model?"
         )
-
-
-def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) -> str:
-    """A table for a terminal: a row for each metric, a column for each map, the best value in bold."""
-    first, meaning = lines[0], next(iter(found.values())).metrics
-    heading = (
-        f"{printable(first['image'])}: {printable(first['label_name'])} (class {first['label']}), "
-        f"confidence {first['confidence']:.2f}; hidden: {printable(first['occlusion'])}"
-    )
-    bold = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    metrics = list(first["scores"])
-    width = max(map(len, metrics)) + 2
-    room = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 10_000
-    blocks: list[list[str]] = [[]]
-    for name in found:
-        if blocks[-1] and width + sum(2 + _columns(other) for other in [*blocks[-1], name]) > room:
-            blocks.append([])
-        blocks[-1].append(name)
-    text = [heading]
-    for block in blocks:
-        text += ["", " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + name for name in block)]
-        for metric in metrics:
-            values = {name: round(found[name].of_map(0)[metric], 3) + 0.0 for name in found}
-            best = (max if meaning[metric].higher_is_better else min)(values.values())
-            cells = []
-            for name in block:
-                value = f"{values[name]:.3f}"
-                cell = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
-                cells.append(" " * (2 + _columns(name) - len(value)) + cell)
-            text.append(f"{meaning[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
-    text += [
-        "",
-        f"↑ higher is better, ↓ lower is better; {first['forward_passes']} forward passes, {first['seconds']:.1f} s",
-    ]
-    for line in lines:
-        text += [f"note: {printable(line['map'])}: {printable(note)}" for note in line["notes"]]
-    return "\n".join(text)
-
-
-def _columns(name: str) -> int:
-    return max(6, _width(name))
-
-
-def _width(text: str) -> int:
-    """Columns that a terminal takes for a text, as `printable`."""
-    widths = (
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in printable(text)
-    )
-    return sum(widths)
