@@ -34,7 +34,7 @@ from suffice.benchmark.config import make_config
 from suffice.benchmark.images import Backgrounds
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.plan import Plan
-from suffice.benchmark.results import Results, as_csv, read_rows, row_key
+from suffice.benchmark.results import Results, read_rows, row_key, rows_as_csv
 
 HERE = Path(__file__).parent
 OPTIONS = {"count": 20}
@@ -86,7 +86,7 @@ def kills(arguments: argparse.Namespace, place: Path) -> bool:
     config = benchmark(photos(place / "photos", arguments.explanations // 2))
     # The faster of two: what disturbs a run adds to its time, and kills drawn from a slow one would come too late.
     whole, to_first_part = min(_times(config, place / name) for name in ("first", "whole"))
-    expected = as_csv(read_rows(place / "whole"), times=False)
+    expected = rows_as_csv(read_rows(place / "whole"), times=False)
     print(f"{Plan(config).cells} explanations in {whole:.1f} s; table of {len(expected):,} bytes without times")
     moments = random.Random(arguments.seed)
     good = True
@@ -100,7 +100,7 @@ def kills(arguments: argparse.Namespace, place: Path) -> bool:
             kept.append(rows)
         _in_child(config, folder, None)
         found = read_rows(folder)
-        equal = as_csv(found, times=False) == expected
+        equal = rows_as_csv(found, times=False) == expected
         twice = sum(map(len, Results(folder).parts())) - len({row_key(row) for row in found})
         good &= equal and twice == 0 and hit > 0
         print(
@@ -217,7 +217,7 @@ def ray(arguments: argparse.Namespace, place: Path) -> bool:
     started = time.monotonic()
     run_benchmark(config, place / "local", LocalEngine(1))
     print(f"local, one thread: {time.monotonic() - started:.1f} s")
-    expected = as_csv(read_rows(place / "local"), times=False)
+    expected = rows_as_csv(read_rows(place / "local"), times=False)
     rates, equal = {}, True
     for workers in (1, 2):
         began = time.monotonic()
@@ -231,7 +231,7 @@ def ray(arguments: argparse.Namespace, place: Path) -> bool:
         # From the first results on, so that starting Ray and loading the model are not counted.
         at_work = moments[-1] - moments[2 * workers - 1]
         rates[workers] = (len(moments) - 2 * workers) / at_work
-        equal &= as_csv(read_rows(place / f"ray-{workers}"), times=False) == expected
+        equal &= rows_as_csv(read_rows(place / f"ray-{workers}"), times=False) == expected
         print(f"ray, {workers} worker{'s'[: workers - 1]} of one thread: {rates[workers]:.2f} cells/s, "
               f"{moments[0] - began:.1f} s to the first")  # fmt: skip
     load = os.getloadavg()[0]

@@ -28,7 +28,7 @@ from suffice.buffers import keep_buffers
 from suffice.circuits import read_out
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import connect
-from suffice.circuits.ranking import ACROSS_LAYERS, Decision, choose, ladder, weight_scores
+from suffice.circuits.ranking import ACROSS_LAYERS, Decision, best_channels, nested_circuits, weight_scores
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.search import random_circuits, smallest
 from suffice.files import write_csv
@@ -112,7 +112,7 @@ def of_photo(
     for ranking, off, wanted in asked:
         fill = None if off == "zero" else others
         decision = Decision(classifier, image[None], wanted, layers, fill)
-        rungs = ladder(decision, ranking, known.get(ranking), SHARES, lambda logits: True)
+        rungs = nested_circuits(decision, ranking, known.get(ranking), SHARES, lambda logits: True)
         label = ranking if wanted == target else f"{ranking}, another class"
         circuits = [rungs[1 + SHARES.index(size)].on for size in SIZES]
         goals: list[object] = list(SIZES)
@@ -127,7 +127,7 @@ def of_photo(
                 goals.append(f"least, γ = {gamma:g}")
         add(label, off, goals, torch.stack(circuits), wanted, fill)
     for size in SIZES:
-        pattern = choose(energy, layers, size, across=False)
+        pattern = best_channels(energy, layers, size, across=False)
         add("random", "zero", [size] * RANDOM, random_circuits(pattern, layers, RANDOM, seed=0), target, None)
     return rows
 

@@ -243,7 +243,7 @@ def score(
     agree = {} if truth is None else agreement(maps, truth, alpha_min)
     return [
         {"method": method, "image": index, "label": int(labels[row]), "predicted": int(predicted[row])}
-        | scores.of(row)
+        | scores.of_map(row)
         | {name: float(agree[name][row]) if agree else "" for name in TRUTH}
         | cost
         for row, index in enumerate(indices)

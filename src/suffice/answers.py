@@ -8,7 +8,7 @@
 >>> upper = torch.tensor([[[True, True], [False, False]]])
 >>> keys = keys_of(upper)
 >>> answers.ask([(0, 0)], upper, keys, torch.tensor([0.0, -torch.inf]))
->>> round(answers.of(0, keys[0]).margin, 3)  # half of the red is left
+>>> round(answers.known(0, keys[0]).margin, 3)  # half of the red is left
 0.1
 >>> answers.ask([(0, 0)], upper, keys, torch.tensor([0.0, -torch.inf]))
 >>> classifier.forward_passes  # the mask once, and the whole image, which says what the target is
@@ -29,7 +29,7 @@ from suffice.classifier import Classifier
 from suffice.occlusion import Occlusion, painted_logits
 from suffice.verdicts import Tolerance, log_odds
 
-Key = tuple[int, bytes]
+MaskKey = tuple[int, bytes]
 """Index of an occlusion, and a mask."""
 
 T = TypeVar("T")
@@ -71,8 +71,8 @@ class KeptAnswers:
         self.classifier, self.image, self.occlusions = classifier, image, tuple(occlusions)
         self.tolerance = Tolerance(classifier.precision)
         self._wanted = target
-        self._known: dict[Key, Answer] = {}
-        self._settled: set[Key] = set()  # those of float32, given to the mask alone
+        self._known: dict[MaskKey, Answer] = {}
+        self._settled: set[MaskKey] = set()  # those of float32, given to the mask alone
         self._backgrounds: dict[int, Tensor] = {}
         self._made: dict[Hashable, Any] = {}
 
@@ -103,7 +103,7 @@ class KeptAnswers:
         """Confidence in the target for the whole image, in [0, 1]."""
         return float(self.classifier.confidences(self.whole)[self.target])
 
-    def of(self, index: int, key: bytes) -> Answer:
+    def known(self, index: int, key: bytes) -> Answer:
         """The answer for a mask that was asked about, under the occlusion with this index."""
         return self._known[index, key]
 
@@ -139,13 +139,13 @@ class KeptAnswers:
         return self._known[key]
 
     def remembered(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What somebody has made of the image and the target alone, made once: `make()` is called the first time."""
+        """A value computed once for the image and the target and then kept: `make()` is called the first time."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
         return made
 
-    def _learn(self, new: Mapping[Key, int], masks: Tensor, target: int) -> None:
+    def _learn(self, new: Mapping[MaskKey, int], masks: Tensor, target: int) -> None:
         """Ask for the answers to some rows of the masks; all that is painted goes in one batch."""
         painted = [key for key in new if self.occlusions[key[0]].background is not None]
         if painted:

@@ -21,7 +21,7 @@ LARGEST = 2**31
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
-    """A `.npy` file.
+    """Read a `.npy` file.
 
     Raises:
         InputError: no such file, a damaged one, one that holds Python objects, or one that is too large.
@@ -32,7 +32,7 @@ def read_npy(path: Path) -> np.ndarray[Any, Any]:
 
 
 def npy_from(file: IO[bytes], size: int, name: str) -> np.ndarray[Any, Any]:
-    """An array in the format of `.npy` files.
+    """Read an array in the format of `.npy` files.
 
     Args:
         file: from which `size` bytes can be read.
@@ -117,7 +117,7 @@ def read_tensors(path: Path) -> Any:
         raise InputError(f"expected a readable PyTorch file; {path}: {reason(error)}") from error
 
 
-def plain(values: Any, most: int = LARGEST) -> Tensor:
+def plain_tensor(values: Any, most: int = LARGEST) -> Tensor:
     """A tensor of real numbers that lies in memory as it is, or can: dense, not quantised, not too large.
 
     Args:
@@ -127,7 +127,7 @@ def plain(values: Any, most: int = LARGEST) -> Tensor:
     Raises:
         InputError: a sparse, nested, quantised, complex or meta tensor, or more elements.
 
-    >>> plain(torch.zeros(1).expand(10**6, 10**6), most=10**9)
+    >>> plain_tensor(torch.zeros(1).expand(10**6, 10**6), most=10**9)
     Traceback (most recent call last):
     suffice.errors.InputError: expected a tensor of at most 1,000,000,000 numbers; got 1,000,000 x 1,000,000
     """

@@ -30,7 +30,7 @@ from suffice.class_names import imagenet_1k, names_in_order, usable
 from suffice.descriptions import fields_of, fields_of_processor, fields_of_transform
 from suffice.errors import InputError
 from suffice.inside import is_pipeline
-from suffice.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Settled, settle
+from suffice.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Settled, settle_preprocessing
 
 _WRAPPERS = {
     "OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
@@ -46,7 +46,7 @@ _LARGEST_CONFIG = 1 << 20  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Carried:
-    """What a model says of itself.
+    """The preprocessing and class names that were found in a model.
 
     Attributes:
         preprocessing: fields of `Preprocessing`, and `channels`.
@@ -121,7 +121,7 @@ def settle_for(model: Any, given: Mapping[str, Any], class_names: Any | None) ->
         The preprocessing with all that is assumed, and the names; None where nothing says them.
     """
     found = carried(model)
-    settled = settle(given, found.preprocessing)
+    settled = settle_preprocessing(given, found.preprocessing)
     names = found.class_names if class_names is None else names_in_order(class_names)
     needless = {
         "normalisation": given.get("mean") is not None and given.get("std") is not None,

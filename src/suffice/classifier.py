@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from suffice.callables import Layout, with_layout
 from suffice.carried import settle_for
 from suffice.class_names import index_of
-from suffice.engine import Answers, Engine, Passes
+from suffice.engine import Engine, ModelOutput, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError
 from suffice.inside import sealed, unwrapped
@@ -156,7 +156,7 @@ class Classifier:
 
     @property
     def precision(self) -> Precision:
-        """In which a screen is asked."""
+        """The number type of the first, fast pass, of which close answers are asked again in float32."""
         return self.engine.precision
 
     @property
@@ -258,7 +258,7 @@ class Classifier:
         """
         return self.batched(lambda module, x: module(self.normalise(x)), self.check_images(images))
 
-    def ask(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Answers:
+    def ask(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> ModelOutput:
         """Logits, and what else a question returns by row, of the rows of `inputs`; arguments as of `Engine.ask`.
 
         Every question to the model goes through here: it moves rows to the device, keeps the model in evaluation

@@ -42,7 +42,7 @@ _LARGEST_BATCH = {"cpu": 32, "mps": 32, "cuda": 128}
 
 
 class ByRow(NamedTuple):
-    """What a question returns that wants more than logits.
+    """What a forward pass returns where more than logits are wanted.
 
     Attributes:
         output: what the module returned.
@@ -53,8 +53,8 @@ class ByRow(NamedTuple):
     extras: tuple[Tensor, ...]
 
 
-class Answers(NamedTuple):
-    """What a model said of N rows.
+class ModelOutput(NamedTuple):
+    """What a model returned for N rows.
 
     Attributes:
         logits: float32 (N, K), on the CPU.
@@ -72,7 +72,7 @@ class Passes(NamedTuple):
     backward: int
 
     def since(self, before: Passes) -> Passes:
-        """What came after an earlier count.
+        """The passes since an earlier count.
 
         >>> Passes(7, 3).since(Passes(5, 3))
         Passes(forward=2, backward=0)
@@ -146,7 +146,7 @@ class Engine:
         counted: bool = True,
         read: Callable[[Any, int], Tensor] | None = None,
         progress: Callable[[float], None] | None = None,
-    ) -> Answers:
+    ) -> ModelOutput:
         """What the model says of the rows of `inputs`, asked in batches.
 
         Args:
@@ -212,7 +212,7 @@ class Engine:
         precision: Precision,
         channels_last: bool,
         read: Callable[[Any, int], Tensor],
-    ) -> Answers:
+    ) -> ModelOutput:
         rows = len(batch[0])
         if gather is not None:
             batch = gather(*batch)
@@ -223,7 +223,7 @@ class Engine:
         found = output if isinstance(output, ByRow) else ByRow(output, ())
         if any(len(extra) != rows for extra in found.extras):
             raise ValueError(f"a question about {rows} rows returned {[len(extra) for extra in found.extras]}")
-        return Answers(read(found.output, rows).detach(), tuple(extra.detach() for extra in found.extras))
+        return ModelOutput(read(found.output, rows).detach(), tuple(extra.detach() for extra in found.extras))
 
     def _copy(self) -> Any:
         """The faster copy of the module as it is now, made where it is not there; or the module."""
@@ -258,7 +258,7 @@ class _Together:
         self._rows, self.done = rows, 0
         self._tensors: list[Tensor] | None = None
 
-    def add(self, answer: Answers) -> None:
+    def add(self, answer: ModelOutput) -> None:
         """The next rows."""
         parts = (answer.logits, *answer.extras)
         if self._tensors is None:
@@ -268,10 +268,10 @@ class _Together:
             tensor[self.done : self.done + count] = part
         self.done += count
 
-    def answers(self) -> Answers:
+    def answers(self) -> ModelOutput:
         """All rows."""
         assert self._tensors is not None
-        return Answers(self._tensors[0], tuple(self._tensors[1:]))
+        return ModelOutput(self._tensors[0], tuple(self._tensors[1:]))
 
 
 _COUNTING = threading.Lock()
@@ -393,5 +393,5 @@ def _autocast(device: torch.device, precision: Precision) -> contextlib.Abstract
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says so: also as the CPU allocator of Linux and of Windows, MPS and cuDNN say it."""
-    said = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in said)
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in phrases)

@@ -82,7 +82,7 @@ class Part:
             self.close()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file and release its lock."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
@@ -136,7 +136,7 @@ def lock_file(path: Path, wait: float = 0.0, without: Callable[[str], None] = la
     Args:
         path: of the file.
         wait: seconds for which another process is waited for.
-        without: told why, where the file system has no locks; then nothing is held.
+        without: called with the reason where the file system has no locks; then nothing is held.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -217,7 +217,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def check_file(path: str | os.PathLike[str], what: str, most: int | None = None) -> os.stat_result:
-    """See that a path is a file that can be read to its end, before it is opened.
+    """Check that a path is a file that can be read to its end, before it is opened.
 
     Args:
         path: a pipe, a device or a socket might never end; a folder is no file.
@@ -286,7 +286,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def folder_to_disk(folder: Path) -> None:
-    """So that new names survive a loss of power, too."""
+    """Flush a folder to the disk, so that new names survive a loss of power."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

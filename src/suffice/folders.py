@@ -75,7 +75,7 @@ class OutputFolder:
 
     Args:
         path: made by the first write.
-        of: the command whose files these are: one does not replace those of another.
+        command: the command whose files these are: one does not replace those of another.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -88,11 +88,11 @@ class OutputFolder:
     suffice.errors.InputError: expected ... or as suffice score wrote it; got one that was changed since: ...
     """
 
-    def __init__(self, path: str | os.PathLike[str], of: str) -> None:
-        self.path, self.of = Path(path), of
+    def __init__(self, path: str | os.PathLike[str], command: str) -> None:
+        self.path, self.command = Path(path), command
 
     def check(self, names: Iterable[str], *, only: bool = False) -> None:
-        """See that files may be written, before any work is done for them.
+        """Check that files may be written, before any work is done for them.
 
         Args:
             names: of the files.
@@ -121,14 +121,15 @@ class OutputFolder:
         known = files.get(name)
         if known is None:
             got = "a file that suffice did not write"
-        elif known.of != self.of:
+        elif known.of != self.command:
             got = f"one that suffice {known.of} wrote"
         elif _digest(place) not in (known.sha256, known.instead_of):
             got = "one that was changed since"
         else:
             return
         raise InputError(
-            f"expected {place} to be free, or as suffice {self.of} wrote it; got {got}: move it, or take another folder"
+            f"expected {place} to be free, or as suffice {self.command} wrote it; got {got}: move it, or take another "
+            "folder"
         )
 
     def write(self, files: Mapping[str, bytes | memoryview | str], *, only: bool = False) -> None:
@@ -164,17 +165,19 @@ class OutputFolder:
             for name, data in files.items():
                 before, digest = _digest(self.path / name), hashlib.sha256(data).hexdigest()
                 if digest == before:
-                    coming[name] = _Written(of=self.of, sha256=digest)
+                    coming[name] = _Written(of=self.command, sha256=digest)
                     continue
                 try:
                     parts.append(Part(self.path, data))
                 except OSError as error:
                     place = self.path / name
                     raise InputError(f"could not write {place}: {error.strerror or error}") from error
-                coming[name] = _Written(of=self.of, sha256=digest, part=parts[-1].path.name, instead_of=before)
-            gone = [name for name, known in record.files.items() if only and known.of == self.of and name not in files]
+                coming[name] = _Written(of=self.command, sha256=digest, part=parts[-1].path.name, instead_of=before)
+            gone = [
+                name for name, known in record.files.items() if only and known.of == self.command and name not in files
+            ]
             for name in gone:
-                coming[name] = _Written(of=self.of, sha256=None, instead_of=record.files[name].sha256)
+                coming[name] = _Written(of=self.command, sha256=None, instead_of=record.files[name].sha256)
             if record.files | coming != record.files:
                 folder_to_disk(self.path)
                 _write_record(self.path, record.files | coming)
@@ -224,7 +227,7 @@ def locked_folder(
 
     Args:
         path: of the folder.
-        tell: told, in a line, where the file system has no locks; None for a warning.
+        tell: called with a line where the file system has no locks; None for a warning.
         below: names of folders in it that are tidied, too, besides those of single results.
 
     Raises:

@@ -105,19 +105,19 @@ class Meaning(NamedTuple):
         """
         if not self.independent:
             return margin(logits, target)
-        own = chosen(logits, target)
+        own = logit_of(logits, target)
         return torch.where(own == 0, own + _TINY, own)
 
     def log_odds(self, logits: Tensor, target: int | Tensor) -> Tensor:
         """log p/(1 - p) of the confidence p in a class, (…), of logits (…, K); gradients flow through."""
-        own = chosen(logits, target)
+        own = logit_of(logits, target)
         if self.independent:
             return own
         classes = torch.as_tensor(target, device=logits.device).expand(logits.shape[:-1])[..., None]
         return own - logits.scatter(-1, classes, -torch.inf).logsumexp(-1)
 
 
-def chosen(logits: Tensor, target: int | Tensor) -> Tensor:
+def logit_of(logits: Tensor, target: int | Tensor) -> Tensor:
     """The logits of one class, or of one class a row: (…) of (…, K)."""
     classes = torch.as_tensor(target, device=logits.device).expand(logits.shape[:-1])[..., None]
     return logits.gather(-1, classes)[..., 0]
@@ -151,23 +151,23 @@ def shows_logits(values: Tensor) -> bool:
     return values.ndim == 2 and values.shape[1] > 1 and not are_sigmoids(values)
 
 
-def found_out(values: Tensor, said: Outputs | None) -> tuple[Meaning, str]:
+def found_out(values: Tensor, given: Outputs | None) -> tuple[Meaning, str]:
     """What a model's outputs mean, as far as its answers to several inputs show it, and how that is known, in words.
 
     Args:
         values: (N, K) or (N,), what the model returned for N different inputs.
-        said: by the caller; then only whether `labels` and `binary` are sigmoids is found out.
+        given: by the caller; then only whether `labels` and `binary` are sigmoids is found out.
 
     Returns:
         The meaning; and a sentence on what is assumed, empty where nothing is.
     """
     single = values.ndim == 1 or values.shape[1] == 1
     in_unit = are_sigmoids(values)
-    if said in ("logits", "probabilities"):
-        return Meaning(said), ""
-    if said is not None:
+    if given in ("logits", "probabilities"):
+        return Meaning(given), ""
+    if given is not None:
         scale = "each lies in [0, 1], so they are taken to be sigmoids" if in_unit else ""
-        return Meaning(said, sigmoids=in_unit), f"outputs are {said}; {scale}" if scale else ""
+        return Meaning(given, sigmoids=in_unit), f"outputs are {given}; {scale}" if scale else ""
     if single:
         kind = "a probability, as it lies in [0, 1]" if in_unit else "a logit"
         return Meaning("binary", sigmoids=in_unit), f"the one output is taken to be {kind}, of class 1 (--outputs)"

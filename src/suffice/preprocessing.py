@@ -1,6 +1,6 @@
 """How an image becomes a model's input, and what is assumed of it where nothing says it.
 
->>> settled = settle({"mean": (0.5,), "std": (0.5,), "input_size": (28, 28)}, {})
+>>> settled = settle_preprocessing({"mean": (0.5,), "std": (0.5,), "input_size": (28, 28)}, {})
 >>> settled.preprocessing.mean, settled.preprocessing.input_size
 ((0.5,), (28, 28))
 >>> list(settled.assumed)
@@ -85,7 +85,7 @@ _NUMBERS: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """A preprocessing, and what of it is known.
+    """A preprocessing, with which of its fields are known and which assumed.
 
     Attributes:
         preprocessing: complete.
@@ -98,7 +98,7 @@ class Settled:
     assumed: dict[str, str]
 
 
-def settle(given: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
+def settle_preprocessing(given: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:
     """The preprocessing out of what the caller says, what the model carries, and what is assumed where neither does.
 
     Args:

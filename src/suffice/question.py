@@ -170,9 +170,9 @@ class Question:
             InputError: an unknown method or setting, one out of range, or a model whose output is unusable.
         """
         # Methods stand on questions: this is the one way back, for who has a question and wants the explanation.
-        from suffice.explainers.explaining import explained
+        from suffice.explainers.explaining import explanation_of
 
-        return explained(self, method, settings, progress)
+        return explanation_of(self, method, settings, progress)
 
     @property
     def target(self) -> int:
@@ -242,7 +242,7 @@ class Question:
         shown = self._shown(masks)
         keys = keys_of(shown)
         self._ask([(index, row) for index in self._order for row in range(len(shown))], shown, keys)
-        return [_least([self._answers.of(index, key) for index in self._order]) for key in keys]
+        return [_least([self._answers.known(index, key) for index in self._order]) for key in keys]
 
     def passes(self, answer: Answer) -> bool:
         """The verdict on an answer for a mask that is shown: on top, with enough confidence."""
@@ -334,8 +334,8 @@ class Question:
     ) -> dict[int, list[int]]:
         """The rows that fail under each occlusion of a group."""
         self._ask([(index, row) for index in group for row in rows], masks, keys)
-        of = self._answers.of
-        lost = {index: [row for row in rows if not self.passes(of(index, keys[row]))] for index in group}
+        known = self._answers.known
+        lost = {index: [row for row in rows if not self.passes(known(index, keys[row]))] for index in group}
         if self.contrastive:
             gone = set().union(*lost.values())
             kept = [row for row in rows if row not in gone]
@@ -343,16 +343,16 @@ class Question:
             hidden_keys = keys_of(hidden)
             self._ask([(index, row) for index in group for row in kept], hidden, hidden_keys)
             for index in group:
-                lost[index] += [row for row in kept if of(index, hidden_keys[row]).margin > 0]
+                lost[index] += [row for row in kept if known(index, hidden_keys[row]).margin > 0]
         return lost
 
     def _slack(self, index: int, mask: Tensor) -> float:
-        answer = self._answers.of(index, keys_of(mask[None])[0])
+        answer = self._answers.known(index, keys_of(mask[None])[0])
         slack = answer.margin
         if self.keep_confidence > 0:
             slack = min(slack, log_odds(answer.confidence) - self.demanded)
         if self.contrastive and self.passes(answer):  # else it was not asked, or by another question
-            slack = min(slack, -self._answers.of(index, keys_of(~mask[None])[0]).margin)
+            slack = min(slack, -self._answers.known(index, keys_of(~mask[None])[0]).margin)
         return slack
 
     def _ask(self, pairs: Sequence[tuple[int, int]], masks: Tensor, keys: Sequence[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What there is by name, here and in packages from outside: methods, metrics, occlusions, models, data sets.
+"""Registries of methods, metrics, occlusions, models and data sets: names to objects, also of installed packages.
 
 >>> list(METHODS)[:2], "causal" in METHODS  # no method is imported for this
 (['causal', 'lime'], True)
@@ -124,7 +124,7 @@ class Registry(Mapping[str, T]):
         return self[name]
 
     def unknown(self, name: str) -> InputError:
-        """What to raise for a name that there is not."""
+        """The error to raise for an unknown name."""
         near = did_you_mean(name.partition(":")[0], self)
         return InputError(f"unknown {self.kind} {name!r}{near}; expected {', '.join(self.usages())}")
 

@@ -14,7 +14,7 @@ import torch
 
 from suffice.benchmark import run_benchmark
 from suffice.benchmark.config import make_config
-from suffice.benchmark.results import as_csv, read_rows
+from suffice.benchmark.results import read_rows, rows_as_csv
 from suffice.errors import InputError
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def test_the_same_table_also_when_a_worker_is_killed(
     outcome = run_benchmark(config, tmp_path / "ray", RayEngine(2), progress=kill_one)
     assert killed
     assert outcome.failed_rows == 54, "of the damaged photo alone: seeds x occlusions x γ x metrics"
-    assert as_csv(read_rows(tmp_path / "ray"), times=False) == as_csv(rows, times=False)
+    assert rows_as_csv(read_rows(tmp_path / "ray"), times=False) == rows_as_csv(rows, times=False)
     assert not workers_of_ray(), "the cluster that was started is gone"
 
 

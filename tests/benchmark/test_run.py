@@ -15,7 +15,7 @@ import suffice
 from suffice.benchmark import explanations, plan, provenance
 from suffice.benchmark.config import make_config
 from suffice.benchmark.explanations import cut_at
-from suffice.benchmark.results import Results, as_csv, read_rows
+from suffice.benchmark.results import Results, read_rows, rows_as_csv
 from suffice.errors import InputError
 from suffice.explainers import METHODS
 from suffice.metrics import explanation_area
@@ -193,7 +193,7 @@ def test_stored_explanations_are_what_was_found(run: Any, toy: dict[str, Any], p
     setup = made.setups[0]
     row = Results(tmp_path / "out").load(plan.explanation_id(setup, "b_1.png", made.levels[1]))
     assert row is not None
-    stored = explanations.unpack(row).of
+    stored = explanations.unpack(row).result
     import bench_models
 
     classifier = bench_models.corner()
@@ -245,7 +245,7 @@ def test_small_parts_or_large_ones_make_one_table(run: Any, toy: dict[str, Any],
     _, many = run(toy, "many", seconds_a_part=0.0)
     assert len(list((tmp_path / "one" / "rows").iterdir())) == 1
     assert len(list((tmp_path / "many" / "rows").iterdir())) == 8
-    assert as_csv(one, times=False) == as_csv(many, times=False)
+    assert rows_as_csv(one, times=False) == rows_as_csv(many, times=False)
 
 
 def test_several_seeds_count_and_samples_have_no_labels(run: Any, toy: dict[str, Any]) -> None:

@@ -8,15 +8,15 @@ import pytest
 
 from suffice.benchmark.config import make_config
 from suffice.benchmark.tables import tables
-from suffice.benchmark.values import Group, Values, difference_at_equal
+from suffice.benchmark.values import ResultGroup, Values, difference_at_equal
 from suffice.errors import InputError
 from suffice.metrics import mean_with_error
 
 IMAGES = ("a", "b", "c")
 
 
-def group(occlusion: str, level: float, metric: str = "robustness_solid") -> Group:
-    return Group("toys", "m", "causal", occlusion, "gamma", level, metric)
+def group(occlusion: str, level: float, metric: str = "robustness_solid") -> ResultGroup:
+    return ResultGroup("toys", "m", "causal", occlusion, "gamma", level, metric)
 
 
 def values_of(found: dict[tuple[str, float], list[tuple[float, float]]]) -> Values:

@@ -20,7 +20,7 @@ import suffice
 from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load_circuit
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
-from suffice.circuits.ranking import RANKINGS, Decision, choose
+from suffice.circuits.ranking import RANKINGS, Decision, best_channels
 from suffice.circuits.recording import record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -247,9 +247,9 @@ def test_a_share_instead_of_a_search() -> None:
 def test_choose_keeps_the_best() -> None:
     layers = [Layer("a", None, torch.zeros(1), 3), Layer("b", None, torch.zeros(1), 3)]  # type: ignore[arg-type]
     scores = torch.tensor([5.0, 4, 3, 2, 1, 0])
-    assert choose(scores, layers, 2 / 3, across=False).int().tolist() == [1, 1, 0, 1, 1, 0]
-    assert choose(scores, layers, 2 / 3, across=True).int().tolist() == [1, 1, 1, 1, 0, 0]
-    assert choose(scores, layers, 0.01, across=True).int().tolist() == [1, 0, 0, 1, 0, 0]
+    assert best_channels(scores, layers, 2 / 3, across=False).int().tolist() == [1, 1, 0, 1, 1, 0]
+    assert best_channels(scores, layers, 2 / 3, across=True).int().tolist() == [1, 1, 1, 1, 0, 0]
+    assert best_channels(scores, layers, 0.01, across=True).int().tolist() == [1, 0, 0, 1, 0, 0]
 
 
 def test_circuits_of_the_image_and_of_its_explanation() -> None:

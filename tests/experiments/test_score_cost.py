@@ -37,7 +37,7 @@ class Network(torch.nn.Module):
 
 @pytest.fixture
 def classifier() -> Classifier:
-    return Classifier(Network(), input_size=(SIZE, SIZE))
+    return Classifier(Network(), input_size=(SIZE, SIZE), outputs="logits", repeatable=True)
 
 
 @pytest.mark.parametrize(("peer", "tolerance"), [("with_torchcam", 1e-5), ("with_grad_cam", 2e-3)])

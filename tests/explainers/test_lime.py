@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.cli import main
-from suffice.explainers.lime import LimeSettings, fit, proximity, samples, superpixels
+from suffice.explainers.lime import LimeSettings, proximity, ridge_coefficients, samples, superpixels
 
 SIDE, GRID = 32, 4
 SIZE = (SIDE, SIDE)
@@ -108,7 +108,7 @@ def test_coefficients_are_the_closed_form(count: int, width: float, ridge: float
     presence = drawn(count)
     presence[3] = False  # nothing at all: a cosine of 0
     answer = np.random.default_rng(1).random(count)
-    fitted = fit(presence, answer, proximity(presence, width), ridge)
+    fitted = ridge_coefficients(presence, answer, proximity(presence, width), ridge)
     assert fitted == pytest.approx(by_hand(presence, answer, width, ridge), abs=1e-9)
 
 

@@ -15,7 +15,7 @@ import suffice
 from suffice.cli import main
 from suffice.errors import InputError
 from suffice.explainers import METHODS, saliency_maps
-from suffice.explainers.saliency import normalised
+from suffice.explainers.saliency import resized_and_normalised
 from suffice.occlusion import ROBUST
 
 SIZE = 64
@@ -79,7 +79,7 @@ def test_normalised_maps_are_resized_like_by_opencv(shape: tuple[int, int]) -> N
         small = (one - one.min()) / (1e-7 + (one - one.min()).max())
         large = np.maximum(cv2.resize(small, (17, 12)), 0)
         expected.append((large - large.min()) / (1e-7 + (large - large.min()).max()))
-    np.testing.assert_allclose(normalised(raw, (12, 17)).numpy(), np.stack(expected), atol=1e-6)
+    np.testing.assert_allclose(resized_and_normalised(raw, (12, 17)).numpy(), np.stack(expected), atol=1e-6)
 
 
 class Corners(nn.Module):

@@ -295,7 +295,7 @@ def test_the_formulas_written_out(occlusion: str, accuracy: bool) -> None:
             "msi_base": ref.base(),
             "msi_penalty": ref.penalty(),
         }
-        assert found.of(index) == pytest.approx(expected, abs=1e-5)
+        assert found.of_map(index) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("steps", [20, 50, 7])
@@ -383,7 +383,7 @@ def test_maps_of_one_image_share_what_does_not_depend_on_the_map() -> None:
     assert together.forward_passes == shared
     for index in range(3):
         alone = suffice.score(classifier, image, maps[index], CURVES)
-        assert together.of(index) == pytest.approx(alone, abs=1e-6)
+        assert together.of_map(index) == pytest.approx(alone, abs=1e-6)
     assert classifier.forward_passes == shared + 2 * 2, "nothing and all, for two more maps"
 
 
@@ -523,7 +523,7 @@ def test_the_class_is_the_target_and_label_is_another_name_of_it() -> None:
         by_target = suffice.score(classifier, white(), heat, names, target=chosen)
         assert by_target == suffice.score(classifier, white(), heat, names, label=chosen)
         assert by_target == suffice.score(classifier, white(), heat, names, chosen)
-        assert by_target == score_maps(classifier, white(), {"a": heat}, names, label=chosen)["a"].of(0)
+        assert by_target == score_maps(classifier, white(), {"a": heat}, names, label=chosen)["a"].of_map(0)
     assert suffice.score(classifier, white(), heat, names, target=0) != by_target
     with pytest.raises(InputError, match="expected the class once, as target; got target=0 and label=1"):
         suffice.score(classifier, white(), heat, names, target=0, label=1)
@@ -664,7 +664,7 @@ HALF = Metric("half", 0, 1, True, "one half", (), (), half)
 def test_a_metric_of_ones_own_beside_those_by_name() -> None:
     found = score_maps(toy(Share()), white(), {"a": torch.rand(SIZE, SIZE)}, [HALF, "area", METRICS["area"]], 1)["a"]
     assert list(found.values) == ["half", "area"]
-    assert found.of(0)["half"] == 0.5
+    assert found.of_map(0)["half"] == 0.5
     assert found.metrics == {"half": HALF, "area": METRICS["area"]}
     assert suffice.score(toy(Share()), white(), torch.rand(SIZE, SIZE), HALF) == {"half": 0.5}
 
@@ -684,7 +684,7 @@ def test_a_metric_that_needs_an_option_is_left_out_of_all_and_an_error_by_itself
 
 @pytest.mark.parametrize("values", [torch.tensor([torch.nan]), torch.zeros(2), torch.tensor(0.5)])
 def test_what_a_metric_of_ones_own_gives_is_checked(values: Tensor) -> None:
-    odd = dataclasses.replace(HALF, name="odd", of=lambda evidence: values)
+    odd = dataclasses.replace(HALF, name="odd", compute=lambda evidence: values)
     with pytest.raises(InputError, match="expected a finite value for each of 1 maps from the metric odd"):
         suffice.score(toy(Share()), white(), torch.rand(SIZE, SIZE), odd)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.classifier import Classifier
-from suffice.metrics.sweep import Ranking, ask, count_above, percent_steps, rank_pixels, thresholds_between
+from suffice.metrics.sweep import Ranking, count_above, percent_steps, rank_pixels, sweep_answers, thresholds_between
 from suffice.occlusion import make_occlusion, make_occlusions
 
 SIZE = (6, 5)
@@ -63,7 +63,7 @@ def test_runs_of_several_maps_give_the_answers_of_their_masks(classifier: Classi
     runs = torch.tensor([[[0, 5], [3, 3], [5, 30], [4, 9], [-1, -1]], [[0, 5], [2, 30], [0, 30], [0, 0], [-1, -1]]])
     parts = torch.rand(2, *SIZE) > 0.5
     ways = make_occlusions(classifier, "zero,max")
-    found = ask(ways, images, ranking, runs, torch.tensor([1, 3]), parts=parts)
+    found = sweep_answers(ways, images, ranking, runs, torch.tensor([1, 3]), parts=parts)
     for index, label in enumerate((1, 3)):
         order = saliency[index].flatten().argsort(descending=True)
         for number, (start, end) in enumerate(runs[index].tolist()):

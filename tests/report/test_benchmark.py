@@ -9,7 +9,7 @@ import pytest
 
 from suffice.benchmark.config import make_config
 from suffice.benchmark.tables import Report, tables
-from suffice.benchmark.values import Group
+from suffice.benchmark.values import ResultGroup
 from suffice.report.benchmark import plots, png, render_benchmark, svg
 
 
@@ -29,7 +29,10 @@ def report() -> Report:
         ],
     }
     values = {
-        Group("samples", model, "causal", occlusion, "gamma", gamma, metric): {"a": value, "b": value + gamma / 10}
+        ResultGroup("samples", model, "causal", occlusion, "gamma", gamma, metric): {
+            "a": value,
+            "b": value + gamma / 10,
+        }
         for model in ("one", "two")
         for occlusion, value in (("zero", 0.2), ("deactivate", 0.4))
         for gamma in (0.1, 0.5)

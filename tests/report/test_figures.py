@@ -12,7 +12,7 @@ from suffice.classifier import Preprocessing
 from suffice.errors import InputError
 from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, frame_of
-from suffice.report.figures import heat, is_ragged, outline, overlay, png_bytes, sees_all, shrunk, thumbnail
+from suffice.report.figures import is_ragged, outline, overlay, png_bytes, saliency_image, sees_all, shrunk, thumbnail
 
 torch.set_num_threads(1)
 
@@ -183,14 +183,14 @@ def test_shrunk_copies_carry_no_metadata() -> None:
 
 def test_heat_rises_with_saliency() -> None:
     saliency = torch.linspace(-3, 5, 64).reshape(8, 8)
-    brightness = np.asarray(heat(saliency).convert("L")).astype(int).ravel()
+    brightness = np.asarray(saliency_image(saliency).convert("L")).astype(int).ravel()
     assert (np.diff(brightness) >= 0).all()
     assert brightness[0] < 10
     assert brightness[-1] > 230
 
 
 def test_heat_of_a_constant_map_is_dark() -> None:
-    assert np.asarray(heat(torch.full((4, 6), 0.7)).convert("L")).max() < 10
+    assert np.asarray(saliency_image(torch.full((4, 6), 0.7)).convert("L")).max() < 10
 
 
 def test_png_bytes_are_the_same_for_the_same_pixels() -> None:

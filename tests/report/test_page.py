@@ -15,7 +15,7 @@ from PIL import Image
 from suffice.classifier import Preprocessing
 from suffice.explanation import Explanation
 from suffice.images import Photo, frame_of
-from suffice.report.page import Entry, make_entry, render_report
+from suffice.report.page import ExplanationEntry, make_entry, render_report
 
 torch.set_num_threads(1)
 
@@ -51,14 +51,14 @@ def an_explanation(**changes: Any) -> Explanation:
     return dataclasses.replace(explanation, **changes)
 
 
-def an_entry(size: tuple[int, int] = (300, 200), directory: str = "ibex", **changes: Any) -> Entry:
+def an_entry(size: tuple[int, int] = (300, 200), directory: str = "ibex", **changes: Any) -> ExplanationEntry:
     noise = np.random.default_rng(0).integers(0, 256, (size[1] // 4 + 1, size[0] // 4 + 1, 3), dtype=np.uint8)
     photo = Photo(Image.fromarray(noise).resize(size), 1, "photos/ibex.png")
     frame = frame_of(size, Preprocessing(input_size=(32, 32)))
     return make_entry(an_explanation(**changes), photo, frame, directory=directory, command="suffice explain ibex.png")
 
 
-def render(*entries: Entry, failures: tuple[tuple[str, str], ...] = ()) -> str:
+def render(*entries: ExplanationEntry, failures: tuple[tuple[str, str], ...] = ()) -> str:
     return render_report(entries, command="suffice explain photos --out out", failures=failures)
 
 

@@ -47,7 +47,7 @@ def _render(paths: dict[str, str], count: int, **more: Any) -> str:
                 "settings": {"step": 0.01},
             },
             **{"forward_passes": 3, "seconds": 0.1, "notes": ["a note"] if name == "good.npy" else []},
-            "scores": found[name].of(0),
+            "scores": found[name].of_map(0),
         }
         for name in maps
     ]

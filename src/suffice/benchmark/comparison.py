@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from suffice.benchmark.tables import Entry, Report, Table, word
-from suffice.benchmark.values import Group, metric_of
+from suffice.benchmark.tables import Report, Table, TableEntry, word
+from suffice.benchmark.values import ResultGroup, metric_of
 from suffice.errors import InputError
 from suffice.metrics import Mean, mean_with_error
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How a group differs between two runs.
+    """How the mean of a group of results differs between two runs.
 
     Attributes:
         group: in both.
@@ -22,7 +22,7 @@ class Change:
         equal: whether every image has the same value in both, bit for bit.
     """
 
-    group: Group
+    group: ResultGroup
     before: Mean
     after: Mean
     difference: Mean
@@ -31,7 +31,7 @@ class Change:
 
 
 def compare(before: Report, after: Report) -> list[Change]:
-    """Every group that both runs have, over the images that both have."""
+    """Compare every group of results that both runs have, over the images that both have."""
     found = []
     for group, images in after.values.items():
         both = sorted(images.keys() & before.values.get(group, {}).keys())
@@ -74,7 +74,7 @@ def comparison_table(before: Report, after: Report) -> Table:
             f"{change.difference:+.4g}",
             f"{change.largest:+.4g}",
         ]
-        entries = [Entry(None, False, text) for text in (*texts, str(change.after.count), verdict)]
+        entries = [TableEntry(None, False, text) for text in (*texts, str(change.after.count), verdict)]
         rows.append((f"{name} {metric.arrow}", tuple(entries)))
     note = f"{len(changes) - len(changed)} of {len(changes)} means are of equal values, image by image, and not listed."
     missing = len(after.values) - len(changes), len(before.values) - len(changes)

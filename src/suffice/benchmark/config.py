@@ -63,7 +63,7 @@ Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class BenchmarkConfig(Strict):
-    """A benchmark.
+    """The configuration of a benchmark.
 
     Attributes:
         title: above the report.
@@ -157,8 +157,8 @@ def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise InputError(f"expected a benchmark's TOML file; {path}: {said}") from error
+        message = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(f"expected a benchmark's TOML file; {path}: {message}") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"expected TOML in {path}; {error}") from error
     if (included := content.pop("include", None)) is None:
@@ -185,11 +185,11 @@ def make_config(content: dict[str, Any]) -> BenchmarkConfig:
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise InputError(f"unknown key {where!r} of a benchmark{did_you_mean(where, _keys())}") from None
-        said = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
-            raise InputError(f"{where}: {said}" if where else said) from None
+            raise InputError(f"{where}: {message}" if where else message) from None
         got = "" if first["type"] == "missing" else f"; got {first['input']!r}"
-        raise InputError(f"{where}: {said.lower()}{got}") from None
+        raise InputError(f"{where}: {message.lower()}{got}") from None
 
 
 def _keys() -> list[str]:
@@ -206,12 +206,12 @@ def expanded(path: str) -> str:
 
 
 def canonical(content: Any) -> str:
-    """JSON that is the same for the same content."""
+    """JSON with sorted keys, so that equal content gives equal text."""
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def digest(content: Any) -> str:
-    """16 hexadecimal digits that stand for some content.
+    """A hash of some content, of 16 hexadecimal digits.
 
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True

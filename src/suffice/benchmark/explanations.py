@@ -1,4 +1,4 @@
-"""The explanations of one image under one setup: one search for all γ, cuts of one of them, saliency maps alone."""
+"""The explanations of one image by one method and occlusion, at each confidence and area that a benchmark asks for."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from suffice.explanation import Explanation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explained:
-    """What there is to score: an explanation, or a saliency map alone.
+    """Something to score: an explanation, or a saliency map alone.
 
     Attributes:
-        of: the explanation, or the map, float32 (H, W).
+        result: the explanation, or the map, float32 (H, W).
         columns: what rows say of it.
     """
 
-    of: Explanation | Tensor
+    result: Explanation | Tensor
     columns: ResultRow
 
     def pack(self, explanation: str) -> ExplanationRow:
         """As a row that can be stored."""
-        if isinstance(self.of, Explanation):
-            facts = {**self.columns, "explanation": self.of.to_dict()}
-            return packed(explanation, self.of.mask, self.of.saliency, self.of.raw_saliency, facts)
-        return packed(explanation, None, self.of, None, self.columns)
+        if isinstance(self.result, Explanation):
+            facts = {**self.columns, "explanation": self.result.to_dict()}
+            return packed(explanation, self.result.mask, self.result.saliency, self.result.raw_saliency, facts)
+        return packed(explanation, None, self.result, None, self.columns)
 
 
 def unpack(row: ExplanationRow) -> Explained:
-    """What `Explained.pack` was made of."""
+    """The inverse of `Explained.pack`."""
     mask, saliency, raw, facts = unpacked(row)
     if mask is None:
         return Explained(saliency, facts)  # type: ignore[arg-type]  # as `pack` wrote it
@@ -50,10 +50,10 @@ def unpack(row: ExplanationRow) -> Explained:
     return Explained(explanation, facts)  # type: ignore[arg-type]
 
 
-def explained(
+def explanations_of(
     config: BenchmarkConfig, setup: Setup, image: ModelImage, levels: Sequence[Level], name: str
 ) -> dict[Level, Explained]:
-    """The explanations of one image under one setup, at each level.
+    """The explanations of one image by one method and occlusion, at each confidence or area asked for.
 
     Args:
         config: the benchmark.
@@ -157,7 +157,7 @@ def _map_alone(
 
 
 def cut_at(saliency: np.ndarray[Any, Any], area: float, cell: int = 8) -> Tensor:
-    """The most salient cells that together have at most so large a share of the pixels, bool (H, W).
+    """A mask of the most salient cells that together cover at most a given share of the pixels, bool (H, W).
 
     >>> cut_at(np.array([[3.0, 2.0], [1.0, 0.0]]), 0.5, cell=1)
     tensor([[ True,  True],

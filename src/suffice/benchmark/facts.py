@@ -1,4 +1,4 @@
-"""What an explanation says of itself, beside the metrics of `suffice.metrics`."""
+"""Numbers that an explanation carries itself, such as its cost, reported beside the metrics of `suffice.metrics`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from suffice.metrics.metric import Scale
 
 
 @dataclasses.dataclass(frozen=True)
-class Fact(Scale):
-    """What an explanation says of itself, as a number with a `Scale`; `of` reads it."""
+class ExplanationFact(Scale):
+    """A number that an explanation carries itself, with its range and direction; `read` gives it."""
 
-    of: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
+    read: Callable[[Explanation], float] = dataclasses.field(compare=False, repr=False)
 
 
 def _confidence_kept(explanation: Explanation) -> float:
@@ -29,14 +29,20 @@ def _backward_passes(explanation: Explanation) -> float:
     return float(explanation.backward_passes)
 
 
-FACTS: dict[str, Fact] = {
+FACTS: dict[str, ExplanationFact] = {
     fact.name: fact
     for fact in (
-        Fact("sufficient", 0, 1, True, "share of the explanations that suffice", lambda e: float(e.sufficient)),
-        Fact("minimal", 0, 1, True, "share that were shown to be minimal", lambda e: float(e.minimal)),
-        Fact("confidence_kept", 0, math.inf, True, "confidence of the part by the whole image's", _confidence_kept),
-        Fact("forward_passes", 0, math.inf, False, "forward passes that it took", _forward_passes, digits=1),
-        Fact("backward_passes", 0, math.inf, False, "backward passes that it took", _backward_passes, digits=1),
+        ExplanationFact(
+            "sufficient", 0, 1, True, "share of the explanations that suffice", lambda e: float(e.sufficient)
+        ),
+        ExplanationFact("minimal", 0, 1, True, "share that were shown to be minimal", lambda e: float(e.minimal)),
+        ExplanationFact(
+            "confidence_kept", 0, math.inf, True, "confidence of the part by the whole image's", _confidence_kept
+        ),
+        ExplanationFact("forward_passes", 0, math.inf, False, "forward passes that it took", _forward_passes, digits=1),
+        ExplanationFact(
+            "backward_passes", 0, math.inf, False, "backward passes that it took", _backward_passes, digits=1
+        ),
     )
 }
 """Beside the metrics of `suffice.metrics`; of explanations at a γ only."""

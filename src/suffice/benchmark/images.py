@@ -1,4 +1,4 @@
-"""The images of a benchmark: data sets by name, folders, the sample photos; and the backgrounds taken from them."""
+"""The images of a benchmark: data sets by name, folders, the sample images; and the backgrounds taken from them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from suffice.metrics.robustness import label_of
 
 
 class Images:
-    """Images with names that are their own, some of them labelled; nothing is read before it is asked for.
+    """Images with unique names, some of them labelled; nothing is read before it is asked for.
 
     Args:
         name: what errors call them.
         names: one an image.
         labels: one an image; None where there are none.
-        read: the photo of a number.
+        read: the image of a number.
         chosen: numbers of the images that are measured; all may be backgrounds.
     """
 
@@ -47,7 +47,7 @@ class Images:
         return len(self.names)
 
     def photo(self, number: int) -> Photo:
-        """The photo; raises InputError where it cannot be read."""
+        """The image; raises InputError where it cannot be read."""
         return self._read(number)
 
     def label(self, number: int) -> int | None:
@@ -110,7 +110,7 @@ class Backgrounds:
         classifier: they are prepared for.
         seed: of the order.
 
-    A photo that cannot be read is passed over.
+    An image that cannot be read is passed over.
     """
 
     def __init__(self, images: Images, classifier: Classifier, seed: int = 0) -> None:
@@ -118,8 +118,8 @@ class Backgrounds:
         self._order = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
         self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
 
-    def of(self, number: int, count: int) -> Tensor:
-        """(B, C, H, W): `count` images, or as many as there are, of other classes than that of an image.
+    def draw(self, number: int, count: int) -> Tensor:
+        """Images (B, C, H, W) of other classes than one image's: `count` of them, or as many as there are.
 
         Raises:
             InputError: there is none.
@@ -167,7 +167,7 @@ class ModelImage:
 
     @property
     def top(self) -> int:
-        """The model's own choice."""
+        """The class that the model predicts."""
         return int(self._probabilities.argmax())
 
     def confidence(self, target: int) -> float:

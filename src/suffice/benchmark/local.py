@@ -10,7 +10,7 @@ from suffice.benchmark.plan import ImageTask
 
 
 class LocalEngine:
-    """Does task after task in this process.
+    """Runs the tasks of a benchmark one after the other in this process.
 
     Args:
         threads: of PyTorch; None leaves them as they are.
@@ -20,7 +20,7 @@ class LocalEngine:
         self.threads = threads
 
     def run(self, config: BenchmarkConfig, tasks: Iterable[ImageTask]) -> Iterator[Result]:
-        """The results, each as soon as it is there."""
+        """Yield each result as soon as it is there."""
         worker = Worker(config, self.threads)
         for task in tasks:
             yield from worker.run(task)

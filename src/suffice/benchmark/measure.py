@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from suffice.benchmark.config import BenchmarkConfig, expanded
-from suffice.benchmark.explanations import Explained, explained, unpack
+from suffice.benchmark.explanations import Explained, explanations_of, unpack
 from suffice.benchmark.images import Backgrounds, Images, ModelImage, open_images
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
 from suffice.benchmark.provenance import versions
@@ -28,7 +28,7 @@ _BACKGROUNDS_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of a cell.
+    """The rows and stored explanations that one image under one method and occlusion gave.
 
     Attributes:
         rows: one for each explanation and metric that was asked for.
@@ -46,7 +46,7 @@ class Result:
 
 
 class Worker:
-    """Does tasks, one after the other, with one model in memory at a time.
+    """Runs the tasks of a benchmark one after the other, with one model in memory at a time.
 
     Args:
         config: the benchmark.
@@ -127,7 +127,7 @@ class Worker:
         try:
             there = {level: unpack(row) for level, row in cell.stored.items()}
             missing = [plan.level for plan in cell.asked if plan.level not in there]
-            new = explained(self.config, cell.setup, image, missing, task.image) if missing else {}
+            new = explanations_of(self.config, cell.setup, image, missing, task.image) if missing else {}
         except Exception as error:
             return self._failed(task, cell, error, started, label=image.label)
         rows: list[ResultRow] = []
@@ -186,7 +186,7 @@ class Worker:
             if task.dataset not in self._backgrounds:
                 images = self.images(task.dataset)
                 self._backgrounds[task.dataset] = Backgrounds(images, image.classifier, _BACKGROUNDS_SEED)
-            return self._backgrounds[task.dataset].of(task.number, count)
+            return self._backgrounds[task.dataset].draw(task.number, count)
 
         return backgrounds
 
@@ -240,6 +240,6 @@ def _together(cell: Cell, groups: int) -> Iterator[tuple[int, tuple[str, ...], l
 
 
 def _line(error: Exception) -> str:
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     kind = type(error).__name__
-    return said if isinstance(error, InputError) else f"{kind}: {said}" if said else kind
+    return message if isinstance(error, InputError) else f"{kind}: {message}" if message else kind

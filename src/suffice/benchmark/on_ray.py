@@ -30,7 +30,7 @@ _CONTEXT = {
 
 
 class RayEngine:
-    """Does tasks on a Ray cluster.
+    """Runs the tasks of a benchmark on a Ray cluster.
 
     Args:
         workers: actors; each holds one model at a time.

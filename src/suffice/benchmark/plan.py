@@ -39,7 +39,7 @@ _FORMAT = 1  # of what a setup is; another number makes all explanations anew
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """One explanation of a cell: at a γ, its ranking cut at an area, or the map itself."""
+    """Which explanation is meant: at a confidence γ, its ranking cut at an area, or the saliency map itself."""
 
     at: At
     level: float
@@ -48,7 +48,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What makes explanations, by numbers in the configuration.
+    """A data set, model, method, occlusion and seed, each by its index in the configuration.
 
     Attributes:
         id: digest of all of it.
@@ -75,7 +75,7 @@ class LevelPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One image under one setup; `stored` are explanations that are there already."""
+    """One image under one method and occlusion; `stored` are explanations that are there already."""
 
     setup: Setup
     asked: tuple[LevelPlan, ...]
@@ -159,7 +159,7 @@ class Plan:
         }
 
     def words(self, setup: Setup) -> dict[str, str]:
-        """What tables call a setup's parts."""
+        """The labels of a setup's parts in tables."""
         return {
             "dataset": dataset_label(self.config.datasets[setup.dataset]),
             "model": model_label(self.config.models[setup.model]),
@@ -207,7 +207,7 @@ def measured_at(spec: MetricSpec, level: Level) -> list[str]:
 
 
 def metric_id(spec: MetricSpec, name: str) -> str:
-    """What tells a metric from the same one under other options."""
+    """An identifier of a metric together with its options."""
     if name in FACTS:
         return name
     known = METRICS[name].options
@@ -225,7 +225,7 @@ def _metric_id(name: str, options: str, occlusion: str) -> str:
 
 
 def explanation_id(setup: Setup, image: str, level: Level) -> str:
-    """What tells an explanation from all others."""
+    """An identifier of an explanation."""
     return digest([setup.id, image, level.at, level.level, level.cut])
 
 

@@ -1,4 +1,4 @@
-"""What a row says of the code and the libraries that made it."""
+"""The versions of the code and the libraries that made a result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_PART_IN_RESULTS = ("benchmark", "circuits", "cli", "report", "training")  # 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """What a result depends on besides its settings."""
+    """The versions of the packages that a result depends on."""
     return {
         "suffice": version("suffice"),
         "code": code_digest(),
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_digest() -> str:
-    """Of the code that makes explanations and scores them, so that results of different code can be told apart."""
+    """A hash of the code that makes explanations and scores them, to see which results other code made."""
     package = Path(__file__).parents[1]
     found = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

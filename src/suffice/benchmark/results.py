@@ -104,7 +104,7 @@ SCHEMA, EXPLANATIONS = _schema(ResultRow), _schema(ExplanationRow)
 
 
 class Results:
-    """A folder of results.
+    """A folder of a benchmark's results.
 
     Args:
         folder: made where it is not there.
@@ -204,7 +204,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 def row_key(row: Mapping[str, Any], columns: Sequence[str] = KEY) -> tuple[Any, ...]:
-    """What tells a row from all others, or some columns of it."""
+    """The columns that identify a row, or some of them."""
     return tuple(row[name] for name in columns)
 
 
@@ -222,7 +222,7 @@ def read_rows(folder: str | os.PathLike[str]) -> list[ResultRow]:
     return sorted(rows.values(), key=lambda row: row_key(row, order))
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
+def rows_as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
     """Rows as CSV, every digit of their numbers; without `TIMES` two runs of one benchmark give the same bytes."""
     names = [name for name in SCHEMA.names if times or name not in TIMES]
     text = io.StringIO()
@@ -249,7 +249,7 @@ def packed(
 
 
 def unpacked(row: ExplanationRow) -> tuple[Tensor | None, Tensor, Tensor | None, dict[str, Any]]:
-    """What `packed` was given.
+    """The inverse of `packed`.
 
     >>> mask = torch.tensor([[True, False, True]])
     >>> unpacked(packed("a", mask, torch.ones(1, 3), None, {}))

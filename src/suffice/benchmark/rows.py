@@ -1,4 +1,4 @@
-"""The rows of a cell: what was asked, and what came of it."""
+"""The rows of results of one image under one method and occlusion."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_ke
 _SECONDS_A_PART = 2.0
 """At most so much work is lost to a kill, besides the cell that is at work; a part takes about 20 ms to write."""
 
-_TOLD_FAILURES = 10
+_REPORTED_FAILURES = 10
 
 
 class BenchmarkEngine(Protocol):
-    """Does tasks: in any order, anywhere."""
+    """Runs the tasks of a benchmark, in any order, anywhere."""
 
     def run(self, config: BenchmarkConfig, tasks: Iterable[ImageTask]) -> Iterator[Result]:
         """The results, as they come."""
@@ -53,14 +53,14 @@ class RunProgress:
 
     def __str__(self) -> str:
         left = self.seconds_left
-        until = "" if left is None or self.done == self.cells else f", about {duration(left)} left"
+        until = "" if left is None or self.done == self.cells else f", about {rough_duration(left)} left"
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.done}/{self.cells} done, {self.cells - self.done} to do{until}{failed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The summary of a run.
 
     Attributes:
         cells: done in this run.
@@ -90,8 +90,8 @@ def run_benchmark(
         engine: where the work is done; None for this process.
         retry: do again what failed.
         renew: do again what other versions of suffice's code have made.
-        tell: is told what is there, what will be done, and what fails, a line each.
-        progress: is told after each cell how far the run is.
+        tell: called with what is there, what will be done, and what fails, a line each.
+        progress: called after each cell with how far the run is.
         seconds_a_part: time between two writes.
 
     Raises:
@@ -124,7 +124,7 @@ def _do(
     started = written = time.monotonic()
     rows: list[ResultRow] = []
     explanations: list[ExplanationRow] = []
-    failed = told = 0
+    failed = reported = 0
     try:
         for result in coming:
             rows += result.rows
@@ -134,10 +134,10 @@ def _do(
             failed += sum(row["status"] == "failed" for row in result.rows)
             if result.failure:
                 state.failed += 1
-                told += 1
-                if told <= _TOLD_FAILURES:
+                reported += 1
+                if reported <= _REPORTED_FAILURES:
                     tell(f"failed: {result.name}: {result.failure}")
-                elif told == _TOLD_FAILURES + 1:
+                elif reported == _REPORTED_FAILURES + 1:
                     tell("further failures are in the column error of the rows")
             if time.monotonic() - written >= seconds_a_part:
                 results.write(rows, explanations)
@@ -228,10 +228,10 @@ def _what_is_there(
 _SHOWN = ("title", "note", "tables", "differences", "plots")
 
 
-def duration(seconds: float) -> str:
-    """Roughly, in words.
+def rough_duration(seconds: float) -> str:
+    """A time in seconds, rounded, as text.
 
-    >>> duration(40), duration(600), duration(9000)
+    >>> rough_duration(40), rough_duration(600), rough_duration(9000)
     ('40 s', '10 min', '2.5 h')
     """
     if seconds < 100:

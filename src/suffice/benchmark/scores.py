@@ -42,8 +42,8 @@ def scored(
     for level, each in explanations.items():
         for name in names:
             if name in FACTS:
-                assert isinstance(each.of, Explanation)  # the plan asks for them at a γ only
-                values[level, name] = FACTS[name].of(each.of)
+                assert isinstance(each.result, Explanation)  # the plan asks for them at a γ only
+                values[level, name] = FACTS[name].read(each.result)
     metrics = [METRICS[name] for name in names if name in METRICS]
     if not metrics:
         return values
@@ -57,7 +57,7 @@ def scored(
     found = score_maps(
         image.classifier,
         image.pixels,
-        {words[level]: each.of for level, each in explanations.items()},
+        {words[level]: each.result for level, each in explanations.items()},
         metrics,
         next(iter(explanations.values())).columns["target"],
         occlusion if spec.occlusion == OWN else spec.occlusion,
@@ -66,5 +66,5 @@ def scored(
         **options,
     )
     return values | {
-        (level, metric.name): found[words[level]].of(0)[metric.name] for level in explanations for metric in metrics
+        (level, metric.name): found[words[level]].of_map(0)[metric.name] for level in explanations for metric in metrics
     }

@@ -30,17 +30,17 @@ BACKGROUNDS = "backgrounds"
 
 
 class Strict(BaseModel):
-    """Unknown keys and values out of range are errors."""
+    """A part of a configuration, in which unknown keys and values out of range are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DatasetSpec(Strict):
-    """Which images.
+    """Which images a benchmark uses.
 
     Attributes:
         source: a name in `suffice.datasets.DATASETS`; a folder with a folder of images for each class; a folder of
-            photos with their class at the end of the name (photo_285.jpg); or `samples`, without labels.
+            images with their class at the end of the name (photo_285.jpg); or `samples`, without labels.
         label: what tables call it; the source unless given.
         root: where the data sets lie; the variable SUFFICE_DATA, or `data`, unless given.
         split: of the data set.
@@ -244,15 +244,15 @@ class PlotSpec(Strict):
 
 
 def dataset_label(spec: DatasetSpec) -> str:
-    """What tables call a data set."""
+    """The label of a data set in tables."""
     return spec.label or (spec.source if os.sep not in spec.source else Path(spec.source).name)
 
 
 def model_label(spec: ModelSpec) -> str:
-    """What tables call a model."""
+    """The label of a model in tables."""
     return spec.label or spec.model or "efficientnet-lite0"
 
 
 def method_label(spec: MethodSpec) -> str:
-    """What tables call a method."""
+    """The label of a method in tables."""
     return spec.label or spec.method

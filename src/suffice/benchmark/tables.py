@@ -19,7 +19,7 @@ from suffice.benchmark.results import ResultRow, Results, read_rows
 from suffice.benchmark.specs import DifferenceSpec, TableSpec
 from suffice.benchmark.values import (
     DIMENSIONS,
-    Group,
+    ResultGroup,
     Values,
     difference,
     difference_at_equal,
@@ -33,7 +33,7 @@ from suffice.metrics import Mean
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One value of a table: its mean, whether it is the best of those it may be compared with, and the text of it."""
 
     mean: Mean | None
@@ -56,7 +56,7 @@ class Table:
     title: str
     corner: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    rows: tuple[tuple[str, tuple[TableEntry, ...]], ...]
     note: str
 
 
@@ -135,7 +135,7 @@ def _left_out(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> str:
     several = [len({setup[name] for setup in run["setups"]}) > 1 for name in ("model", "dataset")]
     each = []
     for (model, dataset), images in found.items():
-        words = ", ".join(word for word, said in zip((model, dataset), several, strict=True) if said)
+        words = ", ".join(word for word, varies in zip((model, dataset), several, strict=True) if varies)
         count = f"{len(images)} of {len(run['images'][dataset])}"
         each.append(f"{words}: {count}" if words else count)
     return f"Images left out, as the model does not classify them as labelled: {'; '.join(each)}." if each else ""
@@ -201,8 +201,8 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
         down = [value for value in orders[spec.down] if any(getattr(g, spec.down) == value for g in part)]
         across = [value for value in orders[spec.across] if any(getattr(g, spec.across) == value for g in part)]
 
-        def group_of(row: Any, column: Any, fixed: dict[str, Any] = fixed) -> Group:
-            return Group(**{**fixed, spec.down: row, spec.across: column, "at": at})
+        def group_of(row: Any, column: Any, fixed: dict[str, Any] = fixed) -> ResultGroup:
+            return ResultGroup(**{**fixed, spec.down: row, spec.across: column, "at": at})
 
         means = {(r, c): mean_of(part, group_of(r, c)) for r in down for c in across}
         best = _best(means, down, across, spec, fixed) if spec.best else set()
@@ -269,18 +269,18 @@ def _digits(spec: TableSpec | DifferenceSpec, metric: str) -> int:
     return metric_of(metric).digits if spec.digits is None else spec.digits
 
 
-def _entry(mean: Mean | None, metric: str, best: bool, spec: TableSpec) -> Entry:
+def _entry(mean: Mean | None, metric: str, best: bool, spec: TableSpec) -> TableEntry:
     if mean is None:
-        return Entry(None, False, "–")
+        return TableEntry(None, False, "–")
     form = f".{_digits(spec, metric)}{'%' if spec.percent else 'f'}"
     text = format(mean.value, form)
     if spec.errors and mean.standard_error is not None:
         text += f" ± {format(mean.standard_error, form)}"
-    return Entry(mean, best, text.replace("-", "−") if text.startswith("-") else text)
+    return TableEntry(mean, best, text.replace("-", "−") if text.startswith("-") else text)
 
 
 def word(dimension: str, value: Any, at: str) -> str:
-    """What a table calls a value of a dimension, as γ = 0.5."""
+    """The label of a value of a dimension in a table, as γ = 0.5."""
     if dimension != "level":
         return str(value)
     return {"gamma": f"γ = {value:g}", "area": f"area {value:g}", "map": "map"}[at]
@@ -307,7 +307,7 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
         for ours in spec.of:
             entries = []
             for level in levels:
-                group = Group(dataset, model, method, ours, spec.at, level, spec.metric)
+                group = ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric)
                 found = _against_the_best(values, group, spec)
                 counted += [] if found is None else [found[1]]
                 entries.append(_difference_entry(found, spec))
@@ -332,7 +332,7 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
         )
 
 
-def _against_the_best(values: Values, ours: Group, spec: DifferenceSpec) -> tuple[Group, Mean] | None:
+def _against_the_best(values: Values, ours: ResultGroup, spec: DifferenceSpec) -> tuple[ResultGroup, Mean] | None:
     """The best of the others, and how ours differs from it."""
     others = [dataclasses.replace(ours, occlusion=occlusion) for occlusion in spec.best]
     if spec.along is not None:
@@ -341,7 +341,7 @@ def _against_the_best(values: Values, ours: Group, spec: DifferenceSpec) -> tupl
         if not there:
             return None
         # The more the best has, the less is ours minus it.
-        least: Callable[..., Group] = min if metric_of(spec.metric).higher_is_better else max
+        least: Callable[..., ResultGroup] = min if metric_of(spec.metric).higher_is_better else max
         best = least(there, key=lambda other: there[other].value)
         return best, there[best]
     means = {
@@ -351,18 +351,18 @@ def _against_the_best(values: Values, ours: Group, spec: DifferenceSpec) -> tupl
     }
     if not means:
         return None
-    choose: Callable[..., Group] = max if metric_of(spec.decides).higher_is_better else min
+    choose: Callable[..., ResultGroup] = max if metric_of(spec.decides).higher_is_better else min
     best = choose(means, key=means.__getitem__)
     paired = difference(values, ours, best)
     return None if paired is None else (best, paired)
 
 
-def _difference_entry(found: tuple[Group, Mean] | None, spec: DifferenceSpec) -> Entry:
+def _difference_entry(found: tuple[ResultGroup, Mean] | None, spec: DifferenceSpec) -> TableEntry:
     if found is None:
-        return Entry(None, False, "–")
+        return TableEntry(None, False, "–")
     best, mean = found
     form = f"+.{_digits(spec, best.metric)}{'%' if spec.percent else 'f'}"
     text = format(mean.value, form).replace("-", "−")
     if mean.standard_error is not None:
         text += f" ± {format(mean.standard_error, form[1:])}"
-    return Entry(mean, False, f"{text} ({best.occlusion})")
+    return TableEntry(mean, False, f"{text} ({best.occlusion})")

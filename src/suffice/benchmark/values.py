@@ -1,4 +1,4 @@
-"""Rows to values by image, their means, and how one way differs from another on the same images.
+"""Rows to values by image, their means, and paired differences on the same images.
 
 Two seeds of one image count as one image, as they are not independent of each other.
 """
@@ -25,8 +25,8 @@ DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """What is averaged over images."""
+class ResultGroup:
+    """Identifies the results that are averaged over images."""
 
     dataset: str
     model: str
@@ -37,7 +37,7 @@ class Group:
     metric: str
 
 
-Values = dict[Group, dict[str, float]]
+Values = dict[ResultGroup, dict[str, float]]
 """Group -> image -> value, in the order of the configuration."""
 
 Numbers = npt.NDArray[np.float64]
@@ -45,13 +45,15 @@ Numbers = npt.NDArray[np.float64]
 
 def grouped(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Values:
     """Values by image for each group; what failed or was left out is not there; seeds of one image are averaged."""
-    found: dict[Group, dict[str, list[float]]] = {}
+    found: dict[ResultGroup, dict[str, list[float]]] = {}
     several = _ambiguous(config)
     for row in rows:
         if row["status"] != "done" or row["value"] is None:
             continue
         metric = row["metric_id"] if row["metric"] in several else row["metric"]
-        group = Group(row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"], metric)
+        group = ResultGroup(
+            row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"], metric
+        )
         found.setdefault(group, {}).setdefault(row["image"], []).append(row["value"])
     order = orders_of(found, config)
     ordered = sorted(found, key=lambda g: [*(order[d].index(getattr(g, d)) for d in DIMENSIONS), g.at])
@@ -66,7 +68,7 @@ def _ambiguous(config: BenchmarkConfig) -> set[str]:
     return {name for name in names if names.count(name) > 1}
 
 
-def orders_of(groups: Iterable[Group], config: BenchmarkConfig) -> dict[str, list[Any]]:
+def orders_of(groups: Iterable[ResultGroup], config: BenchmarkConfig) -> dict[str, list[Any]]:
     """For each dimension its values in the order of the configuration, then whatever else there is."""
     first: dict[str, list[Any]] = {
         "model": [model_label(spec) for spec in config.models],
@@ -92,21 +94,21 @@ def metric_of(name: str) -> Scale:
     return FACTS[word] if word in FACTS else METRICS.find(word)
 
 
-def mean_of(values: Values, group: Group) -> Mean | None:
+def mean_of(values: Values, group: ResultGroup) -> Mean | None:
     """Over the images of a group; None where there are none."""
     images = values.get(group)
     return mean_with_error(images.values()) if images else None
 
 
-def difference(values: Values, ours: Group, theirs: Group) -> Mean | None:
+def difference(values: Values, ours: ResultGroup, theirs: ResultGroup) -> Mean | None:
     """Ours minus theirs over the images that both have: paired, so that easy and hard images cancel."""
     mine, other = values.get(ours, {}), values.get(theirs, {})
     both = sorted(mine.keys() & other.keys())
     return mean_with_error(mine[image] - other[image] for image in both) if both else None
 
 
-def difference_at_equal(values: Values, ours: Group, other: Group, along: str) -> Mean | None:
-    """Ours minus what another one has where its mean of a second metric is the same: at equal size, say.
+def difference_at_equal(values: Values, ours: ResultGroup, other: ResultGroup, along: str) -> Mean | None:
+    """Difference of a metric where the means of a second metric are equal: at equal size, say.
 
     The other one has a mean at each of its levels, hence a curve of it over the mean of `along`, straight between
     levels; it is read off where ours is. The standard error is the jackknife's, from the difference without each image.

@@ -31,7 +31,7 @@ from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.graph import channels_on, drawn_graph, node_counts
 from suffice.circuits.ranking import RANKINGS, Decision
 from suffice.circuits.readout import Readout, read_out
-from suffice.circuits.search import Verdict, put_to_the_test
+from suffice.circuits.search import CircuitVerdict, put_to_the_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.images import as_image
@@ -112,7 +112,7 @@ def trace_circuit(
     began, before = time.perf_counter(), classifier.passes
     _check(ranking, share, keep_confidence, nodes, random, seed)
     module = classifier.require_module("a circuit")
-    told = progress or (lambda done: None)
+    report = progress or (lambda done: None)
     pixels, assumed = as_image(classifier, image)
     whole = classifier.check_images(pixels[None])
     shown = whole if mask is None else _explanation(classifier, whole, mask, occlusion, seed)
@@ -126,8 +126,8 @@ def trace_circuit(
     if switch is None:
         switch = "blocks" if isinstance(layers, str) else layers
     switched = connect(module, readout.recording, switch, follow=ranking == "weight")
-    told(0.1)
-    verdict: Verdict | None = None
+    report(0.1)
+    verdict: CircuitVerdict | None = None
     if test:
         assert of_whole is not None
         means = None if references is None else channel_means(classifier, switched.layers, references)
@@ -137,9 +137,9 @@ def trace_circuit(
         unswitched = torch.stack([of_whole.logits, readout.logits])[: len(images)]
         demanded = keep_confidence * classifier.confidences(unswitched)[:, readout.target]
         verdict = put_to_the_test(
-            decision, ranking, switched, demanded, share=share, random=random, seed=seed, told=told
+            decision, ranking, switched, demanded, share=share, random=random, seed=seed, progress=report
         )
-    told(1.0)
+    report(1.0)
     settings = {
         "layers": layers if isinstance(layers, str) else list(layers),
         "switch": switch if isinstance(switch, str) else list(switch),
@@ -176,7 +176,7 @@ def _circuit(
     of_whole: Readout | None,
     masked: bool,
     switched: Network,
-    verdict: Verdict | None,
+    verdict: CircuitVerdict | None,
     nodes: Sequence[int],
     assumed: tuple[str, ...],
     **record: Any,
@@ -258,18 +258,18 @@ def _explanation(
 
 
 def _notes(
-    classifier: Classifier, readout: Readout, whole: Tensor | None, masked: bool, verdict: Verdict | None
+    classifier: Classifier, readout: Readout, whole: Tensor | None, masked: bool, verdict: CircuitVerdict | None
 ) -> tuple[str, ...]:
     notes = []
     name = classifier.class_name(readout.target)
     if whole is not None and int(whole.argmax()) != readout.target:
-        said = classifier.class_name(int(whole.argmax()))
-        notes.append(f"the whole network says {said!r} for the image, not {name!r}")
+        decision = classifier.class_name(int(whole.argmax()))
+        notes.append(f"the whole network says {decision!r} for the image, not {name!r}")
     if masked and int(readout.logits.argmax()) != readout.target:
-        said = classifier.class_name(int(readout.logits.argmax()))
+        decision = classifier.class_name(int(readout.logits.argmax()))
         notes.append(
-            f"the whole network says {said!r} for the explanation, not {name!r}, so the circuit was asked about the "
-            "image alone"
+            f"the whole network says {decision!r} for the explanation, not {name!r}, so the circuit was asked about "
+            "the image alone"
         )
     if verdict is not None and verdict.sufficient and verdict.blank_kept:
         notes.append(

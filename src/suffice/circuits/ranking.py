@@ -54,7 +54,7 @@ class Decision:
 
     @property
     def channels(self) -> int:
-        """Of all layers."""
+        """Number of channels of all layers."""
         return sum(layer.channels for layer in self.layers)
 
     def holds(self, logits: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def weight_scores(network: Network) -> Tensor:
     return torch.cat(scores)
 
 
-def choose(scores: Tensor, layers: Sequence[Layer], share: float, *, across: bool) -> Tensor:
+def best_channels(scores: Tensor, layers: Sequence[Layer], share: float, *, across: bool) -> Tensor:
     """The circuit of the best channels: bool (channels of all layers,).
 
     Args:
@@ -143,11 +143,11 @@ def choose(scores: Tensor, layers: Sequence[Layer], share: float, *, across: boo
     >>> from types import SimpleNamespace
     >>> layers = [SimpleNamespace(channels=2), SimpleNamespace(channels=4)]
     >>> scores = torch.tensor([1.0, 2.0, 9.0, 8.0, 7.0, 0.0])
-    >>> choose(scores, layers, 0.5, across=False).int().tolist()
+    >>> best_channels(scores, layers, 0.5, across=False).int().tolist()
     [0, 1, 1, 1, 0, 0]
-    >>> choose(scores, layers, 0.5, across=True).int().tolist()
+    >>> best_channels(scores, layers, 0.5, across=True).int().tolist()
     [0, 1, 1, 1, 0, 0]
-    >>> choose(scores, layers, 0.67, across=True).int().tolist()
+    >>> best_channels(scores, layers, 0.67, across=True).int().tolist()
     [0, 1, 1, 1, 1, 0]
     """
     on = torch.zeros(len(scores), dtype=torch.bool)
@@ -165,7 +165,7 @@ def choose(scores: Tensor, layers: Sequence[Layer], share: float, *, across: boo
 
 
 @dataclasses.dataclass(eq=False)
-class Rung:
+class CandidateCircuit:
     """A circuit, and the scores by which smaller ones are cut from it; their logits (N, K) where they are known."""
 
     on: Tensor
@@ -173,9 +173,9 @@ class Rung:
     logits: Tensor | None = None
 
 
-def ladder(
+def nested_circuits(
     decision: Decision, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
-) -> list[Rung]:
+) -> list[CandidateCircuit]:
     """Circuits of falling size, each within the one before; the first is the whole network.
 
     Args:
@@ -191,16 +191,16 @@ def ladder(
         logits = None
         if scores is None:
             scores, _, logits = decision.attributions(everything)
-        rungs = [choose(scores, decision.layers, share, across=across) for share in shares]
-        return [Rung(everything, scores, logits), *(Rung(on, scores) for on in rungs)]
-    found: list[Rung] = []
+        candidates = [best_channels(scores, decision.layers, share, across=across) for share in shares]
+        return [CandidateCircuit(everything, scores, logits), *(CandidateCircuit(on, scores) for on in candidates)]
+    found: list[CandidateCircuit] = []
     on, failed = everything, 0
     for share in (*shares, None):
         sizes, signed, logits = decision.attributions(on)
         left = (signed if ranking == "signed" else sizes).masked_fill(~on, -torch.inf)
-        found.append(Rung(on, left, logits))
+        found.append(CandidateCircuit(on, left, logits))
         failed = 0 if enough(logits) else failed + 1
         if share is None or failed == 2:
             break
-        on = choose(left, decision.layers, share, across=True)
+        on = best_channels(left, decision.layers, share, across=True)
     return found

@@ -124,12 +124,12 @@ class Readout:
 
     @property
     def confidence(self) -> float:
-        """In the class, in [0, 1]."""
+        """Confidence in the class, in [0, 1]."""
         return float(self.meaning.confidences(self.logits)[self.target])
 
     @property
     def layers(self) -> list[Layer]:
-        """Of the network."""
+        """The layers of the network."""
         return self.network.layers
 
     def weights(self, connection: Connection) -> tuple[Tensor, Tensor]:

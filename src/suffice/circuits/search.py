@@ -1,8 +1,8 @@
 """The smallest circuit that keeps a decision, and whether that says anything: random circuits, an image without
 content.
 
-Whether a class is kept does not only fall as a circuit shrinks, so the search looks at a ladder of sizes, takes the
-lowest rung that holds, and then looks between it and the rung below, a batch of sizes at a time.
+Whether a class is kept does not only fall as a circuit shrinks, so the search looks at falling sizes, takes the
+smallest that holds, and then looks between it and the next smaller one, a batch of sizes at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from torch import Tensor
 
 from suffice.circuits.ablation import switched_logits
 from suffice.circuits.connectivity import Layer, Network
-from suffice.circuits.ranking import ACROSS_LAYERS, Decision, Rung, choose, ladder, weight_scores
+from suffice.circuits.ranking import (
+    ACROSS_LAYERS,
+    CandidateCircuit,
+    Decision,
+    best_channels,
+    nested_circuits,
+    weight_scores,
+)
 from suffice.circuits.readout import channel_norms
 
 # Falling by a fifth to a third: fine where circuits of a trained network end, coarse where a step costs little to
@@ -26,8 +33,8 @@ _ROUNDS = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Verdict:
-    """What was shown of a circuit.
+class CircuitVerdict:
+    """The smallest circuit found, and how it and its controls were tested.
 
     Attributes:
         on: bool (channels of all layers,), the circuit.
@@ -54,8 +61,8 @@ def put_to_the_test(
     share: float | None,
     random: int,
     seed: int,
-    told: Callable[[float], None],
-) -> Verdict:
+    progress: Callable[[float], None],
+) -> CircuitVerdict:
     """Find the smallest circuit, or take that of one size, and say what it does.
 
     Args:
@@ -66,7 +73,7 @@ def put_to_the_test(
         share: of the channels to keep; None for the least that suffices.
         random: how many random circuits are tried.
         seed: of these.
-        told: is called with the share of the work that is done.
+        progress: called with the share of the work that is done.
     """
 
     def enough(logits: Tensor) -> bool:
@@ -82,21 +89,21 @@ def put_to_the_test(
         scores = weight_scores(switched)
     shares = SHARES if share is None else (*(s for s in SHARES if s > share), share)
     stop = enough if share is None else lambda logits: True
-    rungs = ladder(decision, ranking, scores, shares, stop)
-    told(0.5)
+    candidates = nested_circuits(decision, ranking, scores, shares, stop)
+    progress(0.5)
     if share is None:
-        on, logits = smallest(decision, rungs, enough, across=ranking in ACROSS_LAYERS)
+        on, logits = smallest(decision, candidates, enough, across=ranking in ACROSS_LAYERS)
     else:
-        on = rungs[-1].on
-        logits = _logits(decision, [on])[0] if rungs[-1].logits is None else rungs[-1].logits
-    told(0.8)
+        on = candidates[-1].on
+        logits = _logits(decision, [on])[0] if candidates[-1].logits is None else candidates[-1].logits
+    progress(0.8)
     first, classifier = decision.images[:1], decision.classifier
     drawn = random_circuits(on, decision.layers, random, seed)
     blank = first.mean((2, 3), keepdim=True).expand_as(first)
     asked = torch.cat([first.expand(random, -1, -1, -1), blank])
     answers = switched_logits(classifier, decision.layers, asked, torch.cat([drawn, on[None]]), decision.means)
     kept = decision.holds(answers)
-    return Verdict(
+    return CircuitVerdict(
         on,
         enough(logits),
         tuple(decision.confidences(logits).tolist()),
@@ -106,26 +113,26 @@ def put_to_the_test(
 
 
 def smallest(
-    decision: Decision, rungs: list[Rung], enough: Callable[[Tensor], bool], *, across: bool
+    decision: Decision, candidates: list[CandidateCircuit], enough: Callable[[Tensor], bool], *, across: bool
 ) -> tuple[Tensor, Tensor]:
     """The smallest circuit that is enough, and its logits; the whole network where none is."""
-    unknown = [rung for rung in rungs if rung.logits is None]
-    for rung, logits in zip(unknown, _logits(decision, [rung.on for rung in unknown]), strict=True):
-        rung.logits = logits
-    holds = [i for i, rung in enumerate(rungs) if rung.logits is not None and enough(rung.logits)]
+    unknown = [candidate for candidate in candidates if candidate.logits is None]
+    for candidate, logits in zip(unknown, _logits(decision, [candidate.on for candidate in unknown]), strict=True):
+        candidate.logits = logits
+    holds = [i for i, candidate in enumerate(candidates) if candidate.logits is not None and enough(candidate.logits)]
     at = holds[-1] if holds else 0
-    best, total = rungs[at], decision.channels
+    best, total = candidates[at], decision.channels
     assert best.logits is not None
-    if not holds or at + 1 == len(rungs):
+    if not holds or at + 1 == len(candidates):
         return best.on, best.logits
-    upper, lower = float(best.on.sum()), float(rungs[at + 1].on.sum())
+    upper, lower = float(best.on.sum()), float(candidates[at + 1].on.sum())
     for _ in range(_ROUNDS):
         sizes = [lower + (upper - lower) * i / (_BETWEEN + 1) for i in range(1, _BETWEEN + 1)]
-        tried = [choose(rungs[at].scores, decision.layers, size / total, across=across) for size in sizes]
+        tried = [best_channels(candidates[at].scores, decision.layers, size / total, across=across) for size in sizes]
         answers = _logits(decision, tried)
         good = [i for i, logits in enumerate(answers) if enough(logits)]
         if good:
-            best = Rung(tried[good[0]], rungs[at].scores, answers[good[0]])
+            best = CandidateCircuit(tried[good[0]], candidates[at].scores, answers[good[0]])
             upper = sizes[good[0]]
             lower = sizes[good[0] - 1] if good[0] else lower
         else:

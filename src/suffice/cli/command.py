@@ -1,4 +1,4 @@
-"""What commands share: words that become numbers, one line for an error, the output folder, a progress bar."""
+"""What commands share: parsers of numbers, errors in one line, the output folder, a progress bar."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def one_line(what: str, show_traceback: bool) -> Iterator[None]:
         if show_traceback:
             traceback.print_exception(error)
         kind = type(error).__name__
-        said = f"{kind}: {reason(error)}" if str(error) else kind
-        said = f"its code ended the program, {said}" if isinstance(error, SystemExit) else said
-        raise InputError(f"{what}: {said}{'' if show_traceback else ' (--traceback shows where)'}") from error
+        message = f"{kind}: {reason(error)}" if str(error) else kind
+        message = f"its code ended the program, {message}" if isinstance(error, SystemExit) else message
+        raise InputError(f"{what}: {message}{'' if show_traceback else ' (--traceback shows where)'}") from error
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:
@@ -88,7 +88,7 @@ def named_folder(out: str) -> Path:
 
 
 def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:
-    """A progress bar on stderr, where that is a terminal: for each path, a function that is told the share done.
+    """A progress bar on stderr, where that is a terminal: for each path, a function to call with the share done.
 
     It is there only while an image is being explained, and gone before its result is printed.
     """
@@ -137,7 +137,7 @@ def explain_each(
     Args:
         paths: of the images.
         names: of their folders.
-        one: path, name and a function that is told the share done -> what is said of it on stdout.
+        one: path, name and a function to call with the share done -> what is said of it on stdout.
         write_report: called every few seconds, and with True at the end or where the run was stopped.
         failures: gets the path and the error of each image that could not be explained.
         complaint: path and error -> the line on stderr.

@@ -1,4 +1,4 @@
-"""`suffice explain IMAGE…`: photos in, explanations and one report out."""
+"""`suffice explain IMAGE…`: images in, explanations and one report out."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from suffice.classifier import Classifier
     from suffice.explainers.method import Method
     from suffice.explanation import Explanation
-    from suffice.report.page import Entry
+    from suffice.report.page import ExplanationEntry
 
 _DEFAULT_OUT = "suffice-out"
 _REPORT, _OVERLAY = "report.html", "overlay.png"
@@ -202,7 +202,7 @@ class _Job:
     folder: Path | None
     as_json: bool
     show_traceback: bool
-    entries: list[Entry] = dataclasses.field(default_factory=list)
+    entries: list[ExplanationEntry] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def run(self, paths: list[str]) -> int:

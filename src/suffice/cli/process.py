@@ -16,7 +16,7 @@ from suffice.errors import InputError, Notice
 
 
 class UnreadError(Exception):
-    """Whoever read our output has enough, as in `suffice … | head`."""
+    """Raised when stdout is closed by its reader, as in `suffice … | head`."""
 
 
 def print_any_name(encoding: str | None = None) -> None:

@@ -282,7 +282,7 @@ class _Call:
             "label": label,
             "label_name": self.classifier.class_name(label),
             "confidence": float(scores.confidence[0]),
-            "scores": scores.of(0),
+            "scores": scores.of_map(0),
             "occlusion": self.occlusion,
             "settings": {"threshold": self.threshold, **self._settings(), **self._weights()},
             "seed": self.seed,
@@ -397,7 +397,7 @@ def _as_text(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]) ->
     for block in blocks:
         text += ["", " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + name for name in block)]
         for metric in metrics:
-            values = {name: round(found[name].of(0)[metric], 3) + 0.0 for name in found}
+            values = {name: round(found[name].of_map(0)[metric], 3) + 0.0 for name in found}
             best = (max if meaning[metric].higher_is_better else min)(values.values())
             cells = []
             for name in block:

@@ -28,7 +28,7 @@ from suffice.cli.options import (
     Traceback,
     Workers,
 )
-from suffice.cli.process import say
+from suffice.cli.process import keep_stdout_for_results, say
 from suffice.errors import InputError
 
 WEIGHTS = "classifier.safetensors"
@@ -76,6 +76,7 @@ def train_classifier(
     show_traceback: Traceback = False,
 ) -> int:
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
+    keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy

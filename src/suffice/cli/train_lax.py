@@ -31,7 +31,7 @@ from suffice.cli.options import (
     TrainingImages,
     Workers,
 )
-from suffice.cli.process import say
+from suffice.cli.process import keep_stdout_for_results, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
 
@@ -72,6 +72,7 @@ def train_lax(
     show_traceback: Traceback = False,
 ) -> int:
     """Train a LAX adapter on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
+    keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining

@@ -31,7 +31,7 @@ from suffice.cli.options import (
     TrainingImages,
     Workers,
 )
-from suffice.cli.process import say
+from suffice.cli.process import keep_stdout_for_results, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
 
@@ -68,6 +68,7 @@ def train_matcher(
 
     `suffice explain --method activation-matching --set network=FILE` starts from what it proposes.
     """
+    keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
     from suffice.training.examples import Examples

@@ -1,4 +1,4 @@
-"""Data sets by name: photos with labels, and the object's own mask where it is known.
+"""Data sets by name: images with labels, and the object's own mask where it is known.
 
 | name | what has to be in the data folder | masks | file |
 |---|---|---|---|

@@ -1,4 +1,4 @@
-"""CUB-200-2011: photos of birds of 200 species, of which the paper takes 20 by chance.
+"""CUB-200-2011: images of birds of 200 species, of which the paper takes 20 by chance.
 
 Source: Wah et al. 2011; *Learning Quantifiable Visual Explanations Without Ground-Truth*, appendix A.2.
 """

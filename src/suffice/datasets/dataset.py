@@ -1,4 +1,4 @@
-"""What a data set is: photos with labels, read one at a time."""
+"""Data sets: images with labels, read one at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from suffice.images import FoundImages, Photo, images_in, read_photo
 
 
 class ImageDataset(abc.ABC):
-    """Photos with labels; nothing is read before it is asked for.
+    """Images with labels; nothing is read before it is asked for.
 
     Attributes:
         name: what reports call it.
@@ -34,16 +34,16 @@ class ImageDataset(abc.ABC):
 
     @abc.abstractmethod
     def photo(self, index: int) -> Photo:
-        """The photo; raises InputError with its path where it cannot be read."""
+        """The image; raises InputError with its path where it cannot be read."""
 
     def mask(self, index: int) -> Tensor | None:
-        """Ground truth, bool (H, W) in the photo's pixels: where the object is; None where it is not known."""
+        """Ground truth, bool (H, W) in the image's pixels: where the object is; None where it is not known."""
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSource:
-    """How a data set is read, before it is.
+    """How a data set of a certain name is read, and its splits.
 
     Attributes:
         splits: that it has, of `train`, `test` and `all`.
@@ -58,7 +58,7 @@ class DatasetSource:
 
 
 class FileDataset(ImageDataset):
-    """A data set whose photos are files.
+    """A data set whose images are files.
 
     Args:
         name: of the data set.
@@ -79,7 +79,7 @@ class FileDataset(ImageDataset):
         self.paths, self.labels = [os.fspath(path) for path in paths], list(labels)
 
     def photo(self, index: int) -> Photo:
-        """The photo as `read_photo` reads it."""
+        """The image as `read_photo` reads it."""
         return read_photo(self.paths[index])
 
 
@@ -97,7 +97,7 @@ class Subset(ImageDataset):
         self.labels = [whole.labels[index] for index in self.indices]
 
     def photo(self, index: int) -> Photo:
-        """The photo of the whole data set."""
+        """The image, as the whole data set reads it."""
         return self.whole.photo(self.indices[index])
 
     def mask(self, index: int) -> Tensor | None:

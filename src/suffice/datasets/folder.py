@@ -11,7 +11,7 @@ _SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "val
 
 
 class ClassFolders(FileDataset):
-    """Your own photos: FOLDER/cat/1.jpg, FOLDER/dog/2.jpg; with splits, FOLDER/train/cat/1.jpg, FOLDER/val/cat/2.jpg.
+    """Your own images: FOLDER/cat/1.jpg, FOLDER/dog/2.jpg; with splits, FOLDER/train/cat/1.jpg, FOLDER/val/cat/2.jpg.
 
     Args:
         folder: with one folder a class, or with `train` and one of `test`, `val`, `valid` and `validation`.

@@ -1,4 +1,4 @@
-"""ImageNet-1k and ImageNet-v2: folders of photos, in all or some of the thousand classes."""
+"""ImageNet-1k and ImageNet-v2: folders of images, in all or some of the thousand classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ImageNet(FileDataset):
 
     Args:
         root: folder that holds `imagenet/train` and `imagenet/val`, each with a folder a class, named n01440764 ….
-        split: `train`, or `test` for the photos that ImageNet calls `val`.
+        split: `train`, or `test` for the images that ImageNet calls `val`.
 
     Raises:
         InputError: the folder is not there or is not ImageNet's, with what to put where.
@@ -37,7 +37,7 @@ class ImageNet(FileDataset):
 
 
 class ImageNetV2(FileDataset):
-    """ImageNet-v2, `matched-frequency`: ten new photos for each class of ImageNet-1k, for tests.
+    """ImageNet-v2, `matched-frequency`: ten new images for each class of ImageNet-1k, for tests.
 
     Args:
         root: folder that holds `imagenetv2-matched-frequency-format-val`, with folders 0 to 999.

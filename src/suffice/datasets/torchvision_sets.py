@@ -67,7 +67,7 @@ class Cifar10(ImageDataset):
         self.labels = list(found.targets)
 
     def photo(self, index: int) -> Photo:
-        """The photo, 32 x 32 pixels."""
+        """The image, 32 x 32 pixels."""
         return Photo(Image.fromarray(self._pixels[index]), path=f"{self.name}[{index}]")
 
 

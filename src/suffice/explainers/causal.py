@@ -68,10 +68,10 @@ class CausalSettings(MethodSettings):
 _BUDGET, _BUDGET_OF_ONE = 540, 220
 _ROUNDS = 4  # of questions that one cut into four parts takes at most: three parts, two, one, none
 
-Subset = tuple[int, ...]
+PartIndices = tuple[int, ...]
 """Some of the parts of a box, by index."""
 
-Search = Generator[list[Mask], Sequence[bool], tuple[npt.NDArray[np.float64], Mask]]
+PartitionSearch = Generator[list[Mask], Sequence[bool], tuple[npt.NDArray[np.float64], Mask]]
 """One search: yields masks, is sent their verdicts, returns the responsibility map and the mask it ended with."""
 
 
@@ -90,7 +90,7 @@ def explain(question: Question, settings: CausalSettings, seed: int, progress: P
 
 
 def by_boxes(question: Question, settings: CausalSettings, progress: Progress) -> Candidate:
-    """From the sides of the image in, then block by block."""
+    """Search that cuts off the sides of the image, then removes block after block."""
     started = question.classifier.passes.forward
     budget = settings.budget or (_BUDGET if question.several else _BUDGET_OF_ONE)
 
@@ -126,7 +126,7 @@ def by_partitions(question: Question, settings: CausalSettings, seed: int, progr
     """Responsibility over random partitions into four, then extraction by rank."""
     size = tuple(question.image.shape[1:])
     searches = [
-        search((size[0], size[1]), settings, np.random.default_rng([seed, index]))
+        search_by_partitions((size[0], size[1]), settings, np.random.default_rng([seed, index]))
         for index in range(settings.iterations)
     ]
     rounds = settings.depth * _ROUNDS + 1  # at most; the last one only ends the searches
@@ -147,7 +147,9 @@ def by_partitions(question: Question, settings: CausalSettings, seed: int, progr
     return Candidate(saliency, pruned(question, mask, ranking, settings.prune))
 
 
-def search(size: tuple[int, int], settings: CausalSettings, random: np.random.Generator) -> Search:
+def search_by_partitions(
+    size: tuple[int, int], settings: CausalSettings, random: np.random.Generator
+) -> PartitionSearch:
     """Refine the whole image, which is taken to be sufficient, into a small sufficient set of boxes."""
     kept = [Box(0, 0, *size)]
     responsibility = np.zeros(size)
@@ -181,15 +183,15 @@ def quarters(box: Box, random: np.random.Generator, smallest: int) -> list[Box]:
 
 def minimal_passing(
     parts: Sequence[Box], rest: Sequence[Box], size: tuple[int, int]
-) -> Generator[list[Mask], Sequence[bool], list[Subset]]:
+) -> Generator[list[Mask], Sequence[bool], list[PartIndices]]:
     """The minimal sets of parts that pass together with `rest`, given that all of them do.
 
     Goes down the lattice of subsets: one is asked when all its supersets with one more part have passed, so that what
     no smaller set can do costs four questions instead of fourteen. A set that passes although a superset fails (models
     are not monotone) is not found.
     """
-    level: list[Subset] = [tuple(range(len(parts)))]
-    minimal: list[Subset] = []
+    level: list[PartIndices] = [tuple(range(len(parts)))]
+    minimal: list[PartIndices] = []
     while level:
         count = len(level[0]) - 1
         candidates = []
@@ -199,7 +201,7 @@ def minimal_passing(
                 for subset in itertools.combinations(range(len(parts)), count)
                 if all(tuple(sorted((*subset, i))) in level for i in range(len(parts)) if i not in subset)
             ]
-        passed: list[Subset] = []
+        passed: list[PartIndices] = []
         if candidates:
             verdicts = yield [mask_of([*rest, *(parts[i] for i in subset)], size) for subset in candidates]
             passed = [subset for subset, passes in zip(candidates, verdicts, strict=True) if passes]
@@ -208,7 +210,7 @@ def minimal_passing(
     return minimal
 
 
-def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[Subset]) -> list[tuple[Box, float]]:
+def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[PartIndices]) -> list[tuple[Box, float]]:
     """Responsibility of each box: 1/|X| for the smallest passing set X that it belongs to, else 0.
 
     >>> a, b = Box(0, 0, 1, 1), Box(0, 1, 1, 2)
@@ -227,7 +229,7 @@ def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[Subset])
 
 
 def side_by_side(
-    searches: Sequence[Search], question: Question, progress: Callable[[int], None]
+    searches: Sequence[PartitionSearch], question: Question, progress: Callable[[int], None]
 ) -> list[tuple[npt.NDArray[np.float64], Mask]]:
     """Run searches in step, so that the questions of all of them are asked together."""
     results: dict[int, tuple[npt.NDArray[np.float64], Mask]] = {}

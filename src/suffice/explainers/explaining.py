@@ -1,4 +1,4 @@
-"""A question and a method to an `Explanation`: what the method found is put to the test, and said as it came out."""
+"""Run a method on a question and verify what it found: the result is an `Explanation`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from suffice.question import Question
 from suffice.registry import METHODS
 
 
-def explained(
+def explanation_of(
     question: Question, method: str | Method, settings: Mapping[str, Any], progress: Progress | None = None
 ) -> Explanation:
     """The explanation that a method finds; see `Question.explain`.

@@ -1,4 +1,4 @@
-"""LAX: an adapter on a frozen classifier that has learnt to say, in the pass that classifies, what the class rests on.
+"""LAX: an adapter on a frozen classifier, trained to give a saliency map in the pass that classifies.
 
 >>> import torch, suffice
 >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
@@ -66,7 +66,7 @@ _EPSILON = 1e-8
 
 
 class AdapterSettings(BaseModel):
-    """What shapes an adapter; unknown settings and values out of range are errors."""
+    """Settings of an adapter's architecture; unknown settings and values out of range are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -233,11 +233,11 @@ def load_adapter(path: str | os.PathLike[str], classifier: Classifier) -> Adapte
             f"expected an adapter that `suffice train-lax` wrote in {path}; got {reason(error)}"
         ) from error
     adapter = new_adapter(classifier, settings)
-    for what, said in (("stages", "features"), ("weights", "weights")):
+    for what, word in (("stages", "features"), ("weights", "weights")):
         if made_for[what] != adapter.backbone[what]:
             found, wanted = _short(adapter.backbone[what]), _short(made_for[what])
             raise InputError(
-                f"{path} was trained on {made_for['model']} and fits no other backbone: expected {said} {wanted}; "
+                f"{path} was trained on {made_for['model']} and fits no other backbone: expected {word} {wanted}; "
                 f"{classifier.name} has {found}"
             )
     adapter.module.load_state_dict(state)

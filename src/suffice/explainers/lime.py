@@ -87,7 +87,7 @@ def explain(question: Question, settings: LimeSettings, seed: int, progress: Pro
         question.answers(torch.from_numpy(distinct[start : start + batch][:, labels]))
         progress(0.1 + 0.7 * min(1.0, (start + batch) / len(distinct)))
     answers = question.answers(torch.from_numpy(presence[:, labels]))
-    coefficients = fit(
+    coefficients = ridge_coefficients(
         presence,
         np.array([answer.confidence for answer in answers]),
         proximity(presence, settings.kernel_width),
@@ -163,7 +163,7 @@ def proximity(presence: npt.NDArray[np.bool_], kernel_width: float) -> npt.NDArr
     return np.asarray(np.exp(-((distance / kernel_width) ** 2) / 2), dtype=np.float64)
 
 
-def fit(
+def ridge_coefficients(
     presence: npt.NDArray[np.bool_],
     confidence: npt.NDArray[np.float64],
     weight: npt.NDArray[np.float64],

@@ -1,4 +1,4 @@
-"""What a method is: settings, and a function from a question to a candidate for an explanation."""
+"""The interface of a method: settings, and a function from a question to a candidate for an explanation."""
 
 from __future__ import annotations
 

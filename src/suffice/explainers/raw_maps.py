@@ -62,7 +62,7 @@ def batch_by_batch(
 
 
 def own_choice(logits: Tensor, targets: Tensor) -> Tensor:
-    """The targets (N,), with the class that the model chose in place of -1.
+    """The targets (N,), with the class that the model predicts in place of -1.
 
     Raises:
         InputError: a class that the model does not have.

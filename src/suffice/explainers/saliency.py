@@ -1,4 +1,4 @@
-"""Saliency maps of networks from the inside, for one image or thousands, and the explanation extracted from one.
+"""Saliency maps from activations and gradients, for one image or thousands, and the explanation extracted from one.
 
 >>> import torch, suffice
 >>> from torch import nn
@@ -100,7 +100,7 @@ def saliency_maps(
     maps = made_by.saliency(classifier, images, wanted, complete, progress or (lambda share: None))
     size = classifier.preprocessing.input_size
     raw = resized(maps.values, size)
-    return SaliencyMaps(raw, raw if made_by.own_scale else normalised(maps.values, size), maps.targets)
+    return SaliencyMaps(raw, raw if made_by.own_scale else resized_and_normalised(maps.values, size), maps.targets)
 
 
 def map_method(name: str, settings: type[RankingSettings], make_maps: MakeMaps) -> Method:
@@ -140,10 +140,11 @@ def resized(raw: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(raw[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def normalised(raw: Tensor, size: tuple[int, int]) -> Tensor:
+def resized_and_normalised(raw: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, H, W) in [0, 1] from raw values (N, h, w): without what is negative, scaled before and after resizing.
 
-    >>> normalised(torch.tensor([[[-3.0, 2.0]], [[-1.0, -2.0]], [[4.0, 4.0]]]), (1, 2)).round(decimals=4)[:, 0]
+    >>> raw = torch.tensor([[[-3.0, 2.0]], [[-1.0, -2.0]], [[4.0, 4.0]]])
+    >>> resized_and_normalised(raw, (1, 2)).round(decimals=4)[:, 0]
     tensor([[0., 1.],
             [0., 0.],
             [0., 0.]])
@@ -161,7 +162,7 @@ def _scaled(maps: Tensor) -> Tensor:
 def explain_by_map(
     make_maps: MakeMaps, question: Question, settings: RankingSettings, seed: int, progress: Progress
 ) -> Candidate:
-    """Down a saliency map until the part is enough, then without what it can spare.
+    """Add pixels by falling saliency until they are enough, then remove what is not needed.
 
     Args:
         make_maps: the raw values of the saliency map.
@@ -191,7 +192,7 @@ def _map_of_one(make_maps: MakeMaps, question: Question, settings: RankingSettin
     target = torch.tensor([question.target])
     maps = make_maps(question.classifier, question.image[None], target, settings, lambda share: None)
     size = question.classifier.preprocessing.input_size
-    raw, scaled = (of(maps.values, size)[0].double().numpy() for of in (resized, normalised))
+    raw, scaled = (of(maps.values, size)[0].double().numpy() for of in (resized, resized_and_normalised))
     notes = ("The saliency map is constant: it ranks no pixel above another.",) if np.ptp(raw) == 0 else ()
     return raw, scaled, maps.settings, notes
 

@@ -34,7 +34,7 @@ def faster_copy(module: nn.Module, images: Tensor, *, fuses: bool = True) -> nn.
 
 
 def state_of(module: nn.Module) -> tuple[Any, ...] | None:
-    """What a copy is made of: weights and layers, whose change makes it stale.
+    """The weights and layers that a copy is made of, whose change makes it stale.
 
     None where a copy would not do: somebody listens to a layer or changes what flows through it (hooks), or changes of
     the weights cannot be seen.

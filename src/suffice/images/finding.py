@@ -18,7 +18,7 @@ _KINDS_SHOWN = 5
 
 @dataclasses.dataclass
 class FoundImages:
-    """Images that were looked for.
+    """The images that were found among some paths.
 
     Attributes:
         paths: of the images.

@@ -173,9 +173,9 @@ def opened(file: IO[bytes], name: str) -> Image.Image:
         try:
             return Image.open(file, formats=[each for each in rest if each not in _AT_HAND and each in Image.OPEN])
         except UnidentifiedImageError as error:
-            said = "is none"
+            fault = "is none"
             if plugin is not None:
                 needs = f"needs a plug-in: pip install {plugin.package}, or save it as JPEG or PNG"
                 broken = f"{plugin.package} cannot read: it is damaged, or of another kind"
-                said = f"is {plugin.name}, which {broken if plugin.installed else needs}"
-            raise InputError(f"expected an image ({', '.join(USUAL)}); {name} {said}") from error
+                fault = f"is {plugin.name}, which {broken if plugin.installed else needs}"
+            raise InputError(f"expected an image ({', '.join(USUAL)}); {name} {fault}") from error

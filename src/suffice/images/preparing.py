@@ -1,4 +1,4 @@
-"""Photos as a classifier takes them: resized, cropped, float in [0, 1]; from a file, or from what is in memory."""
+"""Images as a classifier takes them: resized, cropped, float in [0, 1]; from a file, or from what is in memory."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@
 
 `score`, `score_maps` and `score_many` (`scoring.py`) give any of them, for maps from any tool (`maps.py`), from one
 sweep (`sweep.py`).
-Means over photos come with their standard error (`standard_error.py`).
+Means over images come with their standard error (`standard_error.py`).
 """
 
 from __future__ import annotations

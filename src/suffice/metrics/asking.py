@@ -18,7 +18,7 @@ Metrics = Iterable[str | Metric] | str | Metric | None
 
 
 def check_metrics(metrics: Metrics, **options: Any) -> list[str]:
-    """The metrics' names, after all that can be wrong with the call is said, before anything is loaded.
+    """Check the metrics and options of a call before anything is loaded, and give the metrics' names.
 
     Raises:
         InputError: an unknown metric, none at all, an option that none of them knows or that is out of range.

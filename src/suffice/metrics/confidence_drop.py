@@ -68,7 +68,7 @@ def _of(evidence: Evidence) -> Tensor:
     if evidence.options.drop == "soft":
         classifier = evidence.occlusions[0].classifier
         answers = [
-            classifier.confidences(blended_logits(way, evidence.images, evidence.heat).double())
+            classifier.confidences(blended_logits(way, evidence.images, evidence.saliency).double())
             for way in evidence.occlusions
         ]
         part = torch.stack(answers).amin(0).gather(1, evidence.answers.labels[:, None])[:, 0]

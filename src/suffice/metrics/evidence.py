@@ -1,7 +1,7 @@
-"""What the model said of some images and maps: asked in one sweep, and read by each metric.
+"""The answers of a model from which all metrics are computed, asked in one sweep of masked images.
 
 `ASKED` names what can be asked: curves, which have an axis, and single masks. A metric says which of them it needs
-(`Metric.needs`) and takes its values from them (`Metric.of`).
+(`Metric.needs`) and takes its values from them (`Metric.compute`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class ScoreOptions(BaseModel):
         measure: what insertion, deletion and MSI are of: the `confidence` in the label (unless given, for one image),
             or `accuracy`, whether the label is above all other classes (unless given, for many).
         fid_measure: the same for Fid- and Fid+.
-        normalise: `min-max` or `none`; see `sweep.normalised`. Unless given, min-max for all but the saliency of an
-            `Explanation` by a method that has a scale of its own (`Method.own_scale`), such as LAX.
+        normalise: `min-max` or `none`; see `sweep.normalised_saliency`. Unless given, min-max for all but the saliency
+            of an `Explanation` by a method that has a scale of its own (`Method.own_scale`), such as LAX.
         at_threshold: whether a pixel of exactly the value α is `hidden` (>) or `shown` (>=).
         hide: what MSI's Hide leaves below α_min: nothing (`inside`) or `all`.
         ties: `order`, `together` or `random`; see `sweep.rank_pixels`.
@@ -72,7 +72,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-    """One thing to ask: runs of pixels in their order.
+    """One set of masks to ask the model about, each a run of pixels in the order of their saliency.
 
     Attributes:
         runs: int64 (N, P, 2), ranks from and to.
@@ -88,12 +88,12 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of N images, each with its map and label.
+    """The model's answers about N images, each with its map and label, from which metrics are computed.
 
     Attributes:
         occlusions: under which the model was asked, of one classifier.
         images: (N, C, H, W) in [0, 1].
-        heat: float32 (N, H, W), the normalised maps.
+        saliency: float32 (N, H, W), the normalised maps.
         parts: bool (N, H, W), given masks, or where the maps are above α_min.
         options: with a `measure`.
         seed: of every random draw.
@@ -103,11 +103,11 @@ class Evidence:
 
     occlusions: Sequence[Occlusion]
     images: Tensor
-    heat: Tensor
+    saliency: Tensor
     parts: Tensor
     options: ScoreOptions
     seed: int
-    answers: sweep.Answers
+    answers: sweep.SweepAnswers
     asked: dict[str, Asked]
 
     def curve(self, name: str, measure: Measure | None = None) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class Evidence:
         return found.double()
 
     def curves(self) -> dict[str, Curve]:
-        """All of them that were asked, of the options' measure."""
+        """Every curve that was asked, of the options' measure."""
         return {
             name: Curve(each.positions, self._answers(name, None), "percent" if name.endswith("percent") else "value")
             for name, each in self.asked.items()
@@ -150,7 +150,7 @@ class Evidence:
         raise KeyError(name)
 
 
-def ask(
+def gather_evidence(
     occlusions: Sequence[Occlusion],
     images: Tensor,
     saliency: Tensor,
@@ -185,7 +185,7 @@ def ask(
         torch.empty(len(images), 0, 2, dtype=torch.int64, device=saliency.device),
         *(each.runs for each in asked.values()),
     ]
-    answers = sweep.ask(
+    answers = sweep.sweep_answers(
         occlusions,
         images,
         ranking,
@@ -195,8 +195,8 @@ def ask(
         exact_labels="accuracy" in (options.measure, options.fid_measure),
         progress=progress,
     )
-    heat = sweep.normalised(saliency, normalise).cpu()
-    return Evidence(occlusions, images, heat, parts.cpu(), options, seed, answers, asked)
+    normalised = sweep.normalised_saliency(saliency, normalise).cpu()
+    return Evidence(occlusions, images, normalised, parts.cpu(), options, seed, answers, asked)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.arrays import plain, read_npy, read_npz, read_tensors
+from suffice.arrays import plain_tensor, read_npy, read_npz, read_tensors
 from suffice.errors import InputError, reason
 from suffice.explanation import Explanation
 from suffice.files import check_file
@@ -58,7 +58,7 @@ def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InputError("expected a saliency map without masked values; fill them, as with 0")
     height, width = size
-    given = plain(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
+    given = plain_tensor(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
     saliency = _one_map(given, (height, width), channels)
     saliency = saliency.to(torch.float64 if given.dtype == torch.float64 else torch.float32)
     if saliency.ndim == 3:
@@ -104,7 +104,7 @@ def _one_map(given: Tensor, size: tuple[int, int], channels: int) -> Tensor:
 
 
 def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:
-    """As `as_saliency`, of a photo: a map in the photo's own resolution takes the photo's way to the model.
+    """As `as_saliency`; a map in the resolution of the original image is resized and cropped as the image is.
 
     Args:
         values: as of `as_saliency`; or the same of the upright photo, which then goes the way that the photo goes.

@@ -1,4 +1,4 @@
-"""What a metric is: the range of its values and the direction that is better, as data, and how it comes of a sweep."""
+"""The interface of a metric: the range of its values, the direction that is better, and how it is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What numbers of one name mean.
+    """The range, direction and meaning of a number with a name.
 
     Attributes:
         name: as callers and tables write it.
@@ -44,13 +44,13 @@ class Metric(Scale):
     Attributes:
         options: those of `evidence.ScoreOptions` that it knows.
         needs: the curves and masks that the model is asked about for it, names in `evidence.ASKED`.
-        of: its values, float64 (N,), for N maps.
+        compute: its values, float64 (N,), for N maps.
         required: those of its options that have to be given; without them it is left out of all metrics.
         hides: whether pixels are hidden for it, so that it differs from one occlusion to another.
     """
 
     options: tuple[str, ...]
     needs: tuple[str, ...]
-    of: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
+    compute: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
     required: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     hides: bool = dataclasses.field(default=True, kw_only=True)

@@ -67,7 +67,7 @@ def _base(evidence: Evidence) -> Tensor:
 
 
 def _penalty(evidence: Evidence) -> Tensor:
-    return msi_penalty(evidence.heat, evidence.options.alpha_min)
+    return msi_penalty(evidence.saliency, evidence.options.alpha_min)
 
 
 _KNOWN = ("alpha_min", "step", "measure", "normalise", "at_threshold", "hide")

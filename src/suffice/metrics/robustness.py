@@ -103,7 +103,7 @@ def robustness_images(
         mask: bool (H, W), True = kept.
         target: class by number or name.
         backgrounds: (N, C, H, W) in [0, 1], images of other classes; which these are is the caller's to know
-            (`photos_of_other_classes` chooses among photos with labels).
+            (`photos_of_other_classes` chooses among images with labels).
 
     Raises:
         InputError: as `robustness_on`.
@@ -181,23 +181,23 @@ def photos_of_other_classes(
     seed: int = 0,
     labels: Mapping[str, int] | None = None,
 ) -> list[Path]:
-    """Photos of a folder that show another class than the target, for `robustness_images`.
+    """Images of a folder that show another class than the target, for `robustness_images`.
 
         backgrounds = torch.stack([load_image(path, classifier) for path in photos_of_other_classes(folder, 285)])
 
     Args:
-        folder: where the photos lie.
+        folder: where the images lie.
         target: class that none of them may show, by its number.
         count: at most so many; more are drawn from without replacement.
         seed: of that draw.
-        labels: class of each photo by its file name, of which others are passed over; None for the number at the end
+        labels: class of each image by its file name, of which others are passed over; None for the number at the end
             of the name, as in `photo_285.jpg`.
 
     Returns:
         Paths in the order of their names; fewer than `count` where the folder has no more.
 
     Raises:
-        InputError: not a folder, a photo without a label, or none of another class.
+        InputError: not a folder, an image without a label, or none of another class.
     """
     if count < 1:
         raise InputError(f"expected at least one background; got count={count}")
@@ -213,7 +213,7 @@ def photos_of_other_classes(
 
 
 def label_of(path: Path) -> int:
-    """The class that the number at the end of a photo's name gives; raises InputError where there is none.
+    """The class that the number at the end of an image's name gives; raises InputError where there is none.
 
     >>> label_of(Path("imagenet_00_243.jpg"))
     243

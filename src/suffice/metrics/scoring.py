@@ -1,4 +1,4 @@
-"""Any explanation to numbers: `score` for one image and map, `score_many` for many, all metrics from one sweep.
+"""Score explanations: `score` for one image and map, `score_many` for many, all metrics from one sweep.
 
 >>> import torch, suffice
 >>> class Corner(torch.nn.Module):  # class 1 where the top left pixel is bright
@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.arrays import plain
+from suffice.arrays import plain_tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError, Notice
 from suffice.explanation import Explanation
 from suffice.images import as_image
 from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
-from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, ask
+from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, gather_evidence
 from suffice.metrics.maps import as_saliency
 from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
@@ -52,7 +52,7 @@ class Scores:
         labels: int64 (N,), the classes that were meant; predicted: those that the model gives the whole images.
         confidence: float64 (N,), of the whole image in its label.
         parts: bool (N, H, W), what `area`, `confidence` and ρ are of; None unless they were to be kept.
-        heat: float32 (N, H, W), the normalised maps, in [0, 1]; None unless they were to be kept.
+        saliency: float32 (N, H, W), the normalised maps, in [0, 1]; None unless they were to be kept.
         constant: bool (N,), whether a map ranks nothing.
         forward_passes: images that went through the model.
         seconds: wall time.
@@ -65,7 +65,7 @@ class Scores:
     predicted: Tensor
     confidence: Tensor
     parts: Tensor | None
-    heat: Tensor | None
+    saliency: Tensor | None
     constant: Tensor
     forward_passes: int = 0
     seconds: float = 0.0
@@ -75,7 +75,7 @@ class Scores:
         """The mean of each metric with its standard error."""
         return {name: mean_with_error(values.tolist()) for name, values in self.values.items()}
 
-    def of(self, index: int) -> dict[str, float]:
+    def of_map(self, index: int) -> dict[str, float]:
         """The metrics of one map."""
         return {name: float(values[index]) for name, values in self.values.items()}
 
@@ -84,7 +84,7 @@ class Scores:
         row = slice(index, index + 1)
         kept = {
             name: getattr(self, name)[row]
-            for name in ("labels", "predicted", "confidence", "parts", "heat", "constant")
+            for name in ("labels", "predicted", "confidence", "parts", "saliency", "constant")
         }
         return dataclasses.replace(
             self,
@@ -147,7 +147,7 @@ def score(
         progress=progress,
         **options,
     )
-    return found["saliency"].of(0)
+    return found["saliency"].of_map(0)
 
 
 def score_maps(
@@ -207,11 +207,11 @@ def score_maps(
     found: dict[str, Scores] = {}
     for (explained, own_scale), members in kinds.items():
         of_kind = [maps[name] for name in members]
-        heat = [as_saliency(each.saliency if explained else each, pixels.shape[1:], len(pixels)) for each in of_kind]
+        values = [as_saliency(each.saliency if explained else each, pixels.shape[1:], len(pixels)) for each in of_kind]
         scores = score_many(
             classifier,
             pixels.expand(len(members), *pixels.shape),
-            torch.stack([each.cpu().double() for each in heat]),
+            torch.stack([each.cpu().double() for each in values]),
             None if chosen is None else [chosen] * len(members),
             asked,
             occlusion,
@@ -265,7 +265,7 @@ def score_many(
     asked = checked_metrics(metrics, options)
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
-    images, maps = as_tensor(images), plain(as_tensor(saliency), 2**62)
+    images, maps = as_tensor(images), plain_tensor(as_tensor(saliency), 2**62)
     if images.ndim != 4 or len(images) == 0:
         raise InputError(f"expected images (N, C, H, W), at least one; got {tuple(images.shape)}")
     if maps.ndim not in (3, 4) or len(maps) != len(images):
@@ -284,11 +284,11 @@ def score_many(
     for first in range(0, total, at_once):
         some = slice(first, first + at_once)
         pixels = classifier.check_images(images[some])
-        heat = torch.stack([as_saliency(one[None], images.shape[2:], images.shape[1]) for one in maps[some]])
-        evidence = ask(
+        ranked = torch.stack([as_saliency(one[None], images.shape[2:], images.shape[1]) for one in maps[some]])
+        evidence = gather_evidence(
             occlusions,
             pixels,
-            heat,
+            ranked,
             None if classes is None else classes[some],
             None if parts is None else parts[some],
             needs,
@@ -296,7 +296,7 @@ def score_many(
             seed,
             _share_of(progress, first, len(pixels), total),
         )
-        done.append(_scores_of(evidence, asked, heat, keep_maps))
+        done.append(_scores_of(evidence, asked, ranked, keep_maps))
     cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
     return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
@@ -311,7 +311,7 @@ def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_m
         evidence.answers.top,
         evidence.answers.whole_confidence,
         evidence.parts if keep_maps else None,
-        evidence.heat if keep_maps else None,
+        evidence.saliency if keep_maps else None,
         (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
     )
 
@@ -330,7 +330,7 @@ def _own_scale(explanation: Explanation, needed: bool) -> bool:
 
 
 def _values(metric: Metric, evidence: Evidence) -> Tensor:
-    values, count = metric.of(evidence), len(evidence.images)
+    values, count = metric.compute(evidence), len(evidence.images)
     if values.shape != (count,) or not bool(values.isfinite().all()):
         raise InputError(
             f"expected a finite value for each of {count} maps from the metric {metric.name}; got {values}"
@@ -370,7 +370,7 @@ def _joined(done: Sequence[Scores]) -> Scores:
         torch.cat([each.predicted for each in done]),
         torch.cat([each.confidence for each in done]),
         _all_of([each.parts for each in done]),
-        _all_of([each.heat for each in done]),
+        _all_of([each.saliency for each in done]),
         torch.cat([each.constant for each in done]),
     )
 

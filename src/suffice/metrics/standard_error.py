@@ -20,7 +20,7 @@ from suffice.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean and how far it is to be trusted.
+    """A mean with its standard error and count.
 
     Attributes:
         value: the mean.
@@ -46,7 +46,7 @@ def mean_with_error(values: Iterable[float]) -> Mean:
     """The mean of values and its standard error: sample standard deviation (n - 1) / √n.
 
     Args:
-        values: finite numbers, drawn independently of each other; of one photo under many settings they are not.
+        values: finite numbers, drawn independently of each other; of one image under many settings they are not.
 
     Raises:
         InputError: no values, or one that is not finite.

@@ -55,11 +55,11 @@ class Ranking:
 
     @property
     def pixels(self) -> int:
-        """H x W."""
+        """Number of pixels of a map, H x W."""
         return self.values.shape[1]
 
 
-def normalised(saliency: Tensor, how: Normalise = "min-max") -> Tensor:
+def normalised_saliency(saliency: Tensor, how: Normalise = "min-max") -> Tensor:
     """Saliency maps on the scale [0, 1] that thresholds are on.
 
     Args:
@@ -73,7 +73,7 @@ def normalised(saliency: Tensor, how: Normalise = "min-max") -> Tensor:
     Raises:
         InputError: `none`, and values outside of [0, 1].
 
-    >>> normalised(torch.tensor([[[-1.0, 0.0], [0.0, 1.0]], [[0.2, 0.2], [0.2, 0.2]]])).flatten(1)
+    >>> normalised_saliency(torch.tensor([[[-1.0, 0.0], [0.0, 1.0]], [[0.2, 0.2], [0.2, 0.2]]])).flatten(1)
     tensor([[0.0000, 0.5000, 0.5000, 1.0000],
             [0.2000, 0.2000, 0.2000, 0.2000]])
     """
@@ -96,7 +96,7 @@ def rank_pixels(saliency: Tensor, normalise: Normalise = "min-max", ties: Ties =
 
     Args:
         saliency: (N, H, W), finite.
-        normalise: see `normalised`; it moves the thresholds, never the order.
+        normalise: see `normalised_saliency`; it moves the thresholds, never the order.
         ties: equal values enter in reading `order`, as in most tools; in a `random` order; or `together`: a step that
             ends among equal values ends before them, so that the order of pixels plays no part.
         seed: of the random order, the same for each map.
@@ -109,7 +109,7 @@ def rank_pixels(saliency: Tensor, normalise: Normalise = "min-max", ties: Ties =
         order = flat.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(flat.shape[1], dtype=torch.int32, device=flat.device).expand_as(flat)
     rank = torch.empty_like(flat, dtype=torch.int32).scatter_(1, order, places)
-    values = normalised(saliency, normalise).flatten(1).gather(1, order)
+    values = normalised_saliency(saliency, normalise).flatten(1).gather(1, order)
     return Ranking(rank.view(saliency.shape), values, ties)
 
 
@@ -171,7 +171,7 @@ def area_under(values: Tensor, positions: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
+class SweepAnswers:
     """What the model says of P masks of each of N images under each of O occlusions.
 
     Attributes:
@@ -190,7 +190,7 @@ class Answers:
     top: Tensor
 
 
-def ask(
+def sweep_answers(
     occlusions: Sequence[Occlusion],
     images: Tensor,
     ranking: Ranking,
@@ -200,7 +200,7 @@ def ask(
     parts: Tensor | None = None,
     exact_labels: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> Answers:
+) -> SweepAnswers:
     """Asks the model about runs of pixels in their order, each different masked image once.
 
     Args:
@@ -259,7 +259,7 @@ def ask(
         confidences.append(confidence[where])
         verdicts.append(margins[where] > 0)
     confidence, correct = torch.stack(confidences), torch.stack(verdicts)
-    return Answers(confidence[:, :, :-1], correct[:, :, :-1], chosen, confidence[0, :, -1], correct[0, :, -1], top)
+    return SweepAnswers(confidence[:, :, :-1], correct[:, :, :-1], chosen, confidence[0, :, -1], correct[0, :, -1], top)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

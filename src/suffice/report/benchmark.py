@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from suffice.benchmark.specs import PlotSpec
 from suffice.benchmark.tables import Report, Table
-from suffice.benchmark.values import DIMENSIONS, Group, Values, mean_of, metric_of
+from suffice.benchmark.values import DIMENSIONS, ResultGroup, Values, mean_of, metric_of
 from suffice.report.page import content_hash, environment, source
 
 GENERATOR = '<meta name="generator" content="suffice bench-report">'
@@ -25,7 +25,7 @@ _MARKERS = "osD^vPX*"
 _INK, _GRID = "#1d1b18", "#d8d3c8"
 
 
-class Plot(NamedTuple):
+class BenchmarkPlot(NamedTuple):
     """A figure and what it shows in words."""
 
     title: str
@@ -33,7 +33,7 @@ class Plot(NamedTuple):
     figure: Figure
 
 
-def plots(report: Report) -> Iterator[Plot]:
+def plots(report: Report) -> Iterator[BenchmarkPlot]:
     """The plots that a benchmark asks for, one for each data set, and each of what its lines do not tell apart.
 
     Where it asks for none: every metric over γ, if there are several.
@@ -54,7 +54,7 @@ def plots(report: Report) -> Iterator[Plot]:
                 several = [d for d in split if len({getattr(g, d) for g in here}) > 1]
                 words = [str(value) for d, value in zip(split, chosen, strict=True) if d in several]
                 title = ": ".join(filter(None, [spec.title or ", ".join(spec.metrics), ", ".join(words)]))
-                yield Plot(title, _words(spec, part), _figure(spec, part))
+                yield BenchmarkPlot(title, _words(spec, part), _figure(spec, part))
 
 
 def _is(metric: str, wanted: str) -> bool:
@@ -101,7 +101,14 @@ def _figure(spec: PlotSpec, values: Values) -> Figure:
 
 
 def _draw(
-    axis: Any, values: Values, here: Sequence[Group], spec: PlotSpec, beside: float, colour: str, marker: str, line: str
+    axis: Any,
+    values: Values,
+    here: Sequence[ResultGroup],
+    spec: PlotSpec,
+    beside: float,
+    colour: str,
+    marker: str,
+    line: str,
 ) -> None:
     heights = [mean_of(values, group) for group in here]
     if spec.x == "level":
@@ -125,12 +132,12 @@ def _draw(
     )
 
 
-def _with_metric(values: Values, group: Group, metric: str) -> Group:
+def _with_metric(values: Values, group: ResultGroup, metric: str) -> ResultGroup:
     """The group of another metric beside this one."""
     same = {d: getattr(group, d) for d in DIMENSIONS if d != "metric"} | {"at": group.at}
     return next(
         (g for g in values if _is(g.metric, metric) and all(getattr(g, d) == v for d, v in same.items())),
-        Group(**same, metric=metric),
+        ResultGroup(**same, metric=metric),
     )
 
 
@@ -166,7 +173,7 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def render_benchmark(report: Report, drawn: Sequence[Plot], *, folder: str, more: Sequence[Table] = ()) -> str:
+def render_benchmark(report: Report, drawn: Sequence[BenchmarkPlot], *, folder: str, more: Sequence[Table] = ()) -> str:
     """One self-contained HTML file.
 
     Args:

@@ -71,7 +71,7 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class CircuitLayout:
     """A circuit in its places, `width` x `height` pixels; lines from faint to strong."""
 
     width: float
@@ -81,7 +81,7 @@ class Layout:
     heads: tuple[Head, ...]
 
 
-def lay_out(circuit: Circuit, graph: Graph | None = None) -> Layout:
+def lay_out(circuit: Circuit, graph: Graph | None = None) -> CircuitLayout:
     """Places for all nodes and the strongest edges.
 
     Args:
@@ -119,7 +119,7 @@ def lay_out(circuit: Circuit, graph: Graph | None = None) -> Layout:
         for line in _lines(pair, dots, gradient)
     ]
     lines.sort(key=lambda line: (line.opacity, line.edge.source, line.edge.target, line.gradient))
-    return Layout(x + LEFT, TOP + tallest * ROW, tuple(dots.values()), tuple(lines), tuple(heads))
+    return CircuitLayout(x + LEFT, TOP + tallest * ROW, tuple(dots.values()), tuple(lines), tuple(heads))
 
 
 def _pairs(edges: Sequence[Edge], dots: dict[str, Dot]) -> dict[tuple[float, float], list[Edge]]:
@@ -185,9 +185,9 @@ def circuit_svg(circuit: Circuit) -> bytes:
         name, counts = _escaped(shortened(head.name)), _escaped(shortened(head.counts, 26))
         parts.append(f'<text x="{head.x:.1f}" y="30" font-size="12" font-weight="650">{name}</text>')
         parts.append(f'<text x="{head.x:.1f}" y="47" font-size="10" fill="{_SOFT_COLOUR}">{counts}</text>')
-    said = _escaped(caption(circuit))
+    text = _escaped(caption(circuit))
     parts.append(
-        f'<text x="{LEFT / 2:.0f}" y="{height - 18:.0f}" font-size="11" text-anchor="start">{said}</text>\n</svg>\n'
+        f'<text x="{LEFT / 2:.0f}" y="{height - 18:.0f}" font-size="11" text-anchor="start">{text}</text>\n</svg>\n'
     )
     return "\n".join(parts).encode("utf-8", "replace")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from suffice.circuits import Circuit, compare_circuits, compare_with_whole
 from suffice.circuits.circuit import Graph
 from suffice.images import Frame, Photo
-from suffice.report.circuit_figure import Dot, Layout, describe, lay_out
-from suffice.report.figures import framed_as, heat_colours, outline, shrunk
+from suffice.report.circuit_figure import CircuitLayout, Dot, describe, lay_out
+from suffice.report.figures import framed_as, outline, saliency_colours, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
 
 GENERATOR = '<meta name="generator" content="suffice circuit">'
@@ -41,7 +41,7 @@ class Drawing:
     """A graph as the page shows it."""
 
     title: str
-    layout: Layout
+    layout: CircuitLayout
     spots: tuple[Spot, ...]
     own: int
     shared: int
@@ -172,7 +172,7 @@ def render_circuits(
             shared=shared,
             command=command,
             generator=Markup(GENERATOR),
-            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
+            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             style=Markup(style),
             script=Markup(script),
             policy=(
@@ -205,5 +205,5 @@ def _seen(values: Tensor) -> str:
         size = size[:height, :width].reshape(height // step, step, width // step, step).mean((1, 3))
     share = size / size.max() if size.max() > 0 else size
     levels = np.round(share * 255).astype(np.intp)
-    pixels = np.dstack([heat_colours(256)[levels], np.round(255 * (0.2 + 0.55 * share)).astype(np.uint8)])
+    pixels = np.dstack([saliency_colours(256)[levels], np.round(255 * (0.2 + 0.55 * share)).astype(np.uint8)])
     return encoded(Image.fromarray(pixels.astype(np.uint8), "RGBA"), exact=True)

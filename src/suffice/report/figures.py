@@ -153,7 +153,7 @@ def sees_all(frame: Frame) -> bool:
     return left <= 0.5 and top <= 0.5 and right >= width - 0.5 and bottom >= height - 0.5
 
 
-def heat(saliency: Tensor | np.ndarray[Any, Any]) -> Image.Image:
+def saliency_image(saliency: Tensor | np.ndarray[Any, Any]) -> Image.Image:
     """A saliency map in colour, from dark (its least value) to bright (its greatest).
 
     Args:
@@ -165,11 +165,11 @@ def heat(saliency: Tensor | np.ndarray[Any, Any]) -> Image.Image:
     values = np.asarray(saliency, dtype=np.float64)
     low, high = values.min(), values.max()
     levels = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return Image.fromarray(heat_colours(256)[np.round(levels * 255).astype(np.intp)])
+    return Image.fromarray(saliency_colours(256)[np.round(levels * 255).astype(np.intp)])
 
 
-def heat_colours(count: int) -> np.ndarray[Any, Any]:
-    """`count` colours of the scale that `heat` uses, dark to bright: uint8 (count, 3)."""
+def saliency_colours(count: int) -> np.ndarray[Any, Any]:
+    """`count` colours of the scale that `saliency_image` uses, dark to bright: uint8 (count, 3)."""
     from matplotlib import colormaps  # a fifth of a second that only a report needs
 
     return np.round(colormaps["inferno"](np.linspace(0, 1, count))[:, :3] * 255).astype(np.uint8)

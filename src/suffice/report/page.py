@@ -30,11 +30,11 @@ from suffice.occlusion import split_names
 from suffice.report.figures import (
     Corner,
     framed_as,
-    heat,
-    heat_colours,
     is_ragged,
     outline,
     png_bytes,
+    saliency_colours,
+    saliency_image,
     sees_all,
     shrunk,
     thumbnail,
@@ -53,7 +53,7 @@ UNPRINTABLE = dict.fromkeys(
 
 
 @dataclass(frozen=True)
-class Entry:
+class ExplanationEntry:
     """What the page shows of one explanation: plain values and small encoded images, 30 to 100 kB.
 
     Attributes:
@@ -115,7 +115,9 @@ class Entry:
         return PurePath(str(self.facts["image"])).name
 
 
-def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, directory: str, command: str) -> Entry:
+def make_entry(
+    explanation: Explanation, photo: Photo, frame: Frame, *, directory: str, command: str
+) -> ExplanationEntry:
     """What `render_report` needs of one explanation; holds on to neither the photo nor the maps.
 
     Args:
@@ -135,7 +137,7 @@ def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, director
     left, top, right, bottom = framed_as(frame, view.size).box
     loops, gamma = outline(explanation.mask), explanation.keep_confidence
     facts = explanation.to_dict()
-    return Entry(
+    return ExplanationEntry(
         facts=facts | {"image": facts["image"] or photo.path},
         demanded=None if gamma is None else gamma * explanation.confidence,
         directory=directory,
@@ -149,12 +151,14 @@ def make_entry(explanation: Explanation, photo: Photo, frame: Frame, *, director
         ragged=is_ragged(loops, frame.crop),
         saliency_range=(float(explanation.saliency.min()), float(explanation.saliency.max())),
         photo=encoded(view, exact=pixel_art),
-        saliency=encoded(heat(explanation.saliency), exact=pixel_art),
+        saliency=encoded(saliency_image(explanation.saliency), exact=pixel_art),
         thumbnail=encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
     )
 
 
-def render_report(entries: Sequence[Entry], *, command: str, failures: Sequence[tuple[str, str]] = ()) -> str:
+def render_report(
+    entries: Sequence[ExplanationEntry], *, command: str, failures: Sequence[tuple[str, str]] = ()
+) -> str:
     """One self-contained HTML file: an overview where there are several images, then each explanation.
 
     Args:
@@ -180,7 +184,7 @@ def render_report(entries: Sequence[Entry], *, command: str, failures: Sequence[
             robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
             sufficient=sum(entry.facts["sufficient"] for entry in entries),
-            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
+            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             # In a page that may name anything as a file or a class, only this style and this script may act.
             style=Markup(style),
             script=Markup(script),
@@ -234,10 +238,10 @@ def percent(share: float) -> str:
     return f"{share:.{min(3, max(1, 1 - math.floor(math.log10(from_the_end))))}%}"
 
 
-def told_apart(first: float, second: float) -> tuple[str, str]:
+def distinct_percentages(first: float, second: float) -> tuple[str, str]:
     """Two shares in [0, 1] as percentages with as many decimals as it takes to see which is larger.
 
-    >>> told_apart(0.34504, 0.34496)
+    >>> distinct_percentages(0.34504, 0.34496)
     ('34.504%', '34.496%')
     """
     texts = percent(first), percent(second)
@@ -249,7 +253,7 @@ def told_apart(first: float, second: float) -> tuple[str, str]:
 
 
 def setting(value: Any) -> Any:
-    """A setting for a reader: of a mapping its names and values, of a list its items, all in one line.
+    """A setting as text: of a mapping its names and values, of a list its items, all in one line.
 
     >>> setting({"input_size": [224, 224], "crop_pct": 0.9}), setting([]), setting(20)
     ('input_size 224, 224; crop_pct 0.9', 'none', 20)
@@ -263,7 +267,7 @@ def setting(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """A wall time for a reader.
+    """A wall time as text.
 
     >>> [duration(seconds) for seconds in (0.04, 7.26, 75, 3720)]
     ['0.04 s', '7.3 s', '1 min 15 s', '1 h 02 min']
@@ -274,7 +278,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _common(entries: Sequence[Entry]) -> dict[str, Any]:
+def _common(entries: Sequence[ExplanationEntry]) -> dict[str, Any]:
     """Of model, method, occlusion and version those that all entries share."""
     if not entries:
         return {}
@@ -283,7 +287,7 @@ def _common(entries: Sequence[Entry]) -> dict[str, Any]:
     return {key: first[key] for key in keys if all(entry.facts[key] == first[key] for entry in entries)}
 
 
-def _medians(entries: Sequence[Entry]) -> dict[str, float]:
+def _medians(entries: Sequence[ExplanationEntry]) -> dict[str, float]:
     keys = ("area", "confidence", "explanation_confidence", "forward_passes", "seconds")
     return {key: statistics.median(entry.facts[key] for entry in entries) for key in keys} if entries else {}
 
@@ -298,7 +302,7 @@ def encoded(image: Image.Image, exact: bool = False) -> str:
 
 
 def content_hash(text: str) -> str:
-    """How a content security policy names an inline style or script."""
+    """The hash by which a content security policy allows an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -313,7 +317,7 @@ def _url_path(path: str) -> str:
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Where the templates of all pages come from."""
+    """The Jinja environment of the templates of all pages."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("suffice.report", "template"),
         autoescape=True,
@@ -331,7 +335,7 @@ def environment() -> jinja2.Environment:
         "setting": setting,
     }
     made.filters |= filters
-    made.globals |= {"told_apart": told_apart, "split_names": split_names}
+    made.globals |= {"distinct_percentages": distinct_percentages, "split_names": split_names}
     return made
 
 

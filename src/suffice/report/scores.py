@@ -1,4 +1,4 @@
-"""Scores of several maps of one photo as one self-contained HTML file: the maps, the table, the curves."""
+"""Scores of several maps of one image as one self-contained HTML file: the maps, the table, the curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from suffice.classifier import Preprocessing
 from suffice.images import Frame, Photo, frame_of
 from suffice.metrics import Curve, Scores
-from suffice.report.figures import framed_as, heat, heat_colours, is_ragged, outline, sees_all, shrunk
+from suffice.report.figures import framed_as, is_ragged, outline, saliency_colours, saliency_image, sees_all, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plot:
+class CurvePlot:
     """Curves of one kind: SVG path data of each map's, inside of `_PLOT`, and what stands at the axis.
 
     Attributes:
@@ -134,7 +134,7 @@ def render_scores(
             command=command,
             failures=[(path, error.removeprefix(f"{path}: ")) for path, error in failures],
             generator=Markup(GENERATOR),
-            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in heat_colours(9).tolist()],
+            scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             style=Markup(style),
             policy=f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'",
         )
@@ -143,13 +143,13 @@ def render_scores(
 
 def _column(name: str, scores: Scores, frame: Frame, fact: Mapping[str, Any]) -> Column:
     assert scores.parts is not None
-    assert scores.heat is not None
+    assert scores.saliency is not None
     part = scores.parts[0]
     loops = outline(part)
     return Column(
         name,
         str(fact["map"]),
-        encoded(heat(scores.heat[0])),
+        encoded(saliency_image(scores.saliency[0])),
         path_data(loops),
         is_ragged(loops, frame.crop),
         float(part.double().mean()),
@@ -161,7 +161,7 @@ def _rows(scores: Sequence[Scores]) -> list[Row]:
     rows = []
     for name in scores[0].values:
         metric = scores[0].metrics[name]
-        values = tuple(each.of(0)[name] for each in scores)
+        values = tuple(each.of_map(0)[name] for each in scores)
         shown = [round(value, 3) for value in values]
         best = max(shown) if metric.higher_is_better else min(shown)
         rows.append(
@@ -177,7 +177,7 @@ def _rows(scores: Sequence[Scores]) -> list[Row]:
     return rows
 
 
-def _plots(scores: Sequence[Scores]) -> list[Plot]:
+def _plots(scores: Sequence[Scores]) -> list[CurvePlot]:
     arrows = {"insertion": "↑", "insertion_percent": "↑", "msi_show": "↑"}
     plots = []
     for name, (title, subtitle) in _CURVES.items():
@@ -185,7 +185,7 @@ def _plots(scores: Sequence[Scores]) -> list[Plot]:
             continue
         curves = [each.curves[name] for each in scores]
         plots.append(
-            Plot(
+            CurvePlot(
                 title,
                 subtitle,
                 "share of the pixels" if curves[0].by == "percent" else "threshold α",

@@ -7,7 +7,7 @@ import dataclasses
 import io
 
 from suffice.benchmark.tables import Report, Table
-from suffice.benchmark.values import Group, mean_of
+from suffice.benchmark.values import ResultGroup, mean_of
 
 
 def as_markdown(report: Report) -> str:
@@ -90,7 +90,7 @@ def as_csv(report: Report) -> str:
     """Every mean with its standard error, a line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(f.name for f in dataclasses.fields(Group)), "mean", "standard_error", "images"])
+    writer.writerow([*(f.name for f in dataclasses.fields(ResultGroup)), "mean", "standard_error", "images"])
     for group in report.values:
         mean = mean_of(report.values, group)
         assert mean is not None

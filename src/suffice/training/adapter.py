@@ -24,11 +24,11 @@ from suffice.explainers.lax import (
     soft_threshold,
 )
 from suffice.features import record
-from suffice.training.run import Task, TrainingSettings
+from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class LaxTraining(TrainingSettings):
-    """What shapes an adapter's weights."""
+    """Settings of the training of an adapter."""
 
     epochs: float = Field(1.0, gt=0, le=100_000)
     batch_size: int = Field(64, ge=1)
@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class LaxTask(Task):
+class LaxTask(TrainingTask):
     """Trains an adapter; the classifier takes part in every step and is left as it is.
 
     Args:
@@ -92,11 +92,11 @@ class LaxTask(Task):
         )
 
     def on_fit_start(self) -> None:
-        """The classifier goes where the adapter is."""
+        """Move the classifier to the adapter's device."""
         self._classifier.require_module("LAX").to(self.device)
 
     def leave(self) -> None:
-        """And back."""
+        """Move the classifier back to where it was."""
         self._classifier.require_module("LAX").to(self._classifier.device)
 
     def loss(self, images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:

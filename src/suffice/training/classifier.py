@@ -13,11 +13,11 @@ from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset
 from suffice.errors import InputError
 from suffice.outputs import as_logits
-from suffice.training.run import Task, TrainingSettings
+from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class ClassifierTraining(TrainingSettings):
-    """What shapes a base model's weights."""
+    """Settings of the training of a base model."""
 
     flip: bool = False  # half of the images mirrored, left to right
     shift: int = Field(0, ge=0, le=1024)  # moved by up to so many pixels in each direction, black behind
@@ -54,7 +54,7 @@ def varied(images: Tensor, flip: bool, shift: int, random: torch.Generator) -> T
     return images
 
 
-class ClassifierTask(Task):
+class ClassifierTask(TrainingTask):
     """Trains all of a classifier's parameters.
 
     Args:

@@ -23,9 +23,9 @@ class Examples(Dataset[tuple[Tensor, int]]):
     thousands does not end a run.
 
     Args:
-        dataset: photos and labels.
+        dataset: images and labels.
         classifier: whose preprocessing is used.
-        report: told of each image that cannot be read.
+        report: called with a line about each image that cannot be read.
 
     Raises:
         InputError: when asked for an image, and a hundred in a row cannot be read.
@@ -44,18 +44,18 @@ class Examples(Dataset[tuple[Tensor, int]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        said = ""
+        message = ""
         for ahead in range(min(len(self), _UNREADABLE_IN_A_ROW)):
             at = (index + ahead) % len(self)
             try:
                 return to_model(self.dataset.photo(at), self._like), self.dataset.labels[at]
             except InputError as error:
-                said = str(error)
+                message = str(error)
                 if at not in self._unreadable:
                     self._unreadable.add(at)
-                    self.report(f"left out: {said}")
+                    self.report(f"left out: {message}")
         raise InputError(
-            f"expected images that can be read in {self.dataset.name}; the last of many that cannot: {said}"
+            f"expected images that can be read in {self.dataset.name}; the last of many that cannot: {message}"
         )
 
 

@@ -25,11 +25,11 @@ from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.training.run import Task, TrainingSettings
+from suffice.training.run import TrainingSettings, TrainingTask
 
 
 class MatcherTraining(TrainingSettings):
-    """What shapes a matcher's weights."""
+    """Settings of the training of a matcher, a network that proposes masks."""
 
     epochs: float = Field(10.0, gt=0, le=100_000)
     width: int = Field(16, ge=4, le=256, multiple_of=4)  # channels of the finest level
@@ -41,7 +41,7 @@ class MatcherTraining(TrainingSettings):
 PRESETS: dict[str, dict[str, Any]] = {"default": {"schedule": "cosine", "optimizer": "adamw"}}
 
 
-class MatcherTask(Task):
+class MatcherTask(TrainingTask):
     """Trains a matcher; the classifier takes part in every step and is left as it is.
 
     Args:
@@ -68,11 +68,11 @@ class MatcherTask(Task):
         return network_bytes(self.network.eval(), about)
 
     def on_fit_start(self) -> None:
-        """The classifier goes where the network is."""
+        """Move the classifier to the network's device."""
         self._frozen[0].to(self.device)
 
     def leave(self) -> None:
-        """And back."""
+        """Move the classifier back to where it was."""
         self._frozen[0].to(self._classifier.device)
 
     def loss(self, images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:

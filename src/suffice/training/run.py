@@ -45,7 +45,7 @@ CHECKPOINT, RUN, HISTORY = "checkpoint.ckpt", "run.json", "history.csv"
 
 
 class TrainingSettings(BaseModel):
-    """What shapes the weights; unknown settings and values out of range are errors."""
+    """Settings of a training run; unknown settings and values out of range are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ class TrainingSettings(BaseModel):
     checkpoint_every: int = Field(50, ge=1)  # steps
 
     def steps(self, images: int) -> int:
-        """Steps of a run over so many images."""
+        """Number of steps of a run over a number of images."""
         return max(1, math.ceil(self.epochs * images / self.batch_size))
 
     def learning_rate_at(self, step: int, steps: int) -> float:
@@ -80,7 +80,7 @@ class TrainingSettings(BaseModel):
 
 
 class Machine(BaseModel):
-    """What a run is done with, in the words of Lightning's Trainer; it does not shape the weights beyond rounding."""
+    """Devices of a run, in the words of Lightning's Trainer; it does not shape the weights beyond rounding."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -91,7 +91,7 @@ class Machine(BaseModel):
     workers: int = Field(0, ge=0)  # processes that read images, for each device
 
 
-class Task(LightningModule):
+class TrainingTask(LightningModule):
     """What is trained: a module with a loss, its optimizer, and the stop where a number is no longer finite.
 
     Subclasses give `loss`, from images (N, C, H, W) in [0, 1], labels (N,) and a generator to the terms of the loss by
@@ -180,7 +180,7 @@ class _Keep(Callback):
         self._rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._told = self._started = time.monotonic()
+        self._reported = self._started = time.monotonic()
         self._first = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,10 +199,10 @@ class _Keep(Callback):
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         now = time.monotonic()
-        if trainer.is_global_zero and now - self._told > 30:
-            self._told = now
+        if trainer.is_global_zero and now - self._reported > 30:
+            self._reported = now
             left = (now - self._started) / (trainer.global_step - self._first) * (self._steps - trainer.global_step)
-            self._tell(f"step {trainer.global_step} of {self._steps}, {self._said()}, about {left / 60:.0f} min left")
+            self._tell(f"step {trainer.global_step} of {self._steps}, {self._status()}, about {left / 60:.0f} min left")
         if trainer.global_step % self._every == 0 or trainer.global_step == self._steps:
             self._keep(trainer)
 
@@ -218,12 +218,12 @@ class _Keep(Callback):
             writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self._rows)
             write_whole(self._folder / HISTORY, text.getvalue().encode())
 
-    def _said(self) -> str:
+    def _status(self) -> str:
         return ", ".join(f"{name} {value / self._count:.3f}" for name, value in self._sums.items())
 
 
 def fit(
-    task: Task,
+    task: TrainingTask,
     examples: Dataset[Any],
     machine: Machine,
     folder: Path,
@@ -238,7 +238,7 @@ def fit(
         machine: devices, nodes, strategy.
         folder: of the run.
         what: what the run is, besides the settings of the task: whatever must be the same to go on with it.
-        tell: told how it goes, in lines.
+        tell: called with each line about how it goes.
 
     Returns:
         Whether this process is the first of all, which writes the results.
@@ -255,7 +255,7 @@ def fit(
 
 
 def _fit(
-    task: Task,
+    task: TrainingTask,
     examples: Dataset[Any],
     machine: Machine,
     folder: Path,

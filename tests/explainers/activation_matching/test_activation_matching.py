@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.classifier import Classifier
-from suffice.engine import Answers
+from suffice.engine import ModelOutput
 from suffice.errors import InputError
 from suffice.explainers.activation_matching import Robust, losses, network, weighted
-from suffice.explainers.activation_matching.budget import blurred, highest, smallest_masks
+from suffice.explainers.activation_matching.budget import gaussian_smoothed, highest, smallest_masks
 from suffice.explainers.activation_matching.views import View, gradients
 from suffice.verdicts import log_odds
 
@@ -214,7 +214,7 @@ def test_weighted_gradient_is_that_of_the_whole_objective() -> None:
     images, y = bright(2), torch.tensor([0, 1])
     hard = torch.rand(2, SIDE, SIDE, generator=torch.Generator().manual_seed(5)).round()
     backgrounds = torch.cat([torch.zeros_like(images), bright(2).flip(0)])
-    lambdas = weighted.Weights(0.7, 4.0, 0.5, 0.0, 0.0, 0.0, 2.0)
+    lambdas = weighted.TermWeights(0.7, 4.0, 0.5, 0.0, 0.0, 0.0, 2.0)
     from suffice.features import record, spatial_stages
 
     stages = spatial_stages(classifier)
@@ -222,7 +222,7 @@ def test_weighted_gradient_is_that_of_the_whole_objective() -> None:
         whole = classifier.logits(images)
         activations = [seen[stage.name] for stage in stages]
     gradient, terms, _ = weighted._through_model(
-        classifier, images, hard, backgrounds, y, lambdas, Answers(whole, tuple(activations)), stages, "mse"
+        classifier, images, hard, backgrounds, y, lambdas, ModelOutput(whole, tuple(activations)), stages, "mse"
     )
     kept = hard.clone().requires_grad_()
     e, noisy = (classifier.normalise(kept[:, None] * images + (1 - kept[:, None]) * b) for b in backgrounds.chunk(2))
@@ -344,10 +344,10 @@ def test_robust_asks_each_mask_on_draws_of_its_own() -> None:
 def test_blur_keeps_the_sum_and_spreads_as_a_gaussian() -> None:
     spike = torch.zeros(1, 21, 21)
     spike[0, 10, 10] = 1.0
-    spread = blurred(spike, 1.5)
+    spread = gaussian_smoothed(spike, 1.5)
     assert spread.sum().item() == pytest.approx(1.0, rel=1e-5)
     assert (spread[0, 10, 12] / spread[0, 10, 10]).item() == pytest.approx(math.exp(-4 / 4.5), rel=1e-4)
-    assert blurred(spike, 0.2) is spike
+    assert gaussian_smoothed(spike, 0.2) is spike
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.activation_matching.budget import Search, smallest_masks
+from suffice.explainers.activation_matching.budget import MaskSearch, smallest_masks
 from suffice.explainers.activation_matching.network import load_network
 from suffice.explainers.activation_matching.views import View, drawn_kind, fixed
 from suffice.explainers.activation_matching.weighted import matched_masks, parse_weights
@@ -80,7 +80,7 @@ def explain(
     seed: int,
     progress: Progress,
     *,
-    found: Search | None = None,
+    found: MaskSearch | None = None,
 ) -> Candidate:
     """The explanation by activation matching of what `question` asks.
 
@@ -113,7 +113,7 @@ def search(
     settings: ActivationMatchingSettings,
     seed: int,
     after_step: Callable[[int], object] = lambda step: None,
-) -> list[Search]:
+) -> list[MaskSearch]:
     """The smallest mask found for each of several images, whose masks learn side by side.
 
     Args:
@@ -186,7 +186,7 @@ def views_of(
     robustness: str,
     contrastive: bool = False,
 ) -> list[View]:
-    """What has to hold, as views: each fill with the confidence, the backgrounds that are drawn with the label.
+    """The constraints on a mask: the confidence under each fill, the label on backgrounds that are drawn.
 
     Args:
         classifier: which is asked.
@@ -236,7 +236,7 @@ class Robust:
             self._first = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]
 
     def backgrounds(self, mask: Tensor) -> Tensor:
-        """Those that one mask, bool (H, W), is asked on: (draws, C, H, W)."""
+        """Backgrounds on which one mask, bool (H, W), is tested: (draws, C, H, W)."""
         of_mask = zlib.crc32(mask.cpu().numpy().tobytes())
         random = torch.Generator().manual_seed(self._seed + of_mask)
         backgrounds = self._drawn(self._image.expand(self._draws, *self._image.shape), random)

@@ -1,4 +1,4 @@
-"""The mode without weights: the smallest mask under constraints, by an area budget that goes where the slack allows.
+"""The smallest mask under constraints, by an area budget that shrinks while the constraints hold; no weights to set.
 
 For each image there are scores, one a pixel, and a budget: the mask is as many of the highest scores as the budget
 allows, so that area is not a term that could win or lose against others, but what is set. At each step
@@ -50,8 +50,8 @@ _SIDE = 224  # pixels, at which `smooth` is meant
 
 
 @dataclasses.dataclass(eq=False)
-class Search:
-    """What is known of one image.
+class MaskSearch:
+    """The state of the search for one image's mask.
 
     Attributes:
         mask: bool (H, W), the smallest that satisfied all constraints; None where none did.
@@ -81,7 +81,7 @@ def smallest_masks(
     region: Tensor | None = None,
     scores: Tensor | None = None,
     after_step: Callable[[int], object] = lambda step: None,
-) -> list[Search]:
+) -> list[MaskSearch]:
     """For each image the smallest mask found that satisfies all constraints.
 
     Args:
@@ -121,7 +121,7 @@ def smallest_masks(
     else:
         if steps:
             learning.end()
-    for search, last in zip(learning.found, blurred(learning.scores, sigma), strict=True):
+    for search, last in zip(learning.found, gaussian_smoothed(learning.scores, sigma), strict=True):
         if search.mask is None:
             search.scores = last
     return learning.found
@@ -149,18 +149,18 @@ class _Learning:
         self._settled = scores  # the running mean of the smoothed scores
         self._budget = torch.zeros(len(scores), dtype=torch.float64)  # its logarithm, as a share of the pixels
         self._slacks = torch.zeros((len(views), len(scores)))
-        self.found = [Search(None, of_image, {name: [] for name in _names(views)}) for of_image in scores]
+        self.found = [MaskSearch(None, of_image, {name: [] for name in _names(views)}) for of_image in scores]
 
     def start(self) -> None:
         """The first budget of scores that are given: about the least at which they satisfy the constraints."""
-        smoothed = blurred(self.scores, self._sigma)
+        smoothed = gaussian_smoothed(self.scores, self._sigma)
         for i, search in enumerate(self.found):
             self._budget[i] = _first_budget(search, smoothed[i], self._inside, functools.partial(self._satisfied, i))
 
     def step(self, step: int, steps: int, ask: Callable[[Tensor, Sequence[View]], tuple[Tensor, Tensor]]) -> None:
         """One step of scores and budget."""
         variable = self.scores.clone().requires_grad_()
-        smoothed = blurred(variable, self._sigma)
+        smoothed = gaussian_smoothed(variable, self._sigma)
         kept = (self._budget.exp() * self._pixels).round().long().clamp(1, self._pixels)
         masks, threshold = highest(smoothed.detach(), kept, self._inside)
         spread = smoothed.detach()[:, self._inside].std(1, correction=0) + 1e-6
@@ -199,7 +199,7 @@ class _Learning:
 
 
 def _last_sizes(
-    search: Search, scores: Tensor, inside: Tensor, budget: float, satisfied: Callable[[Tensor], bool]
+    search: MaskSearch, scores: Tensor, inside: Tensor, budget: float, satisfied: Callable[[Tensor], bool]
 ) -> None:
     """Ask about masks of about `budget` pixels of scores (H, W), the smallest first, until one satisfies all."""
     most = int(inside.sum()) if search.mask is None else int(search.mask.sum()) - 1
@@ -213,7 +213,7 @@ def _last_sizes(
             break
 
 
-def _first_budget(search: Search, scores: Tensor, inside: Tensor, satisfied: Callable[[Tensor], bool]) -> float:
+def _first_budget(search: MaskSearch, scores: Tensor, inside: Tensor, satisfied: Callable[[Tensor], bool]) -> float:
     """Logarithm of about the least share of the pixels at which first scores satisfy the constraints; 0: at none."""
     pixels = int(inside.sum())
     low, high = -math.log(pixels), 0.0
@@ -241,7 +241,7 @@ def highest(scores: Tensor, kept: Tensor, inside: Tensor) -> tuple[Tensor, Tenso
     return (scores >= threshold[:, None, None]) & inside, threshold
 
 
-def blurred(scores: Tensor, sigma: float) -> Tensor:
+def gaussian_smoothed(scores: Tensor, sigma: float) -> Tensor:
     """Scores (N, H, W) under a Gaussian of standard deviation `sigma` pixels; below a third as they are."""
     if sigma < 1 / 3:
         return scores
@@ -284,7 +284,7 @@ def _names(views: Sequence[View]) -> list[str]:
     return ["area", *(f"slack under {view.name}" for view in views)]
 
 
-def _note(found: Sequence[Search], views: Sequence[View], masks: Tensor, shares: Tensor, known: Tensor) -> None:
+def _note(found: Sequence[MaskSearch], views: Sequence[View], masks: Tensor, shares: Tensor, known: Tensor) -> None:
     for i, search in enumerate(found):
         search.steps += 1
         values = [float(masks[i].float().mean()), *known[:, i].tolist()]

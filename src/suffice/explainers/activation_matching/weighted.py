@@ -1,4 +1,4 @@
-"""The method to the letter: a U-Net for each image, trained on the weighted sum of the terms.
+"""Activation matching as the paper has it: a U-Net for each image, trained on the weighted sum of the terms.
 
     L_EXP = λ_act L_act + λ_CE L_CE + λ_KL L_KL + λ_area L_area + λ_bin L_bin + λ_tv L_tv + λ_rob L_rob
 
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier
-from suffice.engine import Answers, ByRow, frozen
+from suffice.engine import ByRow, ModelOutput, frozen
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.activation_matching import losses
-from suffice.explainers.activation_matching.budget import Search
+from suffice.explainers.activation_matching.budget import MaskSearch
 from suffice.explainers.activation_matching.network import UNet
 from suffice.explainers.activation_matching.views import gaussian_noise, one_by_one
 from suffice.features import Stage, record, spatial_stages
@@ -30,7 +30,7 @@ from suffice.features import Stage, record, spatial_stages
 _FIRST_SCORE = 2.0
 
 
-class Weights(NamedTuple):
+class TermWeights(NamedTuple):
     """λ of each term; a term of weight 0 is left out, and what only it needs is not computed."""
 
     act: float
@@ -43,20 +43,20 @@ class Weights(NamedTuple):
 
 
 PRESETS = {
-    "house-finch": Weights(1.0, 4.0, 0.4, 15.0, 0.3, 15.0, 6.0),  # EfficientNet, section 6.1
-    "zucchini": Weights(2.0, 16.0, 5.0, 45.0, 3.0, 23.0, 20.0),  # EfficientNet
-    "granny-smith": Weights(0.8, 10.0, 0.64, 24.0, 1.8, 15.0, 2.0),  # ConvNeXt-Small
-    "jackfruit": Weights(0.5, 5.0, 0.54, 5.3, 1.4, 2.7, 3.2),  # MobileNet-V3
-    "window-shade": Weights(1.5, 25.0, 7.5, 80.0, 2.5, 35.0, 25.0),  # EfficientNet
-    "basketball": Weights(4.5, 15.0, 5.0, 55.0, 1.5, 57.0, 45.0),  # ViT-16, section 6.2
-    "egyptian-cat": Weights(4.5, 15.0, 5.0, 56.0, 1.5, 28.0, 28.0),  # ViT-16
-    "basketball-text": Weights(4.5, 15.0, 5.0, 55.0, 1.5, 27.0, 28.0),  # ViT-16, the other photo of a basketball
-    "mnist": Weights(0.6, 4.0, 0.54, 100.0, 1.2, 50.0, 10.0),  # three-layer CNN, section 6.3
+    "house-finch": TermWeights(1.0, 4.0, 0.4, 15.0, 0.3, 15.0, 6.0),  # EfficientNet, section 6.1
+    "zucchini": TermWeights(2.0, 16.0, 5.0, 45.0, 3.0, 23.0, 20.0),  # EfficientNet
+    "granny-smith": TermWeights(0.8, 10.0, 0.64, 24.0, 1.8, 15.0, 2.0),  # ConvNeXt-Small
+    "jackfruit": TermWeights(0.5, 5.0, 0.54, 5.3, 1.4, 2.7, 3.2),  # MobileNet-V3
+    "window-shade": TermWeights(1.5, 25.0, 7.5, 80.0, 2.5, 35.0, 25.0),  # EfficientNet
+    "basketball": TermWeights(4.5, 15.0, 5.0, 55.0, 1.5, 57.0, 45.0),  # ViT-16, section 6.2
+    "egyptian-cat": TermWeights(4.5, 15.0, 5.0, 56.0, 1.5, 28.0, 28.0),  # ViT-16
+    "basketball-text": TermWeights(4.5, 15.0, 5.0, 55.0, 1.5, 27.0, 28.0),  # ViT-16, the other photo of a basketball
+    "mnist": TermWeights(0.6, 4.0, 0.54, 100.0, 1.2, 50.0, 10.0),  # three-layer CNN, section 6.3
 }
 """The papers' weights, by the image that they were chosen for."""
 
 
-def parse_weights(text: str) -> Weights:
+def parse_weights(text: str) -> TermWeights:
     """The name of a preset, or seven numbers: act, CE, KL, area, bin, TV, rob.
 
     >>> parse_weights("mnist").area, parse_weights("1,4,.4,0,.3,0,6").ce
@@ -72,12 +72,12 @@ def parse_weights(text: str) -> Weights:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
-    if len(numbers) != len(Weights._fields) or not all(0 <= number < float("inf") for number in numbers):
+    if len(numbers) != len(TermWeights._fields) or not all(0 <= number < float("inf") for number in numbers):
         raise InputError(
             f"expected weights as one of {', '.join(PRESETS)}{did_you_mean(text, PRESETS)}, or as seven numbers from 0 "
-            f"up, {','.join(Weights._fields)}; got {text!r}"
+            f"up, {','.join(TermWeights._fields)}; got {text!r}"
         )
-    return Weights(*numbers)
+    return TermWeights(*numbers)
 
 
 @torch.inference_mode(False)  # also where the caller has switched gradients off
@@ -86,7 +86,7 @@ def matched_masks(
     classifier: Classifier,
     images: Tensor,
     targets: Tensor,
-    weights: Weights,
+    weights: TermWeights,
     satisfied: Callable[[int, Tensor], bool],
     *,
     background: Tensor,
@@ -96,7 +96,7 @@ def matched_masks(
     seed: int = 0,
     region: Tensor | None = None,
     after_step: Callable[[int], object] = lambda step: None,
-) -> list[Search]:
+) -> list[MaskSearch]:
     """For each image the smallest mask that a U-Net of its own came by, of those that satisfied the constraints.
 
     Args:
@@ -125,7 +125,7 @@ def matched_masks(
     normalised = classifier.normalise(images)
     stages = spatial_stages(classifier) if weights.act > 0 else []
     whole = _whole_images(classifier, normalised, stages)
-    found = [Search(None, torch.zeros((height, width)), {}) for _ in images]
+    found = [MaskSearch(None, torch.zeros((height, width)), {}) for _ in images]
     smallest = [int(inside.sum()) + 1] * len(images)
     try:
         for step in range(steps):
@@ -145,7 +145,7 @@ def matched_masks(
             terms |= of_model
             for i, search in enumerate(found):
                 search.steps += 1
-                for name in Weights._fields:
+                for name in TermWeights._fields:
                     if name in terms:
                         search.curves.setdefault(name, []).append(round(float(terms[name][i].detach()), 5))
                 kept = int(hard[i].sum())
@@ -160,7 +160,7 @@ def matched_masks(
     return found
 
 
-def _whole_images(classifier: Classifier, normalised: Tensor, stages: Sequence[Stage]) -> Answers:
+def _whole_images(classifier: Classifier, normalised: Tensor, stages: Sequence[Stage]) -> ModelOutput:
     """What the network says of the whole images, with its activations at some stages."""
 
     def question(module: Any, x: Tensor) -> Any:
@@ -177,8 +177,8 @@ def _through_model(
     masks: Tensor,
     backgrounds: Tensor,
     targets: Tensor,
-    weights: Weights,
-    whole: Answers,
+    weights: TermWeights,
+    whole: ModelOutput,
     stages: Sequence[Stage],
     distance: losses.Distance,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
