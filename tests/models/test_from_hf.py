@@ -238,6 +238,24 @@ def test_a_processor_that_reverses_the_channels_has_the_network_see_them_so(hf_f
     assert last_stage(classifier).name == "network.resnet.encoder"
 
 
+def test_a_model_of_timm_in_a_folder_of_transformers_has_the_pipelines_logits(tmp_path: Path) -> None:
+    import timm
+
+    config = transformers.TimmWrapperConfig(
+        architecture="resnet18",
+        num_labels=len(NAMES),
+        id2label=dict(enumerate(NAMES)),
+        label2id={name: index for index, name in enumerate(NAMES)},
+        pretrained_cfg=timm.create_model("resnet18").pretrained_cfg,
+    )
+    transformers.TimmWrapperForImageClassification(config).save_pretrained(tmp_path)
+    classifier, made = loaded(str(tmp_path)), pipeline(str(tmp_path))
+    assert (classifier.preprocessing.crop_pct, classifier.assumptions) == (0.95, ())
+    assert last_stage(classifier).name == "timm_model.layer4"
+    found = classifier.logits(suffice.load_image("sample:cat", classifier)[None])
+    torch.testing.assert_close(found, logits_of(made, read_photo("sample:cat").pixels), atol=1e-5, rtol=1e-5)
+
+
 def test_sizes_that_vary_are_refused() -> None:
     from suffice.models.hf_processor import read_processor
 

@@ -83,21 +83,19 @@ def read_processor(processor: Any, channels: int = 3) -> ReadProcessor:
 
 def _candidates(processor: Any, output: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Fields that the processor may mean, the likeliest first."""
-    size, share = _mapping(getattr(processor, "size", None)), getattr(processor, "crop_pct", None)
+    size, of_timm = _mapping(getattr(processor, "size", None)), getattr(processor, "data_config", None) or {}
     crops = []
     if "height" in size and "width" in size:
         crops.append(("squash", output[0] / size["height"]))
     if "shortest_edge" in size:
         crops.append(("center", min(output) / size["shortest_edge"]))
+    share = getattr(processor, "crop_pct", None) or of_timm.get("crop_pct")
     crops += [(mode, s) for s in (*([share] if share else []), *_SHARES) for mode in ("center", "squash")]
-    told = (
-        _INTERPOLATIONS.get(int(resample)) if (resample := getattr(processor, "resample", None)) is not None else None
-    )
-    interpolations = [told] if told else list(_INTERPOLATIONS.values())
-    by_pillow = (
-        getattr(processor, "backend", "pil" if "Fast" not in type(processor).__name__ else "torchvision") == "pil"
-    )
-    resizers = ("pillow", "torchvision") if by_pillow else ("torchvision", "pillow")
+    number = getattr(processor, "resample", None)
+    told = of_timm.get("interpolation") if number is None else _INTERPOLATIONS.get(int(number))
+    interpolations = [told] if told in _INTERPOLATIONS.values() else list(_INTERPOLATIONS.values())
+    fast = getattr(processor, "backend", "") == "torchvision" or type(processor).__name__.endswith("Fast")
+    resizers = ("torchvision", "pillow") if fast else ("pillow", "torchvision")
     usable = dict.fromkeys((mode, pct) for mode, pct in crops if 0 < pct <= 2)
     for (mode, pct), name, resizer, rounding in itertools.product(usable, interpolations, resizers, ("down", "even")):
         yield {
