@@ -55,6 +55,7 @@ def test_what_is_assumed_is_said_once_and_is_in_every_result(suffice: Any, photo
         assert line["preprocessing"] == {
             "input_size": [32, 32], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
             "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center",
+            "resizer": "pillow", "crop_rounding": "even",
         }  # fmt: skip
     report = Path("out/report.html").read_text(encoding="utf-8").replace("&#39;", "'")
     for text in ASSUMED[1:]:
@@ -94,7 +95,7 @@ def test_options_say_what_the_model_does_not(suffice: Any, photo: str, read_page
     assert explained["assumptions"] == []
     assert explained["preprocessing"] == {
         "input_size": [32, 24], "mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "interpolation": "nearest",
-        "crop_pct": 1.0, "crop_mode": "squash",
+        "crop_pct": 1.0, "crop_mode": "squash", "resizer": "pillow", "crop_rounding": "even",
     }  # fmt: skip
     # The command in the report says them again, and makes the same.
     words = shlex.split(read_page("out").of_each[0])
