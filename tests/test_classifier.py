@@ -452,7 +452,7 @@ def test_float32_is_exact_whatever_the_program_has_chosen(way: str) -> None:
         assert chosen != before
         with pytest.raises(KeyError):
             toy(look).logits(plain((0.1, 0.2, 0.3)))
-        assert seen == [(False, True, "ieee", "ieee", "ieee", "ieee")]
+        assert set(seen) == {(False, True, "ieee", "ieee", "ieee", "ieee")}
         assert _arithmetic() == chosen
         if way == "legacy":
             assert torch.get_float32_matmul_precision() == "medium"

@@ -214,8 +214,8 @@ def test_a_sweep_settles_a_label_that_a_batch_could_turn() -> None:
     ranking = sweep.rank_pixels(torch.arange(64.0).flip(0).view(1, *SIZE))
     runs = torch.tensor([[[0, 10], [0, 32], [0, 33], [32, 64]]])
     images, black = torch.ones(1, 3, *SIZE), [make_occlusion(classifier, "min")]
-    assert sweep.ask(black, images, ranking, runs, torch.tensor([0])).correct.tolist() == [[[False, True, True, True]]]
-    answers = sweep.ask(black, images, ranking, runs, torch.tensor([0]), exact_labels=True)
+    assert sweep.sweep_answers(black, images, ranking, runs, torch.tensor([0])).correct.tolist() == [[[False, True, True, True]]]
+    answers = sweep.sweep_answers(black, images, ranking, runs, torch.tensor([0]), exact_labels=True)
     assert answers.correct.tolist() == [[[False, False, True, False]]]
     assert classifier.forward_passes == 5 + 5 + 2  # of both calls, and the two that tie alone
 
@@ -232,7 +232,7 @@ def test_a_sweep_reads_each_mask_for_each_label_that_asks_about_it() -> None:
     maps = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(1))
     runs = torch.tensor([[0, 0], [0, 20], [0, 64]]).expand(2, -1, -1)
     labels = torch.tensor([2, 0])
-    answers = sweep.ask(
+    answers = sweep.sweep_answers(
         [make_occlusion(classifier, "min")], image.expand(2, -1, -1, -1), sweep.rank_pixels(maps), runs, labels,
         exact_labels=True,
     )  # fmt: skip
