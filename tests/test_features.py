@@ -374,6 +374,14 @@ class Auxiliary(nn.Module):
         return {"logits": self.head(x.mean((2, 3))), "auxiliary": self.branch(x)}
 
 
+class Standing(Auxiliary):
+    """Its logits are (N, K, 1, 1), as of a network whose head is a convolution."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        output = super().forward(x)
+        return {**output, "logits": output["logits"][:, :, None, None]}
+
+
 class Pooled(nn.Module):
     """A body that returns maps and what it has pooled of them, as those of transformers do."""
 
@@ -413,6 +421,7 @@ class Bare(nn.Module):
     ("build", "stages", "last"),
     [
         (Auxiliary, ["block"], "block"),
+        (Standing, ["block"], "block"),
         (Pooled, ["body.block"], "body.block"),
         (Bare, ["branches.0", "branches.1", "branches.2"], "branches.2"),
         (lambda: nn.Sequential(Auxiliary()), ["0.block"], "0.block"),

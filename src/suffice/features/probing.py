@@ -35,7 +35,8 @@ def probe(classifier: Classifier, module: nn.Module) -> list[Seen]:
         x, rows = classifier.normalise(images), len(images)
         with Dataflow(x) as flow:
             output = root(x)
-        facts = flow.facts(places, as_logits(output))
+            logits = as_logits(output)
+        facts = flow.facts(places, logits)
         return output
 
     def hook_of(name: str) -> Any:
