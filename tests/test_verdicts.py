@@ -214,7 +214,9 @@ def test_a_sweep_settles_a_label_that_a_batch_could_turn() -> None:
     ranking = sweep.rank_pixels(torch.arange(64.0).flip(0).view(1, *SIZE))
     runs = torch.tensor([[[0, 10], [0, 32], [0, 33], [32, 64]]])
     images, black = torch.ones(1, 3, *SIZE), [make_occlusion(classifier, "min")]
-    assert sweep.sweep_answers(black, images, ranking, runs, torch.tensor([0])).correct.tolist() == [[[False, True, True, True]]]
+    assert sweep.sweep_answers(black, images, ranking, runs, torch.tensor([0])).correct.tolist() == [
+        [[False, True, True, True]]
+    ]
     answers = sweep.sweep_answers(black, images, ranking, runs, torch.tensor([0]), exact_labels=True)
     assert answers.correct.tolist() == [[[False, False, True, False]]]
     assert classifier.forward_passes == 5 + 5 + 2  # of both calls, and the two that tie alone
