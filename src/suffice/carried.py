@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from suffice.class_names import imagenet_1k, names_in_order, usable
 from suffice.descriptions import fields_of, fields_of_processor, fields_of_transform
 from suffice.errors import InputError
-from suffice.inside import is_pipeline
+from suffice.inside import ReversedChannels, is_pipeline
 from suffice.preprocessing import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Settled, settle_preprocessing
 
 _WRAPPERS = {
@@ -66,12 +66,13 @@ def carried(model: Any) -> Carried:
     single child that has weights.
     """
     if is_pipeline(model):
-        of_model, of_processor = carried(model.model), fields_of_processor(model.image_processor)
-        return dataclasses.replace(of_model, preprocessing={**of_model.preprocessing, **of_processor})
+        found, of_processor = carried(model.model), fields_of_processor(model.image_processor)
+        assumed = {topic: sentence for topic, sentence in found.assumed.items() if topic != "order"}
+        return Carried({**found.preprocessing, **of_processor}, found.class_names, assumed)
     if not isinstance(model, nn.Module):
         return Carried()
     fields: dict[str, Any] = {}
-    assumed: dict[str, str] = {}
+    assumed = {}
     names: tuple[str, ...] | None = None
     normaliser, ends_the_same = "", True
     for module, certain, ends_the_same in _inside(model):
@@ -82,6 +83,11 @@ def carried(model: Any) -> Carried:
                 "hand images on as they are (--mean --std --input-size)"
             )
         fields = {**own, **fields}
+        if _wants_bgr(module) and not isinstance(model, ReversedChannels):
+            assumed["order"] = (
+                f"the channels are taken to be RGB, though the processor of {type(module).__name__} makes BGR of them: "
+                "take the model as hf:FOLDER, or its pipeline"
+            )
         if (config := _mapping(getattr(module, "pretrained_cfg", None))) and config.get("crop_mode") == "border":
             assumed["crop"] = (
                 "the crop is taken in the middle: timm's border around the image is not made here (--crop)"
@@ -211,17 +217,35 @@ def _of_transform(value: Any) -> dict[str, Any] | None:
         return None  # a transform for training, or of the model's own kind: no description of its input
 
 
+def _wants_bgr(module: nn.Module) -> bool:
+    """Whether a processor beside a model of transformers reverses the channels, as MobileViT's."""
+    return bool(_processor_file(getattr(module, "config", None)).get("do_flip_channel_order"))
+
+
+def _processor_file(config: Any) -> Mapping[str, Any]:
+    """The processor's file in the folder that a Hugging Face configuration was read from; empty where there is none."""
+    folder = getattr(config, "_name_or_path", "")
+    if not (folder and hasattr(config, "to_dict") and hasattr(config, "id2label")):
+        return {}
+    file = Path(str(folder), "preprocessor_config.json")
+    if not file.is_file() or file.stat().st_size > _LARGEST_CONFIG:
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"expected a Hugging Face processor in {file}; got {error}") from error
+    return content if isinstance(content, Mapping) else {}
+
+
 def _of_config(config: Any) -> dict[str, Any]:
     """Of a Hugging Face configuration, and of the processor's file in the folder that it was read from."""
     if config is None or not hasattr(config, "to_dict") or not hasattr(config, "id2label"):
         return {}
-    fields: dict[str, Any] = {}
-    file = Path(str(getattr(config, "_name_or_path", "") or "."), "preprocessor_config.json")
-    if getattr(config, "_name_or_path", "") and file.is_file() and file.stat().st_size <= _LARGEST_CONFIG:
-        try:
-            fields = fields_of(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, OSError) as error:
-            raise InputError(f"expected a Hugging Face processor in {file}; got {error}") from error
+    content = _processor_file(config)
+    try:
+        fields = fields_of(content) if content else {}
+    except InputError as error:
+        raise InputError(f"expected a Hugging Face processor in {config._name_or_path}; got {error}") from error
     sizes = {"image_size": getattr(config, "image_size", None)}
     if sizes["image_size"] is not None:
         fields = {**fields_of(sizes), **fields}

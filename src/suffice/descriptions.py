@@ -87,7 +87,8 @@ def _processor_normalisation(config: Mapping[str, Any]) -> dict[str, Any]:
         return {} if config.get("do_normalize") is not False else {"mean": (0.0,) * 3, "std": (1.0,) * 3}
     mean, std = _listed(config["image_mean"], "image_mean"), _listed(config["image_std"], "image_std")
     again = std if config.get("include_top") else [1.0] * len(std)
-    if config.get("do_normalize") is False:
+    # Where a step can be to reverse the channels (MobileViT), that of normalisation is written down if it is made.
+    if config.get("do_normalize", "do_flip_channel_order" not in config) is False:
         mean, std = [0.0] * len(mean), [1.0] * len(std)
     scale = float(config.get("rescale_factor") or 1 / 255) * 255 if config.get("do_rescale", True) else 255.0
     offset = 1.0 if config.get("rescale_offset") else 0.0

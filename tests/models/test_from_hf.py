@@ -236,6 +236,11 @@ def test_a_processor_that_reverses_the_channels_has_the_network_see_them_so(hf_f
     expected = logits_of(made, read_photo("sample:rocket").pixels)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert last_stage(classifier).name == "network.resnet.encoder"
+    assert "order" not in classifier.assumed
+    # Of the model alone that cannot be done, and is said.
+    alone = suffice.Classifier(transformers.AutoModelForImageClassification.from_pretrained(folder))
+    assert alone.assumed["order"].startswith("the channels are taken to be RGB, though the processor of ResNetFor")
+    assert (alone.preprocessing.mean, alone.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
 def test_a_model_of_timm_in_a_folder_of_transformers_has_the_pipelines_logits(tmp_path: Path) -> None:
