@@ -275,6 +275,20 @@ def test_sigmoids_that_turn_out_to_be_none_are_an_error_and_not_a_guess() -> Non
         classifier.logits(torch.full((1, 3, SIZE, SIZE), 0.25))
 
 
+def test_a_model_that_cannot_be_asked_about_noise_is_said_to() -> None:
+    def picky(x: Tensor) -> Tensor:
+        if float(x.amax()) > 0.99:
+            raise RuntimeError("too bright for me")
+        return x.mean((2, 3)) * 9
+
+    classifier = classifier_of(picky)
+    classifier.logits(torch.full((1, 3, SIZE, SIZE), 0.5))
+    assert classifier.assumed["outputs"] == (
+        "the model could not be asked about noise, black and white (too bright for me): its outputs are taken to be "
+        "logits (--outputs), and the same when it is asked twice"
+    )
+
+
 # Models that answer differently when asked twice
 
 

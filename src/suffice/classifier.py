@@ -12,7 +12,6 @@ tensor([[0.1000, 0.2000, 0.3000],
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from suffice.carried import settle_for
 from suffice.class_names import index_of
 from suffice.engine import Engine, ModelOutput, Passes
 from suffice.engine import Precision as Precision
-from suffice.errors import InputError
+from suffice.errors import InputError, reason
 from suffice.inside import sealed, unwrapped
 from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
@@ -318,8 +317,7 @@ class Classifier:
             def raw(output: Any, count: int) -> Tensor:
                 return as_logits(output).detach().to("cpu", torch.float32)
 
-            # What goes wrong here goes wrong in the question itself, which says so.
-            with contextlib.suppress(Exception):
+            try:
                 alone = self.engine.ask(question, noise, counted=False, read=raw).logits
                 beside = alone
                 if not (self.repeatable and shows_logits(alone)):
@@ -330,8 +328,13 @@ class Classifier:
                 self.meaning = self.meaning or meaning
                 sentences = {"outputs": assumed, "answers": _unsteady(off, spread)}
                 self.assumed |= {about: sentence for about, sentence in sentences.items() if sentence}
-            if self.meaning is None:
-                self.meaning = Meaning(self.outputs_said or "logits")
+            except Exception as error:
+                # As a rule the question itself goes wrong as well, and says so.
+                self.meaning = self.meaning or Meaning(self.outputs_said or "logits")
+                self.assumed["outputs"] = (
+                    f"the model could not be asked about noise, black and white ({reason(error)}): its outputs are "
+                    f"taken to be {self.meaning.outputs} (--outputs), and the same when it is asked twice"
+                )
             self._tried = True
 
     def _checked(self, output: Any, rows: int) -> Tensor:
