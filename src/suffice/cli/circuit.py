@@ -12,23 +12,14 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
-from suffice.cli.loading import load, preprocessing, words_of
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of
 from suffice.cli.options import (
     SOURCES,
     BatchSize,
-    Channels,
     Classes,
-    Crop,
     Device,
     Images,
-    InputSize,
-    Interpolation,
     Json,
-    Layout,
-    Mean,
-    Outputs,
-    Prompts,
-    Std,
     Target,
     Traceback,
     Weights,
@@ -50,6 +41,7 @@ _REPORT = "circuits.html"
 _FILES = ("circuit.json", "circuit.graphml", "circuit.svg", "circuit.png")
 
 
+@taking_model_options()
 def circuit(
     images: Images,
     mask: Annotated[
@@ -114,15 +106,7 @@ def circuit(
     as_json: Json = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    outputs: Outputs = None,
-    layout: Layout = None,
-    prompts: Prompts = None,
+    model_options: ModelOptions = NONE_GIVEN,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -151,7 +135,7 @@ def circuit(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
+        options=model_options.fields(),
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
@@ -179,9 +163,7 @@ def circuit(
     words = {
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
         "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
-        "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, "input-size": input_size,
-        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
-        "outputs": outputs, "layout": layout, "prompts": prompts,
+        "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
     with writable(out) as folder:
         job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)

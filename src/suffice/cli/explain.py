@@ -19,26 +19,17 @@ from suffice.cli.command import (
     parse_settings,
     writable,
 )
-from suffice.cli.loading import load, preprocessing, words_of
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
     BatchSize,
-    Channels,
     Classes,
-    Crop,
     Device,
     Images,
-    InputSize,
-    Interpolation,
     Json,
-    Layout,
-    Mean,
     Model,
-    Outputs,
-    Prompts,
     Seed,
-    Std,
     Target,
     Threshold,
     Traceback,
@@ -59,6 +50,7 @@ _DEFAULT_OUT = "suffice-out"
 _REPORT, _OVERLAY = "report.html", "overlay.png"
 
 
+@taking_model_options()
 def explain(
     images: Images,
     model: Model = None,
@@ -109,15 +101,7 @@ def explain(
         typer.Option(help="float32; or bfloat16, close answers asked again in float32: on a GPU, or a CPU with AMX."),
     ] = "float32",
     batch_size: BatchSize = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    outputs: Outputs = None,
-    layout: Layout = None,
-    prompts: Prompts = None,
+    model_options: ModelOptions = NONE_GIVEN,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -147,7 +131,7 @@ def explain(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
+        options=model_options.fields(),
         show_traceback=show_traceback,
         precision=precision,
         batch_size=batch_size,
@@ -166,11 +150,13 @@ def explain(
     }
     # What shapes a result but is not in it; the batch size does not.
     loading = {
-        "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
-        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
-        "outputs": outputs, "layout": layout, "prompts": prompts,
+        "model": model,
+        "weights": weights,
+        "classes": classes,
+        "target": target,
+        **model_options.words(),
         "precision": precision,
-    }  # fmt: skip
+    }
     if device != "auto":
         loading["device"] = device
     with writable(out) as folder:

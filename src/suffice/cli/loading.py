@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from suffice.cli.command import one_line
+from suffice.cli.options import Channels, Crop, InputSize, Interpolation, Layout, Mean, Outputs, Prompts, Std
 from suffice.cli.process import complain
 from suffice.errors import InputError
 
@@ -21,6 +25,60 @@ if TYPE_CHECKING:
 
 # What a model need not say: no number depends on a name, and an image of the input's size needs no resize.
 _LEFT_UNSAID = {"names", "resize"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """What the options of a command say of a model, beside its name and its weights; `taking_model_options`."""
+
+    input_size: InputSize = None
+    mean: Mean = None
+    std: Std = None
+    channels: Channels = None
+    crop: Crop = None
+    interpolation: Interpolation = None
+    outputs: Outputs = None
+    layout: Layout = None
+    prompts: Prompts = None
+
+    def fields(self) -> dict[str, Any]:
+        """As `load_classifier` takes them; raises InputError for a text that cannot be read."""
+        return preprocessing(**vars(self))
+
+    def words(self) -> dict[str, Any]:
+        """By the names that they have on the command line, for `words_of`."""
+        return {name.replace("_", "-"): value for name, value in vars(self).items()}
+
+
+NONE_GIVEN = ModelOptions()
+
+
+def taking_model_options(*without: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command the options of `ModelOptions`, in the place of its parameter `model_options`, which they become.
+
+    Args:
+        without: names of options that the command does not have.
+    """
+    every = inspect.signature(ModelOptions, eval_str=True).parameters.values()
+    options = [option for option in every if option.name not in without]
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(command)
+        def called(**given: Any) -> int:
+            chosen = ModelOptions(**{option.name: given.pop(option.name) for option in options})
+            return command(model_options=chosen, **given)
+
+        parameters = [
+            parameter
+            for own in inspect.signature(command, eval_str=True).parameters.values()
+            for parameter in (options if own.name == "model_options" else [own])
+        ]
+        # typer reads a command's options off its signature.
+        called.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return called
+
+    return decorate
 
 
 def preprocessing(

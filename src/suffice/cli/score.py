@@ -13,24 +13,15 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
-from suffice.cli.loading import load, preprocessing, words_of
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
     BatchSize,
-    Channels,
     Classes,
-    Crop,
     Device,
-    InputSize,
-    Interpolation,
-    Layout,
-    Mean,
     Model,
-    Outputs,
-    Prompts,
     Seed,
-    Std,
     Threshold,
     Traceback,
     Weights,
@@ -48,6 +39,7 @@ if TYPE_CHECKING:
 _REPORT, _FIGURES = "report.html", "scores.json"
 
 
+@taking_model_options()
 def score(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A photo, or sample:cat and the like.")],
     maps: Annotated[
@@ -99,15 +91,7 @@ def score(
     ] = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    outputs: Outputs = None,
-    layout: Layout = None,
-    prompts: Prompts = None,
+    model_options: ModelOptions = NONE_GIVEN,
     show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
@@ -134,7 +118,7 @@ def score(
         weights=weights,
         classes=classes,
         device=device,
-        options=preprocessing(input_size, mean, std, channels, crop, interpolation, outputs, layout, prompts),
+        options=model_options.fields(),
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
@@ -142,11 +126,7 @@ def score(
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
 
-    loading = {
-        "model": model, "weights": weights, "classes": classes, "target": target, "input-size": input_size,
-        "mean": mean, "std": std, "channels": channels, "crop": crop, "interpolation": interpolation,
-        "outputs": outputs, "layout": layout, "prompts": prompts,
-    }  # fmt: skip
+    loading = {"model": model, "weights": weights, "classes": classes, "target": target, **model_options.words()}
     if device != "auto":
         loading["device"] = device
     call = _Call(

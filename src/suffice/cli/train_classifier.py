@@ -9,21 +9,15 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings, whole_number
-from suffice.cli.loading import load, preprocessing
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     SOURCES,
     Accelerator,
-    Channels,
-    Crop,
     Data,
     Dataset,
     Devices,
-    InputSize,
-    Interpolation,
-    Mean,
     Nodes,
     Seed,
-    Std,
     Strategy,
     Traceback,
     Workers,
@@ -34,6 +28,7 @@ from suffice.errors import InputError
 WEIGHTS = "classifier.safetensors"
 
 
+@taking_model_options("outputs", "layout", "prompts")
 def train_classifier(
     dataset: Dataset,
     data: Data = None,
@@ -57,12 +52,7 @@ def train_classifier(
             help="epochs, batch_size, optimizer, learning_rate, schedule, flip, shift, …",
         ),
     ] = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
+    model_options: ModelOptions = NONE_GIVEN,
     seed: Seed = 0,
     test_images: Annotated[
         int | None,
@@ -94,7 +84,7 @@ def train_classifier(
     keep_buffers()
     model = model or default_model(dataset, "torchvision:resnet18")
     with one_line(f"could not train {model} on {dataset}", show_traceback):
-        options = preprocessing(input_size, mean, std, channels, crop, interpolation)
+        options = model_options.fields()
         classifier = load(
             model, weights=weights or "random", classes=training.class_names, options=options, show_traceback=None
         )

@@ -9,23 +9,16 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings
-from suffice.cli.loading import load, preprocessing
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
     BaseWeights,
-    Channels,
-    Crop,
     Data,
     Dataset,
     Devices,
-    InputSize,
-    Interpolation,
-    Mean,
     Nodes,
-    Outputs,
     Seed,
-    Std,
     Strategy,
     Traceback,
     TrainingImages,
@@ -38,6 +31,7 @@ from suffice.errors import InputError
 ADAPTER = "adapter.safetensors"
 
 
+@taking_model_options("layout", "prompts")
 def train_lax(
     dataset: Dataset,
     data: Data = None,
@@ -56,13 +50,7 @@ def train_lax(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, design, objective, area_weight, …"),
     ] = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    outputs: Outputs = None,
+    model_options: ModelOptions = NONE_GIVEN,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -91,7 +79,7 @@ def train_lax(
     with one_line(f"could not train LAX for {model or 'the embedded model'} on {dataset}", show_traceback):
         # The embedded models bring their own names.
         names = classes or (training.class_names if model and weights else None)
-        options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
+        options = model_options.fields()
         classifier = load(model, weights=weights, classes=names, options=options, show_traceback=None)
         task = LaxTask(classifier, settings)  # which has asked the model, so that its number of classes is known
         if (

@@ -9,23 +9,16 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, one_line, parse_settings
-from suffice.cli.loading import load, preprocessing
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     Accelerator,
     BaseModel,
     BaseWeights,
-    Channels,
-    Crop,
     Data,
     Dataset,
     Devices,
-    InputSize,
-    Interpolation,
-    Mean,
     Nodes,
-    Outputs,
     Seed,
-    Std,
     Strategy,
     Traceback,
     TrainingImages,
@@ -38,6 +31,7 @@ from suffice.errors import InputError
 MATCHER = "matcher.safetensors"
 
 
+@taking_model_options("layout", "prompts")
 def train_matcher(
     dataset: Dataset,
     data: Data = None,
@@ -49,13 +43,7 @@ def train_matcher(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="epochs, batch_size, width, least_area, largest_area, …"),
     ] = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    channels: Channels = None,
-    crop: Crop = None,
-    interpolation: Interpolation = None,
-    outputs: Outputs = None,
+    model_options: ModelOptions = NONE_GIVEN,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -87,7 +75,7 @@ def train_matcher(
     keep_buffers()
     model = model or default_model(dataset, None)
     with one_line(f"could not train a matcher for {model or 'the embedded model'} on {dataset}", show_traceback):
-        options = preprocessing(input_size, mean, std, channels, crop, interpolation, outputs)
+        options = model_options.fields()
         classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
         tell, folder = to_stderr("suffice"), named_folder(out)
