@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import suffice
+from suffice.benchmark.images import ModelImage
 from suffice.engine import seeded
 from suffice.errors import InputError
 from suffice.explainers import saliency_maps
@@ -196,6 +197,14 @@ def test_metrics_of_labels_are_of_their_sigmoids() -> None:
     assert scores["insertion"] == pytest.approx((dark / 2 + lit + lit / 2) / 2, abs=1e-6)
     assert scores["confidence"] == pytest.approx(lit, abs=1e-6)
     assert scores["robustness_solid"] == 1.0
+
+
+def test_a_benchmark_has_the_sigmoid_of_a_label() -> None:
+    classifier = classifier_of(Labels(), outputs="labels")
+    image = ModelImage(classifier, two_bright_corners(), label=None)
+    logits = Labels()(two_bright_corners()[None])[0]
+    assert [image.confidence(k) for k in range(3)] == pytest.approx(logits.sigmoid().tolist(), abs=1e-6)
+    assert image.top == 0
 
 
 # What is found out, and what is said

@@ -21,7 +21,8 @@ class Explanation:
         mask: bool (H, W) in model coordinates, True = kept: the explanation.
         saliency: float32 (H, W), the ranking behind it, larger = more important.
         target, target_name: class that is explained, by index and by name.
-        confidence: softmax probability of the target for the whole image, in [0, 1].
+        confidence: probability of the target for the whole image, in [0, 1]: softmax, or sigmoid where `outputs` are
+            `labels`.
         explanation_confidence: the same when only the mask is present, under the occlusion in use (the least, of
             several), in [0, 1].
         sufficient: whether the mask is what was asked for: alone it keeps the target on top with at least

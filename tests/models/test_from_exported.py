@@ -59,6 +59,14 @@ def test_an_exported_program_answers_as_the_network_for_any_number(
         saliency_maps(classifier, image[None], method="grad-cam")
 
 
+def test_of_one_channel_the_mean_is_assumed_and_said(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    torch.export.save(torch.export.export(network.eval(), (torch.rand(2, 1, SIZE, SIZE),)), tmp_path / "grey.pt2")
+    classifier = suffice.load_classifier(f"exported:{tmp_path / 'grey.pt2'}", device="cpu")
+    assert (classifier.preprocessing.mean, classifier.preprocessing.std) == ((0.5,), (0.5,))
+    assert any("--mean" in sentence for sentence in classifier.assumptions)
+
+
 def test_torchscript_answers_as_the_network(network: nn.Module, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -162,14 +162,14 @@ class ModelImage:
         self.digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
 
     @functools.cached_property
-    def _probabilities(self) -> Tensor:
-        return self.classifier.logits(self.pixels[None])[0].softmax(0)
+    def _logits(self) -> Tensor:
+        return self.classifier.logits(self.pixels[None])[0]
 
     @property
     def top(self) -> int:
         """The class that the model predicts."""
-        return int(self._probabilities.argmax())
+        return int(self._logits.argmax())
 
     def confidence(self, target: int) -> float:
         """The probability that the model gives a class."""
-        return float(self._probabilities[target])
+        return float(self.classifier.confidences(self._logits)[target])

@@ -62,7 +62,7 @@ def confidences(
         seed: of `noise`.
 
     Returns:
-        float32 (M,), softmax probabilities in [0, 1].
+        float32 (M,), probabilities in [0, 1]; see `Classifier.confidences`.
 
     Raises:
         InputError: shapes that disagree, masks that are not bool, a class or an occlusion that there is not.

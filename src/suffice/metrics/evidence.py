@@ -28,7 +28,7 @@ class ScoreOptions(BaseModel):
         alpha_min: α_min in [0, 1); above it a map's pixels are the part. Of an `Explanation` the mask is the part.
         step: in [0.00001, 1], between two thresholds (0.01 unless given), or share of the pixels in a step (0.02).
         measure: what insertion, deletion and MSI are of: the `confidence` in the label (unless given, for one image),
-            or `accuracy`, whether the label is above all other classes (unless given, for many).
+            or `accuracy`, whether the label is the decision (unless given, for many).
         fid_measure: the same for Fid- and Fid+.
         normalise: `min-max` or `none`; see `sweep.normalised_saliency`. Unless given, min-max for all but the saliency
             of an `Explanation` by a method that has a scale of its own (`Method.own_scale`), such as LAX.

@@ -8,8 +8,8 @@
 Robustness(rho=0.504, standard_error=0.016, backgrounds=1000)
 
 Source: Activation-Deactivation, Definition 2 with the two sets of backgrounds of sections 5.1 and 5.2: 100 solid
-colours, and 100 images of other classes. As in a sufficiency test, the class holds where its logit is above all others;
-γ plays no part.
+colours, and 100 images of other classes. As in a sufficiency test, the class holds where it is the decision: its
+logit is above all others, or a label's probability is at least 1/2. γ plays no part.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Robustness:
         rho: ρ, in [0, 1]: the mean of `on_top`.
         standard_error: of ρ over the backgrounds, as a sample of all such backgrounds; None for a single one.
         on_top: bool (N,), for each background whether the target is on top.
-        confidences: float32 (N,), softmax probability of the target on each background, of the classifier's precision.
+        confidences: float32 (N,), probability of the target on each background, of the classifier's precision.
     """
 
     rho: float

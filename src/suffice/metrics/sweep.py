@@ -175,8 +175,8 @@ class SweepAnswers:
     """What the model says of P masks of each of N images under each of O occlusions.
 
     Attributes:
-        confidence: float64 (O, N, P), softmax probability of the label.
-        correct: bool (O, N, P), whether the label is above all other classes.
+        confidence: float64 (O, N, P), probability of the label.
+        correct: bool (O, N, P), whether the label is the decision (`Classifier.margins` above 0).
         labels: int64 (N,).
         whole_confidence: float64 (N,), of the whole image; whole_correct: bool (N,).
         top: int64 (N,), the class that the model gives the whole image.

@@ -49,7 +49,7 @@ def load_exported(name: str, weights: str | None = None, num_classes: int | None
     if height and width:
         preprocessing["input_size"] = (height, width)
     if channels == 1:
-        preprocessing |= {"mean": (0.5,), "std": (0.5,)}
+        preprocessing["channels"] = 1
     module: nn.Module = network if least <= 1 else FilledUp(network, least)
     return Source(module, f"exported:{name}", preprocessing, batch_size=batch or most)
 
