@@ -83,7 +83,7 @@ def carried(model: Any) -> Carried:
                 "hand images on as they are (--mean --std --input-size)"
             )
         fields = {**own, **fields}
-        if _wants_bgr(module) and not isinstance(model, ReversedChannels):
+        if not isinstance(model, ReversedChannels) and _wants_bgr(module):
             assumed["order"] = (
                 f"the channels are taken to be RGB, though the processor of {type(module).__name__} makes BGR of them: "
                 "take the model as hf:FOLDER, or its pipeline"
@@ -154,14 +154,12 @@ def _inside(model: nn.Module) -> Iterator[tuple[nn.Module, bool, bool]]:
         children = list(module.children())
         weighty = [child for child in children if _has_tensors(child) and not _is_normaliser(child)]
         if type(module) is nn.Sequential and weighty:
-            first = next(child for child in children if _has_tensors(child) and not _is_normaliser(child))
             same = same and len(weighty) == 1
-            module = first
         elif len(weighty) == 1 and not list(module.parameters(recurse=False)):
-            certain = certain and type(module) is nn.Sequential
-            module = weighty[0]
+            certain = False
         else:
             return
+        module = weighty[0]
 
 
 def _fields(module: nn.Module) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from suffice.preprocessing import INTERPOLATIONS
 _SIZES = ("input_size", "image_size", "img_size", "imgsz", "input_shape")
 _MEANS = ("mean", "image_mean", "img_mean", "norm_mean", "pixel_mean")
 _STDS = ("std", "image_std", "img_std", "norm_std", "pixel_std")
-_PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # the numbers of its filters
+PILLOW_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # the numbers of its filters
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 _OF_A_PROCESSOR = ("do_resize", "do_center_crop", "do_normalize", "do_rescale", "crop_size", "resample")
 _LARGEST_IN_UNITS_OF_ONE = 2.0  # a mean or std above it is written for pixels from 0 to 255
@@ -53,13 +53,18 @@ def fields_of(description: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def is_fast(processor: Any) -> bool:
+    """Whether an image processor of transformers works by torchvision, and not by Pillow."""
+    return getattr(processor, "backend", "") == "torchvision" or type(processor).__name__.endswith("Fast")
+
+
 def fields_of_processor(processor: Any) -> dict[str, Any]:
     """The fields of `Preprocessing` that an image processor of transformers says of itself.
 
     Args:
         processor: with `to_dict`, and a `backend` that says whose resize it is: `torchvision` or `pil`.
     """
-    fast = getattr(processor, "backend", "") == "torchvision" or type(processor).__name__.endswith("Fast")
+    fast = is_fast(processor)
     resizer = {"resizer": "torchvision", "crop_rounding": "down"} if fast else {"crop_rounding": "down"}
     # What a class leaves out is not done, though there are numbers for it, such as MobileViT's mean.
     steps = {name: bool(getattr(processor, name)) for name in _STEPS if hasattr(processor, name)}
@@ -179,9 +184,8 @@ _STEPS_WITHOUT_FACTS = (
 
 
 def _is_step(step: Any) -> bool:
-    return type(step).__name__ in (*_STEPS_WITHOUT_FACTS, "Resize", "ResizeKeepRatio", "Normalize", "Grayscale") or (
-        type(step).__name__ in ("CenterCrop", "CenterCropOrPad")
-    )
+    with_facts = ("Resize", "ResizeKeepRatio", "CenterCrop", "CenterCropOrPad", "Normalize", "Grayscale")
+    return type(step).__name__ in (*_STEPS_WITHOUT_FACTS, *with_facts)
 
 
 def _of_step(step: Any) -> dict[str, Any]:
@@ -248,6 +252,6 @@ def _interpolation(value: Any) -> str | None:
     """A name that is known here; of an unknown one None."""
     value = getattr(value, "value", value)  # of an enum
     if isinstance(value, numbers.Integral):
-        return _PILLOW.get(int(value))
+        return PILLOW_FILTERS.get(int(value))
     name = str(value).lower().removesuffix("-exact")
     return name if name in INTERPOLATIONS else None

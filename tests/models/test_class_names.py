@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from suffice.class_names import imagenet_1k
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.models.class_names import imagenet_1k, read_class_names
+from suffice.models.class_names import read_class_names
 
 
 def test_imagenets_names_are_in_the_order_of_the_logits() -> None:

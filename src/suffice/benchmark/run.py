@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import json
@@ -212,9 +211,8 @@ def _what_is_there(
         for line in measured:
             yield f"changed since the last run: {line}"
         same = {setup["id"] for setup in before["setups"]}
-        gone = collections.Counter(setup["model"] for setup in before["setups"]) if same else {}
         new = [setup for setup in plan.setups if setup.id not in same]
-        if new and gone:
+        if new and same:
             names = sorted({f"{plan.words(s)['model']} {plan.words(s)['method']} {s.occlusion}" for s in new})
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             yield f"explanations will be made anew, or for the first time, for: {shown}"

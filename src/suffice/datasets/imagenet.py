@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from suffice.class_names import imagenet_1k
 from suffice.datasets.dataset import DatasetSource, FileDataset, class_folders
 from suffice.errors import InputError
-from suffice.models.class_names import imagenet_1k
 
 
 class ImageNet(FileDataset):

@@ -153,10 +153,10 @@ def groups_in(content: Any, file: str) -> list[Group]:
             found.append(Group(path, tensors, getattr(mapping, "_metadata", None)))
     if not found:
         raise InputError(f"expected tensors by name in {file}; got none among its {entries} entries")
-    return [*found, *_joined(content, found)]
+    return [*found, *_joined(found)]
 
 
-def _joined(content: Mapping[Any, Any], found: Sequence[Group]) -> list[Group]:
+def _joined(found: Sequence[Group]) -> list[Group]:
     """Parts of a model that were saved one by one, {"encoder": {…}, "head": {…}}, under joint names."""
     top = [group for group in found if len(group.path) == 1]
     if len(top) < 2 or any(not group.path for group in found):

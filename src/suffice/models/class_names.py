@@ -26,8 +26,6 @@ from suffice.class_names import found_in, imagenet_1k, names_in_order, ordered
 from suffice.errors import InputError, reason
 from suffice.files import check_file
 
-__all__ = ["imagenet_1k", "read_class_names"]
-
 _LARGEST_FILE = 16 << 20  # bytes; the 21,841 classes of ImageNet-21k with all their synonyms are 1 MB
 _LARGEST_LITERAL = 4 << 20  # of Python, whose parser takes a hundred times the memory
 _DEEPEST = 4  # keys above the names, as in {"model": {"config": {"id2label": …}}}
@@ -178,10 +176,7 @@ def _parsed(parse: Callable[[str], Any], text: str, path: Path, what: str) -> An
 
 
 def _json(text: str) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return _without_repeats(pairs)
-
-    return json.loads(text, object_pairs_hook=once)
+    return json.loads(text, object_pairs_hook=_without_repeats)
 
 
 def _python(text: str) -> Any:

@@ -16,8 +16,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from suffice.class_names import imagenet_1k
 from suffice.errors import InputError
-from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import load_weights, read_weights
 

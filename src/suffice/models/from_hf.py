@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from suffice.class_names import usable
 from suffice.errors import InputError, reason
 from suffice.inside import ReversedChannels
 from suffice.models.hf_processor import ReadProcessor, read_processor
@@ -68,7 +69,9 @@ def with_processor(module: Any, name: str, processor: Any) -> Source:
         InputError: as `read_processor`.
     """
     config = module.config
-    source = Source(module.eval(), name, _size(config), class_names_of(config), outputs=_outputs(config))
+    source = Source(
+        module.eval(), name, _size(config), usable(getattr(config, "id2label", None)), outputs=_outputs(config)
+    )
     if processor is None:
         return source
     read = read_processor(processor, getattr(getattr(config, "vision_config", config), "num_channels", 3))
@@ -105,21 +108,6 @@ def _outputs(config: Any) -> Outputs | None:
     if kind == "multi_label_classification":
         return "labels"
     return "binary" if getattr(config, "num_labels", 2) == 1 else "logits"
-
-
-def class_names_of(config: Any) -> tuple[str, ...] | None:
-    """Class names of a configuration, in the order of the logits; None where it has placeholders alone.
-
-    >>> from types import SimpleNamespace
-    >>> class_names_of(SimpleNamespace(id2label={1: "dog", 0: "cat"}))
-    ('cat', 'dog')
-    >>> class_names_of(SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})) is None
-    True
-    """
-    names = {int(index): str(name) for index, name in (getattr(config, "id2label", None) or {}).items()}
-    if sorted(names) != list(range(len(names))) or all(name == f"LABEL_{index}" for index, name in names.items()):
-        return None
-    return tuple(names[index] for index in range(len(names)))
 
 
 def _library() -> Any:

@@ -6,8 +6,8 @@ import difflib
 from typing import Any
 
 from suffice.carried import timm_fields
+from suffice.class_names import imagenet_1k
 from suffice.errors import InputError, reason
-from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint
 
@@ -27,9 +27,9 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
         module = _built(name, num_classes)
         if weights != "random":
             checkpoint = read_checkpoint(weights or _cached(name, module.pretrained_cfg))
-            own = head_size(checkpoint.choice(module), module.state_dict(), module.num_classes)
-            if num_classes is None and own is not None:
-                module = _built(name, own)
+            if num_classes is None:
+                own = head_size(checkpoint.choice(module), module.state_dict(), module.num_classes)
+                module = module if own is None else _built(name, own)
             loaded = load_weights(module, checkpoint, f"timm:{name}", advice="--classes with as many names")
     classes = getattr(module, "num_classes", None)
     if classes == 0:

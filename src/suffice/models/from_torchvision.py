@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from suffice.class_names import imagenet_1k
 from suffice.descriptions import fields_of_transform
 from suffice.errors import InputError, reason
-from suffice.models.class_names import imagenet_1k
 from suffice.models.source import Source
 from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint
 
@@ -39,9 +39,10 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
                     "weights=FILE, or weights=download to let torchvision fetch it, or weights=random to go without"
                 )
             checkpoint = read_checkpoint(file)
-            own = head_size(checkpoint.choice(module, _today), module.state_dict(), num_classes or 1000)
-            if num_classes is None and own is not None:
-                module, num_classes = _without_weights(name, own), own
+            if num_classes is None:
+                own = head_size(checkpoint.choice(module, _today), module.state_dict(), 1000)
+                if own is not None:
+                    module, num_classes = _without_weights(name, own), own
             advice = "--classes with as many names"
             loaded = load_weights(module, checkpoint, f"torchvision:{name}", _today, advice)
     return Source(

@@ -26,10 +26,10 @@ from PIL import Image
 from torch import Tensor
 
 from suffice.classifier import Preprocessing
+from suffice.descriptions import PILLOW_FILTERS, is_fast
 from suffice.errors import InputError, reason
 from suffice.images import Photo, to_pixels
 
-_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by the numbers of Pillow
 _SAME = 0.01  # of 255; rounding of float32 is far below it, one step of a pixel above
 _PICTURES = ((307, 211), (211, 306))  # width and height: one lies, one stands, and a centre lies between two pixels
 _SHARES = (1.0, 224 / 256)
@@ -92,9 +92,9 @@ def _candidates(processor: Any, output: tuple[int, int]) -> Iterator[dict[str, A
     share = getattr(processor, "crop_pct", None) or of_timm.get("crop_pct")
     crops += [(mode, s) for s in (*([share] if share else []), *_SHARES) for mode in ("center", "squash")]
     number = getattr(processor, "resample", None)
-    told = of_timm.get("interpolation") if number is None else _INTERPOLATIONS.get(int(number))
-    interpolations = [told] if told in _INTERPOLATIONS.values() else list(_INTERPOLATIONS.values())
-    fast = getattr(processor, "backend", "") == "torchvision" or type(processor).__name__.endswith("Fast")
+    told = of_timm.get("interpolation") if number is None else PILLOW_FILTERS.get(int(number))
+    interpolations = [told] if told in PILLOW_FILTERS.values() else list(PILLOW_FILTERS.values())
+    fast = is_fast(processor)
     resizers = ("torchvision", "pillow") if fast else ("pillow", "torchvision")
     usable = dict.fromkeys((mode, pct) for mode, pct in crops if 0 < pct <= 2)
     for (mode, pct), name, resizer, rounding in itertools.product(usable, interpolations, resizers, ("down", "even")):

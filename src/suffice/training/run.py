@@ -9,7 +9,6 @@ sees, and every random draw, is a function of the seed and the number of the ste
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import math
@@ -30,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from suffice.errors import InputError, reason
-from suffice.files import write_whole
+from suffice.files import write_csv, write_whole
 from suffice.folders import locked_folder
 from suffice.training.examples import Batches
 
@@ -212,11 +211,8 @@ class _Keep(Callback):
         self._sums, self._count = {}, 0
         trainer.save_checkpoint(self._folder / CHECKPOINT)
         if trainer.is_global_zero:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(self._rows[-1]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self._rows)
-            write_whole(self._folder / HISTORY, text.getvalue().encode())
+            rows = [{name: f"{value:.6g}" for name, value in row.items()} for row in self._rows]
+            write_csv(self._folder / HISTORY, list(self._rows[-1]), rows)
 
     def _status(self) -> str:
         return ", ".join(f"{name} {value / self._count:.3f}" for name, value in self._sums.items())
