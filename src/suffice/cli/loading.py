@@ -63,18 +63,22 @@ def taking_model_options(*without: str) -> Callable[[Callable[..., int]], Callab
     options = [option for option in every if option.name not in without]
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(command)
-        def called(**given: Any) -> int:
-            chosen = ModelOptions(**{option.name: given.pop(option.name) for option in options})
-            return command(model_options=chosen, **given)
-
         parameters = [
             parameter
             for own in inspect.signature(command, eval_str=True).parameters.values()
             for parameter in (options if own.name == "model_options" else [own])
         ]
+        signature = inspect.Signature(parameters, return_annotation=int)
+
+        @functools.wraps(command)
+        def called(*words: Any, **given: Any) -> int:
+            bound = signature.bind(*words, **given)
+            bound.apply_defaults()
+            chosen = ModelOptions(**{option.name: bound.arguments.pop(option.name) for option in options})
+            return command(model_options=chosen, **bound.arguments)
+
         # typer reads a command's options off its signature.
-        called.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+        called.__signature__ = signature  # type: ignore[attr-defined]
         called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return called
 
