@@ -31,7 +31,7 @@ class RuleTable(dict[Any, R]):
     """The rule of each operator.
 
     >>> table = RuleTable("example")
-    >>> table.add(len, "softmax")
+    >>> _ = table.add(len, "softmax")
     >>> table.find(operators_of("softmax")[0]) is len
     True
     >>> table.refuse("order", "no example sorts")
@@ -51,17 +51,20 @@ class RuleTable(dict[Any, R]):
         self.refusals: dict[str, str] = {}
         self._refused: set[Any] = set()
 
-    def add(self, rule: R, *operators: Any) -> None:
+    def add(self, rule: R, *operators: Any) -> list[Any]:
         """Give a rule to operators.
 
         Args:
             rule: replaces one of the same name and module, as when a cell of a notebook runs again.
             operators: families of `suffice.operators.FAMILIES`, or operators themselves (`torch.cumsum`).
 
+        Returns:
+            The operators, each by itself.
+
         Raises:
             InputError: a family that does not exist, or an operator that has a rule.
         """
-        found = []
+        found: list[Any] = []
         for each in operators:
             if isinstance(each, str) and each not in FAMILIES:
                 raise InputError(f"expected a family of operators, or operators themselves; got {each!r}")
@@ -74,6 +77,7 @@ class RuleTable(dict[Any, R]):
                     f"{_place(before)}, and {_place(rule)} is another"
                 )
         self.update(dict.fromkeys(found, rule))
+        return found
 
     def refuse(self, family: str, reason: str) -> None:
         """Say why a family has no rule. A package from outside may know one all the same."""

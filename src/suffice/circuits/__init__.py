@@ -3,7 +3,7 @@
 | step | file |
 |---|---|
 | write down what the forward pass does | `recording.py` |
-| follow channels through its operators | `flow.py`, `rules.py` |
+| follow channels through its operators | `flow.py`, `rules/` |
 | layers and the connections between them | `connectivity.py` |
 | energies and edges (the paper's section 3.3) | `readout.py` |
 | switch channels off | `ablation.py` |
@@ -217,7 +217,7 @@ def _circuit(
         version=version("suffice"),
         notes=(
             *assumed,
-            *_notes(classifier, readout, None if of_whole is None else of_whole.logits, masked, verdict),
+            *_notes(classifier, readout, of_whole, masked, verdict),
         ),
         **record,
     )
@@ -258,19 +258,15 @@ def _explanation(
 
 
 def _notes(
-    classifier: Classifier, readout: Readout, whole: Tensor | None, masked: bool, verdict: CircuitVerdict | None
+    classifier: Classifier, readout: Readout, of_whole: Readout | None, masked: bool, verdict: CircuitVerdict | None
 ) -> tuple[str, ...]:
     notes = []
     name = classifier.class_name(readout.target)
-    if whole is not None and int(whole.argmax()) != readout.target:
-        decision = classifier.class_name(int(whole.argmax()))
-        notes.append(f"the whole network says {decision!r} for the image, not {name!r}")
-    if masked and int(readout.logits.argmax()) != readout.target:
-        decision = classifier.class_name(int(readout.logits.argmax()))
-        notes.append(
-            f"the whole network says {decision!r} for the explanation, not {name!r}, so the circuit was asked about "
-            "the image alone"
-        )
+    if of_whole is not None and not of_whole.is_decision:
+        notes.append(_not_the_decision(classifier, of_whole, "the image"))
+    if masked and not readout.is_decision:
+        decision = _not_the_decision(classifier, readout, "the explanation")
+        notes.append(f"{decision}, so the circuit was asked about the image alone")
     if verdict is not None and verdict.sufficient and verdict.blank_kept:
         notes.append(
             f"the circuit says {name!r} for an image without content, too: it suffices, but not because of what it sees"
@@ -278,3 +274,11 @@ def _notes(
     if verdict is not None and verdict.sufficient and bool(verdict.on.all()):
         notes.append("no smaller circuit was found: every channel is on")
     return tuple(notes)
+
+
+def _not_the_decision(classifier: Classifier, readout: Readout, shown: str) -> str:
+    """What the whole network says of what it is shown, where it does not decide for the class."""
+    top, name = int(readout.logits.argmax()), classifier.class_name(readout.target)
+    if readout.meaning.independent or top == readout.target:  # a label that is absent, or classes that tie
+        return f"the whole network does not say {name!r} for {shown}"
+    return f"the whole network says {classifier.class_name(top)!r} for {shown}, not {name!r}"

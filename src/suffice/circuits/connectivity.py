@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from suffice.circuits import rules
-from suffice.circuits.flow import Flow, collapsed
+from suffice.circuits.flow import Flow, as_matrix, collapsed
 from suffice.circuits.recording import Op, Recording, Value
 from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
@@ -128,8 +128,8 @@ def connect(
         return _connected(module, recording, every, follow=follow)
     except rules.NoRuleError as error:
         raise InputError(
-            f"expected operators that channels can be followed through; got {error}; docs/circuits.md says how to add "
-            "one"
+            f"expected operators that channels can be followed through; got {error}; docs/deactivation.md says how to "
+            "add one"
         ) from error
 
 
@@ -240,17 +240,13 @@ def _connected(
     classes = recording.logits.tensor.shape[1]
     rows = end.labels.expand(1, classes).flatten()
     to_classes = [
-        Connection(source, -1, kind, _matrix(term, end.rows)[rows]) for (source, kind), term in end.terms.items()
+        Connection(source, -1, kind, as_matrix(term, end.rows)[rows]) for (source, kind), term in end.terms.items()
     ]
     return Network(layers, connections, to_classes, link if _reaches(recording, link) else None)
 
 
 def _nothing(value: Value) -> Flow:
     return Flow(torch.zeros([1] * value.tensor.ndim, dtype=torch.int64), 1, {})
-
-
-def _matrix(term: Tensor | None, rows: int) -> Tensor:
-    return torch.eye(rows) if term is None else term
 
 
 def _link(op: Op, flows: rules.Flows, before: Link | None) -> Link | None:
@@ -294,7 +290,7 @@ def _as_layer(
     if int(used[0]) < 0:  # what belongs to no channel stays so
         used, labels = used[1:], labels - 1
     for (source, path), term in flow.terms.items():
-        matrix = _matrix(term, flow.rows)[used]
+        matrix = as_matrix(term, flow.rows)[used]
         if bool(matrix.any()):
             connections.append(Connection(source, len(layers), path, matrix))
     taken = {layer.name for layer in layers}

@@ -111,7 +111,7 @@ def merged(flows: Iterable[Flow]) -> Flow:
         terms = {}
         for flow, of in ((first, of_a), (other, of_b)):
             for key, term in flow.terms.items():
-                full = torch.eye(flow.rows) if term is None else term
+                full = as_matrix(term, flow.rows)
                 _add(terms, key, full[of.clamp(min=0)] * (of >= 0)[:, None], len(pairs))
         first = Flow(compact(labels), len(pairs), terms, origin)
     return first
@@ -149,5 +149,29 @@ def _add(terms: dict[Key, Tensor | None], key: Key, term: Tensor | None, rows: i
 
 def _extended(term: Tensor | None, rows: int, wanted: int) -> Tensor:
     """A term as a matrix, with rows of zeros after its own."""
-    matrix = torch.eye(rows) if term is None else term
+    matrix = as_matrix(term, rows)
     return F.pad(matrix, (0, 0, 0, wanted - rows)) if wanted > rows else matrix
+
+
+def as_matrix(term: Tensor | None, rows: int) -> Tensor:
+    """A term of a flow; None stands for the identity."""
+    return torch.eye(rows) if term is None else term
+
+
+def label_sums(values: Tensor, labels: Tensor, rows: int) -> Tensor:
+    """The sum of all values of each label: (rows,), of the dtype of the values.
+
+    Args:
+        values: on the CPU.
+        labels: int64, broadcasts to the values: the row of each element, -1 for none.
+        rows: how many there are.
+
+    >>> label_sums(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0, -1]]), 2)
+    tensor([4., 0.])
+    """
+    for dim in range(values.ndim):
+        if labels.shape[dim] == 1:
+            values = values.sum(dim, keepdim=True)
+    labels, values = labels.flatten(), values.flatten()
+    known = labels >= 0
+    return torch.bincount(labels[known], weights=values[known], minlength=rows)

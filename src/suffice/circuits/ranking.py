@@ -27,6 +27,7 @@ from torch import Tensor
 
 from suffice.circuits.ablation import SwitchedOff
 from suffice.circuits.connectivity import Layer, Network
+from suffice.circuits.flow import label_sums
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 
@@ -114,13 +115,7 @@ class Decision:
 
 def per_channel(values: Tensor, layer: Layer) -> Tensor:
     """The sum of values, (N, …) as the layer's activation, over each of its channels: float32 (channels,)."""
-    values, labels = values.detach().to("cpu", torch.float32), layer.labels
-    values = values.sum(0, keepdim=True)
-    for dim in range(1, values.ndim):
-        if labels.shape[dim] == 1:
-            values = values.sum(dim, keepdim=True)
-    known = labels.flatten() >= 0
-    return torch.bincount(labels.flatten()[known], weights=values.flatten()[known], minlength=layer.channels).float()
+    return label_sums(values.detach().to("cpu", torch.float32), layer.labels, layer.channels).float()
 
 
 def weight_scores(network: Network) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.connectivity import Connection, Layer, Link, Network, connect
+from suffice.circuits.flow import label_sums
 from suffice.circuits.recording import Recording, record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -42,13 +43,7 @@ def channel_norms(activation: Tensor, labels: Tensor, channels: int) -> Tensor:
 
     Source: section 3.3, first equation.
     """
-    squares = activation.detach().to("cpu", torch.float64).square()
-    for dim in range(squares.ndim):
-        if labels.shape[dim] == 1:
-            squares = squares.sum(dim, keepdim=True)
-    labels, squares = labels.flatten(), squares.flatten()
-    known = labels >= 0
-    return torch.bincount(labels[known], weights=squares[known], minlength=channels).sqrt().float()
+    return label_sums(activation.detach().to("cpu", torch.float64).square(), labels, channels).sqrt().float()
 
 
 def edge_weights(matrix: Tensor, energy: Tensor) -> Tensor:
@@ -101,7 +96,6 @@ class Readout:
         logits: (K,).
         energy, gradient: (channels,) a layer of the network.
         meaning: of the model's outputs.
-        activations: of each layer, (channels, h, w) where they lie on a grid, else (channels, 1, positions).
     """
 
     recording: Recording

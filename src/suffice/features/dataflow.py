@@ -22,12 +22,14 @@ the tensors themselves, so it needs no memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from suffice.features.outputs import tensors_in
 
 
 class Place(NamedTuple):
@@ -151,13 +153,7 @@ class Dataflow(TorchFunctionMode):
 
 def _tensors(values: Any) -> Iterator[Tensor]:
     """Tensors in arguments or in what a function returned, in tuples, lists and mappings."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, Mapping):
-        yield from _tensors(list(values.values()))
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from _tensors(value)
+    return (tensor for _, tensor in tensors_in(values))
 
 
 def _version(tensor: Tensor) -> int:

@@ -153,15 +153,11 @@ def painted_logits(
         masks: bool (N, H, W), True = kept.
         screen, batch_size: as in `Classifier.batched`.
     """
-    forward = _painted(classifier)
-    return classifier.batched(forward, images, masks, backgrounds, screen=screen, copies=True, batch_size=batch_size)
 
-
-def _painted(classifier: Classifier) -> Callable[[Any, Tensor, Tensor, Tensor], Any]:
     def forward(module: Any, images: Tensor, masks: Tensor, backgrounds: Tensor) -> Any:
         return module(classifier.normalise(torch.where(masks[:, None], images, backgrounds)))
 
-    return forward
+    return classifier.batched(forward, images, masks, backgrounds, screen=screen, copies=True, batch_size=batch_size)
 
 
 def make_occlusion(

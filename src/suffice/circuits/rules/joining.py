@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.circuits.flow import Flow, merged
+from suffice.circuits.flow import Flow, as_matrix, merged
 from suffice.circuits.recording import Op, Value
 from suffice.circuits.rules.table import Flows, argument, circuit_rule, tensor_of, tracked, with_origin
 
@@ -56,7 +56,7 @@ def concatenation(op: Op, flows: Flows) -> Flow:
         if flow is None:
             continue
         for key, term in flow.terms.items():
-            matrix = torch.eye(flow.rows) if term is None else term
+            matrix = as_matrix(term, flow.rows)
             full = terms.setdefault(key, torch.zeros(total, matrix.shape[1]))
             full[start : start + flow.rows] += matrix
         start += flow.rows

@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeVar
 from suffice.circuits.flow import Flow
 from suffice.circuits.recording import Op, Value
 from suffice.operator_rules import RuleTable
-from suffice.operators import operators_of
 
 Flows = dict[Value, Flow]
 CircuitRule = Callable[[Op, Flows], Flow | list[Flow | None]]
@@ -48,10 +47,9 @@ def circuit_rule(
     """
 
     def register(rule: AnyRule) -> AnyRule:
-        CIRCUIT_RULES.add(rule, *operators)
+        found = CIRCUIT_RULES.add(rule, *operators)
         if kind is not None:
-            for each in operators:
-                _KINDS[kind].update(operators_of(each) if isinstance(each, str) else [each])
+            _KINDS[kind].update(found)
         return rule
 
     return register

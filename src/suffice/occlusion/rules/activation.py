@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from suffice.operator_rules import NoRuleError, RuleTable
-from suffice.operators import operators_of
 
 
 class DeactivationSettings(NamedTuple):
@@ -174,11 +173,9 @@ def deactivation_rule(*operators: Any, always: bool = False) -> Callable[[Deacti
     """
 
     def register(rule: DeactivationRule) -> DeactivationRule:
-        DEACTIVATION_RULES.add(rule, *operators)
+        found = DEACTIVATION_RULES.add(rule, *operators)
         if always:
-            ASKED_ALWAYS.update(
-                f for each in operators for f in (operators_of(each) if isinstance(each, str) else [each])
-            )
+            ASKED_ALWAYS.update(found)
         return rule
 
     return register

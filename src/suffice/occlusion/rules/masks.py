@@ -32,6 +32,12 @@ def exceeds(kept: Tensor, real: Tensor | float, threshold: float) -> Tensor:
     return kept.double() / real > threshold
 
 
+def share_on(kept: Tensor, there: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Where more than a share of what is there is kept, and where nothing is there: a constant, which is on."""
+    nothing = there == 0
+    return exceeds(kept, there.clamp(min=1), threshold) | nothing, nothing
+
+
 def varies(x: Activation, dims: Sequence[int]) -> bool:
     """Whether the mask differs along any of these dimensions, so that an operator over them mixes on and off."""
     return x.mask is not None and any(x.mask.on.shape[d] != 1 for d in dims)
@@ -66,8 +72,7 @@ def counted(mask: Mask, dims: Sequence[int], threshold: float, *, keepdim: bool 
         on, constant = torch.broadcast_tensors(on, constant)
         kept = (on & ~constant).sum(dims, keepdim=True)
         there = (~constant).sum(dims, keepdim=True) + beside
-        constant = there == 0
-        on = exceeds(kept, there.clamp(min=1), threshold) | constant
+        on, constant = share_on(kept, there, threshold)
     elif beside or any(on.shape[d] != 1 for d in dims):
         on = exceeds(on.sum(dims, keepdim=True), math.prod(on.shape[d] for d in dims) + beside, threshold)
     if not keepdim:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suffice.occlusion.rules.activation import Activation, Mask, deactivation_rule, plain
-from suffice.occlusion.rules.masks import exceeds, settle
+from suffice.occlusion.rules.masks import settle, share_on
 from suffice.operator_rules import NoRuleError
 
 
@@ -187,8 +187,7 @@ def fold(func: Any, x: Activation, *args: Any, **kwargs: Any) -> Activation:
         real = (~x.mask.constant).expand(x.value.shape).to(torch.float64)
         on = on * real
     kept, there = func(on, *args, **kwargs), func(real, *args, **kwargs)
-    nothing = there == 0
-    return x.derive(out, settle(exceeds(kept, there.clamp(min=1), x.settings.threshold) | nothing, nothing))
+    return x.derive(out, settle(*share_on(kept, there, x.settings.threshold)))
 
 
 @deactivation_rule("broadcast")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from suffice.occlusion.rules.activation import Activation, Mask
-from suffice.occlusion.rules.masks import exceeds, settle
+from suffice.occlusion.rules.masks import exceeds, settle, share_on
 
 
 @lru_cache(maxsize=4096)
@@ -74,9 +74,8 @@ def attributed_mask(
     if constant is not None:
         on, constant = torch.broadcast_tensors(on, constant)
         kept, there = spread(_by_group(on & ~constant, groups), reach), spread(_by_group(~constant, groups), reach)
-        nothing = there == 0
-        kept_on = exceeds(kept, there.clamp(min=1), threshold)
-        return settle(kept_on | nothing, nothing if bool(nothing.any()) else None)
+        enough, nothing = share_on(kept, there, threshold)
+        return settle(enough, nothing if bool(nothing.any()) else None)
     kept = spread(_by_group(on, groups), reach)
     counts = real_count(reach) if counts is None else counts
     some_nothing = any(zero for _, zero in counts)
@@ -88,8 +87,8 @@ def attributed_mask(
     if groups is not None and on.shape[1] > 1:
         there = there * (on.shape[1] // groups)
     if some_nothing:  # windows on padding alone, holes of a transposed convolution
-        nothing = there == 0
-        return settle(exceeds(kept, there.clamp(min=1), threshold) | nothing, nothing[None, None])
+        enough, nothing = share_on(kept, there, threshold)
+        return settle(enough, nothing[None, None])
     return settle(exceeds(kept, there, threshold))
 
 
