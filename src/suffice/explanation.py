@@ -78,6 +78,24 @@ class Explanation:
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
 
+    @property
+    def verdict(self) -> str:
+        """`sufficient`: it is what was asked for; `insufficient`: it is not; `empty`: it is, without a single pixel.
+
+        An empty part shows nothing of the image: the target is what the model answers when the whole image is hidden.
+
+        >>> import suffice, torch
+        >>> always = suffice.Classifier(
+        ...     lambda x: x.new_tensor([[9.0, 0.0]]).expand(len(x), 2), input_size=(8, 8), outputs="logits"
+        ... )
+        >>> found = suffice.explain(always, torch.rand(3, 8, 8), occlusion="zero", block=4)
+        >>> found.verdict, found.sufficient, found.area
+        ('empty', True, 0.0)
+        """
+        if not self.sufficient:
+            return "insufficient"
+        return "sufficient" if self.area > 0 else "empty"
+
     @classmethod
     def from_dict(
         cls, content: Mapping[str, Any], *, mask: Tensor, saliency: Tensor, raw_saliency: Tensor | None = None
@@ -91,7 +109,8 @@ class Explanation:
         Raises:
             TypeError: a name that is missing, or that explanations do not have.
         """
-        fields = {**content, "mask": mask, "saliency": saliency, "raw_saliency": raw_saliency}
+        fields = {name: value for name, value in content.items() if name != "verdict"}
+        fields |= {"mask": mask, "saliency": saliency, "raw_saliency": raw_saliency}
         fields |= {name: tuple(content.get(name, ())) for name in ("notes", "assumptions")}
         if "kind" not in content:  # what was asked, and of whom, once stood among the settings of the method
             settings = dict(content.get("settings", {}))
@@ -100,12 +119,15 @@ class Explanation:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the maps, fit for JSON; where they lie once saved is in `mask`, `saliency`, `raw_saliency`."""
+        """Everything but the maps, with the verdict, fit for JSON.
+
+        Where the maps lie once saved is in `mask`, `saliency`, `raw_saliency`.
+        """
         maps = ("mask", "saliency", "raw_saliency")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in maps}
         first = ("image", "model", "version")
         lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
-        return {name: fields.pop(name) for name in first} | fields | lists
+        return {name: fields.pop(name) for name in first} | {"verdict": self.verdict} | fields | lists
 
     def map_files(self) -> dict[str, str | None]:
         """Names of the files in which `save` puts the maps; None for one that there is not."""

@@ -116,6 +116,7 @@ def _schema() -> type[BaseModel]:
         if field.name not in _MAPS:
             needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             fields[field.name] = (hints[field.name], ... if needed else None)
+    fields["verdict"] = (str | None, None)
     config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     return create_model("SavedExplanation", __config__=config, **fields)
 

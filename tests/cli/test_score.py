@@ -134,8 +134,11 @@ def test_an_explanation_of_another_occlusion_is_scored_under_the_one_that_is_sai
     model = ("--model", "toy_models:corner")
     run = suffice("score", photo, "out", *model, "--target", "plain", *FEW, "--json")
     assert run.json[0]["occlusion"] == "zero"
-    assert run.json[0]["notes"][-1] == "The explanation was made under min, and is scored under zero."
-    assert "and is scored under zero." in suffice("score", photo, "out", *model, *FEW).out
+    assert (
+        run.json[0]["notes"][-1]
+        == "The explanation was made under min, and is scored under zero: --occlusion min asks as it was found."
+    )
+    assert "and is scored under zero: --occlusion min asks" in suffice("score", photo, "out", *model, *FEW).out
     assert suffice("score", photo, "out", *MODEL, *FEW, "--json").json[0]["notes"] == []
 
 

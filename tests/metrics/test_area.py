@@ -30,6 +30,13 @@ def test_what_is_no_mask_is_refused(mask: torch.Tensor, received: str) -> None:
         explanation_area(mask)
 
 
+def test_an_empty_part_is_never_the_best() -> None:
+    assert METRICS["area"].best([0.0, 0.3, 0.2]) == [False, False, True]
+    assert METRICS["area"].best([0.0, 0.0]) == [False, False]
+    assert METRICS["area"].best([0.0, 1e-5]) == [False, True], "a small part is there, whatever its digits say"
+    assert METRICS["msi_penalty"].best([0.0, 0.3]) == [True, False]
+
+
 def test_each_metric_says_its_range_and_which_way_is_better() -> None:
     assert {name: (m.least, m.greatest, m.arrow) for name, m in METRICS.items()} == {
         "insertion": (0, 1, "↑"),

@@ -483,10 +483,19 @@ def test_an_explanation_is_scored_by_its_mask_its_saliency_and_its_target() -> N
     assert {name: found[name] for name in CURVES} == by_saliency
 
 
+def test_it_is_said_that_a_part_is_judged_under_another_occlusion_than_its_own() -> None:
+    classifier = toy(Patches(TOP_LEFT))
+    explanation = suffice.explain(classifier, white(), occlusion="min", block=2)
+    expected = "made under min, and is scored under zero: occlusion='min' asks as it was found"
+    with pytest.warns(UserWarning, match=expected):
+        suffice.score(classifier, white(), explanation, "confidence")
+    suffice.score(classifier, white(), explanation, "confidence", occlusion=explanation.occlusion)  # without a word
+
+
 def test_the_saliency_of_lax_is_on_a_scale_of_its_own() -> None:
     """Values from 0.2 to 0.6: stretched to [0, 1] two of eight rows are at 0.5 or above, as they are one."""
     classifier = toy(Share())
-    explanation = suffice.explain(classifier, white(), occlusion="min", block=2)
+    explanation = suffice.explain(classifier, white(), occlusion="zero", block=2)
     heat = torch.full((SIZE, SIZE), 0.2)
     heat[:2], heat[0] = 0.45, 0.6
     stretched = dataclasses.replace(explanation, saliency=heat)
@@ -700,7 +709,7 @@ def test_two_metrics_of_one_name_are_an_error() -> None:
 
 def test_an_explanation_of_a_method_that_is_not_installed_is_not_scaled_without_a_word() -> None:
     classifier = toy(Share())
-    made = dataclasses.replace(suffice.explain(classifier, white(), occlusion="min", block=2), method="elsewhere")
+    made = dataclasses.replace(suffice.explain(classifier, white(), occlusion="zero", block=2), method="elsewhere")
     with pytest.warns(UserWarning, match="the method 'elsewhere' of an explanation is not installed here"):
         assumed = suffice.score(classifier, white(), made, ["msi_penalty"])
     assert suffice.score(classifier, white(), made, ["msi_penalty"], normalise="min-max") == assumed  # nor a warning

@@ -383,6 +383,43 @@ def test_empty_and_full_masks_and_a_constant_saliency_are_named() -> None:
     assert "All that the model sees is kept." in Page(render(full)).words
 
 
+def test_an_empty_part_that_suffices_is_an_alarm_and_no_success() -> None:
+    nothing = {"mask": torch.zeros(32, 32, dtype=torch.bool), "area": 0.0}
+    page = Page(render(an_entry(**nothing)))
+    assert "No pixel needed under zero" in page.words
+    assert "The class is what the model answers to nothing" in page.words
+    assert "✓" not in page.words
+    assert "Sufficient under" not in page.words
+    assert [a for a in page.all("div") if a.get("class") == "verdict alarm"]
+    # One that is not enough is not enough.
+    assert "Not sufficient under zero" in Page(render(an_entry(**nothing, sufficient=False))).words
+
+
+def test_empty_parts_are_counted_apart_and_left_out_of_the_median_area() -> None:
+    areas = (0.0, 0.0, 0.1, 0.3, 0.5)
+    page = Page(render(*(an_entry(area=area, image=f"{i}.png") for i, area in enumerate(areas))))
+    assert "Sufficient3 of 5" in page.words
+    assert "No pixel needed2" in page.words
+    assert "Median area of the others30.0%" in page.words
+    assert page.text("td").count("! no pixel") == 2
+    assert page.text("td").count("✓ yes") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "the model still says that “ibex” is present, with 60.0% confidence"),
+        ({"sufficient": False, "explanation_confidence": 0.45}, "the model no longer says that “ibex” is present: its"),
+        ({"kind": "contrastive"}, "the model no longer says that “ibex” is present: the class is lost"),
+    ],
+)
+def test_of_a_label_it_is_said_that_it_is_present(changes: dict[str, Any], expected: str) -> None:
+    words = " ".join(Page(render(an_entry(outputs="labels", **changes))).words.split())
+    assert expected in words
+    assert "on top" not in words
+    assert "decides for “ibex”" not in words
+
+
 def test_overview_counts_and_lists_everything() -> None:
     entries = [an_entry(area=area, sufficient=area < 0.5, image=f"{area}.png") for area in (0.1, 0.3, 0.9)]
     page = Page(render(*entries, failures=(("bad.jpg", "expected an image; got none"),)))

@@ -277,7 +277,22 @@ def _as_json(explanation: Explanation, directory: Path | None) -> str:
 
 
 def _as_text(explanation: Explanation) -> str:
-    kind = explanation.kind
+    backward = f"{explanation.backward_passes} backward, " if explanation.backward_passes else ""
+    lines = [
+        f"{printable(explanation.image)}: {printable(explanation.target_name)} (class {explanation.target}), "
+        f"confidence {explanation.confidence:.2f}",
+        f"  {_verdict(explanation)}",
+        f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
+        *(f"  note: {printable(note)}" for note in explanation.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(explanation: Explanation) -> str:
+    kind, hidden = explanation.kind, printable(explanation.occlusion)
+    confidence = f"confidence {explanation.explanation_confidence:.2f}"
+    if explanation.verdict == "empty":
+        return f"NO PIXEL NEEDED under {hidden}: the class is the model's answer to nothing, {confidence}"
     verdict = {
         "sufficient": "suffices",
         "contrastive": "suffices, and without it the class is lost,",
@@ -288,13 +303,4 @@ def _as_text(explanation: Explanation) -> str:
     # Of an empty part there is nothing to leave out.
     shown = explanation.minimal and explanation.area > 0
     minimal = f"; no block of {explanation.minimal_block} pixels can be left out" if shown else ""
-    backward = f"{explanation.backward_passes} backward, " if explanation.backward_passes else ""
-    lines = [
-        f"{printable(explanation.image)}: {printable(explanation.target_name)} (class {explanation.target}), "
-        f"confidence {explanation.confidence:.2f}",
-        f"  {explanation.area:.1%} of what the model sees {verdict} under {printable(explanation.occlusion)}: "
-        f"confidence {explanation.explanation_confidence:.2f}{minimal}",
-        f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
-        *(f"  note: {printable(note)}" for note in explanation.notes),
-    ]
-    return "\n".join(lines)
+    return f"{explanation.area:.1%} of what the model sees {verdict} under {hidden}: {confidence}{minimal}"

@@ -248,9 +248,7 @@ class _Call:
             notes.append("The map is constant: it ranks no pixel, and its curves are those of the reading order.")
         if label != predicted:
             notes.append(f"The model's own choice for the whole image is {self.classifier.class_name(predicted)}.")
-        made_under = getattr(self.given[name][1], "occlusion", self.occlusion)
-        if made_under != self.occlusion:
-            notes.append(f"The explanation was made under {made_under}, and is scored under {self.occlusion}.")
+        notes += self._of_explanation(name)
         return {
             "image": self.image,
             "map": self.given[name][0],
@@ -268,6 +266,26 @@ class _Call:
             "notes": notes,
             **self.classifier.facts(),
         }
+
+    def _of_explanation(self, name: str) -> list[str]:
+        """What to know of a map that is an explanation."""
+        from suffice.explanation import Explanation
+        from suffice.metrics.scoring import judged_elsewhere
+
+        explanation, notes = self.given[name][1], []
+        if not isinstance(explanation, Explanation):
+            return []
+        if other := judged_elsewhere(explanation, self.occlusion):
+            notes.append(f"{other}: --occlusion {explanation.occlusion} asks as it was found.")
+        if explanation.model != self.classifier.name:
+            notes.append(
+                f"The explanation is of the model {explanation.model}, and is scored by {self.classifier.name}."
+            )
+        if explanation.verdict == "empty":
+            notes.append(
+                "The explanation is empty: the class is the model's answer to nothing, and its area 0 no merit."
+            )
+        return notes
 
     def _settings(self) -> dict[str, Any]:
         """Every option that one of the metrics knows, with its value."""

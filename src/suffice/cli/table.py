@@ -43,12 +43,13 @@ def side_by_side(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]
             " " * width + "".join(" " * (2 + _columns(name) - _width(name)) + printable(name) for name in block),
         ]
         for metric in metrics:
-            values = {name: round(found[name].of_map(0)[metric], 3) + 0.0 for name in found}
-            best = (max if meaning[metric].higher_is_better else min)(values.values())
+            values = [found[name].of_map(0)[metric] for name in found]
+            shown = {name: round(value, 3) + 0.0 for name, value in zip(found, values, strict=True)}
+            best = dict(zip(found, meaning[metric].best(values, 3), strict=True))
             cells = []
             for name in block:
-                value = f"{values[name]:.3f}"
-                cell = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and values[name] == best else value
+                value = f"{shown[name]:.3f}"
+                cell = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and best[name] else value
                 cells.append(" " * (2 + _columns(name) - len(value)) + cell)
             text.append(f"{meaning[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
     text += [

@@ -51,4 +51,5 @@ AREA = Metric(
     (),
     lambda evidence: evidence.parts.double().mean((1, 2)),
     hides=False,
+    no_merit=0.0,
 )

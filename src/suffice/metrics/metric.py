@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Scale:
         higher_is_better: the direction.
         meaning: in a few words, for a table's head.
         digits: after the point, where a table does not say how many.
+        no_merit: a value at which nothing is the best, though it is the least or greatest: the area of an empty part.
     """
 
     name: str
@@ -30,11 +31,29 @@ class Scale:
     higher_is_better: bool
     meaning: str
     digits: int = dataclasses.field(default=3, kw_only=True)
+    no_merit: float | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def arrow(self) -> str:
         """Which way is better: ↑ or ↓."""
         return "↑" if self.higher_is_better else "↓"
+
+    def best(self, values: Sequence[float], digits: int | None = None) -> list[bool]:
+        """Which values are the best as a table shows them; equal ones are best together.
+
+        Args:
+            values: to choose from.
+            digits: after the point; None for those of the scale.
+
+        >>> Scale("area", 0, 1, False, "share kept", no_merit=0.0).best([0.0, 0.2001, 0.2002, 0.5])
+        [False, True, True, False]
+        """
+        shown = [round(value, self.digits if digits is None else digits) for value in values]
+        eligible = [each for each, value in zip(shown, values, strict=True) if value != self.no_merit]
+        if not eligible:
+            return [False] * len(shown)
+        best = (max if self.higher_is_better else min)(eligible)
+        return [each == best and value != self.no_merit for each, value in zip(shown, values, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)

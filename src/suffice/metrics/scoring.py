@@ -34,7 +34,14 @@ from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, gather_evide
 from suffice.metrics.maps import as_saliency
 from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
-from suffice.occlusion import DEFAULT_FOR_MEASURES, AnyOcclusions, check_masks, make_occlusions
+from suffice.occlusion import (
+    DEFAULT_FOR_MEASURES,
+    AnyOcclusions,
+    check_masks,
+    joined_names,
+    make_occlusions,
+    split_names,
+)
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.registry import METHODS
@@ -121,7 +128,8 @@ def score(
         target: class by number or name; None for the explanation's target, or the model's own choice.
         occlusion: how absence is shown; of several joined by commas the worst counts: the least confidence where
             salient pixels are shown, the greatest where they are hidden. `zero` unless said, also for an explanation
-            that was made under another, so that numbers can be compared; `explanation.occlusion` for its own.
+            that was made under another, so that numbers can be compared (a warning says so);
+            `explanation.occlusion` for its own.
         label: another name of `target`.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of every random draw.
@@ -147,7 +155,17 @@ def score(
         progress=progress,
         **options,
     )
+    if isinstance(saliency, Explanation) and (other := judged_elsewhere(saliency, occlusion)):
+        warnings.warn(Notice(f"{other}: occlusion={saliency.occlusion!r} asks as it was found"), stacklevel=2)
     return found["saliency"].of_map(0)
+
+
+def judged_elsewhere(explanation: Explanation, occlusion: AnyOcclusions) -> str:
+    """Says that a part is judged under another occlusion than it was found under; empty where it is the same."""
+    names = joined_names(occlusion)
+    if split_names(names) == split_names(explanation.occlusion):
+        return ""
+    return f"The explanation was made under {explanation.occlusion}, and is scored under {names}"
 
 
 def score_maps(

@@ -183,7 +183,8 @@ def render_report(
             minimal=any(entry.minimal_block is not None for entry in entries),
             robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
-            sufficient=sum(entry.facts["sufficient"] for entry in entries),
+            counts=_counts(entries),
+            labels=bool(entries) and all(entry.facts["outputs"] == "labels" for entry in entries),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             # In a page that may name anything as a file or a class, only this style and this script may act.
             style=Markup(style),
@@ -287,9 +288,20 @@ def _common(entries: Sequence[ExplanationEntry]) -> dict[str, Any]:
     return {key: first[key] for key in keys if all(entry.facts[key] == first[key] for entry in entries)}
 
 
-def _medians(entries: Sequence[ExplanationEntry]) -> dict[str, float]:
-    keys = ("area", "confidence", "explanation_confidence", "forward_passes", "seconds")
-    return {key: statistics.median(entry.facts[key] for entry in entries) for key in keys} if entries else {}
+def _medians(entries: Sequence[ExplanationEntry]) -> dict[str, float | None]:
+    if not entries:
+        return {}
+    keys = ("confidence", "explanation_confidence", "forward_passes", "seconds")
+    medians = {key: statistics.median(entry.facts[key] for entry in entries) for key in keys}
+    # An empty part is no small one.
+    areas = [entry.facts["area"] for entry in entries if entry.facts["verdict"] != "empty"]
+    return {"area": statistics.median(areas) if areas else None} | medians
+
+
+def _counts(entries: Sequence[ExplanationEntry]) -> dict[str, int]:
+    """How many explanations have each verdict."""
+    verdicts = [entry.facts["verdict"] for entry in entries]
+    return {verdict: verdicts.count(verdict) for verdict in ("sufficient", "insufficient", "empty")}
 
 
 def encoded(image: Image.Image, exact: bool = False) -> str:

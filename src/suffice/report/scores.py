@@ -162,8 +162,6 @@ def _rows(scores: Sequence[Scores]) -> list[Row]:
     for name in scores[0].values:
         metric = scores[0].metrics[name]
         values = tuple(each.of_map(0)[name] for each in scores)
-        shown = [round(value, 3) for value in values]
-        best = max(shown) if metric.higher_is_better else min(shown)
         rows.append(
             Row(
                 name,
@@ -171,7 +169,7 @@ def _rows(scores: Sequence[Scores]) -> list[Row]:
                 metric.meaning,
                 f"{metric.least:g} to {metric.greatest:g}".replace("-", "−"),
                 values,
-                tuple(len(shown) > 1 and value == best for value in shown),
+                tuple(len(values) > 1 and best for best in metric.best(values, 3)),
             )
         )
     return rows
