@@ -23,7 +23,7 @@ ORDER = (
     *("operator_rules", "outputs", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),
-    *("explainers", "circuits", "metrics", "datasets", "training", "benchmark", "report", "cli"),
+    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "report", "cli"),
 )
 HEAVY = ("timm", "torchvision", "pytorch_grad_cam", "transformers", "matplotlib", "sklearn", "lightning")
 

@@ -1,0 +1,70 @@
+"""What is known of how far a part's sufficiency carries: proved, certified, refuted, or unknown.
+
+| verdict | it says |
+|---|---|
+| `proved` | no change of at most ε of the pixels outside the part changes the class: bounds on the network show it |
+| `certified` | in at least a share ρ of the contexts of a distribution the part keeps the class, at a confidence |
+| `refuted` | there is a context in which it does not, and this is it |
+| `unknown` | neither was decided |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from torch import Tensor
+
+Verdict = Literal["proved", "certified", "refuted", "unknown"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Guarantee:
+    """How far "sufficient" carries, and how that was found out.
+
+    Attributes:
+        verdict: see the table above.
+        method: what decided, or failed to: as `clopper-pearson`, `projected gradient`, `crown`.
+        epsilon: by how much each pixel outside the part may change, in [0, 1] of the pixel scale; None where contexts
+            were drawn.
+        distribution: what contexts were drawn from, as `colours`; None where none were.
+        rho_at_least: lower bound of the share of contexts that keep the class, in [0, 1]; rho_at_most: the upper bound.
+        confidence: with which the bounds hold, in (0, 1).
+        draws, kept: contexts that were drawn, and those of them that kept the class.
+        seed: of the draws.
+        counterexample: float32 (C, H, W) in [0, 1], an image with the part in it that loses the class; None for none.
+        counterexample_class: what the model says of it.
+        forward_passes, backward_passes, seconds: what it cost.
+        notes: what a reader must know, such as which rounding is not covered.
+    """
+
+    verdict: Verdict
+    method: str
+    epsilon: float | None = None
+    distribution: str | None = None
+    rho_at_least: float | None = None
+    rho_at_most: float | None = None
+    confidence: float | None = None
+    draws: int | None = None
+    kept: int | None = None
+    seed: int | None = None
+    counterexample: Tensor | None = None
+    counterexample_class: int | None = None
+    forward_passes: int = 0
+    backward_passes: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self, counterexample: str | None = None) -> dict[str, Any]:
+        """Everything that is known, fit for JSON; what does not apply is left out.
+
+        Args:
+            counterexample: the file that the counterexample was written to.
+
+        >>> Guarantee(verdict="proved", method="crown", epsilon=0.05).to_dict()["epsilon"]
+        0.05
+        """
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "counterexample"}
+        known = {name: value for name, value in fields.items() if value is not None}
+        known |= {"notes": list(self.notes)}
+        return known if counterexample is None else known | {"counterexample": counterexample}
