@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types format benchmark benchmark-gpu benchmark-rex benchmark-matching table3 table4 table5 clean
+.PHONY: demo test test-slow lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching table3 table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
