@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import suffice
-from suffice.benchmark import explanations, plan, provenance
+from suffice import provenance
+from suffice.benchmark import explanations, plan
 from suffice.benchmark.config import make_config
 from suffice.benchmark.explanations import cut_at
 from suffice.benchmark.results import Results, read_rows, rows_as_csv

@@ -13,7 +13,6 @@ from suffice.benchmark.config import BenchmarkConfig, expanded
 from suffice.benchmark.explanations import Explained, explanations_of, unpack
 from suffice.benchmark.images import Backgrounds, Images, ModelImage, open_images
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
-from suffice.benchmark.provenance import versions
 from suffice.benchmark.results import ExplanationRow, ResultRow
 from suffice.benchmark.rows import asked_row, ended_rows, stamped
 from suffice.benchmark.scores import scored
@@ -22,6 +21,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import prepare
 from suffice.models import load_classifier
+from suffice.provenance import versions
 
 _BACKGROUNDS_SEED = 0
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.plan import Cell, Level, Setup, metric_id
-from suffice.benchmark.provenance import packages
 from suffice.benchmark.results import ResultRow
 from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
 from suffice.occlusion import split_names
+from suffice.provenance import now, packages
 from suffice.registry import DATASETS, METHODS, METRICS, MODELS, OCCLUSIONS
 
 
@@ -73,7 +72,7 @@ def stamped(
         config, setup: that they are of.
         made_by: versions, device, precision and weights; the versions of packages from outside are added.
     """
-    finished: ResultRow = {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    finished: ResultRow = {"finished": now()}
     method, model = config.methods[setup.method], config.models[setup.model].model or ""
     shared = packages(METHODS, [method.method]) | packages(OCCLUSIONS, _heads(setup.occlusion))
     shared |= packages(MODELS, [model.partition(":")[0]]) | packages(DATASETS, [config.datasets[setup.dataset].source])

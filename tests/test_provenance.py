@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from suffice.benchmark import provenance
+from suffice import provenance
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_code_that_could_change_a_result_is_told_apart(
     for name in ("benchmark/measure.py", changed):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "benchmark" / "provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     before = provenance.code_digest.__wrapped__()
     (tmp_path / changed).write_text("after")
     assert (provenance.code_digest.__wrapped__() != before) == is_noticed
