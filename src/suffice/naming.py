@@ -68,9 +68,10 @@ class Naming:
 
 
 def _words(given: Any) -> list[str]:
-    """All texts in something that is given, as it may be nested."""
+    """All texts in something that is given, as it may be nested, and what their variables stand for."""
     if isinstance(given, (str, os.PathLike)):
-        return [os.fsdecode(given)]
+        word = os.fsdecode(given)
+        return list(dict.fromkeys([word, os.path.expanduser(os.path.expandvars(word))]))
     inner = given.values() if isinstance(given, Mapping) else given if isinstance(given, Iterable) else ()
     return [word for one in inner for word in _words(one)]
 

@@ -32,13 +32,16 @@ or `tensors` by name."""
 
 
 def made_by(
-    classifier: Classifier, image: Tensor, sha256: str | None = None, settings: Mapping[str, Any] | None = None
+    classifier: Classifier,
+    image: Tensor | None = None,
+    sha256: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a result says of how it was made, fit for JSON.
 
     Args:
         classifier: who was asked.
-        image: (C, H, W) in [0, 1], as it was asked about.
+        image: (C, H, W) in [0, 1], as it was asked about; None for a result that is of no single image.
         sha256: of the file that the image was read from; None: the digest is of the pixels.
         settings: of the method; those that are names of files are in `files` with their digests.
 
@@ -49,7 +52,7 @@ def made_by(
     files = {name: of_file(sha256_of(value)) for name, value in named.items() if value and os.path.isfile(value)}
     return {
         "date": now(),
-        "image": _digest_of_pixels(image) if sha256 is None else of_file(sha256),
+        **({} if image is None else {"image": _digest_of_pixels(image) if sha256 is None else of_file(sha256)}),
         "weights": classifier.weights_digest,
         **({"files": files} if files else {}),
         "device": str(classifier.device),

@@ -53,6 +53,7 @@ from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.raw_maps import RawMaps, own_choice
 from suffice.features import Stage, record, spatial_stages
 from suffice.folders import OutputFolder
+from suffice.naming import Naming
 from suffice.progress import Progress
 from suffice.provenance import sha256_of_tensors
 from suffice.question import Question
@@ -414,7 +415,7 @@ def _stages(classifier: Classifier, settings: AdapterSettings) -> list[Stage]:
 def _backbone(classifier: Classifier, stages: Sequence[Stage]) -> dict[str, Any]:
     """What an adapter is made for: it reads features, so other weights make it as useless as another network."""
     return {
-        "model": classifier.name,
+        "model": Naming(classifier.name)(classifier.name),
         "stages": [[stage.name, stage.channels, stage.height, stage.width, stage.layout] for stage in stages],
         "weights": sha256_of_tensors(classifier.require_module("LAX")),
     }
