@@ -203,3 +203,26 @@ def test_two_files_of_one_name_are_told_apart(suffice: Any, save_photo: Any, wor
     assert suffice.corner(*photos, "--out", "out").status == 0
     names = [json.loads(Path(f"out/{name}/explanation.json").read_text())["image"] for name in ("cat", "cat-2")]
     assert names == [str(Path("a", "cat.png")), str(Path("b", "cat.png"))]
+
+
+@pytest.mark.parametrize("changed", ["photo", "weights"])
+def test_another_photo_or_other_weights_do_not_pass_for_the_same(
+    changed: str, suffice: Any, save_photo: Any, toy_models: Any, read_page: Any
+) -> None:
+    photo, weights = save_photo("cat.png"), save_weights(toy_models, "w.safetensors")
+    assert suffice.convolution(photo, "--weights", weights, "--out", "out").status == 0
+    words = shlex.split(read_page("out").of_each[0])
+    assert suffice(*words[1:]).status == 0
+    before = Path("out/cat/explanation.json").read_bytes()
+    if changed == "photo":
+        save_photo("cat.png", 5)
+    else:
+        from safetensors.torch import save_file
+
+        save_file({n: 2 * t for n, t in toy_models.SmallConvolution().state_dict().items()}, weights)
+    run = suffice(*words[1:])
+    assert run.status == 2
+    what, file = ("cat.png", photo) if changed == "photo" else ("weights of toy_models:convolution", weights)
+    assert f"expected {what} with the SHA-256 " in run.complaints(1)[0]
+    assert run.err.endswith(f"(--expect); got {sha256(file)}\n")
+    assert Path("out/cat/explanation.json").read_bytes() == before

@@ -11,13 +11,17 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suffice.cli.loading import words_of
 from suffice.errors import InputError
 from suffice.naming import Naming
+
+if TYPE_CHECKING:
+    from suffice.classifier import Classifier
+    from suffice.images import Photo
 
 Paths = Annotated[
     str,
@@ -28,12 +32,43 @@ Paths = Annotated[
     ),
 ]
 
+Expect = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SHA256",
+        help="Of the photo, and of the weights, or how they begin: with others it is an error. [default: any]",
+    ),
+]
+_SHOWN = 16  # hexadecimal digits of a digest in a command
+
 
 def naming(paths: str, *given: Any) -> Naming:
     """How a call names files; raises InputError for another word than `--paths` knows."""
     if paths not in ("relative", "absolute"):
         raise InputError(f"unknown --paths {paths!r}; expected relative, absolute")
     return Naming(given, paths == "absolute")
+
+
+def check_photo(expected: Sequence[str] | None, photo: Photo) -> None:
+    """Check that a photo is the one that a command was written for; raises InputError for another one."""
+    _check(expected, photo.sha256, photo.path)
+
+
+def check_weights(expected: Sequence[str] | None, classifier: Classifier) -> None:
+    """Check that weights are those that a command was written for; raises InputError for others."""
+    if expected and (digest := classifier.weights_digest) is not None:
+        _check(expected, digest["sha256"], f"weights of {classifier.name}")
+
+
+def _check(expected: Sequence[str] | None, sha256: str | None, what: str) -> None:
+    if expected and sha256 is not None and not any(sha256.startswith(each.lower()) for each in expected if each):
+        raise InputError(f"expected {what} with the SHA-256 {' or '.join(expected)} (--expect); got {sha256}")
+
+
+def expected_of(made: Mapping[str, Any]) -> list[str]:
+    """What `--expect` has to be, so that a command takes the same photo and weights, and no others."""
+    digests = (made.get("image"), made.get("weights"))
+    return [digest["sha256"][:_SHOWN] for digest in digests if digest is not None and digest["of"] != "pixels"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.again import Again, Paths, again, naming
+from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
 from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
@@ -109,6 +110,7 @@ def circuit(
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
     paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -141,6 +143,7 @@ def circuit(
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     references = None
     if reference is not None:
         import torch
@@ -169,7 +172,7 @@ def circuit(
     }  # fmt: skip
     named = naming(paths, images, words, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback, named)
+        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback, named, expect)
         return job.run(found)
 
 
@@ -187,6 +190,7 @@ class _Job:
     as_json: bool
     show_traceback: bool
     named: Naming
+    expect: list[str] | None
     entries: list[CircuitEntry] = dataclasses.field(default_factory=list)
     circuits: list[Circuit] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -222,12 +226,13 @@ class _Job:
         if self.folder is not None:
             OutputFolder(self.folder / name, "circuit").check(_FILES)
         photo = read_photo(path)
+        check_photo(self.expect, photo)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         mask = None if self.mask is None else _read_mask(self.mask, path, frame)
         circuit = trace_circuit(
             self.classifier, photo, mask, reference=self.references, name=path, progress=progress, **self.call
         )
-        how = self._again([path], None if self.folder is None else self.folder / name)
+        how = self._again([path], None if self.folder is None else self.folder / name, circuit.made)
         circuit = dataclasses.replace(circuit, made=circuit.made | {"again": how.as_dict()})
         if self.folder is None:
             return circuit, None
@@ -240,7 +245,7 @@ class _Job:
         assert self.folder is not None
         directory = self.folder / name
         circuit.save(directory, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
-        how = self._again([photo.path], self.folder)
+        how = self._again([photo.path], self.folder, circuit.made)
         self.circuits.append(dataclasses.replace(circuit, maps={}, whole=None))  # maps of many photos would fill memory
         entry = make_circuit_entry(circuit, photo, frame, mask, directory=name, command=how.line, where=how.where)
         self.entries.append(entry)
@@ -266,8 +271,9 @@ class _Job:
             )
         say(f"report: {self.folder / _REPORT}")
 
-    def _again(self, images: list[str], beside: Path | None) -> Again:
-        return again("circuit", self.words, images, self.named, out=self.folder, beside=beside)
+    def _again(self, images: list[str], beside: Path | None, made: Mapping[str, Any] | None = None) -> Again:
+        options = self.words | {"expect": expected_of(made or {})}
+        return again("circuit", options, images, self.named, out=self.folder, beside=beside)
 
 
 def _read_mask(path: str, image: str, frame: Frame) -> Tensor:

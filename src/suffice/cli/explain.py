@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.again import Again, Paths, again, naming
+from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import (
     explain_each,
     folder_names,
@@ -104,6 +104,7 @@ def explain(
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
     paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -138,6 +139,7 @@ def explain(
         precision=precision,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -163,7 +165,7 @@ def explain(
         loading["device"] = device
     named = naming(paths, images, call, settings, loading, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback, named)
+        job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback, named, expect)
         return job.run(found)
 
 
@@ -192,6 +194,7 @@ class _Job:
     as_json: bool
     show_traceback: bool
     named: Naming
+    expect: list[str] | None
     entries: list[ExplanationEntry] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -227,6 +230,7 @@ class _Job:
         if self.folder is not None:
             OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY), only=True)
         photo = read_photo(path)
+        check_photo(self.expect, photo)
         target = self.loading["target"]
         explanation = explain_image(
             self.classifier, photo, target=target, name=path, progress=progress, **self.call, **self.settings
@@ -265,12 +269,14 @@ class _Job:
         self, images: list[str], out: Path | None, beside: Path | None, explanation: Explanation | None = None
     ) -> Again:
         """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
-        call, settings = dict(self.call), dict(self.settings)
+        call, settings, expected = dict(self.call), dict(self.settings), list[str]()
         if explanation is not None:
             call |= {name: getattr(explanation, name) for name in call}
             settings |= explanation.settings
+            expected = expected_of(explanation.made)
         options = self.loading | {name.replace("_", "-"): value for name, value in call.items()}
         options["set"] = [f"{name}={value}" for name, value in settings.items()]
+        options["expect"] = expected
         return again("explain", options, images, self.named, out=out, beside=beside)
 
 

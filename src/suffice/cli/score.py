@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.again import Again, Paths, again, naming
+from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
 from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
@@ -94,6 +94,7 @@ def score(
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
     paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
@@ -124,6 +125,7 @@ def score(
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -134,7 +136,7 @@ def score(
     named = naming(paths, image, maps, loading, occlusion, options, backgrounds, out)
     call = _Call(
         classifier, image, given, names, target, occlusion, threshold, seed, options, backgrounds, loading, as_json,
-        named,
+        named, expect,
     )  # fmt: skip
     with writable(out) as folder, one_line(f"could not score {image} with {classifier.name}", show_traceback):
         return call.run(folder)
@@ -157,6 +159,7 @@ class _Call:
     loading: dict[str, Any]
     as_json: bool
     named: Naming
+    expect: list[str] | None
 
     def run(self, folder: Path | None) -> int:
         """Score every map that can be; returns the exit status."""
@@ -168,6 +171,7 @@ class _Call:
         if folder is not None:
             OutputFolder(folder, "score").check([_FIGURES, _REPORT])
         photo = read_photo(self.image)
+        check_photo(self.expect, photo)
         pixels = prepare(photo, self.classifier)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         fitting, failures = self._fitting(frame)
@@ -192,7 +196,7 @@ class _Call:
                 **options,
             )
         made = made_by(self.classifier, pixels, photo.sha256)
-        made |= {"again": self._again(folder).as_dict()}
+        made |= {"again": self._again(folder, made).as_dict()}
         lines = [self._facts(name, found[name], photo) | {"made": made} for name in found]
         if self.as_json:
             for line in lines:
@@ -305,7 +309,7 @@ class _Call:
             }
             for name in found
         }
-        lines, how = self.named(lines), self._again(folder)
+        lines, how = self.named(lines), self._again(folder, lines[0]["made"])
         content = [dict(line) | {"curves": each} for line, each in zip(lines, curves.values(), strict=True)]
         page = render_scores(
             lines,
@@ -321,7 +325,7 @@ class _Call:
         if not self.as_json:
             say(f"report: {folder / _REPORT}")
 
-    def _again(self, folder: Path | None) -> Again:
+    def _again(self, folder: Path | None, made: Mapping[str, Any]) -> Again:
         options = self.loading | {
             "metrics": ",".join(self.metrics),
             "occlusion": self.occlusion,
@@ -329,6 +333,7 @@ class _Call:
             "seed": self.seed,
             "set": [f"{name}={value}" for name, value in self.options.items()],
             "backgrounds": self.backgrounds,
+            "expect": expected_of(made),
         }
         files = [self.image, *(path for path, _ in self.given.values())]
         return again("score", options, files, self.named, out=folder, beside=folder)
