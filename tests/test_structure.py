@@ -19,7 +19,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 60
 # Modules and packages of `suffice`, each below all that it imports when it is itself imported.
 ORDER = (
-    *("errors", "verdicts", "progress", "buffers", "memory", "registry", "files", "folders", "arrays", "operators"),
+    *("errors", "verdicts", "progress", "buffers", "memory", "registry", "files", "folders", "naming", "arrays"),
+    *("provenance", "operators"),
     *("operator_rules", "outputs", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),

@@ -30,6 +30,7 @@ from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_output
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
 from suffice.preprocessing import Preprocessing as Preprocessing
+from suffice.provenance import Digest, WeightsDigest
 
 
 class Classifier:
@@ -64,6 +65,7 @@ class Classifier:
         layout: `channels-first` or `channels-last`, in which the model takes images; None for what it says by an
             `input_shape` as Keras's models have it, else `channels-first` for a module, and for another callable
             whatever it takes when it is asked first: a tensor or an array, with the channels first or last.
+        weights_sha256: of the file that the weights came from; None where there was none.
 
     Attributes:
         preprocessing: how an image becomes the model's input.
@@ -99,6 +101,7 @@ class Classifier:
         outputs: Outputs | None = None,
         repeatable: bool | None = None,
         layout: Layout | None = None,
+        weights_sha256: str | None = None,
     ) -> None:
         if not callable(module):
             raise InputError(f"expected a model: an nn.Module or a callable; got {type(module).__name__}")
@@ -138,6 +141,15 @@ class Classifier:
             normalise=self.normalise,
             read=self._checked,
         )
+        self._weights_digest = WeightsDigest(module, weights_sha256)
+
+    @property
+    def weights_digest(self) -> Digest | None:
+        """`sha256` of the weights, and what it is `of`: the `file` that they came from, or else the `tensors`.
+
+        Made once as long as the weights stay the same. None for a model without weights that can be seen.
+        """
+        return self._weights_digest.of(self.module)
 
     @property
     def module(self) -> nn.Module | Callable[[Tensor], Any]:

@@ -44,6 +44,8 @@ class Explanation:
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
             sign. None for other methods.
+        made: what made it, of which two equal results may say different things: `date` (UTC), `device`, versions, the
+            digests of `image` and `weights`; see `suffice.provenance`. Empty in the results of earlier versions.
     """
 
     mask: Tensor
@@ -77,6 +79,7 @@ class Explanation:
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -119,15 +122,19 @@ class Explanation:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the maps, with the verdict, fit for JSON.
+        """What was found, with the verdict, fit for JSON: everything but `made` and the maps.
 
         Where the maps lie once saved is in `mask`, `saliency`, `raw_saliency`.
         """
-        maps = ("mask", "saliency", "raw_saliency")
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in maps}
+        beside = ("mask", "saliency", "raw_saliency", "made")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in beside}
         first = ("image", "model", "version")
         lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
         return {name: fields.pop(name) for name in first} | {"verdict": self.verdict} | fields | lists
+
+    def with_made(self) -> dict[str, Any]:
+        """As `to_dict`, and what made it, where that is known."""
+        return self.to_dict() | ({"made": self.made} if self.made else {})
 
     def map_files(self) -> dict[str, str | None]:
         """Names of the files in which `save` puts the maps; None for one that there is not."""

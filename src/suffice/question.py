@@ -41,7 +41,7 @@ from torch import Tensor
 from suffice.answers import Answer, KeptAnswers, keys_of
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
-from suffice.images import as_image
+from suffice.images import Photo, as_image
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, joined_names, make_occlusions
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
@@ -82,6 +82,7 @@ class Question:
         classifier, kind, seed, threshold, name: as given.
         image: float32 (C, H, W).
         assumed: what had to be assumed to make it of what was given, a sentence each.
+        sha256: of the file that it was read from; None for none.
         occlusion: the names of the occlusions, as results say them.
         occlusions: the objects, all of which must keep the class.
         region: bool (H, W).
@@ -98,7 +99,7 @@ class Question:
     def __init__(
         self,
         classifier: Classifier,
-        image: Tensor | npt.NDArray[Any],
+        image: Tensor | npt.NDArray[Any] | Photo,
         target: int | str | None = None,
         *,
         occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
@@ -113,7 +114,7 @@ class Question:
         self.classifier, self.threshold, self.seed, self.name = classifier, threshold, seed, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         self.occlusion = joined_names(occlusion)
-        pixels, self.assumed = as_image(classifier, image)
+        pixels, self.assumed, self.sha256 = as_image(classifier, image)
         if pixels.ndim != 3:
             raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
         self.image = classifier.check_images(pixels[None])[0]

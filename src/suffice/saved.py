@@ -46,7 +46,7 @@ def save_explanation(
     files: dict[str, bytes] = {"mask.png": _png(explanation.mask), "saliency.npy": _npy(explanation.saliency)}
     if explanation.raw_saliency is not None:
         files["raw_saliency.npy"] = _npy(explanation.raw_saliency)
-    content = explanation.to_dict() | explanation.map_files()
+    content = explanation.with_made() | explanation.map_files()
     # Bytes of a file's name that are no UTF-8 become JSON's own escapes, and come back as they were.
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     last = {JSON: text.encode("utf-8", "backslashreplace")}

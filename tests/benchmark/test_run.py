@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ import pytest
 import torch
 
 import suffice
-from suffice.benchmark import explanations, plan, provenance
+from suffice import provenance
+from suffice.benchmark import explanations, plan
 from suffice.benchmark.config import make_config
 from suffice.benchmark.explanations import cut_at
 from suffice.benchmark.results import Results, read_rows, rows_as_csv
+from suffice.benchmark.tables import read_report
 from suffice.errors import InputError
 from suffice.explainers import METHODS
 from suffice.metrics import explanation_area
+from suffice.report.benchmark import render_benchmark
+from suffice.report.tables import as_csv, as_markdown
 
 
 def values(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, float]:
@@ -56,6 +62,56 @@ def test_any_reader_of_parquet_takes_the_rows(run: Any, toy: dict[str, Any], tmp
     table = pq.read_table(tmp_path / "out" / "rows")
     assert table.num_rows == len(rows)
     assert "torch" in table["provenance"][0].as_py()
+
+
+def test_rows_say_which_photo_weights_and_preprocessing_made_them(
+    run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    import bench_models
+
+    torch.save(bench_models.convolution().module.state_dict(), tmp_path / "w.pth")
+    toy |= {"gammas": [0.0], "occlusions": ["min"], "target": "predicted"}
+    toy["models"] = [{"model": "bench_models:convolution", "label": "conv", "weights": str(tmp_path / "w.pth")}]
+    toy["metrics"] = [{"names": ["area"]}]
+    _, rows = run(toy)
+    assert {row["image"]: row["image_sha256"] for row in rows} == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.iterdir()
+    }
+    (made,) = {row["provenance"] for row in rows}
+    content = json.loads(made)
+    assert content["weights_digest"] == {
+        "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(), "of": "file",
+    }  # fmt: skip
+    assert content["weights"] == "w.pth"
+    assert content["outputs"] == "logits"
+    assert content["preprocessing"]["input_size"] == [32, 32]
+    assert {"suffice", "code", "torch", "python", "device"} <= content.keys()
+
+
+def test_rows_and_reports_hold_no_absolute_path(run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path) -> None:
+    (photos / "e_1.png").write_bytes((photos / "a_1.png").read_bytes()[:60])
+    del toy["datasets"][0]["label"]
+    toy["occlusions"] = ["min", f"image:{photos / 'c_0.png'}"]
+    toy["metrics"] = [{"names": ["area"]}]
+    run(toy)
+    results = Results(tmp_path / "out")
+    stored = [row for part in results.explanations.glob("*") for row in pq.read_table(part).to_pylist()]
+    assert stored
+    assert str(tmp_path) not in str(list(results.parts())) + str(stored)
+    report = read_report(tmp_path / "out")
+    page = render_benchmark(report, [], folder="out")
+    assert "image:c_0.png" in page
+    assert "e_1.png is damaged" in page
+    assert str(tmp_path) not in page + as_csv(report) + as_markdown(report)
+
+
+def test_rows_of_earlier_versions_are_read(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    _, rows = run(toy)
+    for part in (tmp_path / "out" / "rows").iterdir():
+        pq.write_table(pq.read_table(part).drop_columns(["image_sha256"]), part)
+    assert run(toy)[0].cells == 0
+    assert read_rows(tmp_path / "out") == [row | {"image_sha256": None} for row in rows]
+    assert read_report(tmp_path / "out").rows == 48
 
 
 def test_cuts_and_maps(run: Any, toy: dict[str, Any], photos: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -157,13 +158,19 @@ class Page(HTMLParser):
 
     @property
     def of_each(self) -> list[str]:
-        """The command of each explanation."""
-        return self.commands.get("Command that makes this explanation again", [])
+        """The command of each explanation, to be run where the first one was."""
+        commands = self.commands.get("Command that makes this explanation again", [])
+        return [after_the_change_of_folder(command) for command in commands]
 
     @property
     def of_all(self) -> str:
         """The command of the whole report."""
-        return self.commands["Command that makes this report again"][0]
+        return after_the_change_of_folder(self.commands["Command that makes this report again"][0])
+
+
+def after_the_change_of_folder(command: str) -> str:
+    """A command without `cd .. && ` before it."""
+    return re.sub(r"^cd [./]+ && ", "", command)
 
 
 @pytest.fixture

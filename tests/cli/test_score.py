@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -66,7 +67,7 @@ def test_json_lines(suffice: Any, photo: str) -> None:
     first, second = run.json
     assert set(first) == {
         *("image", "map", "model", "version", "label", "label_name", "confidence", "scores", "occlusion", "settings"),
-        *("seed", "forward_passes", "seconds", "notes", "outputs", "preprocessing", "assumptions"),
+        *("seed", "forward_passes", "seconds", "notes", "outputs", "preprocessing", "assumptions", "made"),
     }
     assert (first["image"], first["map"], second["map"]) == ("photo.png", "corner.npy", "constant.npy")
     assert (first["label"], first["label_name"], first["occlusion"]) == (1, "bright corner", "min")
@@ -92,7 +93,8 @@ def test_a_report_and_its_command(suffice: Any, photo: str, contents: Any) -> No
     page = Path("out/report.html").read_text(encoding="utf-8")
     command = re.search(r'aria-label="Command that makes this report again"><code>(.*?)</code>', page, re.DOTALL)
     assert command is not None
-    again = shlex.split(re.sub("<.*?>", "", command[1]).replace("&#39;", "'"))
+    line = html.unescape(re.sub("<.*?>", "", command[1]))
+    again = shlex.split(line.removeprefix("cd .. && "))
     assert again[0] == "suffice"
     assert suffice(*again[1:]).status == 0, "its own report may be replaced"
     content = json.loads(Path("out/scores.json").read_text(encoding="utf-8"))

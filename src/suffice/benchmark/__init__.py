@@ -6,7 +6,6 @@
 | what is still to do | `plan.py` |
 | one image, one model | `measure.py` |
 | its explanations, their metrics, their rows | `explanations.py`, `scores.py`, `rows.py` |
-| by which code | `provenance.py` |
 | from beginning to end | `run.py`; engines `local.py`, `on_ray.py` |
 | Parquet | `results.py` |
 | tables of the results | `tables.py` |

@@ -36,7 +36,7 @@ class Explained:
     def pack(self, explanation: str) -> ExplanationRow:
         """As a row that can be stored."""
         if isinstance(self.result, Explanation):
-            facts = {**self.columns, "explanation": self.result.to_dict()}
+            facts = {**self.columns, "explanation": self.result.with_made()}
             return packed(explanation, self.result.mask, self.result.saliency, self.result.raw_saliency, facts)
         return packed(explanation, None, self.result, None, self.columns)
 

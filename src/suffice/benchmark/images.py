@@ -154,11 +154,12 @@ class ModelImage:
         classifier: the model.
         pixels: (C, H, W) in [0, 1].
         label: its class; None where it is not known.
+        sha256: of the file that it came from; None for none.
         digest: of the pixels.
     """
 
-    def __init__(self, classifier: Classifier, pixels: Tensor, label: int | None) -> None:
-        self.classifier, self.pixels, self.label = classifier, pixels, label
+    def __init__(self, classifier: Classifier, pixels: Tensor, label: int | None, sha256: str | None = None) -> None:
+        self.classifier, self.pixels, self.label, self.sha256 = classifier, pixels, label, sha256
         self.digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
 
     @functools.cached_property

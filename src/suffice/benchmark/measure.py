@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +15,16 @@ from suffice.benchmark.config import BenchmarkConfig, expanded
 from suffice.benchmark.explanations import Explained, explanations_of, unpack
 from suffice.benchmark.images import Backgrounds, Images, ModelImage, open_images
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
-from suffice.benchmark.provenance import versions
 from suffice.benchmark.results import ExplanationRow, ResultRow
-from suffice.benchmark.rows import asked_row, ended_rows, stamped
+from suffice.benchmark.rows import asked_row, ended_rows, named_row, stamped
 from suffice.benchmark.scores import scored
 from suffice.benchmark.specs import method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import prepare
 from suffice.models import load_classifier
+from suffice.naming import Naming
+from suffice.provenance import versions
 
 _BACKGROUNDS_SEED = 0
 
@@ -57,6 +60,7 @@ class Worker:
         self.config = config
         if threads is not None:
             torch.set_num_threads(threads)
+        self._named = Naming([config.model_dump(), os.environ.get("SUFFICE_DATA", "")])
         self._images: dict[int, Images] = {}
         self._model: tuple[int, Classifier | Exception] | None = None
         self._backgrounds: dict[int, Backgrounds] = {}
@@ -67,8 +71,8 @@ class Worker:
         try:
             classifier = self.classifier(task.model)
             images = self.images(task.dataset)
-            pixels = prepare(images.photo(task.number), classifier)
-            image = ModelImage(classifier, pixels, images.label(task.number))
+            photo = images.photo(task.number)
+            image = ModelImage(classifier, prepare(photo, classifier), images.label(task.number), photo.sha256)
             left_out = self._left_out(image)
         except Exception as error:
             for cell in task.cells:
@@ -166,6 +170,7 @@ class Worker:
         shared: ResultRow = {
             "label": image.label,
             "image_digest": image.digest,
+            "image_sha256": image.sha256,
             "metric_forward_passes": classifier.passes.since(before).forward,
             "metric_seconds": time.perf_counter() - clock,
             "status": "failed" if failure else "done",
@@ -207,24 +212,29 @@ class Worker:
         failure: str = "",
     ) -> Result:
         stamped(rows, self.config, cell.setup, versions() | self._loaded_as(cell.setup.model))
+        rows = [named_row(row, self._named) for row in rows]
+        stored = [{**each, "facts": self._named(each["facts"])} for each in stored or ()]
         words = (
             model_label(self.config.models[cell.setup.model]),
             method_label(self.config.methods[cell.setup.method]),
             cell.setup.occlusion,
             task.image,
         )
-        return Result(rows, stored or [], failure, " ".join(words), time.perf_counter() - started)
+        return Result(rows, stored, failure, " ".join(words), time.perf_counter() - started)
 
-    def _loaded_as(self, model: int) -> dict[str, str | int | None]:
-        """What of a model is not its name: weights, precision, batch size, device."""
+    def _loaded_as(self, model: int) -> dict[str, Any]:
+        """What of a model is not its name: weights, precision, batch size, device, and how it was used."""
         spec = self.config.models[model]
         loaded = self._model[1] if self._model is not None and self._model[0] == model else None
-        device = str(loaded.device) if isinstance(loaded, Classifier) else spec.device
-        return {
+        used: dict[str, Any] = {"device": spec.device}
+        if isinstance(loaded, Classifier):
+            used = {"device": str(loaded.device), "weights_digest": loaded.weights_digest}
+            used |= {"preprocessing": loaded.preprocessing.to_dict()}
+            used |= {"outputs": None if loaded.meaning is None else loaded.meaning.outputs}
+        return used | {
             "weights": spec.weights,
             "precision": spec.precision,
             "batch_size": spec.batch_size,
-            "device": device,
         }
 
 

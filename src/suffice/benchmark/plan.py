@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expanded
@@ -33,6 +31,7 @@ from suffice.benchmark.specs import (
 )
 from suffice.explainers import check_settings
 from suffice.metrics import METRICS
+from suffice.provenance import sha256_of
 
 _FORMAT = 1  # of what a setup is; another number makes all explanations anew
 
@@ -254,8 +253,7 @@ def _file_digest(word: str | None) -> str | None:
     """Of what a file holds; None where the word is no file's name."""
     if not word or not os.path.isfile(path := expanded(word)):
         return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

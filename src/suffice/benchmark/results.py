@@ -74,7 +74,8 @@ class ResultRow(TypedDict, total=False):
     metric_forward_passes: int  # of the sweep that this metric shares with others
     settings: str  # JSON, of the method, complete
     image_digest: str  # of the pixels that the model was shown
-    provenance: str  # JSON: versions, code, device, precision, weights
+    image_sha256: str | None  # of the photo's file; None where it came from none
+    provenance: str  # JSON: versions, code, device, precision, weights and their SHA-256, preprocessing, outputs
     seconds: float
     metric_seconds: float
     finished: str  # UTC
@@ -173,7 +174,8 @@ class Results:
     def parts(self) -> Iterator[list[ResultRow]]:
         """Rows, part by part, in the order in which they were written."""
         for path in sorted(self.rows.glob("*.parquet")):
-            yield read_table(path).to_pylist()
+            # Earlier versions wrote fewer columns.
+            yield [dict.fromkeys(SCHEMA.names) | row for row in read_table(path).to_pylist()]
 
     def stored(self) -> dict[str, tuple[Path, int]]:
         """Where each explanation lies."""

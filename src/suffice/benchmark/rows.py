@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.plan import Cell, Level, Setup, metric_id
-from suffice.benchmark.provenance import packages
 from suffice.benchmark.results import ResultRow
 from suffice.benchmark.specs import OWN, dataset_label, method_label, model_label
+from suffice.naming import Naming
 from suffice.occlusion import split_names
+from suffice.provenance import now, packages
 from suffice.registry import DATASETS, METHODS, METRICS, MODELS, OCCLUSIONS
 
 
@@ -63,17 +64,15 @@ def ended_rows(config: BenchmarkConfig, cell: Cell, image: str, ended: ResultRow
     ]
 
 
-def stamped(
-    rows: Sequence[ResultRow], config: BenchmarkConfig, setup: Setup, made_by: Mapping[str, str | int | None]
-) -> None:
+def stamped(rows: Sequence[ResultRow], config: BenchmarkConfig, setup: Setup, made_by: Mapping[str, Any]) -> None:
     """Say in each row of a setup which code and libraries made it, and when.
 
     Args:
         rows: that are ready; changed.
         config, setup: that they are of.
-        made_by: versions, device, precision and weights; the versions of packages from outside are added.
+        made_by: versions, device, precision, weights and the like; the versions of packages from outside are added.
     """
-    finished: ResultRow = {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    finished: ResultRow = {"finished": now()}
     method, model = config.methods[setup.method], config.models[setup.model].model or ""
     shared = packages(METHODS, [method.method]) | packages(OCCLUSIONS, _heads(setup.occlusion))
     shared |= packages(MODELS, [model.partition(":")[0]]) | packages(DATASETS, [config.datasets[setup.dataset].source])
@@ -82,6 +81,12 @@ def stamped(
         whole = {**made_by, **({"packages": found} if found else {})}
         row["provenance"] = json.dumps(whole, ensure_ascii=False, sort_keys=True)
         row.update(finished)
+
+
+def named_row(row: ResultRow, named: Naming) -> ResultRow:
+    """A row whose texts name files as results do; what tells rows apart stays as it is."""
+    texts = ("model", "occlusion", "metric_occlusion", "error", "settings", "provenance")
+    return row | {name: named(row[name]) for name in texts if name in row}  # type: ignore[literal-required,return-value]
 
 
 def _heads(occlusion: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from suffice.benchmark import provenance
+from suffice import provenance
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result

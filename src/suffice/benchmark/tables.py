@@ -16,6 +16,7 @@ from suffice.benchmark.config import BenchmarkConfig, make_config
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import ResultRow, Results, read_rows
+from suffice.benchmark.rows import named_row
 from suffice.benchmark.specs import DifferenceSpec, TableSpec
 from suffice.benchmark.values import (
     DIMENSIONS,
@@ -30,6 +31,7 @@ from suffice.benchmark.values import (
 )
 from suffice.errors import InputError
 from suffice.metrics import Mean
+from suffice.naming import Naming
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +108,9 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     run = Results(folder).read_run()
     if run is None:
         raise InputError(f"expected a folder that suffice bench wrote; got {folder}, which has no run.json")
-    config = make_config(run["config"])
-    rows = belonging(read_rows(folder), run)
+    named = Naming(run["config"])
+    config = make_config(named(run["config"]))
+    rows = [named_row(row, named) for row in belonging(read_rows(folder), run)]
     if not rows:
         raise InputError(f"expected results of the benchmark in {folder}; there are none yet")
     values = grouped(rows, config)
@@ -123,7 +126,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         _wanted(run, config),
         failed,
         _left_out(rows, run),
-        tuple(sorted({row["provenance"] for row in rows})),
+        tuple(sorted({row["provenance"] for row in rows if row["status"] != "failed"})),
     )
 
 

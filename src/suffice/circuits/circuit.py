@@ -116,7 +116,7 @@ class Circuit:
         read_from: `image` or `explanation`: what the energies and edges belong to.
         forward_passes, backward_passes: images that went through the model for it.
         seconds: wall time.
-        model, outputs, preprocessing, assumptions, image, version, notes: as of an `Explanation`.
+        model, outputs, preprocessing, assumptions, image, version, notes, made: as of an `Explanation`.
     """
 
     nodes: tuple[Node, ...]
@@ -149,6 +149,7 @@ class Circuit:
     outputs: str = "logits"
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -156,15 +157,15 @@ class Circuit:
         return self.channels / self.channels_total
 
     def summary(self) -> dict[str, Any]:
-        """What was found and shown, without the graph; fit for JSON."""
-        left_out = ("nodes", "edges", "layers", "maps", "whole")
+        """What was found and shown, without the graph and `made`; fit for JSON."""
+        left_out = ("nodes", "edges", "layers", "maps", "whole", "made")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         first = ("image", "model", "version", "target", "target_name", "sufficient", "channels", "channels_total")
         lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
         return {name: fields.pop(name) for name in first} | fields | {"share": self.share} | lists
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the maps, fit for JSON."""
+        """Everything but the maps and `made`, fit for JSON."""
         layers = [
             {
                 "name": layer.name,
@@ -208,7 +209,15 @@ class Circuit:
         directory = Path(directory)
         graphml = io.BytesIO()
         networkx.write_graphml(self.to_networkx(), graphml)
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = (
+            json.dumps(
+                self.to_dict() | ({"made": self.made} if self.made else {}),
+                indent=1,
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            + "\n"
+        )
         files: dict[str, bytes | str] = {"circuit.graphml": graphml.getvalue()}
         OutputFolder(directory, "circuit").write(files | (extra or {}) | {"circuit.json": text})
         return directory

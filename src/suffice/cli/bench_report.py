@@ -39,12 +39,15 @@ def bench_report(
     compared = [] if against is None else [comparison_table(read_report(against), report)]
     if format == "html":
         from suffice.folders import OutputFolder
+        from suffice.naming import Naming
         from suffice.report.benchmark import plots, png, render_benchmark
 
         place = OutputFolder(folder if out is None else named_folder(out), "bench-report")
         drawn = list(plots(report))
         files: dict[str, str | bytes] = {f"plot-{n}.png": png(plot.figure) for n, plot in enumerate(drawn, 1)}
-        place.write(files | {"report.html": render_benchmark(report, drawn, folder=folder, more=compared)})
+        place.write(
+            files | {"report.html": render_benchmark(report, drawn, folder=Naming(folder)(folder), more=compared)}
+        )
         say(f"report: {place.path / 'report.html'}")
         return 0
     if compared:

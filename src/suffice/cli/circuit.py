@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
+from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import explain_each, folder_names, number, whole_number, writable
-from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     SOURCES,
     BatchSize,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from suffice.circuits import Circuit
     from suffice.classifier import Classifier
     from suffice.images import Frame, Photo
+    from suffice.naming import Naming
     from suffice.report.circuits import CircuitEntry
 
 _DEFAULT_OUT = "suffice-out"
@@ -107,6 +109,8 @@ def circuit(
     device: Device = "auto",
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
+    paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
@@ -126,9 +130,9 @@ def circuit(
         raise InputError(
             f"unknown --ranking {ranking!r}{did_you_mean(ranking, RANKINGS)}; expected {', '.join(RANKINGS)}"
         )
-    paths = find_images(images)
-    if mask is not None and len(paths) > 1 and not Path(mask).is_dir():
-        raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(paths)}")
+    found = find_images(images)
+    if mask is not None and len(found) > 1 and not Path(mask).is_dir():
+        raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(found)}")
     keep_buffers()
     classifier = load(
         model,
@@ -139,19 +143,20 @@ def circuit(
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     references = None
     if reference is not None:
         import torch
 
         references = torch.stack([to_model(read_photo(path), classifier) for path in find_images([reference])])
 
-    def named(text: str | None) -> str | list[str] | None:
+    def several(text: str | None) -> str | list[str] | None:
         return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
 
     call = {
         "target": target,
-        "layers": named(layers),
-        "switch": named(switch),
+        "layers": several(layers),
+        "switch": several(switch),
         "nodes": nodes,
         "ranking": ranking,
         "share": share,
@@ -165,9 +170,10 @@ def circuit(
         "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
         "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
+    named = naming(paths, images, words, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback)
-        return job.run(paths)
+        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback, named, expect)
+        return job.run(found)
 
 
 @dataclasses.dataclass
@@ -183,6 +189,8 @@ class _Job:
     folder: Path | None
     as_json: bool
     show_traceback: bool
+    named: Naming
+    expect: list[str] | None
     entries: list[CircuitEntry] = dataclasses.field(default_factory=list)
     circuits: list[Circuit] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -213,21 +221,22 @@ class _Job:
     def _trace(self, path: str, name: str, progress: Progress) -> tuple[Circuit, Path | None]:
         from suffice.circuits import trace_circuit
         from suffice.folders import OutputFolder
-        from suffice.images import frame_of, prepare, read_photo
+        from suffice.images import frame_of, read_photo
 
         if self.folder is not None:
             OutputFolder(self.folder / name, "circuit").check(_FILES)
         photo = read_photo(path)
-        image = prepare(photo, self.classifier)
+        check_photo(self.expect, photo)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         mask = None if self.mask is None else _read_mask(self.mask, path, frame)
         circuit = trace_circuit(
-            self.classifier, image, mask, reference=self.references, name=path, progress=progress, **self.call
+            self.classifier, photo, mask, reference=self.references, name=path, progress=progress, **self.call
         )
-        circuit = dataclasses.replace(circuit, notes=(*photo.notes, *circuit.notes))
+        how = self._again([path], None if self.folder is None else self.folder / name, circuit.made)
+        circuit = dataclasses.replace(circuit, made=circuit.made | {"again": how.as_dict()})
         if self.folder is None:
             return circuit, None
-        return circuit, self._save(circuit, photo, frame, mask, name)
+        return circuit, self._save(self.named.of(circuit), photo, frame, mask, name)
 
     def _save(self, circuit: Circuit, photo: Photo, frame: Frame, mask: Tensor | None, name: str) -> Path:
         from suffice.report.circuit_figure import circuit_png, circuit_svg
@@ -236,9 +245,10 @@ class _Job:
         assert self.folder is not None
         directory = self.folder / name
         circuit.save(directory, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
-        command = self._command([photo.path])
+        how = self._again([photo.path], self.folder, circuit.made)
         self.circuits.append(dataclasses.replace(circuit, maps={}, whole=None))  # maps of many photos would fill memory
-        self.entries.append(make_circuit_entry(circuit, photo, frame, mask, directory=name, command=command))
+        entry = make_circuit_entry(circuit, photo, frame, mask, directory=name, command=how.line, where=how.where)
+        self.entries.append(entry)
         return directory
 
     def _write_report(self, last: bool) -> None:
@@ -248,8 +258,8 @@ class _Job:
         from suffice.report.circuits import render_circuits, shared_by_class
 
         shared = shared_by_class(self.circuits)
-        command = self._command(self.arguments)
-        page = render_circuits(self.entries, command=command, failures=self.failures, shared=shared)
+        how, failures = self._again(self.arguments, self.folder), self.named(self.failures)
+        page = render_circuits(self.entries, command=how.line, where=how.where, failures=failures, shared=shared)
         OutputFolder(self.folder, "circuit").write({_REPORT: page})
         if self.as_json or not last:
             return
@@ -261,11 +271,9 @@ class _Job:
             )
         say(f"report: {self.folder / _REPORT}")
 
-    def _command(self, images: list[str]) -> str:
-        words = words_of(self.words)
-        words += ["--out", str(self.folder)]
-        dashed = any(image.startswith("-") for image in images)
-        return shlex.join(["suffice", "circuit", *([*words, "--", *images] if dashed else [*images, *words])])
+    def _again(self, images: list[str], beside: Path | None, made: Mapping[str, Any] | None = None) -> Again:
+        options = self.words | {"expect": expected_of(made or {})}
+        return again("circuit", options, images, self.named, out=self.folder, beside=beside)
 
 
 def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
@@ -303,7 +311,7 @@ def _as_json(circuit: Circuit, directory: Path | None) -> str:
         name: None if directory is None else str(directory / f"circuit.{kind}")
         for name, kind in (("circuit", "json"), ("graphml", "graphml"), ("svg", "svg"), ("png", "png"))
     }
-    return json.dumps(circuit.summary() | where, ensure_ascii=False, allow_nan=False)
+    return json.dumps(circuit.summary() | {"made": circuit.made} | where, ensure_ascii=False, allow_nan=False)
 
 
 def _as_text(circuit: Circuit) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
+from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import (
     explain_each,
     folder_names,
@@ -19,7 +19,7 @@ from suffice.cli.command import (
     parse_settings,
     writable,
 )
-from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from suffice.classifier import Classifier
     from suffice.explainers.method import Method
     from suffice.explanation import Explanation
+    from suffice.naming import Naming
     from suffice.report.page import ExplanationEntry
 
 _DEFAULT_OUT = "suffice-out"
@@ -102,6 +103,8 @@ def explain(
     ] = "float32",
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
+    paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -124,7 +127,7 @@ def explain(
     # Everything that can be wrong with the call is said before the first image costs time.
     _check_files(METHODS.find(method), settings, adapter)
     check_settings(method, keep_confidence, seed, settings, kind)
-    paths = find_images(images)
+    found = find_images(images)
     keep_buffers()
     classifier = load(
         model,
@@ -136,6 +139,7 @@ def explain(
         precision=precision,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -159,9 +163,10 @@ def explain(
     }
     if device != "auto":
         loading["device"] = device
+    named = naming(paths, images, call, settings, loading, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback)
-        return job.run(paths)
+        job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback, named, expect)
+        return job.run(found)
 
 
 def _check_files(method: Method, settings: Mapping[str, str], adapter: str | None) -> None:
@@ -188,6 +193,8 @@ class _Job:
     folder: Path | None
     as_json: bool
     show_traceback: bool
+    named: Naming
+    expect: list[str] | None
     entries: list[ExplanationEntry] = dataclasses.field(default_factory=list)
     failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -217,30 +224,32 @@ class _Job:
     def _explain(self, path: str, name: str, several: bool, progress: Progress) -> tuple[Explanation, Path | None]:
         from suffice.explainers import explain as explain_image
         from suffice.folders import OutputFolder
-        from suffice.images import frame_of, prepare, read_photo
+        from suffice.images import frame_of, read_photo
         from suffice.saved import FILES
 
         if self.folder is not None:
             OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY), only=True)
         photo = read_photo(path)
-        image = prepare(photo, self.classifier)
+        check_photo(self.expect, photo)
         target = self.loading["target"]
         explanation = explain_image(
-            self.classifier, image, target=target, name=path, progress=progress, **self.call, **self.settings
+            self.classifier, photo, target=target, name=path, progress=progress, **self.call, **self.settings
         )
-        explanation = dataclasses.replace(explanation, notes=(*photo.notes, *explanation.notes))
-        if self.folder is None:
+        directory = None if self.folder is None else self.folder / name
+        # One of several is made again beside the others, so that the report of them all stays.
+        out = self.folder if self.folder is None or not several else self.folder / "again" / name
+        how = self._again([path], out, directory, explanation)
+        explanation = dataclasses.replace(explanation, made=explanation.made | {"again": how.as_dict()})
+        if self.folder is None or directory is None:
             return explanation, None
         from suffice.report.figures import overlay, png_bytes
         from suffice.report.page import make_entry
 
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
-        directory = self.folder / name
-        explanation.save(directory, {_OVERLAY: png_bytes(overlay(explanation, photo, frame))})
-        # One of several is made again beside the others, so that the report of them all stays.
-        out = self.folder / "again" / name if several else self.folder
-        command = self._command([path], out, explanation)
-        self.entries.append(make_entry(explanation, photo, frame, directory=name, command=command))
+        written = self.named.of(explanation)
+        written.save(directory, {_OVERLAY: png_bytes(overlay(explanation, photo, frame))})
+        how = self._again([path], out, self.folder, explanation)
+        self.entries.append(make_entry(written, photo, frame, directory=name, command=how.line, where=how.where))
         return explanation, directory
 
     def _write_report(self, last: bool) -> None:
@@ -249,31 +258,32 @@ class _Job:
         from suffice.folders import OutputFolder
         from suffice.report.page import render_report
 
-        page = render_report(self.entries, command=self._command(self.arguments, self.folder), failures=self.failures)
+        how = self._again(self.arguments, self.folder, self.folder)
+        failures = self.named(self.failures)
+        page = render_report(self.entries, command=how.line, where=how.where, failures=failures)
         OutputFolder(self.folder, "explain").write({_REPORT: page})
         if last and not self.as_json:
             say(f"report: {self.folder / _REPORT}")
 
-    def _command(self, images: list[str], out: Path, explanation: Explanation | None = None) -> str:
+    def _again(
+        self, images: list[str], out: Path | None, beside: Path | None, explanation: Explanation | None = None
+    ) -> Again:
         """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
-        words = words_of(self.loading)
-        call, settings = dict(self.call), dict(self.settings)
+        call, settings, expected = dict(self.call), dict(self.settings), list[str]()
         if explanation is not None:
             call |= {name: getattr(explanation, name) for name in call}
             settings |= explanation.settings
-        for name, value in call.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
-        for name, value in settings.items():
-            words += ["--set", f"{name}={value}"]
-        words += ["--out", str(out)]
-        dashed = any(image.startswith("-") for image in images)
-        return shlex.join(["suffice", "explain", *([*words, "--", *images] if dashed else [*images, *words])])
+            expected = expected_of(explanation.made)
+        options = self.loading | {name.replace("_", "-"): value for name, value in call.items()}
+        options["set"] = [f"{name}={value}" for name, value in settings.items()]
+        options["expect"] = expected
+        return again("explain", options, images, self.named, out=out, beside=beside)
 
 
 def _as_json(explanation: Explanation, directory: Path | None) -> str:
     files = explanation.map_files()
     where = {name: None if directory is None or file is None else str(directory / file) for name, file in files.items()}
-    return json.dumps(explanation.to_dict() | where, ensure_ascii=False, allow_nan=False)
+    return json.dumps(explanation.with_made() | where, ensure_ascii=False, allow_nan=False)
 
 
 def _as_text(explanation: Explanation) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
+from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
-from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from suffice.classifier import Classifier
     from suffice.images import Photo
     from suffice.metrics import Scores
+    from suffice.naming import Naming
 
 _REPORT, _FIGURES = "report.html", "scores.json"
 
@@ -92,6 +93,8 @@ def score(
     device: Device = "auto",
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
+    paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Score saliency maps of IMAGE from any tool: MSI, insertion, deletion, Fid and more, side by side."""
@@ -122,6 +125,7 @@ def score(
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     if target is not None:
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
@@ -129,9 +133,11 @@ def score(
     loading = {"model": model, "weights": weights, "classes": classes, "target": target, **model_options.words()}
     if device != "auto":
         loading["device"] = device
+    named = naming(paths, image, maps, loading, occlusion, options, backgrounds, out)
     call = _Call(
-        classifier, image, given, names, target, occlusion, threshold, seed, options, backgrounds, loading, as_json
-    )
+        classifier, image, given, names, target, occlusion, threshold, seed, options, backgrounds, loading, as_json,
+        named, expect,
+    )  # fmt: skip
     with writable(out) as folder, one_line(f"could not score {image} with {classifier.name}", show_traceback):
         return call.run(folder)
 
@@ -152,16 +158,20 @@ class _Call:
     backgrounds: str | None
     loading: dict[str, Any]
     as_json: bool
+    named: Naming
+    expect: list[str] | None
 
     def run(self, folder: Path | None) -> int:
         """Score every map that can be; returns the exit status."""
         from suffice.folders import OutputFolder
         from suffice.images import frame_of, prepare, read_photo
         from suffice.metrics import score_maps
+        from suffice.provenance import made_by
 
         if folder is not None:
             OutputFolder(folder, "score").check([_FIGURES, _REPORT])
         photo = read_photo(self.image)
+        check_photo(self.expect, photo)
         pixels = prepare(photo, self.classifier)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         fitting, failures = self._fitting(frame)
@@ -185,7 +195,9 @@ class _Call:
                 progress=progress,
                 **options,
             )
-        lines = [self._facts(name, found[name], photo) for name in found]
+        made = made_by(self.classifier, pixels, photo.sha256)
+        made |= {"again": self._again(folder, made).as_dict()}
+        lines = [self._facts(name, found[name], photo) | {"made": made} for name in found]
         if self.as_json:
             for line in lines:
                 say(json.dumps(line, ensure_ascii=False, allow_nan=False))
@@ -315,26 +327,34 @@ class _Call:
             }
             for name in found
         }
+        lines, how = self.named(lines), self._again(folder, lines[0]["made"])
         content = [dict(line) | {"curves": each} for line, each in zip(lines, curves.values(), strict=True)]
         page = render_scores(
-            lines, found, photo, self.classifier.preprocessing, command=self._command(folder), failures=failures
+            lines,
+            {self.named(name): each for name, each in found.items()},
+            photo,
+            self.classifier.preprocessing,
+            command=how.line,
+            where=how.where,
+            failures=self.named(failures),
         )
         figures = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
         OutputFolder(folder, "score").write({_REPORT: page, _FIGURES: figures})
         if not self.as_json:
             say(f"report: {folder / _REPORT}")
 
-    def _command(self, folder: Path) -> str:
-        words = words_of(self.loading)
-        words += ["--metrics", ",".join(self.metrics), "--occlusion", self.occlusion]
-        words += ["--threshold", str(self.threshold), "--seed", str(self.seed)]
-        for name, value in self.options.items():
-            words += ["--set", f"{name}={value}"]
-        words += [] if self.backgrounds is None else ["--backgrounds", self.backgrounds]
-        words += ["--out", str(folder)]
+    def _again(self, folder: Path | None, made: Mapping[str, Any]) -> Again:
+        options = self.loading | {
+            "metrics": ",".join(self.metrics),
+            "occlusion": self.occlusion,
+            "threshold": self.threshold,
+            "seed": self.seed,
+            "set": [f"{name}={value}" for name, value in self.options.items()],
+            "backgrounds": self.backgrounds,
+            "expect": expected_of(made),
+        }
         files = [self.image, *(path for path, _ in self.given.values())]
-        dashed = any(file.startswith("-") for file in files)
-        return shlex.join(["suffice", "score", *([*words, "--", *files] if dashed else [*files, *words])])
+        return again("score", options, files, self.named, out=folder, beside=folder)
 
 
 def _read(paths: Sequence[str], image: str) -> dict[str, tuple[str, Any]]:

@@ -69,6 +69,8 @@ def train_classifier(
     keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
+    from suffice.naming import Naming
+    from suffice.provenance import made_by
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -93,8 +95,9 @@ def train_classifier(
         folder = named_folder(out)
         results = OutputFolder(folder, "train-classifier")
         results.check([WEIGHTS])
+        made = made_by(classifier)
         what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights, **options}
-        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
+        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell, made):
             return 0  # another process writes what comes out
         from safetensors.torch import save
 
@@ -110,7 +113,8 @@ def train_classifier(
         }
         state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
         # By themselves the weights then name what they tell apart. In one text, as the order of several would vary.
-        about = json.dumps({**result, "class_names": training.class_names})
+        named = Naming([dataset, data, model, weights, out])
+        about = json.dumps({**named(result), "class_names": training.class_names})
         results.write({WEIGHTS: save(state, {"suffice": about})})
     say(json.dumps(result))
     return 0

@@ -63,6 +63,7 @@ def train_lax(
     keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
+    from suffice.provenance import made_by
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
     from suffice.training.examples import Examples
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -93,8 +94,9 @@ def train_lax(
             )
         tell, folder = to_stderr("suffice"), named_folder(out)
         OutputFolder(folder, "train-lax").check([ADAPTER])
+        made = made_by(classifier)
         what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone), **options}
-        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
+        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell, made):
             return 0  # another process writes what comes out
         task.finished().save(folder / ADAPTER)
     result = {

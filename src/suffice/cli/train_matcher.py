@@ -59,6 +59,7 @@ def train_matcher(
     keep_stdout_for_results()
     from suffice.datasets import load_dataset, random_subset
     from suffice.folders import OutputFolder
+    from suffice.provenance import made_by
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
     from suffice.training.run import Machine, fit, make_settings, to_stderr
@@ -81,11 +82,12 @@ def train_matcher(
         tell, folder = to_stderr("suffice"), named_folder(out)
         results = OutputFolder(folder, "train-matcher")
         results.check([MATCHER])
+        made = made_by(classifier)
         what = {
             "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
         }  # fmt: skip
         try:
-            if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
+            if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell, made):
                 return 0  # another process writes what comes out
         finally:
             task.leave()

@@ -32,6 +32,7 @@ from suffice.explainers.method import Method, MethodSettings, complete_settings
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explanation import Explanation
+from suffice.images import Photo
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions
 from suffice.progress import Progress
 from suffice.question import KINDS as KINDS
@@ -41,7 +42,7 @@ from suffice.registry import METHODS as METHODS
 
 def explain(
     classifier: Classifier,
-    image: Tensor | np.ndarray[Any, Any],
+    image: Tensor | np.ndarray[Any, Any] | Photo,
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
     target: int | str | None = None,

@@ -13,6 +13,7 @@ import torch
 from suffice.explainers.method import Candidate, Method, complete_settings
 from suffice.explanation import Explanation
 from suffice.progress import Progress
+from suffice.provenance import made_by
 from suffice.question import Question
 from suffice.registry import METHODS
 
@@ -82,6 +83,7 @@ def explanation_of(
         image=question.name,
         notes=tuple(notes),
         curves={name: list(values) for name, values in found.curves.items()},
+        made=made_by(classifier, question.image, question.sha256, complete.model_dump()),
     )
 
 

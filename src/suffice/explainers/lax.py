@@ -31,7 +31,6 @@ appendix A.3 for the layers.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -54,7 +53,9 @@ from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.raw_maps import RawMaps, own_choice
 from suffice.features import Stage, record, spatial_stages
 from suffice.folders import OutputFolder
+from suffice.naming import Naming
 from suffice.progress import Progress
+from suffice.provenance import sha256_of_tensors
 from suffice.question import Question
 
 _FORMAT = "suffice-lax-1"
@@ -413,14 +414,10 @@ def _stages(classifier: Classifier, settings: AdapterSettings) -> list[Stage]:
 
 def _backbone(classifier: Classifier, stages: Sequence[Stage]) -> dict[str, Any]:
     """What an adapter is made for: it reads features, so other weights make it as useless as another network."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(classifier.require_module("LAX").state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
-        "model": classifier.name,
+        "model": Naming(classifier.name)(classifier.name),
         "stages": [[stage.name, stage.channels, stage.height, stage.width, stage.layout] for stage in stages],
-        "weights": digest.hexdigest(),
+        "weights": sha256_of_tensors(classifier.require_module("LAX")),
     }
 
 

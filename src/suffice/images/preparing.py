@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,22 +49,30 @@ def load_image(source: Any, classifier: Classifier) -> Tensor:
     return prepare(photo, classifier)
 
 
-def as_image(classifier: Classifier, image: Any) -> tuple[Tensor, tuple[str, ...]]:
+class GivenImage(NamedTuple):
+    """What a caller gave as one image: as the classifier takes it, what was assumed for that, and its file."""
+
+    pixels: Tensor
+    assumed: tuple[str, ...]
+    sha256: str | None
+
+
+def as_image(classifier: Classifier, image: Any) -> GivenImage:
     """What a caller gives as one image, as the classifier takes it, and what had to be assumed for that.
 
     Args:
         classifier: whose preprocessing is used.
         image: (C, H, W), float in [0, 1], of the classifier's channels, as `load_image` returns it, which stays as it
-            is; or whatever `load_image` takes.
+            is; or whatever `load_image` takes, or a `Photo`.
 
     Returns:
-        (C, H, W), and sentences for the notes of a result.
+        (C, H, W), sentences for the notes of a result, and the SHA-256 of the file that was read; None for none.
 
     Raises:
         InputError: as `load_image`; or floats (C, H, W) of another size, which may have been meant for another model.
     """
     if isinstance(image, (list, tuple)):
-        return as_tensor(image), ()
+        return GivenImage(as_tensor(image), (), None)
     if isinstance(image, (Tensor, np.ndarray)):
         pixels = as_tensor(image)
         channels, size = len(classifier.preprocessing.mean), classifier.preprocessing.input_size
@@ -76,9 +84,9 @@ def as_image(classifier: Classifier, image: Any) -> tuple[Tensor, tuple[str, ...
             )
         drawn = pixels.ndim == 2 or (pixels.ndim == 3 and len(pixels) != channels and pixels.shape[2] in (1, 2, 3, 4))
         if not whole_numbers and not (pixels.is_floating_point() and drawn):
-            return pixels, ()
+            return GivenImage(pixels, (), None)
     photo = read_photo(image)
-    return prepare(photo, classifier), photo.notes
+    return GivenImage(prepare(photo, classifier), photo.notes, photo.sha256)
 
 
 def prepare(photo: Photo, classifier: Classifier) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import os
 import stat
@@ -53,12 +54,14 @@ class Photo:
         orientation: EXIF orientation that the file had, 1 (upright) to 8.
         path: where it was read from, as the caller wrote it; empty where it was no path.
         notes: what was assumed as it became RGB, a sentence each.
+        sha256: of the bytes of its file; None where it was no file.
     """
 
     pixels: Image.Image
     orientation: int = 1
     path: str = ""
     notes: tuple[str, ...] = ()
+    sha256: str | None = None
 
 
 def read_photo(source: Any) -> Photo:
@@ -69,8 +72,8 @@ def read_photo(source: Any) -> Photo:
 
     Args:
         source: a path or `sample:cat` and its like (see `SAMPLES`); the bytes of a file; a binary file, which is read
-            from its beginning and left where it was; an image of Pillow's, which is left as it is; or an array as
-            `suffice.images.pixels.from_array` takes it, such as uint8 (H, W, 3).
+            from its beginning and left where it was; an image of Pillow's, which is left as it is; an array as
+            `suffice.images.pixels.from_array` takes it, such as uint8 (H, W, 3); or a `Photo`, which comes back.
 
     Raises:
         InputError: no such file, not an image, damaged or truncated, smaller than 8 x 8 or larger than 178 megapixels.
@@ -78,6 +81,8 @@ def read_photo(source: Any) -> Photo:
     >>> read_photo(np.zeros((20, 30, 3), np.float32)).pixels.size
     (30, 20)
     """
+    if isinstance(source, Photo):
+        return source
     if isinstance(source, Image.Image):
         return _from_memory(source, "the Pillow image")
     if isinstance(source, np.ndarray) or (hasattr(source, "__array__") and not isinstance(source, str)):
@@ -131,6 +136,8 @@ def _check_size(size: tuple[int, int], name: str, smallest: int) -> None:
 
 def _from_file(file: IO[bytes], name: str) -> Photo:
     with _one_line(name):
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file will do
+        file.seek(0)
         with open_checked(file, name, SMALLEST_SIDE) as image:
             several = _has_frames(image)
             if image.format == "PNG":  # the one format with checksums, which Pillow passes over as it loads
@@ -138,7 +145,7 @@ def _from_file(file: IO[bytes], name: str) -> Photo:
         with open_checked(file, name, SMALLEST_SIDE) as image:
             photo = _upright(image, name)
     notes = ("It has several frames; the first is taken.",) if several else ()
-    return dataclasses.replace(photo, notes=notes + photo.notes)
+    return dataclasses.replace(photo, notes=notes + photo.notes, sha256=digest)
 
 
 def _from_memory(image: Image.Image, name: str) -> Photo:

@@ -101,6 +101,7 @@ def load_classifier(
         outputs=outputs or source.outputs,
         repeatable=source.repeatable,
         assumed=source.assumed,
+        weights_sha256=source.weights_sha256,
         **settings,
     )
 

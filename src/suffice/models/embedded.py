@@ -19,7 +19,8 @@ from typing import Any
 from suffice.class_names import imagenet_1k
 from suffice.errors import InputError
 from suffice.models.source import Source
-from suffice.models.weights import load_weights, read_weights
+from suffice.models.weights import Loaded, load_weights, read_weights
+from suffice.provenance import sha256_of
 
 NAME = "efficientnet-lite0"  # the default
 
@@ -59,15 +60,16 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
     """One of `NAMES` with its own weights, a file of them in timm's naming, or `random`."""
     import timm
 
-    assumed: dict[str, str] = {}
+    loaded = Loaded()
     module = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
     if weights is None:
         # The package names its tensors in its own way but lists them in the order in which timm has them.
-        expected, found = module.state_dict(), read_weights(weights_path(name))
+        path = weights_path(name)
+        expected, found = module.state_dict(), read_weights(path)
         module.load_state_dict(dict(zip(expected, found.values(), strict=True)), strict=True)
+        loaded = Loaded(sha256=sha256_of(path))
     elif weights != "random":
         loaded = load_weights(module, weights, name, advice=f"name it timm:tf_{name.replace('-', '_')}")
-        assumed = loaded.assumed
     return Source(
         module.eval(),
         name,
@@ -75,5 +77,6 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
         imagenet_1k(),
         outputs="logits",
         repeatable=True,
-        assumed=assumed,
+        assumed=loaded.assumed,
+        weights_sha256=loaded.sha256,
     )

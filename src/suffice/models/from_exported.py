@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from suffice.errors import InputError, reason
 from suffice.models.source import Source
+from suffice.provenance import sha256_of
 
 
 def load_exported(name: str, weights: str | None = None, num_classes: int | None = None) -> Source:
@@ -51,7 +52,7 @@ def load_exported(name: str, weights: str | None = None, num_classes: int | None
     if channels == 1:
         preprocessing["channels"] = 1
     module: nn.Module = network if least <= 1 else FilledUp(network, least)
-    return Source(module, f"exported:{name}", preprocessing, batch_size=batch or most)
+    return Source(module, f"exported:{name}", preprocessing, batch_size=batch or most, weights_sha256=sha256_of(path))
 
 
 def load_torchscript(name: str, weights: str | None = None, num_classes: int | None = None) -> Source:
@@ -60,7 +61,8 @@ def load_torchscript(name: str, weights: str | None = None, num_classes: int | N
     with _one_line(path, "a program of torch.jit.save"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has newer ways
         network = torch.jit.load(str(path), map_location="cpu")
-    return Source(network.eval() if hasattr(network, "training") else network, f"torchscript:{name}")
+    network = network.eval() if hasattr(network, "training") else network
+    return Source(network, f"torchscript:{name}", weights_sha256=sha256_of(path))
 
 
 class FilledUp(nn.Module):

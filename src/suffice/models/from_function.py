@@ -36,7 +36,10 @@ def load(module_path: str, function: str, weights: str | None = None) -> Source:
         raise InputError(f"expected an nn.Module from {name} to put weights into; got {type(source.module).__name__}")
     loaded = load_weights(source.module, str(weights), name, advice="the function has to build it with as many")
     return dataclasses.replace(
-        source, class_names=source.class_names or loaded.class_names, assumed=source.assumed | loaded.assumed
+        source,
+        class_names=source.class_names or loaded.class_names,
+        assumed=source.assumed | loaded.assumed,
+        weights_sha256=loaded.sha256,
     )
 
 

@@ -52,9 +52,9 @@ def load(
             )
         if num_classes is not None and weights not in (None, "download"):
             config.num_labels = num_classes
-        module = _with_weights(transformers.AutoModelForImageClassification, name, weights, config, where)
-        processor = _processor(transformers, name, where)
-        return with_processor(module, f"hf:{name}", processor)
+        module, sha256 = _with_weights(transformers.AutoModelForImageClassification, name, weights, config, where)
+        source = with_processor(module, f"hf:{name}", _processor(transformers, name, where))
+        return dataclasses.replace(source, weights_sha256=sha256)
 
 
 def with_processor(module: Any, name: str, processor: Any) -> Source:
@@ -160,14 +160,16 @@ def _needs_prompts(transformers: Any, config: Any) -> bool:
     return not classifies and type(config) in transformers.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING
 
 
-def _with_weights(auto: Any, name: str, weights: str | None, config: Any, where: dict[str, Any]) -> Any:
-    """The model of a configuration with its weights, all of them."""
+def _with_weights(
+    auto: Any, name: str, weights: str | None, config: Any, where: dict[str, Any]
+) -> tuple[Any, str | None]:
+    """The model of a configuration with its weights, all of them, and the SHA-256 of a file that was given for them."""
     if weights not in (None, "download"):
         with _one_line(name, weights):
             module = auto.from_config(config)
-        if weights != "random":
-            load_weights(module, str(weights), f"hf:{name}")
-        return module
+        if weights == "random":
+            return module, None
+        return module, load_weights(module, str(weights), f"hf:{name}").sha256
     with _one_line(name, weights):
         module, found = auto.from_pretrained(
             name, config=config, use_safetensors=True, output_loading_info=True, **where
@@ -178,7 +180,7 @@ def _with_weights(auto: Any, name: str, weights: str | None, config: Any, where:
             f"expected all weights of {type(module).__name__} in hf:{name}; {len(missing)} are missing or of another "
             f"shape (first: {missing[0]}): it was saved without this head"
         )
-    return module
+    return module, None
 
 
 def _processor(transformers: Any, name: str, where: dict[str, Any]) -> Any:
@@ -200,9 +202,9 @@ def _zero_shot(
     if type(config) not in transformers.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING:
         raise InputError(f"prompts are for a model that compares images with texts; hf:{name} is {config.model_type}")
     auto = transformers.AutoModelForZeroShotImageClassification
-    module = _with_weights(auto, name, weights, config, where).eval()
+    module, sha256 = _with_weights(auto, name, weights, config, where)
     with _one_line(name, weights):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **where)
-    zero_shot = ZeroShot(module, tokenizer, prompts)
+    zero_shot = ZeroShot(module.eval(), tokenizer, prompts)
     source = with_processor(zero_shot, f"hf:{name}", _processor(transformers, name, where))
-    return dataclasses.replace(source, class_names=tuple(prompts), outputs=zero_shot.outputs)
+    return dataclasses.replace(source, class_names=tuple(prompts), outputs=zero_shot.outputs, weights_sha256=sha256)

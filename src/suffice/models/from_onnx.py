@@ -15,6 +15,7 @@ from suffice.class_names import KEYS, usable
 from suffice.descriptions import fields_of
 from suffice.errors import InputError, reason
 from suffice.models.source import Source
+from suffice.provenance import sha256_of
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _LARGEST_TEXT = 4 << 20  # of metadata that is read as Python writes it
@@ -56,7 +57,15 @@ def load(path: Path, weights: str | None = None, num_classes: int | None = None)
         array = images.cpu().contiguous().numpy().astype(_TYPES[inputs[0].type], copy=False)
         return torch.from_numpy(_in_batches(lambda x: session.run([output], {inputs[0].name: x})[0], array, batch))
 
-    return Source(run, str(path), preprocessing, class_names, device="cpu", batch_size=batch)
+    return Source(
+        run,
+        str(path),
+        preprocessing,
+        class_names,
+        device="cpu",
+        batch_size=batch,
+        weights_sha256=sha256_of(path),
+    )
 
 
 def _session(path: Path) -> Any:

@@ -53,6 +53,7 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
         assumed=loaded.assumed,
         outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
         repeatable=True,
+        weights_sha256=loaded.sha256,
     )
 
 

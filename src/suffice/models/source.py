@@ -23,6 +23,7 @@ class Source:
         device, batch_size: what the source would use where the caller has no wish.
         outputs, repeatable: as of `Classifier`, where the source knows; None: found out.
         assumed: a sentence for each thing that the source decided and cannot be sure of, by what it is about.
+        weights_sha256: of the file that the weights came from; None where there was none, or several.
     """
 
     module: nn.Module | Callable[[Tensor], Any]
@@ -34,3 +35,4 @@ class Source:
     outputs: Outputs | None = None
     repeatable: bool | None = None
     assumed: dict[str, str] = dataclasses.field(default_factory=dict)
+    weights_sha256: str | None = None

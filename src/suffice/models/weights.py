@@ -13,6 +13,7 @@ from suffice.class_names import KEYS, usable
 from suffice.errors import InputError
 from suffice.models.checkpoint import BESIDE_WEIGHTS, Choice, Group, choose, groups_in, mappings_in
 from suffice.models.weights_file import read_content
+from suffice.provenance import sha256_of
 
 
 class Weights(dict[str, Tensor]):
@@ -28,10 +29,12 @@ class Loaded:
     Attributes:
         class_names: that the file carries, if they fit the model's last layer.
         assumed: a sentence for each thing that was decided, by what it is about.
+        sha256: of the file; None where none was read.
     """
 
     class_names: tuple[str, ...] | None = None
     assumed: dict[str, str] = dataclasses.field(default_factory=dict)
+    sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +45,13 @@ class Checkpoint:
         path: the file.
         content: all that it holds.
         groups: its tensors by name, wherever they lie.
+        sha256: of its bytes.
     """
 
     path: Path
     content: Any
     groups: list[Group]
+    sha256: str
 
     def choice(self, module: nn.Module, rename: Callable[[str], str] | None = None) -> Choice:
         """Where in the file a module's weights are."""
@@ -61,7 +66,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         InputError: no such file, a damaged one, one that holds code or no tensors by name.
     """
     content = read_content(path)
-    return Checkpoint(Path(path), content, groups_in(content, str(path)))
+    return Checkpoint(Path(path), content, groups_in(content, str(path)), sha256_of(path))
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -128,7 +133,7 @@ def load_weights(
     if rival:  # of names that the layers themselves have translated
         raise rival
     names, about_names = _class_names(checkpoint, expected)
-    return Loaded(names, _assumed(choice, checkpoint, expected) | about_names)
+    return Loaded(names, _assumed(choice, checkpoint, expected) | about_names, checkpoint.sha256)
 
 
 def head_size(choice: Choice, expected: Mapping[str, Tensor], built_with: int) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from suffice.circuits import Circuit, compare_circuits, compare_with_whole
 from suffice.circuits.circuit import Graph
 from suffice.images import Frame, Photo
+from suffice.provenance import in_words
 from suffice.report.circuit_figure import CircuitLayout, Dot, describe, lay_out
 from suffice.report.figures import framed_as, outline, saliency_colours, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
@@ -52,14 +53,15 @@ class CircuitEntry:
     """What the page shows of one circuit.
 
     Attributes:
-        facts: `Circuit.summary()`; name: of the photo's file.
+        facts: `Circuit.summary()`, and in `made` what made it, in words; name: of the photo's file.
         drawings: the circuit's graph, and that of the whole image where there is one.
         photo: `data:` URI; size: (width, height); box: left, top, width and height of what the model sees, in its
             pixels.
         crop: (width, height) of the model's input.
         outline: SVG path data of the explanation, in pixels of the model's input; empty without a mask.
         layers: name, channels and how many are on, of every layer that was switched.
-        directory: where the circuit's files lie, relative to the page; command: makes it again.
+        directory: where the circuit's files lie, relative to the page; command: makes it again; where: it is to be run,
+            in words.
         nodes_shared, edges_shared: overlaps with the whole image's graph; None without a mask.
     """
 
@@ -76,10 +78,18 @@ class CircuitEntry:
     command: str
     nodes_shared: float | None
     edges_shared: float | None
+    where: str = ""
 
 
 def make_circuit_entry(
-    circuit: Circuit, photo: Photo, frame: Frame, mask: Tensor | None, *, directory: str, command: str
+    circuit: Circuit,
+    photo: Photo,
+    frame: Frame,
+    mask: Tensor | None,
+    *,
+    directory: str,
+    command: str,
+    where: str = "",
 ) -> CircuitEntry:
     """What `render_circuits` needs of one circuit.
 
@@ -90,6 +100,7 @@ def make_circuit_entry(
         mask: bool (H, W) in model coordinates; None for the whole image.
         directory: where the circuit's files lie, relative to the page.
         command: makes it again.
+        where: it is to be run, in words.
     """
     view = shrunk(photo.pixels, _VIEW)
     left, top, right, bottom = framed_as(frame, view.size).box
@@ -103,7 +114,7 @@ def make_circuit_entry(
         own = [comparison.own_nodes[1], comparison.own_nodes[0]]
         shared = len(comparison.shared_nodes)
     return CircuitEntry(
-        facts=circuit.summary() | {"image": circuit.image or photo.path},
+        facts=circuit.summary() | {"image": circuit.image or photo.path, "made": in_words(circuit.made)},
         name=PurePath(str(circuit.image or photo.path)).name,
         drawings=tuple(_drawing(t, circuit, g, o, shared) for (t, g), o in zip(graphs, own, strict=True)),
         photo=encoded(view),
@@ -116,6 +127,7 @@ def make_circuit_entry(
         command=command,
         nodes_shared=None if comparison is None else comparison.node_overlap,
         edges_shared=None if comparison is None else comparison.edge_overlap,
+        where=where,
     )
 
 
@@ -148,6 +160,7 @@ def render_circuits(
     entries: Sequence[CircuitEntry],
     *,
     command: str,
+    where: str = "",
     failures: Sequence[tuple[str, str]] = (),
     shared: Sequence[Shared] = (),
 ) -> str:
@@ -156,6 +169,7 @@ def render_circuits(
     Args:
         entries: in the order in which they are shown.
         command: makes the whole report again.
+        where: it is to be run, in words.
         failures: (image, one-line error) of the images that have no circuit.
         shared: what circuits of a class have in common.
 
@@ -171,6 +185,7 @@ def render_circuits(
             failures=failures,
             shared=shared,
             command=command,
+            where=where,
             generator=Markup(GENERATOR),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             style=Markup(style),

@@ -27,6 +27,7 @@ from PIL import Image
 from suffice.explanation import Explanation
 from suffice.images import Frame, Photo
 from suffice.occlusion import split_names
+from suffice.provenance import in_words
 from suffice.report.figures import (
     Corner,
     framed_as,
@@ -57,10 +58,10 @@ class ExplanationEntry:
     """What the page shows of one explanation: plain values and small encoded images, 30 to 100 kB.
 
     Attributes:
-        facts: `Explanation.to_dict()`.
+        facts: `Explanation.to_dict()`, and in `made` what made it, in words.
         demanded: least confidence that is sufficient, in [0, 1]; None where γ is not known.
         directory: where the files of the explanation lie, relative to the page; empty for none.
-        command: makes the explanation again.
+        command: makes the explanation again; where: it is to be run, in words.
         size: (width, height) of the views in pixels.
         box: left, top, width and height of what the model sees, in pixels of the views.
         sees_all: whether that is the whole photo.
@@ -87,6 +88,7 @@ class ExplanationEntry:
     photo: str
     saliency: str
     thumbnail: str
+    where: str = ""
 
     @property
     def kind(self) -> str:
@@ -116,7 +118,7 @@ class ExplanationEntry:
 
 
 def make_entry(
-    explanation: Explanation, photo: Photo, frame: Frame, *, directory: str, command: str
+    explanation: Explanation, photo: Photo, frame: Frame, *, directory: str, command: str, where: str = ""
 ) -> ExplanationEntry:
     """What `render_report` needs of one explanation; holds on to neither the photo nor the maps.
 
@@ -126,6 +128,7 @@ def make_entry(
         frame: how the photo was brought to the model.
         directory: where the explanation's files lie, relative to the page; empty for none.
         command: makes the explanation again.
+        where: it is to be run, in words.
 
     Raises:
         InputError: a mask of another size than the frame's crop.
@@ -138,7 +141,7 @@ def make_entry(
     loops, gamma = outline(explanation.mask), explanation.keep_confidence
     facts = explanation.to_dict()
     return ExplanationEntry(
-        facts=facts | {"image": facts["image"] or photo.path},
+        facts=facts | {"image": facts["image"] or photo.path, "made": in_words(explanation.made)},
         demanded=None if gamma is None else gamma * explanation.confidence,
         directory=directory,
         command=command,
@@ -153,17 +156,18 @@ def make_entry(
         photo=encoded(view, exact=pixel_art),
         saliency=encoded(saliency_image(explanation.saliency), exact=pixel_art),
         thumbnail=encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
+        where=where,
     )
 
 
 def render_report(
-    entries: Sequence[ExplanationEntry], *, command: str, failures: Sequence[tuple[str, str]] = ()
+    entries: Sequence[ExplanationEntry], *, command: str, where: str = "", failures: Sequence[tuple[str, str]] = ()
 ) -> str:
     """One self-contained HTML file: an overview where there are several images, then each explanation.
 
     Args:
         entries: in the order in which they are shown.
-        command: makes the whole report again.
+        command: makes the whole report again; where: it is to be run, in words.
         failures: (image, one-line error) of the images that could not be explained.
 
     Returns:
@@ -177,6 +181,7 @@ def render_report(
             entries=entries,
             failures=failures,
             command=command,
+            where=where,
             overview=len(entries) + len(failures) != 1,
             common=_common(entries),
             kinds={entry.kind for entry in entries},

@@ -13,6 +13,7 @@ from torch import Tensor
 from suffice.classifier import Preprocessing
 from suffice.images import Frame, Photo, frame_of
 from suffice.metrics import Curve, Scores
+from suffice.provenance import in_words
 from suffice.report.figures import framed_as, is_ragged, outline, saliency_colours, saliency_image, sees_all, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
 
@@ -94,6 +95,7 @@ def render_scores(
     preprocessing: Preprocessing,
     *,
     command: str,
+    where: str = "",
     failures: Sequence[tuple[str, str]] = (),
 ) -> str:
     """One self-contained HTML file.
@@ -104,6 +106,7 @@ def render_scores(
         photo: the upright photo.
         preprocessing: how it was brought to the model.
         command: makes the report again.
+        where: it is to be run, in words.
         failures: (map, one-line error) of the maps that could not be scored.
 
     Returns:
@@ -132,6 +135,8 @@ def render_scores(
             settings=facts[0]["settings"],
             measure=facts[0]["settings"].get("measure", "confidence"),
             command=command,
+            where=where,
+            made=in_words(facts[0].get("made", {})),
             failures=[(path, error.removeprefix(f"{path}: ")) for path, error in failures],
             generator=Markup(GENERATOR),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],

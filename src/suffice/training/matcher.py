@@ -25,6 +25,7 @@ from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import highest
 from suffice.explainers.activation_matching.network import UNet, network_bytes
 from suffice.explainers.activation_matching.views import gaussian_noise
+from suffice.naming import Naming
 from suffice.training.run import TrainingSettings, TrainingTask
 
 
@@ -64,7 +65,10 @@ class MatcherTask(TrainingTask):
 
     def finished(self) -> bytes:
         """The file of the network as it is now, with how it was trained."""
-        about = {"model": self._classifier.name, "trained": {**self.chosen.model_dump(), "steps": self.steps}}
+        about = {
+            "model": Naming(self._classifier.name)(self._classifier.name),
+            "trained": {**self.chosen.model_dump(), "steps": self.steps},
+        }
         return network_bytes(self.network.eval(), about)
 
     def on_fit_start(self) -> None:

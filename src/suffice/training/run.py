@@ -225,6 +225,7 @@ def fit(
     folder: Path,
     what: Mapping[str, Any],
     tell: Callable[[str], None],
+    made: Mapping[str, Any] | None = None,
 ) -> bool:
     """Train, from the last checkpoint in `folder` on if there is one.
 
@@ -235,6 +236,7 @@ def fit(
         folder: of the run.
         what: what the run is, besides the settings of the task: whatever must be the same to go on with it.
         tell: called with each line about how it goes.
+        made: when and by what the run was begun, as of `suffice.provenance`; kept with it, and no part of what it is.
 
     Returns:
         Whether this process is the first of all, which writes the results.
@@ -247,7 +249,7 @@ def fit(
     # Of several processes the first holds the folder for them all.
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     with locked_folder(folder, tell) if first else contextlib.nullcontext():
-        return _fit(task, examples, machine, folder, what, tell)
+        return _fit(task, examples, machine, folder, what, tell, made)
 
 
 def _fit(
@@ -257,11 +259,12 @@ def _fit(
     folder: Path,
     what: Mapping[str, Any],
     tell: Callable[[str], None],
+    made: Mapping[str, Any] | None,
 ) -> bool:
     assert isinstance(examples, Sized)
     settings, steps = task.settings, task.settings.steps(len(examples))
     task.steps = steps
-    _claim(folder, {**what, "settings": settings.model_dump(), "images": len(examples)})
+    _claim(folder, {**what, "settings": settings.model_dump(), "images": len(examples)}, made)
     with warnings.catch_warnings(), torch.random.fork_rng():
         # Lightning warns of few workers, of a missing validation loop and the like, which are choices here.
         warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -326,7 +329,7 @@ def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mappi
         raise InputError(f"setting {option}: {first['msg'].lower()}; got {first['input']!r}") from None
 
 
-def _claim(folder: Path, what: dict[str, Any]) -> None:
+def _claim(folder: Path, what: dict[str, Any], made: Mapping[str, Any] | None) -> None:
     """Make the folder this run's, or see that it is."""
     record = folder / RUN
     what = json.loads(json.dumps(what))
@@ -335,6 +338,8 @@ def _claim(folder: Path, what: dict[str, Any]) -> None:
             known = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"expected the settings of a run in {record}; got {reason(error)}") from error
+        if isinstance(known, dict):
+            known.pop("made", None)  # who began it does not change what it is
         if known != what:
             raise InputError(
                 f"expected {folder} to be of this run or empty; it holds another one, with {_difference(known, what)}: "
@@ -344,7 +349,8 @@ def _claim(folder: Path, what: dict[str, Any]) -> None:
     for name in (CHECKPOINT, HISTORY):
         if os.path.lexists(folder / name):
             raise InputError(f"expected {RUN} beside {folder / name}; there is none: move it away to start anew")
-    write_whole(record, (json.dumps(what, indent=2) + "\n").encode())
+    begun = {} if made is None else {"made": made}
+    write_whole(record, (json.dumps(what | begun, indent=2) + "\n").encode())
 
 
 def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
