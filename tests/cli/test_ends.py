@@ -54,7 +54,11 @@ def test_ctrl_c_and_sigterm(
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     program = f"{heeding}; import suffice.cli; suffice.cli.main()"
     words = ["explain", *photos, "--model", "toy_models:corner", "--occlusion", "min", "--set", "block=4"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
     with subprocess.Popen(
         [sys.executable, "-c", program, *words],
         env=environment,
