@@ -322,3 +322,16 @@ def test_a_model_that_repeats_its_answers_is_not() -> None:
     classifier.logits(corner_image()[None])
     assert not any("asked twice" in sentence for sentence in classifier.assumptions)
     assert classifier.forward_passes == 1, "what finds out is not counted"
+
+
+@pytest.mark.parametrize("given", [None, "logits"])
+def test_complex_numbers_are_not_halved_without_a_word(given: Any) -> None:
+    classifier = classifier_of(Version(lambda logits: torch.complex(logits, 3 * logits)), outputs=given)
+    with pytest.raises(InputError, match="expected logits of real numbers; got complex64"):
+        suffice.explain(classifier, corner_image(), "causal", "min")
+    plain = classifier_of(Plain())
+    for image in (corner_image() * 1j, corner_image().numpy().astype(complex)):
+        with pytest.raises(InputError, match="expected images of real numbers; got complex"):
+            plain.logits(image[None])
+        with pytest.raises(InputError, match="expected images of real numbers; got complex"):
+            suffice.explain(plain, image, "causal", "min")

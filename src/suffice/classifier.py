@@ -26,7 +26,7 @@ from suffice.engine import Engine, ModelOutput, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError, reason
 from suffice.inside import sealed, unwrapped
-from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, shows_logits
+from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, real_numbers, shows_logits
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
 from suffice.preprocessing import Preprocessing as Preprocessing
@@ -246,6 +246,7 @@ class Classifier:
     def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
         images = as_tensor(images)
+        real_numbers(images, "images")
         channels, size = len(self.preprocessing.mean), self.preprocessing.input_size
         if images.ndim != 4 or images.shape[1] != channels or tuple(images.shape[2:]) != size:
             raise InputError(

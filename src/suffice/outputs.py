@@ -200,8 +200,12 @@ def as_logits(output: Any) -> Tensor:
     """The outputs in whatever a model returns: tensor, array, tuple, mapping, or an object with `.logits`.
 
     Dimensions of 1 after (N, K), as a network leaves them that ends in a global pooling, hold nothing and are left out.
+
+    Raises:
+        InputError: something else, or complex numbers.
     """
     if isinstance(output, Tensor):
+        real_numbers(output, "logits")
         return output.flatten(1) if output.ndim > 2 and output.shape[2:].numel() == 1 else output
     if isinstance(output, np.ndarray) and output.dtype.kind in "fiu":
         return as_logits(as_tensor(output))
@@ -237,3 +241,9 @@ def as_tensor(values: Any) -> Tensor:
         return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
         raise InputError(f"expected a tensor or an array of numbers; got {type(values).__name__}: {error}") from error
+
+
+def real_numbers(tensor: Tensor, what: str) -> None:
+    """Raise InputError for complex numbers, of which torch would drop a half on the way to float32."""
+    if tensor.dtype.is_complex:
+        raise InputError(f"expected {what} of real numbers; got {str(tensor.dtype).removeprefix('torch.')}")

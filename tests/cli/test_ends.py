@@ -43,13 +43,22 @@ def test_interrupted_at_the_first(suffice: Any, save_photo: Any, contents: Any) 
 
 
 @posix
-def test_ctrl_c(suffice: Any, save_photo: Any, read_page: Any) -> None:
+@pytest.mark.parametrize(
+    ("stop", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ctrl_c_and_sigterm(
+    stop: signal.Signals, status: int, word: str, suffice: Any, save_photo: Any, read_page: Any
+) -> None:
     photos = [save_photo("a.png", 1), save_photo("b.png", 2, "wait")]
     # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start as well.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     program = f"{heeding}; import suffice.cli; suffice.cli.main()"
     words = ["explain", *photos, "--model", "toy_models:corner", "--occlusion", "min", "--set", "block=4"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
     with subprocess.Popen(
         [sys.executable, "-c", program, *words],
         env=environment,
@@ -61,10 +70,10 @@ def test_ctrl_c(suffice: Any, save_photo: Any, read_page: Any) -> None:
             if Path("waiting").exists() or process.poll() is not None:
                 break
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err == "suffice: interrupted\n"
+    assert process.returncode == status
+    assert err == f"suffice: {word}\n"
     assert out.startswith("a.png: bright corner")
     assert read_page().entries == 1
 

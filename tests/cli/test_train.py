@@ -172,7 +172,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_very_file(
 
     random = np.random.default_rng(0)
     command = [sys.executable, "-c", "from suffice.cli import main; main()", *words, "--out", "parts"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     checkpoint, stopped_at = Path("parts/checkpoint.ckpt"), []
     for _ in range(6):
         last = when(checkpoint)

@@ -7,6 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,14 @@ def _bomb(path: Path) -> None:
             archive.writestr(name, data)
 
 
+def _changed(path: Path, save: Callable[[Path], None]) -> None:
+    """A file in which one bit of an array of zeros is 1."""
+    save(path)
+    data = bytearray(path.read_bytes())
+    data[data.find(bytes(1000)) + 500] ^= 1
+    path.write_bytes(data)
+
+
 def _png_bomb(path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -300,6 +309,12 @@ HOSTILE: dict[str, tuple[str, Any, str]] = {
     "a zip bomb": ("a.npz", lambda p: _npz(p, "(100000, 100000)", 2**23), "of at most 4,000,000 bytes; saliency.npy"),
     "a damaged archive": ("a.npz", lambda p: (_npz(p, "(1, 1)", 2**20), os.truncate(p, 500)), "readable .npz"),
     "a torch bomb": ("a.pt", _bomb, "expected tensors of at most 4,000,000 bytes"),
+    "a changed bit": (
+        "a.pt",
+        lambda p: _changed(p, lambda p: torch.save(torch.zeros(4000), p)),
+        "checksum of a/data/0",
+    ),
+    "another one": ("a.npz", lambda p: _changed(p, lambda p: np.savez(p, np.zeros(4000))), "Bad CRC-32 for file"),
     "expanded": ("a.pt", lambda p: torch.save(torch.zeros(1).expand(10**5, 10**5), p), "got 100,000 x 100,000"),
     "holds itself": ("a.pt", lambda p: torch.save((lambda x: x.append(x) or x)([]), p), "PyTorch file|holds a list"),
     "sparse": ("a.pt", lambda p: torch.save(HEAT.to_sparse(), p), "got a sparse tensor"),

@@ -223,6 +223,22 @@ def test_class_names_of_a_checkpoint(tmp_path: Path) -> None:
     assert classifier.logits(IMAGE).tolist() == [[1.0, 1.0, 1.0]]
 
 
+def test_files_in_the_working_folder_stand_for_no_other_module(tmp_path: Path) -> None:
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('a file of the folder was run')")
+    (tmp_path / "my_colours.py").write_text("import colorsys\nfrom my_models import module as build\n")
+    known = sys.modules.pop("colorsys", None)
+    try:
+        load_classifier("my_colours:build", device="cpu", mean=0.0, std=1.0)
+    finally:
+        sys.modules.update({} if known is None else {"colorsys": known})
+    (tmp_path / "time.py").touch()
+    for module in ("colorsys", "time"):
+        with pytest.raises(
+            InputError, match=rf"expected one Python module '{module}' .* there is {module}\.py here and"
+        ):
+            load_classifier(f"{module}:build")
+
+
 def test_weights_go_into_the_module(tmp_path: Path) -> None:
     save_file({"scale": torch.tensor(4.0)}, tmp_path / "scale.safetensors")
     classifier = load_classifier("my_models:module", weights="scale.safetensors", mean=(0, 0, 0), std=(1, 1, 1))

@@ -289,6 +289,28 @@ def test_a_damaged_file_is_refused_or_read_and_nothing_else(form: str, tmp_path:
     assert refusals > 200
 
 
+def test_a_changed_bit_is_seen_by_the_checksum_where_there_is_one(tmp_path: Path) -> None:
+    state, path = nn.Linear(50, 50).state_dict(), tmp_path / "weights.pth"
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    data[data.find(state["weight"].numpy().tobytes()) + 1000] ^= 64
+    path.write_bytes(data)
+    assert "weights.pth the checksum of weights/data/0 differs" in refused(path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_weights(path)["weight"], state["weight"])
+
+
+def test_complex_weights_of_a_real_network_are_refused(tmp_path: Path) -> None:
+    state = network().state_dict()
+    torch.save(state | {"0.weight": state["0.weight"] * 1j}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"does not hold weights of the network: 0\.weight is of complex numbers"):
+        load_weights(network(), tmp_path / "weights.pth", "the network")
+
+
 def test_the_messages_name_a_way_out(tmp_path: Path) -> None:
     torch.save(network(), tmp_path / "whole.pth")
     assert re.search(r"safetensors, or with torch\.save\(model\.state_dict\(\)", refused(tmp_path / "whole.pth"))

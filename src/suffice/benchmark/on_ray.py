@@ -1,5 +1,8 @@
 """The Ray engine: Ray Data streams tasks to actors, each of which holds a model, on one machine or a cluster.
 
+A cluster that is started here listens on this machine's loopback alone, and is gone when the run ends. Whoever can talk
+to a cluster can run any code on it: an address that is given is trusted with all of that.
+
 A worker that dies is started anew and does its task again; what comes of it is the same, as every task is done from its
 seed alone. Rows are written by this process only, so that workers need no common disk for them; they do need the images
 and the weights under the same names.
@@ -7,11 +10,15 @@ and the weights under the same names.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import itertools
 import logging
 import os
 import pickle
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +27,7 @@ from suffice.benchmark.measure import Result, Worker
 from suffice.benchmark.plan import ImageTask
 from suffice.buffers import keep_buffers
 from suffice.errors import InputError
+from suffice.models import is_own_function
 
 _TASKS_AT_ONCE = 2000  # handed to Ray Data together, so that plans of any length take the same memory
 _CONTEXT = {
@@ -65,7 +73,8 @@ class RayEngine:
             for name, value in _CONTEXT.items():
                 setattr(context, name, value)
             if started:
-                _connect(self.address, self.workers * self.threads)
+                own_code = any(is_own_function(spec.model) for spec in config.models)
+                _connect(self.address, self.workers * self.threads, own_code)
             pending = iter(tasks)
             while some := list(itertools.islice(pending, _TASKS_AT_ONCE)):
                 yield from self._stream(config, some)
@@ -107,25 +116,60 @@ class _Actor:
                 yield {"result": np.array([pickle.dumps(result)], dtype=object)}
 
 
-def _connect(address: str | None, cpus: int) -> None:
+def _connect(address: str | None, cpus: int, own_code: bool) -> None:
     import ray
+    from ray.job_config import JobConfig
 
-    # What this process can import, its workers can: a model may be a function of the user's own.
-    paths = os.pathsep.join(dict.fromkeys([os.getcwd(), *filter(None, sys.path)]))
-    environment = {"env_vars": {"PYTHONPATH": paths}}
+    # What this process can import, its workers can. The working folder comes last, or a file in it would stand for a
+    # module of the standard library; Ray puts it first, unless it takes the job for one from afar.
+    paths = dict.fromkeys([*filter(None, sys.path), *([os.getcwd()] if own_code else [])])
+    job = JobConfig()
+    job._client_job = True
+    options: dict[str, Any] = {
+        "job_config": job,
+        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        if address is None:
-            ray.init(
-                num_cpus=max(cpus, os.cpu_count() or 1),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env=environment,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+        with _signals_as_they_are():
+            if address is not None:
+                ray.init(address=address, **options)
+                return
+            with _on_loopback():  # "local", as without an address Ray takes one that it finds
+                ray.init("local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"expected a Ray cluster at {address or 'this machine'}; {' '.join(str(error).split())}"
         ) from error
+    if not ipaddress.ip_address(host := ray.util.get_node_ip_address()).is_loopback:
+        raise InputError(f"expected a Ray cluster that listens on loopback alone; this version listens on {host}")
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started meanwhile binds to loopback, as Ray has it for macOS and Windows."""
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    set_before = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if set_before is not None:
+            os.environ[name] = set_before
+
+
+@contextlib.contextmanager
+def _signals_as_they_are() -> Iterator[None]:
+    """SIGTERM is for the program to answer; Ray's own answer is a stack and an abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

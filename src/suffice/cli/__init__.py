@@ -16,6 +16,7 @@ from suffice.cli.loading import spread
 from suffice.cli.process import (
     UnreadError,
     complain,
+    ended_in_order,
     give_stdout_back,
     print_any_name,
     wait_without_spinning,
@@ -23,7 +24,7 @@ from suffice.cli.process import (
 )
 from suffice.errors import InputError
 
-_INTERRUPTED, _UNREAD = 130, 141  # 128 + the signal, as shells have it
+_INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143  # 128 + the signal, as shells have it
 
 
 def _app() -> typer.Typer:
@@ -74,19 +75,20 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 def main() -> None:
     """Run the command line.
 
-    Exit status: 0 done; 1 some images failed; 2 a wrong call or bad input; 130 interrupted; 141 nobody reads on.
+    Exit status: 0 done; 1 some images failed; 2 a wrong call or bad input; 130 interrupted; 141 nobody reads on; 143
+    terminated.
     """
     print_any_name()
     wait_without_spinning()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ended_in_order() as signals:
         warn_in_one_line()
         try:
-            sys.exit(_run())
+            sys.exit(_run(signals))
         finally:
             give_stdout_back()
 
 
-def _run() -> int:
+def _run(signals: list[int]) -> int:
     try:
         command = typer.main.get_command(_app())
         status = command.main(spread(sys.argv[1:]), prog_name="suffice", standalone_mode=False)
@@ -100,7 +102,7 @@ def _run() -> int:
         complain(error.format_message())
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted")
-        return _INTERRUPTED
+        complain("terminated" if signals else "interrupted")
+        return _TERMINATED if signals else _INTERRUPTED
     except UnreadError:
         return _UNREAD

@@ -6,8 +6,11 @@ import contextlib
 import ctypes
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,28 @@ def print_any_name(encoding: str | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             new = encoding if stream is sys.stdout else None
             stream.reconfigure(encoding=new or stream.encoding, errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[list[int]]:
+    """SIGTERM ends a command as Ctrl-C does: what is done is written, and what the command started ends with it.
+
+    Yields a list that holds the signal once it has come.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python hears of signals
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_without_spinning() -> None:

@@ -124,12 +124,22 @@ def _source(model: str | None, weights: str | None, num_classes: int | None, pro
             f"expected exported:{model} or torchscript:{model} for a program in a file, which runs what it says; or, "
             f"for weights alone, the model that they are of, with weights={model}"
         )
-    if colon and rest:
+    if is_own_function(model):
         return from_function.load(prefix, rest, weights)
     raise InputError(
         f"unknown model {model!r}; expected {', '.join(MODELS.usages())}, package.module:function or FILE.onnx, or "
         f"{', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
     )
+
+
+def is_own_function(model: str | None) -> bool:
+    """Whether a model is `package.module:function`, code that is looked for in the working folder, too.
+
+    >>> [is_own_function(model) for model in ("my_models:build", "timm:resnet18", "c:/resnet.onnx", None)]
+    [True, False, False, False]
+    """
+    prefix, _, rest = (model or "").partition(":")
+    return bool(rest) and prefix not in MODELS and not rest.lower().endswith(".onnx")
 
 
 def _with_prompts(model: str | None, weights: str | None, prompts: Sequence[str]) -> Source:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from suffice.arrays import check_zip
 from suffice.errors import InputError, reason
 from suffice.models.source import Source
 from suffice.provenance import sha256_of
@@ -36,6 +37,7 @@ def load_exported(name: str, weights: str | None = None, num_classes: int | None
     if path.suffix != ".pt2":
         raise InputError(f"expected a file .pt2 after exported:, as torch.export.save writes it; got {path.name}")
     with _one_line(path, "a program of torch.export.save"):
+        check_zip(path)
         program = torch.export.load(path)
         inputs = [
             program.graph.find_nodes(op="placeholder", target=name) for name in program.graph_signature.user_inputs
@@ -60,6 +62,7 @@ def load_torchscript(name: str, weights: str | None = None, num_classes: int | N
     path = _path(name, "torchscript", weights)
     with _one_line(path, "a program of torch.jit.save"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has newer ways
+        check_zip(path)
         network = torch.jit.load(str(path), map_location="cpu")
     network = network.eval() if hasattr(network, "training") else network
     return Source(network, f"torchscript:{name}", weights_sha256=sha256_of(path))

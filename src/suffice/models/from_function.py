@@ -7,10 +7,11 @@ model together with what describes it, as `described.py` lists.
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import inspect
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,7 +23,7 @@ from suffice.models.weights import load_weights
 
 
 def load(module_path: str, function: str, weights: str | None = None) -> Source:
-    """The model that `module_path:function` returns; the working directory is searched, as with `python -m`.
+    """The model that `module_path:function` returns; the working folder is searched last.
 
     What your code raises by itself, while it is imported or while it builds the model, comes through as it is.
     """
@@ -47,7 +48,8 @@ def _builder(module_path: str, function: str, name: str) -> Any:
     if not all(part.isidentifier() for part in module_path.split(".")):
         raise InputError(f"unknown model {name!r}; expected package.module:function, with dots and without .py")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())  # put first, any file there would stand for a module of another library
+    _check_found_here(module_path.partition(".")[0], name)
     try:
         module = importlib.import_module(module_path)
     except ModuleNotFoundError as error:
@@ -66,3 +68,15 @@ def _builder(module_path: str, function: str, name: str) -> Any:
     except ValueError:
         pass  # written in C, without a signature
     return build
+
+
+def _check_found_here(module: str, name: str) -> None:
+    """Raise InputError where the working folder has a module of that name, and Python would take another one."""
+    here = [path for path in (Path(f"{module}.py"), Path(module, "__init__.py")) if path.is_file()]
+    found = importlib.util.find_spec(module) if here else None
+    origin = None if found is None else found.origin or "another folder"
+    if origin is not None and not any(os.path.exists(origin) and path.samefile(origin) for path in here):
+        raise InputError(
+            f"expected one Python module {module!r} for the model {name}; there is {here[0]} here and one that Python "
+            f"takes instead, {origin}: give yours another name"
+        )

@@ -110,6 +110,8 @@ def load_weights(
     if rival and choice.fit.whole:
         raise rival
     weights = _for_model(choice, expected)
+    if lossy := [n for n in weights if n in expected and weights[n].is_complex() > expected[n].is_complex()]:
+        raise InputError(f"{checkpoint.path} does not hold weights of {model}: {lossy[0]} is of complex numbers")
     shapes = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
     for name in shapes:
         del weights[name]  # torch would raise for it before it looked at the rest

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from suffice.arrays import check_zip
 from suffice.errors import InputError, reason
 
 
@@ -57,6 +58,7 @@ def _read_pickle(path: Path) -> Any:
             f"expected tensors by name in {path}; got TorchScript, which is code and is not loaded; "
             "save the weights with torch.save(model.state_dict(), …)"
         )
+    check_zip(path)
     try:
         # A Namespace, where timm's training script keeps its options, is a plain record of values.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from suffice.arrays import check_zip
 from suffice.errors import InputError, reason
 from suffice.files import write_csv, write_whole
 from suffice.folders import locked_folder
@@ -164,6 +165,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises InputError for a damaged file."""
         try:
+            check_zip(Path(path))
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file breaks the reader in a dozen ways
             raise InputError(
