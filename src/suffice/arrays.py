@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -107,7 +108,9 @@ def read_tensors(path: Path) -> Any:
                 size = sum(entry.file_size for entry in archive.infolist())
             if size > LARGEST:
                 raise InputError(f"expected tensors of at most {LARGEST:,} bytes; {path} unpacks to {size:,}")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:

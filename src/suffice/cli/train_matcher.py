@@ -24,7 +24,7 @@ from suffice.cli.options import (
     TrainingImages,
     Workers,
 )
-from suffice.cli.process import keep_stdout_for_results, say
+from suffice.cli.process import complain, keep_stdout_for_results, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
 
@@ -61,7 +61,7 @@ def train_matcher(
     from suffice.folders import OutputFolder
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
-    from suffice.training.run import Machine, fit, make_settings, to_stderr
+    from suffice.training.run import Machine, fit, make_settings
 
     given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
     settings = make_settings(MatcherTraining, PRESETS["default"], given)
@@ -78,14 +78,14 @@ def train_matcher(
         options = model_options.fields()
         classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
-        tell, folder = to_stderr("suffice"), named_folder(out)
+        folder = named_folder(out)
         results = OutputFolder(folder, "train-matcher")
         results.check([MATCHER])
         what = {
             "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
         }  # fmt: skip
         try:
-            if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell):
+            if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain):
                 return 0  # another process writes what comes out
         finally:
             task.leave()
