@@ -9,15 +9,18 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from suffice.cli.command import progress_bar
 from suffice.cli.process import printable
+from suffice.report.page import content_hash
 
 QUICK = ("--model", "toy_models:corner", "--occlusion", "min", "--set", "block=8")
 CONTROL = [chr(code) for code in (*range(32), *range(127, 160), 0x202E, 0x2066)]
@@ -97,6 +100,76 @@ def test_class_names_with_anything_in_them(suffice: Any, save_photo: Any, toy_mo
     run = suffice("score", photo, "map.npy", *QUICK[:4], "--metrics", "area", "--out", "o2")
     assert (run.status, run.err) == (0, "")
     assert not set(run.out) & (set(CONTROL) - {"\n"})
+
+
+class Elements(HTMLParser):
+    """What a browser would make of a page: every tag with its attributes, and what scripts hold."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+
+BREAKING_OUT = (
+    '"><script>alert(1)</script>',
+    "' onmouseover='alert(1)' x='",
+    "</title></style></script><img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    "</svg><a href=javascript:alert(1)>",
+)
+
+
+@pytest.mark.parametrize("name", BREAKING_OUT)
+def test_in_a_page_nothing_but_the_page_acts(
+    name: str, suffice: Any, save_photo: Any, toy_models: Any, monkeypatch: Any
+) -> None:
+    for model, classes in (("corner", 2), ("convolution", 4)):
+        classifier = getattr(toy_models, model)()
+        monkeypatch.setattr(toy_models, model, lambda classifier=classifier: classifier)
+        classifier.class_names = tuple(f"{name}{number}" for number in range(classes))
+    file = name.replace("/", "\u2215")
+    photo, heat = save_photo(f"photos/{file}_1.png"), f"{file}.npy"
+    save_photo("photos/bad_1.png", marker="fail")
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    Path("map.npy").rename(heat)
+    Path("b.toml").write_text(
+        f"title = {json.dumps(name)}\nnote = {json.dumps(name)}\n"
+        + BENCHMARK.replace('label = "', f"label = {json.dumps(name)[:-1]}")
+    )
+    circuit = ("--model", "toy_models:convolution", "--layers", "all", "--switch", "all", "--random", "1")
+    suffice("bench", "b.toml", "--out", "bench")
+    for words in (
+        ("explain", "photos", *QUICK, "--out", "o"),
+        ("score", photo, heat, *QUICK[:4], "--metrics", "area", "--out", "o2"),
+        ("circuit", photo, *circuit, "--out", "o3"),
+        ("bench-report", "bench", "--format", "html"),
+    ):
+        run = suffice(*words)
+        assert run.status == (1 if words[1] == "photos" else 0), run.err
+    for page in ("o/report.html", "o2/report.html", "o3/circuits.html", "bench/report.html"):
+        text = Path(page).read_text(encoding="utf-8")
+        found = Elements(text)
+        policy = next(attrs["content"] for tag, attrs in found.tags if attrs.get("http-equiv"))
+        assert policy is not None
+        assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+        assert [f"'{content_hash(script)}'" in policy for script in found.scripts] in ([], [True])
+        for tag, attrs in found.tags:
+            assert not any(attribute.startswith("on") for attribute in attrs), (tag, attrs)
+            for link in (attrs.get("href"), attrs.get("src"), attrs.get("xlink:href")):
+                assert link is None or link.startswith(("#", "data:image/")) or ":" not in link, link
+            assert tag != "img" or str(attrs["src"]).startswith("data:image/")
+        assert escape(name) in text
 
 
 BENCHMARK = """
