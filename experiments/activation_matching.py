@@ -14,7 +14,6 @@ backward passes, and seconds of wall and of processor time (the latter is what a
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ import suffice
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.files import write_csv
+from suffice.files import read_csv, write_csv
 from suffice.images import to_model
 from suffice.metrics import mean_with_error, robustness_on, robustness_solid
 
@@ -107,8 +106,7 @@ def summary(rows: list[dict[str, Any]]) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path)
 
 
 def main() -> int:

@@ -17,7 +17,6 @@ that says why. Where every row is there, this only prints the summary.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import datetime
 import hashlib
@@ -42,7 +41,7 @@ from torch import Tensor
 import suffice
 from against_rex_worker import Calls, load_mask, normalised, plain_model, save_mask
 from suffice.buffers import keep_buffers
-from suffice.files import write_csv
+from suffice.files import read_csv, write_csv
 
 REX = "rex-xai==0.4.1"
 WORKER = Path(__file__).with_name("against_rex_worker.py")
@@ -79,8 +78,7 @@ def read_rows(path: Path) -> dict[Key, Row]:
     """Rows by photo, tool, configuration and seed; none where there is no file."""
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: row.get(name) or "" for name in COLUMNS} for row in csv.DictReader(file)]
+    rows = [{name: row.get(name) or "" for name in COLUMNS} for row in read_csv(path)]
     return {key_of(row): row for row in rows}
 
 
@@ -433,8 +431,7 @@ def print_stability(rows: Sequence[Row], mask_of: Callable[[Key], Path], path: P
     """
     kept: dict[tuple[str, str, str], Row] = {}
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            kept = {(row["tool"], row["configuration"], row["photo"]): row for row in csv.DictReader(file)}
+        kept = {(row["tool"], row["configuration"], row["photo"]): row for row in read_csv(path)}
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if not row["error"]:

@@ -13,7 +13,6 @@ whether the same search finds a circuit of the size for a class that the network
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from suffice.circuits.connectivity import connect
 from suffice.circuits.ranking import ACROSS_LAYERS, Decision, best_channels, nested_circuits, weight_scores
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.search import random_circuits, smallest
-from suffice.files import write_csv
+from suffice.files import read_csv, write_csv
 from suffice.metrics import mean_with_error
 
 SIZES = (0.4, 0.2, 0.1)
@@ -48,8 +47,7 @@ def main() -> int:
     parser.add_argument("--print", type=Path, dest="table", help="print the table of these rows, and do nothing else")
     arguments = parser.parse_args()
     if arguments.table:
-        with arguments.table.open(encoding="utf-8") as file:
-            show(list(csv.DictReader(file)))
+        show(read_csv(arguments.table))
         return 0
     if arguments.folder is None:
         sys.exit("expected a folder of photos")
@@ -60,8 +58,7 @@ def main() -> int:
     images = torch.stack([suffice.load_image(photo, classifier) for photo in photos])
     rows: list[dict[str, object]] = []
     if arguments.csv and arguments.csv.exists():
-        with arguments.csv.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = [*read_csv(arguments.csv)]
     done = {row["photo"] for row in rows}
     layers = connect(
         classifier.module, read_out(classifier, images[0]).recording, arguments.switch, follow=False

@@ -12,7 +12,6 @@ label, where the file's name ends in one (photo_285.jpg), is compared as well.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 from pathlib import Path
@@ -28,6 +27,7 @@ from torchvision.transforms import functional as vision
 
 import suffice
 from suffice.buffers import keep_buffers
+from suffice.files import write_csv
 from suffice.metrics import mean_with_error, robustness_solid
 
 COLUMNS = ("photo", "target", "right", "confidence", "explanation_confidence", "checked_confidence")
@@ -143,11 +143,7 @@ def main() -> int:
         spread = f"median {statistics.median(values):.3g}, least {min(values):.3g}, most {max(values):.3g}"
         print(f"{name}: mean {mean_with_error(values):.3g}, {spread}")
     if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(arguments.csv, COLUMNS, rows)
     return 0 if all(r["checked"] for r in rows) else 1
 
 

@@ -22,7 +22,6 @@ default where the processor has AMX) the model is trained, and asked by the metr
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import json
 import subprocess
@@ -42,7 +41,7 @@ from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset, load_dataset, random_subset
 from suffice.explainers import saliency_maps
 from suffice.explainers.lax import heatmaps, load_adapter
-from suffice.files import write_csv, write_whole
+from suffice.files import read_csv, write_csv, write_whole
 from suffice.images import Photo, to_model
 from suffice.metrics import mean_with_error, score_many
 
@@ -276,10 +275,7 @@ def read(path: Path) -> list[dict[str, str]]:
     """The rows that are there; a last one that was cut short is left out."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [
-            row for row in csv.DictReader(file) if all(row.get(column) for column in COLUMNS if column not in TRUTH)
-        ]
+    return [row for row in read_csv(path) if all(row.get(column) for column in COLUMNS if column not in TRUTH)]
 
 
 def report(rows: Iterable[Mapping[str, Any]], base: Mapping[str, Any], out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import suffice
+from suffice import memory
 from suffice.engine import ByRow, Engine, Passes, exclusive, seeded
 from suffice.explainers import explain_batch, saliency_maps
 from suffice.memory import available_memory
@@ -407,15 +409,62 @@ def test_on_cuda_memory_that_runs_out_in_earnest_halves_the_batch() -> None:
 # Memory
 
 
-def test_the_limit_of_a_container_counts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
-    monkeypatch.setattr("suffice.memory._CONTAINER", ((str(limit), str(used)),))
-    free = available_memory(CPU)
-    assert free > 10**8
-    limit.write_text("5000000\n")
-    used.write_text("2000000\n")
-    assert available_memory(CPU) == 3_000_000
-    used.write_text("9000000\n")
+LIMITS = {
+    # Version 2, where a container sees its own group as the root; the same nested; version 1, nested.
+    "own": ("0::/\n", {"v2": "3000000 1000000"}, 2_000_000),
+    "nested": ("0::/a/b\n", {"v2/a": "9000000 2000000", "v2/a/b": "max 2000000"}, 7_000_000),
+    "least": ("0::/a/b\n", {"v2/a": "9000000 2000000", "v2/a/b": "5000000 1000000"}, 4_000_000),
+    "of another": ("0::/a\n", {"v2/b": "1 1"}, None),
+    "none": ("0::/a\n", {"v2/a": "max 2000000"}, None),
+    "full": ("0::/\n", {"v2": "1000000 1000001"}, 0),
+    "v1": ("4:memory:/a\n1:cpu:/b\n0::/\n", {"v1/a": "5000000 1000000", "v1": f"{2**63 - 4096} 9000000"}, 4_000_000),
+    "v1 with others": ("4:cpu,memory:/a\n", {"v1/a": "5000000 1000000"}, 4_000_000),
+    # A container of version 1 reads the host's name of its group, which it does not see.
+    "v1 own": ("4:memory:/docker/0a\n", {"v1": "5000000 1000000"}, 4_000_000),
+    "both": ("4:memory:/\n0::/a\n", {"v1": "5000000 1000000", "v2/a": "3000000 1000000"}, 2_000_000),
+    "no proc": (None, {"v2": "3000000 1000000"}, 2_000_000),
+    "odd": ("0::/../..\n", {"v2": "many 1"}, None),
+}
+
+
+@pytest.fixture
+def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts this process into control groups: the lines of /proc/self/cgroup, and of each group its limit and use."""
+
+    def put(membership: str | None, groups: dict[str, str]) -> None:
+        for kind, name in ((memory._VERSION_1, "v1"), (memory._VERSION_2, "v2")):
+            monkeypatch.setattr(memory, f"_VERSION_{name[1]}", kind._replace(root=tmp_path / name))
+        monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "cgroup")
+        if membership is not None:
+            (tmp_path / "cgroup").write_text(membership)
+        for name, both in groups.items():
+            kind = memory._VERSION_1 if name.startswith("v1") else memory._VERSION_2
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            for file, value in zip((kind.limit, kind.used), both.split(), strict=True):
+                (tmp_path / name / file).write_text(f"{value}\n")
+
+    return put
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_the_limit_of_a_container_counts(case: str, container: Callable[..., None]) -> None:
+    membership, groups, left = LIMITS[case]
+    container(membership, groups)
+    found = available_memory(CPU)
+    assert found > 10**8 if left is None else found == left
+
+
+def test_files_that_the_kernel_can_drop_are_not_in_the_way(tmp_path: Path, container: Callable[..., None]) -> None:
+    container("0::/a\n", {"v2/a": "9000000 9000000"})
     assert available_memory(CPU) == 0
-    limit.write_text("max\n")
-    assert available_memory(CPU) > 10**8
+    (tmp_path / "v2/a/memory.stat").write_text("anon 1\ninactive_file 4000000\nactive_file 7\n")
+    assert available_memory(CPU) == 4_000_000
+
+
+def test_a_batch_fits_into_its_container(container: Callable[..., None]) -> None:
+    classifier = suffice.Classifier(
+        torch.nn.Flatten(), input_size=(SIZE, SIZE), outputs="logits", repeatable=True, device="cpu"
+    )
+    one = SIZE * SIZE * 4 * 100  # bytes that a row is taken to need
+    container("0::/a/b\n", {"v2/a": f"{20 * one} 0", "v2/a/b": "max 0"})
+    assert classifier.engine._fitting_batch() == 5

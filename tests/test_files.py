@@ -1,14 +1,17 @@
 """A file is whole, new or old, whatever goes wrong on the way."""
 
 import csv
+import io
 import os
 import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from suffice.errors import InputError
-from suffice.files import write_csv, write_whole
+from suffice.files import csv_text, read_csv, write_csv, write_whole
 
 
 def test_text_and_bytes_arrive_in_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -61,3 +64,52 @@ def test_a_table_is_read_back_and_what_a_row_lacks_is_empty(tmp_path: Path) -> N
         assert list(csv.reader(file)) == [["name", "value"], ['a "b", c', "1"], ["größer", ""]]
     with pytest.raises(ValueError, match="fields not in fieldnames"):
         write_csv(tmp_path / "table.csv", ("name",), rows)
+
+
+FORMULAS = [
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "\n@x",
+    "-",
+    "=",
+    "\uff1d1+1",
+    "-1 cat",
+]
+NUMBERS = [-1, -0.5, "-0.5", "+3", "-1e-3", "-inf", " -2", 7, None, True]
+
+
+@pytest.mark.parametrize("text", [*FORMULAS, *(f"'{text}" for text in FORMULAS), "''=1"])
+def test_no_cell_is_a_formula_and_every_text_is_read_back(text: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv", [text, "other"], [{text: text, "other": "cat"}])
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
+        for line in csv.reader(file):
+            assert line[0] == f"'{text}"
+    assert read_csv(tmp_path / "table.csv") == [{text: text, "other": "cat"}]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_number_stays_a_number(number: object) -> None:
+    assert csv_text(["a"], [{"a": number}]).splitlines()[1] == ('""' if number is None else str(number))
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("'=+-@\t\r\n ,;\"\uff1d"), max_size=6), min_size=1)
+)
+def test_any_text_is_read_back_and_starts_nothing(texts: list[str]) -> None:
+    text = csv_text(["a"], [{"a": each} for each in texts])
+    cells = [line[0] for line in csv.reader(io.StringIO(text, newline=""))][1:]
+    assert len(cells) == len(texts)
+    for cell, each in zip(cells, texts, strict=True):
+        assert cell in (each, f"'{each}")
+        assert not cell.lstrip(" ").startswith(("=", "@", "\uff1d"))
+
+
+def test_any_table_is_read_back(tmp_path: Path) -> None:
+    texts = [f"{quotes}{blank}{sign}x" for quotes in ("", "'", "''") for blank in ("", " ", "\t") for sign in "=+-@'a"]
+    write_csv(tmp_path / "table.csv", ["a"], [{"a": text} for text in texts])
+    assert [row["a"] for row in read_csv(tmp_path / "table.csv")] == texts

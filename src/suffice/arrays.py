@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -103,7 +104,9 @@ def read_tensors(path: Path) -> Any:
     check_file(path, "a PyTorch file", LARGEST)
     try:
         check_zip(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except pickle.UnpicklingError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import io
 import json
 import os
 import re
@@ -277,12 +276,65 @@ def parse_json(data: bytes, what: str) -> Any:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """A table as CSV, written as `write_whole` does; raises InputError likewise."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    """A table as CSV, as `csv_text` has it, written as `write_whole` does; raises InputError likewise."""
+    write_whole(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table as CSV that a spreadsheet runs nothing of; `read_csv` reads it back.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it. A number stays as it is, also one
+    that comes as text.
+
+    Args:
+        columns: the header.
+        rows: by column; what one lacks is empty.
+
+    Raises:
+        ValueError: a row has something that is no column.
+
+    >>> print(csv_text(["class", "mean"], [{"class": "=1+1", "mean": -0.5}, {"class": "-", "mean": "-1e-3"}]))
+    class,mean
+    '=1+1,-0.5
+    '-,-1e-3
+    <BLANKLINE>
+    """
+    lines = _Lines()
+    writer = csv.DictWriter(lines, columns, restval="")
+    writer.writerow({name: _no_formula(name) for name in columns})
+    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    """What csv writes, a row each. It quotes a cell for what it ends a line with, and has to for both kinds of ends."""
+
+    def write(self, line: str) -> None:
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
+def read_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a table that `write_csv` wrote, every text as it was."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{_as_it_was(name): _as_it_was(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+_FORMULA = re.compile(r"'*(\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n])")
+"""What a spreadsheet may run, also behind blanks and in the wide letters of East Asia; or was kept from running it."""
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def _as_it_was(cell: Any) -> Any:
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def folder_to_disk(folder: Path) -> None:

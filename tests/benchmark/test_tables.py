@@ -12,9 +12,11 @@ import pytest
 
 from suffice.benchmark.comparison import comparison_table
 from suffice.benchmark.config import make_config
+from suffice.benchmark.results import SCHEMA, rows_as_csv
 from suffice.benchmark.tables import Report, read_report, tables
 from suffice.benchmark.values import Values, difference, grouped, mean_of
 from suffice.errors import InputError
+from suffice.files import read_csv
 from suffice.report.tables import as_csv, as_latex, as_markdown
 
 
@@ -139,6 +141,53 @@ def test_latex_has_no_character_that_it_would_read_as_its_own(values: Values, co
     body = [line for line in text.splitlines() if not line.startswith("%")]
     assert all(line.isascii() for line in body)
     assert not any("%" in line.replace(r"\%", "") or "_" in line.replace(r"\_", "") for line in body)
+
+
+HOSTILE = "=1+1 <script>alert(1)</script> ![x](http://here) `a|b` *c* _d_ \\ $e$ &amp;\n\n# f\n\\input{g}"
+
+
+@pytest.fixture
+def hostile(rows: list[dict[str, Any]], content: dict[str, Any]) -> Report:
+    content |= {"title": HOSTILE, "note": HOSTILE, "differences": []}
+    content["models"], content["datasets"][0]["label"] = [{"label": HOSTILE}, {"label": "n"}], HOSTILE
+    rows = [each | {"model": HOSTILE, "dataset": HOSTILE} for each in rows] + [
+        row("a", "zero", "area", -0.5, model="n")
+    ]
+    values = grouped(rows, make_config(content))
+    config = make_config(content)
+    return Report(config, values, tuple(tables(values, config)), 1, 1, {HOSTILE: 1}, HOSTILE, ("{}",))
+
+
+def test_markdown_shows_names_and_obeys_none(hostile: Report) -> None:
+    text = as_markdown(hostile)
+    assert "<" not in text
+    assert text.count("&lt;script&gt;") >= 5
+    shown = (
+        r"=1+1 &lt;script&gt;alert(1)&lt;/script&gt; !\[x\](http://here) \`a\|b\` \*c\* \_d\_ \\ \$e\$ &amp;amp; # f"
+    )
+    assert text.startswith(f"# {shown} \\\\input{{g}}\n")
+    assert "robustness_solid" in text
+    heads = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(heads) == 1 + len(hostile.tables)
+
+
+def test_csv_of_a_report_starts_no_formula_and_keeps_negative_numbers(hostile: Report, tmp_path: Path) -> None:
+    text = as_csv(hostile)
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {line["dataset"] for line in lines} == {f"'{HOSTILE}", "toys"}
+    assert "-0.5" in {line["mean"] for line in lines}
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    assert {line["model"] for line in read_csv(tmp_path / "a.csv")} == {HOSTILE, "n"}
+    found = rows_as_csv([dict.fromkeys(SCHEMA.names, "=1") | {"value": -0.25, "label": -1}]).decode()
+    assert set(found.splitlines()[1].split(",")) == {"'=1", "-0.25", "-1"}
+
+
+def test_latex_reads_nothing_of_names(hostile: Report) -> None:
+    text = as_latex(hostile)
+    for line in text.splitlines():
+        assert "input" not in line or line.startswith("% ") or r"\textbackslash{}input\{g\}" in line
+    comments = [line for line in text.splitlines() if line.startswith("% ")]
+    assert len(comments) == 3
 
 
 def test_two_runs_are_compared_by_image(values: Values, content: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import networkx
@@ -25,6 +26,7 @@ from suffice.circuits.recording import record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.folders import RECORD
+from suffice.report.circuit_figure import circuit_png, circuit_svg
 
 # Colour 0 is strong: class 0 gets 6 · 0.8, class 1 12 · 0.2, class 2 18 · 0.1.
 COLOURS = torch.tensor([0.8, 0.2, 0.1]).view(3, 1, 1).expand(3, 8, 8)
@@ -284,6 +286,21 @@ def test_names_that_no_xml_can_hold_are_replaced_there_and_kept_in_json(tmp_path
     assert [graph.graph[key] for key in ("image", "model", "target_name")] == [shown] * 3
     loaded = load_circuit(tmp_path / "c")
     assert (loaded.image, loaded.model, loaded.target_name) == (name, name, name)
+
+
+def test_layers_may_be_called_anything(tmp_path: Path) -> None:
+    network = nn.Sequential()
+    for name, layer in (("a\x1b[31m\ufffe", nn.Conv2d(3, 4, 3)), ("b\x00<b>", nn.Conv2d(4, 4, 3))):
+        network.add_module(name, layer)
+    network.add_module("end", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))
+    classifier = suffice.Classifier(network, input_size=(16, 16), outputs="logits", repeatable=True)
+    circuit = suffice.trace_circuit(classifier, torch.rand(3, 16, 16), layers="all", nodes=2)
+    circuit.save(tmp_path, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
+    graph = networkx.read_graphml(tmp_path / "circuit.graphml", force_multigraph=True)
+    assert {data["layer"] for _, data in graph.nodes(data=True)} >= {"a\ufffd[31m\ufffd", "b\ufffd<b>", "class"}
+    assert graph.number_of_nodes() == len(circuit.nodes) + 1
+    ElementTree.parse(tmp_path / "circuit.svg")
+    assert load_circuit(tmp_path).nodes == circuit.nodes
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"share": 1}', "[" * 20_000, '{"share": ' + "9" * 5000 + "}"])

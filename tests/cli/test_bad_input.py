@@ -233,6 +233,31 @@ def test_weights_that_hold_code(
     assert Path("the-code-ran").is_dir()
 
 
+@pytest.mark.parametrize("write", [_pickle, _checkpoint])
+def test_nothing_that_loads_runs_code_or_advises_to(
+    write: Callable[[Path], None], suffice: Any, save_photo: Any
+) -> None:
+    photo = save_photo("photo.png")
+    for name in ("code.pt", "code.pt2", "code.pth"):
+        write(Path(name))
+    model = ("--model", "toy_models:convolution")
+    for words in (
+        ("explain", photo, *model, "--weights", "code.pth"),
+        ("explain", photo, *model, "--classes", "code.pt"),
+        ("explain", photo, *model, "--method", "lax", "--adapter", "code.pt"),
+        ("explain", photo, *model, "--method", "activation-matching", "--set", "network=code.pt"),
+        ("explain", photo, "--model", "torchscript:code.pt"),
+        ("explain", photo, "--model", "exported:code.pt2"),
+        ("explain", photo, "--model", "timm:resnet10t", "--weights", "code.pth"),
+        ("score", photo, "code.pt", *model),
+        ("circuit", photo, *model, "--mask", "code.pt"),
+    ):
+        run = suffice(*words)
+        assert (run.status, run.out) == (2, ""), words
+        assert "weights_only" not in run.complaints(1)[0]
+        assert not Path("the-code-ran").exists()
+
+
 def test_weights_of_another_architecture(suffice: Any, save_photo: Any, toy_models: Any, contents: Any) -> None:
     photo = save_photo("photo.png")
     wider, right = toy_models.SmallConvolution(width=16), toy_models.SmallConvolution()

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
+
+from suffice.cli.command import progress_bar
+from suffice.cli.process import printable
+from suffice.report.page import content_hash
 
 QUICK = ("--model", "toy_models:corner", "--occlusion", "min", "--set", "block=8")
 CONTROL = [chr(code) for code in (*range(32), *range(127, 160), 0x202E, 0x2066)]
@@ -92,6 +100,148 @@ def test_class_names_with_anything_in_them(suffice: Any, save_photo: Any, toy_mo
     run = suffice("score", photo, "map.npy", *QUICK[:4], "--metrics", "area", "--out", "o2")
     assert (run.status, run.err) == (0, "")
     assert not set(run.out) & (set(CONTROL) - {"\n"})
+
+
+class Elements(HTMLParser):
+    """What a browser would make of a page: every tag with its attributes, and what scripts hold."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+
+
+BREAKING_OUT = (
+    '"><script>alert(1)</script>',
+    "' onmouseover='alert(1)' x='",
+    "</title></style></script><img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    "</svg><a href=javascript:alert(1)>",
+)
+
+
+@pytest.mark.parametrize("name", BREAKING_OUT)
+def test_in_a_page_nothing_but_the_page_acts(
+    name: str, suffice: Any, save_photo: Any, toy_models: Any, monkeypatch: Any
+) -> None:
+    for model, classes in (("corner", 2), ("convolution", 4)):
+        classifier = getattr(toy_models, model)()
+        monkeypatch.setattr(toy_models, model, lambda classifier=classifier: classifier)
+        classifier.class_names = tuple(f"{name}{number}" for number in range(classes))
+    file = name.replace("/", "\u2215")
+    photo, heat = save_photo(f"photos/{file}_1.png"), f"{file}.npy"
+    save_photo("photos/bad_1.png", marker="fail")
+    np.save("map.npy", np.random.default_rng(0).random((32, 32)))
+    Path("map.npy").rename(heat)
+    Path("b.toml").write_text(
+        f"title = {json.dumps(name)}\nnote = {json.dumps(name)}\n"
+        + BENCHMARK.replace('label = "', f"label = {json.dumps(name)[:-1]}")
+    )
+    circuit = ("--model", "toy_models:convolution", "--layers", "all", "--switch", "all", "--random", "1")
+    suffice("bench", "b.toml", "--out", "bench")
+    for words in (
+        ("explain", "photos", *QUICK, "--out", "o"),
+        ("score", photo, heat, *QUICK[:4], "--metrics", "area", "--out", "o2"),
+        ("circuit", photo, *circuit, "--out", "o3"),
+        ("bench-report", "bench", "--format", "html"),
+    ):
+        run = suffice(*words)
+        assert run.status == (1 if words[1] == "photos" else 0), run.err
+    for page in ("o/report.html", "o2/report.html", "o3/circuits.html", "bench/report.html"):
+        text = Path(page).read_text(encoding="utf-8")
+        found = Elements(text)
+        policy = next(attrs["content"] for tag, attrs in found.tags if attrs.get("http-equiv"))
+        assert policy is not None
+        assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+        assert [f"'{content_hash(script)}'" in policy for script in found.scripts] in ([], [True])
+        for tag, attrs in found.tags:
+            assert not any(attribute.startswith("on") for attribute in attrs), (tag, attrs)
+            for link in (attrs.get("href"), attrs.get("src"), attrs.get("xlink:href")):
+                assert link is None or link.startswith(("#", "data:image/")) or ":" not in link, link
+            assert tag != "img" or str(attrs["src"]).startswith("data:image/")
+        assert escape(name) in text
+
+
+BENCHMARK = """
+gammas = [0.5]
+target = "predicted"
+[[datasets]]
+source = "photos"
+[[models]]
+model = "toy_models:corner"
+label = "\\u001b[31m\\u0000 \\u202e[bold][/] \\u009b"
+[[methods]]
+method = "causal"
+[[metrics]]
+names = ["area"]
+"""
+
+
+def test_a_benchmark_says_names_without_what_a_terminal_obeys(suffice: Any, save_photo: Any) -> None:
+    save_photo("photos/\x1b[31m\u202e_1.png", marker="fail")
+    Path("b.toml").write_text(BENCHMARK)
+    run = suffice("bench", "b.toml", "--out", "o\x1b[31m")
+    assert run.status == 1
+    assert r"failed: \u001b[31m\u0000 \u202e[bold][/] \u009b causal" in run.err
+    assert not set(run.err) & (set(CONTROL) - {"\n"})
+    for form in ("markdown", "latex", "csv"):
+        run = suffice("bench-report", "o\x1b[31m", "--format", form)
+        assert not set(run.out + run.err) & (set(CONTROL) - {"\n"})
+
+
+def test_a_training_says_names_without_what_a_terminal_obeys(suffice: Any, save_photo: Any) -> None:
+    for kind in ("left", "right"):
+        for number in range(5):
+            save_photo(f"photos/{kind}/{number}.png", number)
+    Path("photos/left/\x1b[31m\u202e.png").write_bytes(b"no photo")
+    quick = ("--model", "toy_models:trainable", "--accelerator", "cpu", "--set", "epochs=1", "--out", "run")
+    run = suffice("train-classifier", "photos", *quick)
+    assert run.status == 0, run.err
+    assert r"\u001b[31m\u202e.png" in run.err
+    assert not set(run.err) & (set(CONTROL) - {"\n"})
+
+
+def test_warnings_and_tracebacks_show_names_without_what_a_terminal_obeys(suffice: Any, save_photo: Any) -> None:
+    Path("talking.py").write_text(
+        "import toy_models, warnings\n"
+        "def build():\n"
+        "    warnings.warn('a \\x1b[31m\\u202e name')\n"
+        "    raise ValueError('no \\x1b[31m\\u202e\\n\\x9b such')\n"
+    )
+    path = os.pathsep.join([os.getcwd(), str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", "import suffice.cli; suffice.cli.main()", "explain", save_photo("a.png"),
+         "--model", "talking:build", "--traceback"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert r"UserWarning: a \u001b[31m\u202e name" in done.stderr
+    assert r"ValueError: no \u001b[31m\u202e" in done.stderr
+    assert "Traceback" in done.stderr
+    assert not set(done.stderr) & (set(CONTROL) - {"\n"})
+
+
+@pytest.mark.parametrize("name", ["[bold]", "[red]a[\u2215red]", "[\\]", ":smile:", "a\x1b[31m\u202e"])
+def test_the_progress_bar_shows_a_name_and_obeys_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar(2)(f"photos/{name}") as told:
+        told(0.5)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())  # rich's own
+    assert printable(name) in shown
+    assert not set(shown) & (set(CONTROL) - {"\n", "\r"})
 
 
 # Files that are none

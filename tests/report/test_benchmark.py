@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from typing import Any
 
@@ -15,6 +16,10 @@ from suffice.report.benchmark import plots, png, render_benchmark, svg
 
 @pytest.fixture
 def report() -> Report:
+    return report_of("one", "two")
+
+
+def report_of(*models: str) -> Report:
     content: dict[str, Any] = {
         "title": "<b>Sizes</b>",
         "gammas": [0.1, 0.5],
@@ -33,7 +38,7 @@ def report() -> Report:
             "a": value,
             "b": value + gamma / 10,
         }
-        for model in ("one", "two")
+        for model in models
         for occlusion, value in (("zero", 0.2), ("deactivate", 0.4))
         for gamma in (0.1, 0.5)
         for metric in ("area", "robustness_solid")
@@ -103,3 +108,15 @@ def test_one_page_with_tables_plots_and_failures(report: Report) -> None:
     assert "Images &lt;b&gt;left out&lt;/b&gt;: 1 of 3." in page
     assert "results/here" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_plots_show_names_and_obey_none() -> None:
+    report = report_of("$x_{", "a\x1b[31m\x00\x9b\ufffe <b>")
+    drawn = list(plots(report))
+    left, right = drawn[0].figure.axes
+    assert (left.get_title(), right.get_title()) == ("$x_{", "a\ufffd[31m\ufffd\ufffd\ufffd <b>")
+    for plot in drawn:
+        assert png(plot.figure)[:4] == b"\x89PNG"
+        ElementTree.fromstring(svg(plot.figure))
+    page = render_benchmark(report, drawn, folder="<i>")
+    assert "<i>" not in page

@@ -238,8 +238,13 @@ def test_where_nothing_can_be_read_it_stops(photos: Path, tmp_path: Path) -> Non
 def test_a_damaged_checkpoint_is_said(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "run")
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"half a check")
-    with pytest.raises(InputError, match=r"expected a checkpoint in .*checkpoint\.ckpt; got .*: remove it"):
+    with pytest.raises(InputError, match=r"expected a checkpoint in .*checkpoint\.ckpt; got .*: remove it") as caught:
         train(photos, tmp_path / "run")
+    assert "weights_only" not in str(caught.value)
+    torch.save({"state_dict": Path("code")}, tmp_path / "run" / CHECKPOINT)  # which needs code of Python's
+    with pytest.raises(InputError, match=r"damaged, or holds code: remove it to start anew") as caught:
+        train(photos, tmp_path / "run")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_run_leaves_torchs_random_numbers_and_is_recorded(photos: Path, tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ counts: `read_rows` sees to that.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +28,7 @@ import torch
 from torch import Tensor
 
 from suffice.errors import InputError, reason
-from suffice.files import parse_json, read_bytes, write_whole
+from suffice.files import csv_text, parse_json, read_bytes, write_whole
 from suffice.folders import locked_folder
 
 KEY = ("setup", "image", "at", "level", "cut", "metric_id")
@@ -227,11 +225,7 @@ def read_rows(folder: str | os.PathLike[str]) -> list[ResultRow]:
 def rows_as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
     """Rows as CSV, every digit of their numbers; without `TIMES` two runs of one benchmark give the same bytes."""
     names = [name for name in SCHEMA.names if times or name not in TIMES]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([repr(row[name]) if isinstance(row[name], float) else row[name] for name in names] for row in rows)
-    return text.getvalue().encode()
+    return csv_text(names, ({name: row[name] for name in names} for row in rows)).encode()
 
 
 def packed(

@@ -186,13 +186,20 @@ class Circuit:
         """
         import networkx
 
-        image, model, target_name = (name.translate(_NOT_IN_XML) for name in (self.image, self.model, self.target_name))
-        graph = networkx.MultiDiGraph(image=image, model=model, target=self.target, target_name=target_name)
+        def fit(name: str) -> str:
+            return name.translate(_NOT_IN_XML)
+
+        target_name = fit(self.target_name)
+        about = {"image": fit(self.image), "model": fit(self.model), "target_name": target_name}
+        graph = networkx.MultiDiGraph(target=self.target, **about)
         for node in self.nodes:
-            graph.add_node(node.id, **{k: v for k, v in dataclasses.asdict(node).items() if k != "id"})
+            facts = dataclasses.asdict(node) | {"layer": fit(node.layer)}
+            del facts["id"]
+            graph.add_node(fit(node.id), **facts)
         graph.add_node(f"class:{self.target}", layer="class", channel=self.target, name=target_name, on=True)
         for edge in self.edges:
-            graph.add_edge(edge.source, edge.target, kind=edge.kind, weight=edge.weight, gradient=edge.gradient)
+            ends = fit(edge.source), fit(edge.target)
+            graph.add_edge(*ends, kind=edge.kind, weight=edge.weight, gradient=edge.gradient)
         return graph
 
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:

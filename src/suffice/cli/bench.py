@@ -11,7 +11,7 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, number, one_line, whole_number
-from suffice.cli.process import say
+from suffice.cli.process import complain, say
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _Shown:
 
     def tell(self, line: str) -> None:
         self._clear()
-        print(f"suffice: {line}", file=sys.stderr, flush=True)
+        complain(line)
 
     def progress(self, state: RunProgress) -> None:
         now = time.monotonic()

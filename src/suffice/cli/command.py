@@ -6,13 +6,12 @@ import contextlib
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import typer
 
-from suffice.cli.process import UnreadError, complain, printable, say
+from suffice.cli.process import UnreadError, complain, print_traceback, printable, say
 from suffice.errors import InputError, reason
 from suffice.progress import Progress
 
@@ -48,7 +47,7 @@ def one_line(what: str, show_traceback: bool) -> Iterator[None]:
         raise
     except BaseException as error:
         if show_traceback:
-            traceback.print_exception(error)
+            print_traceback(error)
         kind = type(error).__name__
         message = f"{kind}: {reason(error)}" if str(error) else kind
         message = f"its code ended the program, {message}" if isinstance(error, SystemExit) else message

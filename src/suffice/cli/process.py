@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,7 @@ def warn_in_one_line() -> None:
         elif filename.startswith(here):
             complain(f"warning: {message}")
         else:
-            shown(message, category, filename, *more, **options)
+            shown(str(message).translate(_ESCAPES), category, filename, *more, **options)
 
     show.one_line = True  # type: ignore[attr-defined]
     warnings.showwarning = show
@@ -168,7 +169,13 @@ def complain(message: str) -> None:
     """One line on stderr."""
     if sys.stderr is not None:  # closed, as by `2>&-`; print would take stdout instead
         line = " ".join(line.strip() for line in message.splitlines())
-        print(f"suffice: {line.translate(_ESCAPES)}", file=sys.stderr)
+        print(f"suffice: {line.translate(_ESCAPES)}", file=sys.stderr, flush=True)
+
+
+def print_traceback(error: BaseException) -> None:
+    """All of an error, on stderr; control characters are escaped as everywhere."""
+    if sys.stderr is not None:
+        print("".join(traceback.format_exception(error)).translate(_ESCAPES), end="", file=sys.stderr, flush=True)
 
 
 def printable(name: str) -> str:

@@ -22,7 +22,7 @@ from suffice.cli.options import (
     Traceback,
     Workers,
 )
-from suffice.cli.process import keep_stdout_for_results, say
+from suffice.cli.process import complain, keep_stdout_for_results, say
 from suffice.errors import InputError
 
 WEIGHTS = "classifier.safetensors"
@@ -73,7 +73,7 @@ def train_classifier(
     from suffice.provenance import made_by
     from suffice.training.classifier import PRESETS, ClassifierTask, ClassifierTraining, accuracy
     from suffice.training.examples import Examples
-    from suffice.training.run import Machine, fit, make_settings, to_stderr
+    from suffice.training.run import Machine, fit, make_settings
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
@@ -91,13 +91,12 @@ def train_classifier(
             model, weights=weights or "random", classes=training.class_names, options=options, show_traceback=None
         )
         task = ClassifierTask(classifier, training, settings)
-        tell = to_stderr("suffice")
         folder = named_folder(out)
         results = OutputFolder(folder, "train-classifier")
         results.check([WEIGHTS])
         made = made_by(classifier)
         what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights, **options}
-        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell, made):
+        if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
             return 0  # another process writes what comes out
         from safetensors.torch import save
 

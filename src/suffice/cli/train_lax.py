@@ -24,7 +24,7 @@ from suffice.cli.options import (
     TrainingImages,
     Workers,
 )
-from suffice.cli.process import keep_stdout_for_results, say
+from suffice.cli.process import complain, keep_stdout_for_results, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
 
@@ -66,7 +66,7 @@ def train_lax(
     from suffice.provenance import made_by
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
     from suffice.training.examples import Examples
-    from suffice.training.run import Machine, fit, make_settings, to_stderr
+    from suffice.training.run import Machine, fit, make_settings
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
@@ -92,11 +92,11 @@ def train_lax(
                 f"expected labels of {dataset} below {classifier.num_classes}, the classes of {classifier.name}; got "
                 f"{max(training.labels)}: --set labels=predicted takes the model's own choice instead"
             )
-        tell, folder = to_stderr("suffice"), named_folder(out)
+        folder = named_folder(out)
         OutputFolder(folder, "train-lax").check([ADAPTER])
         made = made_by(classifier)
         what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone), **options}
-        if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell, made):
+        if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
             return 0  # another process writes what comes out
         task.finished().save(folder / ADAPTER)
     result = {

@@ -24,7 +24,7 @@ from suffice.cli.options import (
     TrainingImages,
     Workers,
 )
-from suffice.cli.process import keep_stdout_for_results, say
+from suffice.cli.process import complain, keep_stdout_for_results, say
 from suffice.cli.train_classifier import default_model
 from suffice.errors import InputError
 
@@ -62,7 +62,7 @@ def train_matcher(
     from suffice.provenance import made_by
     from suffice.training.examples import Examples
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
-    from suffice.training.run import Machine, fit, make_settings, to_stderr
+    from suffice.training.run import Machine, fit, make_settings
 
     given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
     settings = make_settings(MatcherTraining, PRESETS["default"], given)
@@ -79,7 +79,7 @@ def train_matcher(
         options = model_options.fields()
         classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
-        tell, folder = to_stderr("suffice"), named_folder(out)
+        folder = named_folder(out)
         results = OutputFolder(folder, "train-matcher")
         results.check([MATCHER])
         made = made_by(classifier)
@@ -87,7 +87,7 @@ def train_matcher(
             "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
         }  # fmt: skip
         try:
-            if not fit(task, Examples(training, classifier, tell), machine, folder, what, tell, made):
+            if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
                 return 0  # another process writes what comes out
         finally:
             task.leave()

@@ -108,12 +108,14 @@ def _path(name: str, kind: str, weights: str | None) -> Path:
 @contextlib.contextmanager
 def _one_line(path: Path, expected: str) -> Iterator[None]:
     """One line of whatever torch raises for a file of another kind; what it logs besides is left out."""
-    log = logging.getLogger("torch.export.pt2_archive._package")
-    before = log.disabled
+    logs = [logging.getLogger(name) for name in ("torch.export", "torch.export.pt2_archive._package")]
+    before = [log.disabled for log in logs]
     try:
-        log.disabled = True
+        for log in logs:
+            log.disabled = True
         yield
     except Exception as error:  # of a dozen kinds, down to KeyError
         raise InputError(f"expected {expected} in {path}; it cannot be read as one: {reason(error)}") from error
     finally:
-        log.disabled = before
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled

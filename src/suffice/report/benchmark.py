@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from suffice.benchmark.specs import PlotSpec
 from suffice.benchmark.tables import Report, Table
 from suffice.benchmark.values import DIMENSIONS, ResultGroup, Values, mean_of, metric_of
-from suffice.report.page import content_hash, environment, source
+from suffice.report.page import UNPRINTABLE, content_hash, environment, source
 
 GENERATOR = '<meta name="generator" content="suffice bench-report">'
 """By which a report of this kind is known."""
@@ -71,6 +71,7 @@ def _words(spec: PlotSpec, values: Values) -> str:
     return f"{metrics} over {across}, a line for each {spec.lines}; mean and standard error of {number} images"
 
 
+@mpl.rc_context({"text.parse_math": False})  # a model may be called $x
 def _figure(spec: PlotSpec, values: Values) -> Figure:
     """A row of panels for each metric, a column for each model."""
     models = list(dict.fromkeys(g.model for g in values)) if spec.lines != "model" else [None]
@@ -122,7 +123,7 @@ def _draw(
         [mean.value for mean in heights if mean is not None],
         xerr=errors,
         yerr=[mean.standard_error or 0.0 for mean in heights if mean is not None],
-        label=line,
+        label=line.translate(UNPRINTABLE),
         color=colour,
         marker=marker,
         markersize=4,
@@ -155,7 +156,7 @@ def _label(axis: Any, spec: PlotSpec, metric: str, model: str | None, row: int, 
     if column == 0:
         axis.set_ylabel(f"{metric} {meant.arrow}")
     if row == 0 and model is not None:
-        axis.set_title(model, fontsize=10)
+        axis.set_title(model.translate(UNPRINTABLE), fontsize=10)
 
 
 def png(figure: Figure) -> bytes:

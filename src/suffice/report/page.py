@@ -47,9 +47,9 @@ _LONGEST_VIEW = 1600
 _LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
 _PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
 
-# What HTML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
+# What HTML or XML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
 UNPRINTABLE = dict.fromkeys(
-    (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)), "\N{REPLACEMENT CHARACTER}"
+    (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}"
 )
 
 

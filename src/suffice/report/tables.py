@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
+import html
+import re
 
 from suffice.benchmark.tables import Report, Table
 from suffice.benchmark.values import ResultGroup, mean_of
+from suffice.files import csv_text
 
 
 def as_markdown(report: Report) -> str:
     """Every table, with what a reader must know."""
-    lines = [f"# {report.config.title}", ""] if report.config.title else []
+    lines = [f"# {markdown_text(report.config.title)}", ""] if report.config.title else []
     if report.config.note:
-        lines += [report.config.note, ""]
+        lines += [markdown_text(report.config.note), ""]
     for note in report.notes:
-        lines += [f"**{note}**", ""]
+        lines += [f"**{markdown_text(note)}**", ""]
     if report.left_out:
-        lines += [report.left_out, ""]
+        lines += [markdown_text(report.left_out), ""]
     for table in report.tables:
         lines += markdown_table(table)
     return "\n".join(lines).rstrip() + "\n"
@@ -26,17 +27,26 @@ def as_markdown(report: Report) -> str:
 
 def markdown_table(table: Table) -> list[str]:
     """Lines of one table and an empty one."""
-    lines = [f"## {table.title}", ""] if table.title else []
-    lines += ["| " + " | ".join(_cell(text) for text in (table.corner, *table.columns)) + " |"]
+    lines = [f"## {markdown_text(table.title)}", ""] if table.title else []
+    lines += ["| " + " | ".join(markdown_text(text) for text in (table.corner, *table.columns)) + " |"]
     lines += ["|---" * (1 + len(table.columns)) + "|"]
     for name, entries in table.rows:
-        texts = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
-        lines.append("| " + " | ".join(_cell(text) for text in (name, *texts)) + " |")
-    return [*lines, "", table.note, ""]
+        texts = [f"**{markdown_text(entry.text)}**" if entry.best else markdown_text(entry.text) for entry in entries]
+        lines.append("| " + " | ".join([markdown_text(name), *texts]) + " |")
+    return [*lines, "", markdown_text(table.note), ""]
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+# Of underscores those that no letter is at both sides of: within a word Markdown leaves them alone.
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def markdown_text(text: str) -> str:
+    r"""Text that Markdown shows as it is, in one line: no HTML, no links, no images.
+
+    >>> print(markdown_text("fid_minus of <b> ![x](http://…) a|b"))
+    fid_minus of &lt;b&gt; !\[x\](http://…) a\|b
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
 
 
 _LATEX = {
@@ -60,18 +70,18 @@ _LATEX = {
 
 
 def latex_text(text: str) -> str:
-    r"""Text that LaTeX prints as it is.
+    r"""Text that LaTeX prints as it is, in one line.
 
     >>> latex_text("fid_minus ↓ 5% ± 1%")
     'fid\\_minus $\\downarrow$ 5\\% $\\pm$ 1\\%'
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def as_latex(report: Report) -> str:
     """Every table as a `table` with `booktabs` rules."""
     lines = [r"% \usepackage{booktabs}"]
-    lines += [f"% {note}" for note in [*report.notes, report.left_out] if note]
+    lines += [f"% {' '.join(note.split())}" for note in [*report.notes, report.left_out] if note]
     for table in report.tables:
         lines += ["", r"\begin{table}", r"\centering"]
         lines += [
@@ -88,14 +98,12 @@ def as_latex(report: Report) -> str:
 
 def as_csv(report: Report) -> str:
     """Every mean with its standard error, a line each."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(f.name for f in dataclasses.fields(ResultGroup)), "mean", "standard_error", "images"])
+    rows = []
     for group in report.values:
         mean = mean_of(report.values, group)
         assert mean is not None
         error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
-        level = f"{group.level:g}"
-        names = [group.dataset, group.model, group.method, group.occlusion, group.at, level, group.metric]
-        writer.writerow([*names, f"{mean.value:.6g}", error, mean.count])
-    return text.getvalue()
+        found = {"mean": f"{mean.value:.6g}", "standard_error": error, "images": mean.count}
+        rows.append(dataclasses.asdict(group) | {"level": f"{group.level:g}"} | found)
+    columns = [f.name for f in dataclasses.fields(ResultGroup)]
+    return csv_text([*columns, "mean", "standard_error", "images"], rows)

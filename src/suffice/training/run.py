@@ -13,8 +13,8 @@ import io
 import json
 import math
 import os
+import pickle
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -166,7 +166,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Raises InputError for a damaged file."""
         try:
             check_zip(Path(path))
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            # torch's own message advises the very thing that must not be done.
+            raise InputError(
+                f"expected a checkpoint in {path}; got one that is damaged, or holds code: remove it to start anew"
+            ) from error
         except Exception as error:  # a damaged file breaks the reader in a dozen ways
             raise InputError(
                 f"expected a checkpoint in {path}; got {reason(error)}: remove it to start anew"
@@ -371,13 +378,3 @@ def _quiet() -> None:
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def to_stderr(name: str) -> Callable[[str], None]:
-    """A function that prints lines on stderr, each after a name."""
-
-    def tell(line: str) -> None:
-        if sys.stderr is not None:
-            print(f"{name}: {line}", file=sys.stderr, flush=True)
-
-    return tell
