@@ -30,6 +30,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ AGREES = 1e-4
 """Share of the effect that the largest difference from the reference may be; in float64 it is some 1e-8."""
 
 
-def torchvision_models() -> list[tuple[str, str, str]]:
+def torchvision_models(known: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(library, family, model) of every classifier."""
     import torchvision
 
@@ -57,12 +58,15 @@ def torchvision_models() -> list[tuple[str, str, str]]:
     return [("torchvision", torchvision.models.get_model_builder(n).__module__.split(".")[-1], n) for n in names]
 
 
-def timm_models() -> list[tuple[str, str, str]]:
-    """The smallest model of every family."""
+def timm_models(known: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """The smallest model of every family; `known` has that of some, and to find it takes minutes."""
     import timm
 
     chosen = []
     for family in timm.list_modules():
+        if family in known:
+            chosen.append(("timm", family, known[family]))
+            continue
         names = timm.list_models(module=family)
         if not names:
             continue
@@ -305,7 +309,7 @@ def main() -> None:
         jobs: list[tuple[str, str, str]] = []
         for library, models in (("torchvision", torchvision_models), ("timm", timm_models)):
             known = [(r["library"], r["family"], r["model"]) for r in done.values() if r["library"] == library]
-            jobs += known if options.redo and known else models()
+            jobs += known if options.redo and known else models({family: name for _, family, name in known})
         again = set(options.redo)
         redo = {
             j for j in jobs

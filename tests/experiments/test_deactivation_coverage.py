@@ -105,8 +105,8 @@ def test_a_model_without_the_comparison_is_done_again_small_ones_first(
         row | {"model": "tokens", "parameters_m": 1, "largest_difference_from_reference": "not read: softmax"},
     ]
     coverage.write(rows)
-    monkeypatch.setattr(coverage, "torchvision_models", lambda: [("torchvision", "f", r["model"]) for r in rows])
-    monkeypatch.setattr(coverage, "timm_models", list)
+    monkeypatch.setattr(coverage, "torchvision_models", lambda known: [("torchvision", "f", r["model"]) for r in rows])
+    monkeypatch.setattr(coverage, "timm_models", lambda known: [])
     asked: list[Any] = []
     monkeypatch.setattr(coverage, "run", lambda jobs, limit: asked.extend(jobs))
     monkeypatch.setattr(sys, "argv", ["deactivation_coverage.py"])
