@@ -27,8 +27,14 @@ class Explanation:
             several), in [0, 1].
         sufficient: whether the mask is what was asked for: alone it keeps the target on top with at least
             `keep_confidence` x `confidence`, and more where the `kind` demands it.
-        minimal: whether it was shown that no block of the mask alone can be left out.
-        minimal_block: side in pixels of the blocks that this holds for; None where it was not shown.
+        minimal: whether it was shown that no block of one grid over the mask can be left out alone. Blocks of another
+            grid, or several at once, may still go, as models are not monotone: `certificate` says what was shown.
+        minimal_block: about the side in pixels of those blocks; None where it was not shown.
+        certificate: the strongest that was shown of what cannot be left out (EXIC2): `blocks of 16 on this grid`,
+            `windows of 16 at every offset`, `pairs of blocks of 16 on this grid`, `every subset of the 4x4 grid` or
+            `pixels`; empty for nothing.
+        loses_class: where hiding the mask loses the class that it gives (EXIC3): with `all else hidden`, or with
+            `all else shown`; `not found` where it does not in either; empty where it was not asked.
         area: share of the pixels in the mask, in [0, 1].
         occlusion, threshold, kind, keep_confidence: what was asked, as of `suffice.Question`; `keep_confidence` (γ) is
             None where that is not known, as in a result that another tool made.
@@ -76,6 +82,8 @@ class Explanation:
     notes: tuple[str, ...] = ()
     minimal: bool = False
     minimal_block: int | None = None
+    certificate: str = ""
+    loses_class: str = ""
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
@@ -99,6 +107,20 @@ class Explanation:
             return "insufficient"
         return "sufficient" if self.area > 0 else "empty"
 
+    @property
+    def minimality(self) -> str:
+        """What the certificate says, in plain words; empty where there is none, or no pixel that could be left out."""
+        if self.area == 0 or not self.certificate:
+            return ""
+        side = self.minimal_block
+        return {
+            "blocks": f"no block of {side} pixels of one grid can be left out alone",
+            "pixels": "no single pixel can be left out",
+            "windows": f"no window of {side} x {side} pixels can be left out, wherever it lies",
+            "pairs": f"no block of {side} pixels of one grid can be left out, nor two of them together",
+            "every": f"no cells of {self.certificate.removeprefix('every subset of ')} can be left out, however many",
+        }[self.certificate.split()[0]]
+
     @classmethod
     def from_dict(
         cls, content: Mapping[str, Any], *, mask: Tensor, saliency: Tensor, raw_saliency: Tensor | None = None
@@ -115,6 +137,8 @@ class Explanation:
         fields = {name: value for name, value in content.items() if name != "verdict"}
         fields |= {"mask": mask, "saliency": saliency, "raw_saliency": raw_saliency}
         fields |= {name: tuple(content.get(name, ())) for name in ("notes", "assumptions")}
+        if content.get("minimal_block") and "certificate" not in content:  # a version that knew of blocks alone
+            fields |= {"certificate": f"blocks of {content['minimal_block']} on this grid"}
         if "kind" not in content:  # what was asked, and of whom, once stood among the settings of the method
             settings = dict(content.get("settings", {}))
             moved = {name: settings.pop(name) for name in _ONCE_AMONG_SETTINGS if name in settings}

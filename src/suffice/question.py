@@ -155,12 +155,19 @@ class Question:
         return other
 
     def explain(
-        self, method: str | Method = "causal", *, progress: Progress | None = None, **settings: Any
+        self,
+        method: str | Method = "causal",
+        *,
+        minimal: str | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
     ) -> Explanation:
         """The smallest part found that is enough.
 
         Args:
             method: a name in `suffice.explainers.METHODS`, or a `Method`.
+            minimal: the certificate to search on for, `blocks`, `windows`, `pairs` or `subsets`, as many images as it
+                takes (see `suffice.explainers.certificates`); None: what the method shows by itself.
             progress: called with the share of the work that is done.
             settings: of the method, such as `block` of `causal`.
 
@@ -168,12 +175,13 @@ class Question:
             Explanation; its `forward_passes` and `seconds` are what it took beyond what was known.
 
         Raises:
-            InputError: an unknown method or setting, one out of range, or a model whose output is unusable.
+            InputError: an unknown method, certificate or setting, one out of range, or a model whose output is
+                unusable.
         """
         # Methods stand on questions: this is the one way back, for who has a question and wants the explanation.
         from suffice.explainers.explaining import explanation_of
 
-        return explanation_of(self, method, settings, progress)
+        return explanation_of(self, method, settings, progress, minimal=minimal)
 
     @property
     def target(self) -> int:
@@ -232,6 +240,22 @@ class Question:
         if not sufficient or not self.contrastive:
             return sufficient
         return all(self._answers.settle(index, ~shown).margin <= 0 for index in range(len(self.occlusions)))
+
+    def loses_class(self, mask: Tensor | npt.NDArray[np.bool_]) -> str:
+        """Where hiding a mask, bool (H, W), that gives the class loses it: there the part makes a difference (EXIC3).
+
+        Returns:
+            `all else hidden`: under some occlusion the class is lost where nothing is shown; `all else shown`: where
+            all but the mask is, of an image that has the class; `not found`: in neither.
+        """
+        shown = self._one(mask)
+        contexts = [("all else hidden", torch.zeros_like(shown))]
+        if float(self.classifier.margins(self.whole_logits, self.target)) > 0:
+            contexts.append(("all else shown", ~shown))
+        for name, hidden in contexts:
+            if any(self._answers.settle(index, hidden).margin <= 0 for index in self._order):
+                return name
+        return "not found"
 
     def exact(self, mask: Tensor | npt.NDArray[np.bool_]) -> Answer:
         """The answer for one mask, bool (H, W), in float32 and asked alone: the least over the occlusions."""

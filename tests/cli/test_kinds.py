@@ -40,12 +40,12 @@ def test_each_kind_keeps_its_word(kind: str, gamma: float, said: str, suffice: A
     assert part > 0.5
     if kind != "sufficient":
         assert rest <= 0.5
-    ending = "; no block of 2 pixels can be left out"
+    ending = "; no block of 2 pixels of one grid can be left out alone"
     assert (
         run.out.splitlines()[1] == f"  {kept.mean():.1%} of what the model sees {said}: confidence {part:.2f}{ending}"
     )
     page = Path("suffice-out/report.html").read_text(encoding="utf-8")
-    assert "no block of 2 pixels can be left out of it" in page
+    assert "no block of 2 pixels of one grid can be left out alone" in page
     assert ("the class is lost." in page) is (kind != "sufficient")
 
 
@@ -53,11 +53,30 @@ def test_json_says_the_kind_and_what_was_shown(suffice: Any, save_photo: Any) ->
     photo = save_photo("photo.png")
     (boxes,) = suffice("explain", photo, *WORDS, "--kind", "contrastive", "--json").json
     assert (boxes["kind"], boxes["minimal"], boxes["minimal_block"]) == ("contrastive", True, 2)
+    assert (boxes["certificate"], boxes["loses_class"]) == ("blocks of 2 on this grid", "all else hidden")
     (partitions,) = suffice.corner(photo, "--json").json  # a search that shows nothing of the kind
     assert (partitions["kind"], partitions["minimal"], partitions["minimal_block"]) == (
         "sufficient", False, None,
     )  # fmt: skip
+    assert partitions["certificate"] == ""
     assert "left out" not in suffice.corner(photo).out
+
+
+def test_a_stronger_certificate_is_searched_for_and_said(suffice: Any, save_photo: Any, read_page: Any) -> None:
+    photo = save_photo("photo.png")
+    for level, certificate in (
+        ("windows", "windows of 2 at every offset"),
+        ("subsets", "every subset of the 4x4 grid"),
+    ):
+        (found,) = suffice("explain", photo, *WORDS, "--minimal", level, "--json").json
+        assert found["certificate"] == certificate
+    said = "no cells of the 4x4 grid can be left out, however many"
+    assert said in suffice("explain", photo, *WORDS, "--minimal", "subsets").out
+    words = shlex.split(read_page().of_each[0])
+    assert words[words.index("--minimal") + 1] == "subsets"
+    run = suffice("explain", photo, *WORDS, "--minimal", "window")
+    assert run.status == 2
+    assert "unknown certificate 'window' (did you mean windows?); expected blocks, windows, pairs, subsets" in run.err
 
 
 def test_what_is_not_contrastive_says_so(suffice: Any, save_photo: Any) -> None:

@@ -91,13 +91,13 @@ def test_only_the_region_is_searched(needed: list[set[int]], gone: set[int]) -> 
 def grids(monkeypatch: pytest.MonkeyPatch) -> list[list[Box]]:
     """The blocks of each pass of `peeled`, as it goes; the promise is about those of the last one."""
     seen: list[list[Box]] = []
-    original = descent._blocks
+    original = descent.blocks_of
 
     def spied(box: Box, side: int) -> list[Box]:
         seen.append(original(box, side))
         return seen[-1]
 
-    monkeypatch.setattr(descent, "_blocks", spied)
+    monkeypatch.setattr(descent, "blocks_of", spied)
     return seen
 
 

@@ -320,17 +320,39 @@ def test_robust_is_several_colours() -> None:
     assert "robust" not in Page(render(an_entry())).words
 
 
-def test_what_was_shown_to_be_minimal_says_for_which_blocks() -> None:
-    words = Page(render(an_entry(minimal=True, minimal_block=16))).words
-    assert "Minimal: no block of 16 pixels can be left out of it." in words
-    assert "Minimal for blocks of16 pixels" in words
-    assert "each was left out in turn" in words
-    assert "no block of 1 pixel can" in Page(render(an_entry(minimal=True, minimal_block=1))).words
+@pytest.mark.parametrize(
+    ("certificate", "said"),
+    [
+        ("blocks of 16 on this grid", "no block of 16 pixels of one grid can be left out alone."),
+        ("windows of 16 at every offset", "no window of 16 x 16 pixels can be left out, wherever it lies."),
+        ("pairs of blocks of 16 on this grid", "no block of 16 pixels of one grid can be left out, nor two of them"),
+        ("every subset of the 4x4 grid", "no cells of the 4x4 grid can be left out, however many."),
+        ("pixels", "no single pixel can be left out."),
+    ],
+)
+def test_what_was_shown_to_be_minimal_says_for_what(certificate: str, said: str) -> None:
+    words = Page(render(an_entry(minimal=True, minimal_block=16, certificate=certificate))).words
+    assert f"Minimal, as far as was tried: {said}" in words
+    assert f"Minimal for{certificate}" in words
+    assert "What is not named was not tried" in words
 
 
-@pytest.mark.parametrize("changes", [{}, {"minimal": True, "minimal_block": 1, "area": 0.0}])
+@pytest.mark.parametrize("changes", [{}, {"minimal": True, "minimal_block": 1, "certificate": "pixels", "area": 0.0}])
 def test_what_was_not_shown_to_be_minimal_is_not_spoken_of(changes: dict[str, Any]) -> None:
     assert "inimal" not in Page(render(an_entry(**changes))).words
+
+
+@pytest.mark.parametrize(
+    ("loses_class", "said"),
+    [
+        ("all else hidden", "with all else hidden"),
+        ("all else shown", "with all else shown"),
+        ("not found", "not found"),
+    ],
+)
+def test_the_report_says_whether_hiding_the_part_loses_the_class(loses_class: str, said: str) -> None:
+    assert f"Hiding it loses the class{said}" in Page(render(an_entry(loses_class=loses_class))).words
+    assert "Hiding it" not in Page(render(an_entry())).words
 
 
 LOST = "Without this part, all else present, the model no longer decides for “ibex”: the class is lost"

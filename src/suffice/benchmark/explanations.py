@@ -101,7 +101,13 @@ def _cut(explanation: Explanation, area: float, cell: int, series: str) -> Expla
     """An explanation whose ranking is cut at an area, so that nothing is known of the part."""
     mask = cut_at(explanation.saliency.numpy(), area, cell)
     cut = dataclasses.replace(
-        explanation, mask=mask, area=float(mask.float().mean()), minimal=False, minimal_block=None
+        explanation,
+        mask=mask,
+        area=float(mask.float().mean()),
+        minimal=False,
+        minimal_block=None,
+        certificate="",
+        loses_class="",
     )
     unknown: ResultRow = {"explanation_confidence": None, "sufficient": None}
     return Explained(cut, _columns(cut, series) | unknown)

@@ -35,7 +35,9 @@ FACTS: dict[str, ExplanationFact] = {
         ExplanationFact(
             "sufficient", 0, 1, True, "share of the explanations that suffice", lambda e: float(e.sufficient)
         ),
-        ExplanationFact("minimal", 0, 1, True, "share that were shown to be minimal", lambda e: float(e.minimal)),
+        ExplanationFact(
+            "minimal", 0, 1, True, "share of which no block of one grid can be left out", lambda e: float(e.minimal)
+        ),
         ExplanationFact(
             "confidence_kept", 0, math.inf, True, "confidence of the part by the whole image's", _confidence_kept
         ),

@@ -84,6 +84,14 @@ def explain(
             parser=number, metavar="NUMBER", help="Share of the whole image's confidence to keep, 0 to 1 (γ)."
         ),
     ] = 0.5,
+    minimal: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Search on until none of these can be left out: blocks of one grid; windows at every offset; pairs of "
+            "blocks; subsets of a 4x4 grid. As many images as it takes. [default: blocks, within the method's budget]",
+        ),
+    ] = None,
     target: Target = None,
     threshold: Threshold = 0.0,
     seed: Seed = 0,
@@ -126,7 +134,7 @@ def explain(
 
     # Everything that can be wrong with the call is said before the first image costs time.
     _check_files(METHODS.find(method), settings, adapter)
-    check_settings(method, keep_confidence, seed, settings, kind)
+    check_settings(method, keep_confidence, seed, settings, kind, minimal)
     found = find_images(images)
     keep_buffers()
     classifier = load(
@@ -158,6 +166,7 @@ def explain(
         "weights": weights,
         "classes": classes,
         "target": target,
+        "minimal": minimal,
         **model_options.words(),
         "precision": precision,
     }
@@ -231,9 +240,9 @@ class _Job:
             OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY), only=True)
         photo = read_photo(path)
         check_photo(self.expect, photo)
-        target = self.loading["target"]
+        asked = {name: self.loading[name] for name in ("target", "minimal")}
         explanation = explain_image(
-            self.classifier, photo, target=target, name=path, progress=progress, **self.call, **self.settings
+            self.classifier, photo, name=path, progress=progress, **asked, **self.call, **self.settings
         )
         directory = None if self.folder is None else self.folder / name
         # One of several is made again beside the others, so that the report of them all stays.
@@ -310,7 +319,5 @@ def _verdict(explanation: Explanation) -> str:
     }[kind]
     if not explanation.sufficient:
         verdict = "does NOT suffice" if kind == "sufficient" else f"is NOT {kind}"
-    # Of an empty part there is nothing to leave out.
-    shown = explanation.minimal and explanation.area > 0
-    minimal = f"; no block of {explanation.minimal_block} pixels can be left out" if shown else ""
+    minimal = f"; {explanation.minimality}" if explanation.minimality else ""
     return f"{explanation.area:.1%} of what the model sees {verdict} under {hidden}: {confidence}{minimal}"

@@ -28,6 +28,7 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers import activation_matching
+from suffice.explainers.certificates import check_level
 from suffice.explainers.method import Method, MethodSettings, complete_settings
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
@@ -51,6 +52,7 @@ def explain(
     *,
     kind: str = "sufficient",
     threshold: float = 0.0,
+    minimal: str | None = None,
     name: str = "",
     progress: Progress | None = None,
     **settings: Any,
@@ -70,6 +72,8 @@ def explain(
             what must go for the class to change; or `complete`, which is contrastive and keeps all of the confidence
             (γ = 1).
         threshold: τ in [0, 1) of `deactivate`.
+        minimal: the certificate to search on for: `blocks`, `windows`, `pairs` or `subsets`, as many images as it takes
+            (see `certificates.py`); None: what the method shows by itself.
         name: what the result calls the image, such as its path.
         progress: called with the share of the work that is done.
         settings: of the method, such as `block` of `causal`.
@@ -87,7 +91,7 @@ def explain(
         classifier, image, target, occlusion=occlusion, threshold=threshold, keep_confidence=keep_confidence, kind=kind,
         seed=seed, name=name,
     )  # fmt: skip
-    return question.explain(method, progress=progress, **settings)
+    return question.explain(method, minimal=minimal, progress=progress, **settings)
 
 
 def explain_series(
@@ -101,6 +105,7 @@ def explain_series(
     *,
     kind: str = "sufficient",
     threshold: float = 0.0,
+    minimal: str | None = None,
     name: str = "",
     progress: Progress | None = None,
     **settings: Any,
@@ -108,7 +113,7 @@ def explain_series(
     """One explanation for each γ, as `explain` gives it, for less: what the model was asked once is not asked again.
 
     Args:
-        classifier, image, method, occlusion, target, seed, kind, threshold, name, settings: as of `explain`.
+        classifier, image, method, occlusion, target, seed, kind, threshold, minimal, name, settings: as of `explain`.
         keep_confidences: γ of each; the paper's six by default.
         progress: called with the share of the work that is done.
 
@@ -123,7 +128,7 @@ def explain_series(
     )
     questions = [question.at(keep_confidence=keep_confidence) for keep_confidence in keep_confidences]
     return [
-        each.explain(method, progress=_share_of(progress, index, len(questions)), **settings)
+        each.explain(method, minimal=minimal, progress=_share_of(progress, index, len(questions)), **settings)
         for index, each in enumerate(questions)
     ]
 
@@ -139,6 +144,7 @@ def explain_several(
     seed: int = 0,
     *,
     threshold: float = 0.0,
+    minimal: str | None = None,
     name: str = "",
     progress: Progress | None = None,
     **settings: Any,
@@ -146,7 +152,8 @@ def explain_several(
     """Sufficient parts of one image that have no pixel in common: each is found in what those before it leave.
 
     Args:
-        classifier, image, method, occlusion, target, keep_confidence, seed, threshold, name, settings: as of `explain`.
+        classifier, image, method, occlusion, target, keep_confidence, seed, threshold, minimal, name, settings: as of
+            `explain`.
         count: how many at most.
         progress: called with the share of the work that is done.
 
@@ -165,7 +172,9 @@ def explain_several(
     )  # fmt: skip
     found: list[Explanation] = []
     while len(found) < count:
-        explanation = question.explain(method, progress=_share_of(progress, len(found), count), **settings)
+        explanation = question.explain(
+            method, minimal=minimal, progress=_share_of(progress, len(found), count), **settings
+        )
         if found and not explanation.sufficient:
             last = found[-1]
             note = f"What {len(found)} explanations leave of the image is not found to be sufficient: there is no more."
@@ -240,10 +249,16 @@ def explain_batch(
 
 
 def check_settings(
-    method: str | Method, keep_confidence: float, seed: int, settings: dict[str, Any], kind: str = "sufficient"
+    method: str | Method,
+    keep_confidence: float,
+    seed: int,
+    settings: dict[str, Any],
+    kind: str = "sufficient",
+    minimal: str | None = None,
 ) -> MethodSettings:
     """The settings of a method, complete and checked; raises InputError before anything is loaded."""
     found = METHODS.find(method)
+    check_level(minimal)
     check_demands(keep_confidence, kind, seed)
     return complete_settings(found.name, found.settings, settings)
 

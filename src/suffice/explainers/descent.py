@@ -3,7 +3,8 @@
 A part that holds together has few borders to whatever is painted around it, so it keeps its class on more backgrounds
 than as many pixels scattered about, and it is found with fewer questions: first the sides of a box are cut off as long
 as what is left is sufficient, then blocks are taken off its rim, and at last every block is tried alone. Where none of
-them can be left out the result is minimal: Definition 1 (EXIC3) of Activation-Deactivation, for blocks of that size.
+them can be left out the result is minimal: Definition 1 (EXIC2) of Activation-Deactivation, for the blocks of one grid,
+each alone. What more can be shown is in `certificates.py`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Peeled(NamedTuple):
 
     Attributes:
         mask: bool (H, W), sufficient.
-        minimal: no block alone can be left out of it.
+        minimal: no block of one grid can be left out of it alone.
         importance: (H, W) in [0, 1], by rank of what leaving out the block at each pixel costs; 0 outside of the mask.
     """
 
@@ -127,7 +128,7 @@ def peeled(
     """
     ranked = _Ranked([], np.zeros((0, *mask.shape), dtype=bool), question.leader)
     for length, rim in ((2 * side, True), (side, True), (side, False)):
-        blocks = _blocks(bounds(mask), length)
+        blocks = blocks_of(bounds(mask), length)
         needed: set[Box] = set()  # by a mask that was larger: not asked again before the last round
         while True:
             chosen = [block for block in blocks if block not in needed and _inside(mask, block).any()]
@@ -228,18 +229,25 @@ def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -
     return None if found is None else order[found]
 
 
-def _blocks(box: Box, side: int) -> list[Box]:
+def blocks_of(box: Box, side: int) -> list[Box]:
     """A box in about square blocks of about this side."""
+    return grid_of(box, *(max(1, round(length / side)) for length in (box.bottom - box.top, box.right - box.left)))
 
-    def edges(start: int, end: int) -> list[int]:
-        count = max(1, round((end - start) / side))
+
+def grid_of(box: Box, rows: int, columns: int) -> list[Box]:
+    """A box in so many rows and columns of blocks that are as equal as whole pixels allow.
+
+    >>> grid_of(Box(0, 0, 1, 3), 1, 2)
+    [Box(top=0, left=0, bottom=1, right=2), Box(top=0, left=2, bottom=1, right=3)]
+    """
+
+    def edges(start: int, end: int, count: int) -> list[int]:
         return [start + round(index * (end - start) / count) for index in range(count + 1)]
 
-    rows, columns = edges(box.top, box.bottom), edges(box.left, box.right)
     return [
         Box(top, left, bottom, right)
-        for top, bottom in itertools.pairwise(rows)
-        for left, right in itertools.pairwise(columns)
+        for top, bottom in itertools.pairwise(edges(box.top, box.bottom, rows))
+        for left, right in itertools.pairwise(edges(box.left, box.right, columns))
     ]
 
 

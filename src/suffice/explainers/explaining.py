@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from suffice.explainers.certificates import BLOCK, certificate_name, certified, check_level
 from suffice.explainers.method import Candidate, Method, complete_settings
 from suffice.explanation import Explanation
 from suffice.progress import Progress
@@ -19,7 +20,12 @@ from suffice.registry import METHODS
 
 
 def explanation_of(
-    question: Question, method: str | Method, settings: Mapping[str, Any], progress: Progress | None = None
+    question: Question,
+    method: str | Method,
+    settings: Mapping[str, Any],
+    progress: Progress | None = None,
+    *,
+    minimal: str | None = None,
 ) -> Explanation:
     """The explanation that a method finds; see `Question.explain`.
 
@@ -28,15 +34,18 @@ def explanation_of(
         method: a name in `METHODS`, or a `Method`.
         settings: of the method.
         progress: called with the share of the work that is done.
+        minimal: the certificate that is asked for; None: what the method shows by itself.
 
     Raises:
         InputError: as `Question.explain`.
     """
+    check_level(minimal)
     chosen = METHODS.find(method)
     complete = complete_settings(chosen.name, chosen.settings, settings)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     nothing = np.zeros(question.region.shape, dtype=bool)
+    certificate = certificate_name("blocks", 1)
     notes = [*question.assumed, *_notes_on_target(question)]
     if bool(question(nothing)):
         found = Candidate(nothing.astype(np.float64), nothing, 1)
@@ -45,12 +54,16 @@ def explanation_of(
         )
     else:
         found = chosen.explain(question, complete, question.seed, progress or (lambda share: None))
+        found, certificate = _certified(question, found, minimal, getattr(complete, "block", BLOCK))
     notes += found.notes
     mask = torch.from_numpy(found.mask) & question.region
     answer, sufficient = question.exact(mask), question.holds(mask)
-    passes = classifier.passes.since(before)
     if not sufficient:
         notes.append("No sufficient part was found: the mask shown is not an explanation.")
+    loses_class = question.loses_class(mask) if sufficient else ""
+    if loses_class == "not found" and found.mask.any():
+        notes.append("Hiding the part was not found to lose the class, with all else hidden or with all else shown.")
+    passes = classifier.passes.since(before)
     return Explanation(
         mask=mask,
         saliency=torch.from_numpy(found.saliency).to(torch.float32),
@@ -62,6 +75,8 @@ def explanation_of(
         sufficient=sufficient,
         minimal=sufficient and found.minimal_block is not None,
         minimal_block=found.minimal_block if sufficient else None,
+        certificate=certificate if sufficient else "",
+        loses_class=loses_class,
         area=float(mask.float().mean()),
         method=chosen.name,
         occlusion=question.occlusion,
@@ -85,6 +100,15 @@ def explanation_of(
         curves={name: list(values) for name, values in found.curves.items()},
         made=made_by(classifier, question.image, question.sha256, complete.model_dump()),
     )
+
+
+def _certified(question: Question, found: Candidate, level: str | None, block: int) -> tuple[Candidate, str]:
+    """What a method found, or less of it, and the name of its certificate; empty for none."""
+    block = found.minimal_block or block
+    if level is None or not bool(question(found.mask)):
+        return found, certificate_name("blocks", block) if found.minimal_block else ""
+    mask = certified(question, found.mask & question.region.numpy(), level, block)
+    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block)
 
 
 def _notes_on_target(question: Question) -> list[str]:

@@ -59,6 +59,7 @@ class ExplanationEntry:
 
     Attributes:
         facts: `Explanation.to_dict()`, and in `made` what made it, in words.
+        minimality: what cannot be left out of it, in plain words; empty where nothing of the kind was shown.
         demanded: least confidence that is sufficient, in [0, 1]; None where γ is not known.
         directory: where the files of the explanation lie, relative to the page; empty for none.
         command: makes the explanation again; where: it is to be run, in words.
@@ -74,6 +75,7 @@ class ExplanationEntry:
     """
 
     facts: dict[str, Any]
+    minimality: str
     demanded: float | None
     directory: str
     command: str
@@ -100,11 +102,6 @@ class ExplanationEntry:
         """Whether it holds under several occlusions at once, or fails one of them."""
         names = split_names(self.facts["occlusion"])
         return len(names) > 1 or names == ["robust"]
-
-    @property
-    def minimal_block(self) -> int | None:
-        """Side in pixels of the blocks that all are needed; None where that was not shown, or nothing is kept."""
-        return self.facts["minimal_block"] if self.facts["minimal"] and self.facts["area"] > 0 else None
 
     @property
     def folder(self) -> str:
@@ -142,6 +139,7 @@ def make_entry(
     facts = explanation.to_dict()
     return ExplanationEntry(
         facts=facts | {"image": facts["image"] or photo.path, "made": in_words(explanation.made)},
+        minimality=explanation.minimality,
         demanded=None if gamma is None else gamma * explanation.confidence,
         directory=directory,
         command=command,
@@ -185,7 +183,7 @@ def render_report(
             overview=len(entries) + len(failures) != 1,
             common=_common(entries),
             kinds={entry.kind for entry in entries},
-            minimal=any(entry.minimal_block is not None for entry in entries),
+            minimal=any(entry.minimality for entry in entries),
             robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
             counts=_counts(entries),

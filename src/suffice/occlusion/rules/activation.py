@@ -98,8 +98,10 @@ class Activation(Tensor):
         return _copied(self.value).masked_fill_(~self.mask.on, 0.0)  # no product: 0 · ∞ is no number
 
     def result(self) -> Tensor:
-        """The plain value that leaves the model."""
-        return self.value
+        """The plain value that leaves the model; the last checkpoint (O ⊙ M', Definition 5) where it has positions."""
+        if self.mask is None or all(size == 1 for size in (*self.mask.on.shape[1:], *self.full_shape[2:])):
+            return self.value
+        return self.checkpoint()
 
     @classmethod
     def __torch_function__(

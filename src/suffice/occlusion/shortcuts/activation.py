@@ -166,9 +166,9 @@ class StoredActivation(Activation):
         return self.value
 
     def result(self) -> Tensor:
-        """The plain value that leaves the model."""
-        value: Tensor = whole(self).value
-        return value
+        """The plain value that leaves the model, all of it; the last checkpoint where it has positions."""
+        whole(self)
+        return super().result()
 
     @classmethod
     def __torch_function__(
