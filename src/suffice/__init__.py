@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from suffice.explainers import explain_series as explain_series
     from suffice.explainers import explain_several as explain_several
     from suffice.explanation import Explanation as Explanation
+    from suffice.guarantees import certify as certify
     from suffice.images import load_image as load_image
     from suffice.metrics import score as score
     from suffice.metrics import score_many as score_many
@@ -37,6 +38,7 @@ _HOME = {
     "explain_several": "suffice.explainers",
     "Explanation": "suffice.explanation",
     "load_explanation": "suffice.saved",
+    "certify": "suffice.guarantees",
     "load_image": "suffice.images",
     "score": "suffice.metrics",
     "score_many": "suffice.metrics",

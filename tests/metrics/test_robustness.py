@@ -264,7 +264,7 @@ def test_one_background_has_no_standard_error() -> None:
     found = robustness_solid(toy(BrightnessAbove(0.0)), torch.ones(3, *SIZE), UPPER_HALF, 0, count=1)
     assert isinstance(found, Robustness)
     assert found.standard_error is None
-    assert repr(found) == "Robustness(rho=1.000, standard_error=None, backgrounds=1)"
+    assert repr(found) == "Robustness(rho=1.000, at_least=0.050, standard_error=None, backgrounds=1)"
 
 
 # Bad input

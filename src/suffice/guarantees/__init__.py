@@ -1,5 +1,16 @@
-"""How far "sufficient" carries: certified by draws, proved by bounds, refuted by a counterexample, or unknown."""
+"""How far "sufficient" carries: certified by draws, proved by bounds, refuted by a counterexample, or unknown.
 
+| | |
+|---|---|
+| `verdict.py` | the `Guarantee` that says so |
+| `wording.py` | it in a sentence |
+| `interval.py` | bounds of a share from draws, for a fixed number of them and at any time |
+| `contexts.py` | distributions of contexts that a part is put into |
+| `certifying.py` | `certify`: draws until it is decided |
+"""
+
+from suffice.guarantees.certifying import certify
 from suffice.guarantees.verdict import Guarantee, Verdict
+from suffice.guarantees.wording import in_words
 
-__all__ = ["Guarantee", "Verdict"]
+__all__ = ["Guarantee", "Verdict", "certify", "in_words"]

@@ -4,7 +4,7 @@
 |---|---|
 | `proved` | no change of at most ε of the pixels outside the part changes the class: bounds on the network show it |
 | `certified` | in at least a share ρ of the contexts of a distribution the part keeps the class, at a confidence |
-| `refuted` | there is a context in which it does not, and this is it |
+| `refuted` | there is a context in which it does not, and this is it; of a share ρ: it is less |
 | `unknown` | neither was decided |
 """
 
@@ -28,8 +28,9 @@ class Guarantee:
         epsilon: by how much each pixel outside the part may change, in [0, 1] of the pixel scale; None where contexts
             were drawn.
         distribution: what contexts were drawn from, as `colours`; None where none were.
+        rho_wanted: the share of contexts that was to be shown; None where none were drawn.
         rho_at_least: lower bound of the share of contexts that keep the class, in [0, 1]; rho_at_most: the upper bound.
-        confidence: with which the bounds hold, in (0, 1).
+        confidence: with which the verdict holds, and each of the bounds, in (0, 1).
         draws, kept: contexts that were drawn, and those of them that kept the class.
         seed: of the draws.
         counterexample: float32 (C, H, W) in [0, 1], an image with the part in it that loses the class; None for none.
@@ -42,6 +43,7 @@ class Guarantee:
     method: str
     epsilon: float | None = None
     distribution: str | None = None
+    rho_wanted: float | None = None
     rho_at_least: float | None = None
     rho_at_most: float | None = None
     confidence: float | None = None

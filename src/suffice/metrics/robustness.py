@@ -5,7 +5,7 @@
 >>> classifier = suffice.Classifier(redness, input_size=(2, 2), mean=(0, 0, 0), std=(1, 1, 1))
 >>> upper = torch.tensor([[True, True], [False, False]])  # kept red, so that the background must have a red above 1/2
 >>> robustness_solid(classifier, torch.ones(3, 2, 2), upper, target=0, count=1000)
-Robustness(rho=0.504, standard_error=0.016, backgrounds=1000)
+Robustness(rho=0.504, at_least=0.478, standard_error=0.016, backgrounds=1000)
 
 Source: Activation-Deactivation, Definition 2 with the two sets of backgrounds of sections 5.1 and 5.2: 100 solid
 colours, and 100 images of other classes. As in a sufficiency test, the class holds where it is the decision: its
@@ -15,10 +15,6 @@ logit is above all others, or a label's probability is at least 1/2. γ plays no
 from __future__ import annotations
 
 import dataclasses
-import random
-import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,18 +23,16 @@ from torch import Tensor
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.images import find_images
+from suffice.guarantees.contexts import BACKGROUNDS
+from suffice.guarantees.contexts import label_of as label_of
+from suffice.guarantees.contexts import photos_of_other_classes as photos_of_other_classes
+from suffice.guarantees.interval import CONFIDENCE, at_least, interval
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
 from suffice.metrics.standard_error import mean_with_error
 from suffice.outputs import as_tensor
 from suffice.verdicts import Tolerance
-
-BACKGROUNDS = 100
-"""How many the paper takes of each kind."""
-
-_LABEL = re.compile(r"(?:^|[^0-9])([0-9]+)$")  # the number at the end of a name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,9 +51,24 @@ class Robustness:
     on_top: Tensor
     confidences: Tensor
 
+    @property
+    def at_least(self) -> float:
+        """What is shown of ρ over all such backgrounds, at a confidence of 95%: a lower bound, one-sided.
+
+        Source: Clopper and Pearson 1934, as `suffice.guarantees.interval.at_least`.
+        """
+        return at_least(int(self.on_top.sum()), len(self.on_top))
+
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """The two-sided Clopper-Pearson interval of ρ, at a confidence in (0, 1)."""
+        return interval(int(self.on_top.sum()), len(self.on_top), confidence)
+
     def __repr__(self) -> str:
         error = "None" if self.standard_error is None else f"{self.standard_error:.3f}"
-        return f"Robustness(rho={self.rho:.3f}, standard_error={error}, backgrounds={len(self.on_top)})"
+        return (
+            f"Robustness(rho={self.rho:.3f}, at_least={self.at_least:.3f}, standard_error={error}, "
+            f"backgrounds={len(self.on_top)})"
+        )
 
 
 def robustness_solid(
@@ -171,57 +180,6 @@ def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0)
         raise InputError(f"expected a seed of at least 0; got {seed}")
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.rand(count, channels, 1, 1, generator=generator, device="cpu", dtype=torch.float32)
-
-
-def photos_of_other_classes(
-    folder: str | Path,
-    target: int,
-    *,
-    count: int = BACKGROUNDS,
-    seed: int = 0,
-    labels: Mapping[str, int] | None = None,
-) -> list[Path]:
-    """Images of a folder that show another class than the target, for `robustness_images`.
-
-        backgrounds = torch.stack([load_image(path, classifier) for path in photos_of_other_classes(folder, 285)])
-
-    Args:
-        folder: where the images lie.
-        target: class that none of them may show, by its number.
-        count: at most so many; more are drawn from without replacement.
-        seed: of that draw.
-        labels: class of each image by its file name, of which others are passed over; None for the number at the end
-            of the name, as in `photo_285.jpg`.
-
-    Returns:
-        Paths in the order of their names; fewer than `count` where the folder has no more.
-
-    Raises:
-        InputError: not a folder, an image without a label, or none of another class.
-    """
-    if count < 1:
-        raise InputError(f"expected at least one background; got count={count}")
-    paths = [Path(path) for path in find_images([str(folder)])] if Path(folder).is_dir() else []
-    if labels is not None:
-        paths = [path for path in paths if path.name in labels]
-    if not paths:
-        raise InputError(f"expected a folder of photos with labels; got {folder}, which holds none")
-    others = [path for path in paths if (label_of(path) if labels is None else labels[path.name]) != target]
-    if not others:
-        raise InputError(f"expected photos of other classes than {target} in {folder}; all {len(paths)} show it")
-    return sorted(random.Random(seed).sample(others, count)) if len(others) > count else others
-
-
-def label_of(path: Path) -> int:
-    """The class that the number at the end of an image's name gives; raises InputError where there is none.
-
-    >>> label_of(Path("imagenet_00_243.jpg"))
-    243
-    """
-    number = _LABEL.search(path.stem)
-    if number is None:
-        raise InputError(f"expected a label at the end of the name, as in photo_285.jpg; got {path.name}")
-    return int(number[1])
 
 
 def _check_backgrounds(backgrounds: Tensor, image: Tensor) -> Tensor:
