@@ -11,7 +11,7 @@
 
 from suffice.guarantees.bounds.crown import METHODS, Bounds, Method, bounds_of, form_bounds, form_rows, to_image
 from suffice.guarantees.bounds.layer import Box
-from suffice.guarantees.bounds.network import Network, network_of
+from suffice.guarantees.bounds.network import Network, network_of, trainable_network
 from suffice.guarantees.bounds.rounding import float32_error
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "form_rows",
     "network_of",
     "to_image",
+    "trainable_network",
 ]

@@ -32,13 +32,15 @@ _DENSE = 0.3  # share of a map's neurons at a place that are open, from which al
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bounds:
-    """What each node of a network lies between, over each of some boxes of images."""
+    """What each node of a network lies between, over each of some boxes of images.
+
+    Attributes:
+        boxes: by node.
+        intervals: the same as the intervals of the nodes before left it, before any line went backward from it.
+    """
 
     boxes: list[Box]
-
-    def rows(self, which: Tensor | slice) -> Bounds:
-        """Of some of the boxes."""
-        return Bounds([box.rows(which) for box in self.boxes])
+    intervals: list[Box]
 
 
 def bounds_of(network: Network, images: Box, method: Method = "crown", base: Bounds | None = None) -> Bounds:
@@ -50,7 +52,7 @@ def bounds_of(network: Network, images: Box, method: Method = "crown", base: Bou
         method: of the neurons inside; see above.
         base: bounds by the same method over one box; what the boxes do not change of it is taken from there.
     """
-    found = [images]
+    found, intervals = [images], [images]
     changed = [] if base is None else [(images.lower != base.boxes[0].lower) | (images.upper != base.boxes[0].upper)]
     bounded = set(network.bounded) if method == "crown" else set()
     for number, node in enumerate(network.nodes[1:], 1):
@@ -60,11 +62,16 @@ def bounds_of(network: Network, images: Box, method: Method = "crown", base: Bou
         if base is not None:
             wanted = node.layer.reached(*(changed[i] for i in node.inputs))
             changed.append(wanted)
-            box = Box(*(torch.where(wanted, new, old) for new, old in zip(box, base.boxes[number], strict=True)))
+            box = _where(wanted, box, base.intervals[number])
+        intervals.append(box)
         if number in bounded and not node.exact:
             box = _refined(network, number, box, found, wanted)
-        found.append(box)
-    return Bounds(found)
+        found.append(box if base is None or wanted is None else _where(wanted, box, base.boxes[number]))
+    return Bounds(found, intervals)
+
+
+def _where(wanted: Tensor, box: Box, other: Box) -> Box:
+    return Box(torch.where(wanted, box.lower, other.lower), torch.where(wanted, box.upper, other.upper))
 
 
 def _refined(network: Network, number: int, box: Box, found: list[Box], wanted: Tensor | None) -> Box:
@@ -89,8 +96,10 @@ def _refined(network: Network, number: int, box: Box, found: list[Box], wanted: 
         where = (part[:, 0], slice(None), part[:, 1], part[:, 2]) if together else tuple(part.T)
         low = torch.maximum(lower[where], ends[:, :half].view(lower[where].shape))
         high = torch.minimum(upper[where], -ends[:, half:].view(lower[where].shape))
-        # Rounding may put two ends that are equal in the other order.
-        lower[where], upper[where] = torch.minimum(low, high), torch.maximum(low, high)
+        # Rounding may put two ends that are equal in the other order. What came along by being beside what is open
+        # stays as it was, so that no bound depends on what else is in the batch.
+        lower[where] = torch.where(open_[where], torch.minimum(low, high), lower[where])
+        upper[where] = torch.where(open_[where], torch.maximum(low, high), upper[where])
     return Box(lower, upper)
 
 

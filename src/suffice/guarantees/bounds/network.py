@@ -114,8 +114,9 @@ def network_of(classifier: Classifier, dtype: torch.dtype = torch.float64) -> Ne
     if recording.numbers:
         op = recording.numbers[0]
         raise InputError(f"cannot bound {classifier.name}: {_where(op)} depends on the values of an activation")
-    network = _network(recording.ops, recording.image, recording.logits, classifier, dtype)
-    found = network.values(images)[-1].detach()
+    with torch.no_grad():
+        network = _network(recording.ops, recording.image, recording.logits, classifier, dtype)
+        found = network.values(images)[-1]
     off = float((found - answers.view(found.shape)).abs().max())
     if not off <= 1e-3 * float(answers.abs().max()) + 1e-4:
         raise InputError(
@@ -123,6 +124,21 @@ def network_of(classifier: Classifier, dtype: torch.dtype = torch.float64) -> Ne
             f"of three images are {off:.2g} apart)"
         )
     return network
+
+
+def trainable_network(classifier: Classifier, image: Tensor) -> Network:
+    """The layers of a classifier in float32, as they are now and made of its own weights: gradients flow to them.
+
+    Args:
+        classifier: as of `network_of`; what is followed is not compared with the model.
+        image: (1, C, H, W), normalised.
+
+    Raises:
+        InputError: as `network_of`.
+    """
+    module = classifier.require_module("training with bounds")
+    recording = record_operators(module, image, as_logits, frozenset(operators_of("creation")))
+    return _network(recording.ops, recording.image, recording.logits, classifier, torch.float32)
 
 
 def _network(ops: Sequence[Op], image: Value, logits: Value, classifier: Classifier, dtype: torch.dtype) -> Network:
@@ -232,7 +248,9 @@ def _constant(op: Op, index: int, name: str, dtype: torch.dtype) -> Tensor | Non
     given = _argument(op, index, name)
     if isinstance(given, Value):
         raise NoRuleError(f"{name} made from the image")
-    return None if given is None else given.to("cpu", dtype)
+    given = None if given is None else given.to("cpu", dtype)
+    # Where gradients are on, it is the weights that bounds are differentiated by.
+    return given if given is None or torch.is_grad_enabled() else given.detach()
 
 
 def _pair(value: Any) -> tuple[int, int]:
