@@ -20,8 +20,8 @@ LONGEST = 60
 # Modules and packages of `suffice`, each below all that it imports when it is itself imported.
 ORDER = (
     *("errors", "verdicts", "progress", "buffers", "memory", "registry", "files", "folders", "naming", "arrays"),
-    *("provenance", "operators"),
-    *("operator_rules", "outputs", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
+    *("provenance", "operators", "operator_rules", "recording"),
+    *("outputs", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),
     *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "report", "cli"),

@@ -232,6 +232,9 @@ METHODS: Registry[Method] = Registry(
         "lime": BuiltIn(f"{_EXPLAINERS}.lime:METHOD", "a linear model over superpixels"),
         "lax": BuiltIn(f"{_EXPLAINERS}.lax:METHOD", "an adapter that train-lax has trained"),
         "activation-matching": BuiltIn(f"{_EXPLAINERS}.activation_matching:METHOD", "learns the mask by gradients"),
+        "abductive": BuiltIn(
+            f"{_EXPLAINERS}.abductive:METHOD", "a part that is proved, whatever the rest does within ε"
+        ),
         "grad-cam": BuiltIn(f"{_EXPLAINERS}.cam:GRAD_CAM", "feature maps weighted by mean gradients"),
         "grad-cam++": BuiltIn(f"{_EXPLAINERS}.cam:GRAD_CAM_PLUS_PLUS", "by gradients above 0, place by place"),
         "layer-cam": BuiltIn(f"{_EXPLAINERS}.cam:LAYER_CAM", "each place of a map by its own gradient"),

@@ -22,10 +22,10 @@ from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
 from suffice.circuits.ranking import RANKINGS, Decision, best_channels
-from suffice.circuits.recording import record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.folders import RECORD
+from suffice.recording import record_operators
 from suffice.report.circuit_figure import circuit_png, circuit_svg
 
 # Colour 0 is strong: class 0 gets 6 · 0.8, class 1 12 · 0.2, class 2 18 · 0.1.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from toy_networks import Parts, Wired, randomised
 
 from suffice.circuits.connectivity import Network, connect
-from suffice.circuits.recording import record_operators
 from suffice.errors import InputError
+from suffice.recording import record_operators
 
 
 def network_of(module: nn.Module, layers: str | list[str] = "all", side: int = 8) -> Network:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suffice.circuits.connectivity import connect
-from suffice.circuits.recording import record_operators
+from suffice.recording import record_operators
 
 
 class Between(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from suffice.circuits.connectivity import connect
-from suffice.circuits.recording import record_operators
 from suffice.errors import InputError
 from suffice.occlusion.deactivation import deactivated_forward
+from suffice.recording import record_operators
 
 PAGE = Path(__file__).parents[2] / "docs" / "deactivation.md"
 

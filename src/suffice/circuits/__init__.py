@@ -2,7 +2,7 @@
 
 | step | file |
 |---|---|
-| write down what the forward pass does | `recording.py` |
+| write down what the forward pass does | `suffice/recording.py` |
 | follow channels through its operators | `flow.py`, `rules/` |
 | layers and the connections between them | `connectivity.py` |
 | energies and edges (the paper's section 3.3) | `readout.py` |

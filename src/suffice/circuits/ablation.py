@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.connectivity import Layer
-from suffice.circuits.recording import returns_tensors
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
 from suffice.operators import operator_name
+from suffice.recording import returns_tensors
 
 
 class SwitchedOff(TorchFunctionMode):

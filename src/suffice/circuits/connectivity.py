@@ -5,7 +5,7 @@ residual addition returns is another. Pooling and flattening belong to the conne
 that the network does in between, as a matrix for each kind of path (see `suffice.circuits.flow`).
 
 >>> import torch
->>> from suffice.circuits.recording import record_operators
+>>> from suffice.recording import record_operators
 >>> model = torch.nn.Sequential(
 ...     torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 1), torch.nn.ReLU(),
 ...     torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(5, 2)
@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from suffice.circuits import rules
 from suffice.circuits.flow import Flow, as_matrix, collapsed
-from suffice.circuits.recording import Op, Recording, Value
 from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
+from suffice.recording import Op, Recording, Value
 
 LAYERS = ("stages", "blocks", "all")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from suffice.circuits.connectivity import Connection, Layer, Link, Network, connect
 from suffice.circuits.flow import label_sums
-from suffice.circuits.recording import Recording, record_operators
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.outputs import Meaning, as_logits
+from suffice.recording import Recording, record_operators
 
 
 def channel_norms(activation: Tensor, labels: Tensor, channels: int) -> Tensor:

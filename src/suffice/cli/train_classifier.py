@@ -43,7 +43,7 @@ def train_classifier(
     out: Annotated[
         str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and weights.")
     ] = "classifier",
-    preset: Annotated[str, typer.Option(help="default, paper (500 epochs) or quick.")] = "default",
+    preset: Annotated[str, typer.Option(help="default, paper (500 epochs), quick or robust.")] = "default",
     setting: Annotated[
         list[str] | None,
         typer.Option(

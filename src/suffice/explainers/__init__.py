@@ -8,6 +8,7 @@
 | `activation-matching` | `activation_matching/` |
 | `grad-cam`, `grad-cam++`, `layer-cam`, `kpca-cam`, `finer-cam` | `cam.py` |
 | `attention`, `attention-rollout` | `attention.py` |
+| `abductive` | `abductive.py`; proved by `suffice.guarantees` |
 
 A method is given a `Question` (`suffice.question`) and returns a `Candidate` (`method.py`), which `explaining.py` puts
 to the test. The CAMs and attention maps rank pixels by a saliency map (`saliency.py`), which `saliency_maps` makes of

@@ -47,7 +47,7 @@ def explanation_of(
     nothing = np.zeros(question.region.shape, dtype=bool)
     certificate = certificate_name("blocks", 1)
     notes = [*question.assumed, *_notes_on_target(question)]
-    if bool(question(nothing)):
+    if not chosen.own_contexts and bool(question(nothing)):
         found = Candidate(nothing.astype(np.float64), nothing, 1)
         notes.append(
             f"With everything hidden ({question.occlusion}) the model still says this class: no part is needed."
@@ -58,7 +58,10 @@ def explanation_of(
     notes += found.notes
     mask = torch.from_numpy(found.mask) & question.region
     answer, sufficient = question.exact(mask), question.holds(mask)
-    if not sufficient:
+    if found.guarantee is not None and found.guarantee.verdict == "proved":
+        kept = "enough as well" if sufficient else "not enough"
+        notes.append(f"With all else hidden ({question.occlusion}) it is {kept}: that is another question.")
+    elif not sufficient:
         notes.append("No sufficient part was found: the mask shown is not an explanation.")
     loses_class = question.loses_class(mask) if sufficient else ""
     if loses_class == "not found" and found.mask.any():

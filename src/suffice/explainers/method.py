@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from suffice.classifier import Classifier
     from suffice.explainers.raw_maps import RawMaps
+    from suffice.guarantees import Guarantee
     from suffice.question import Question
 
 
@@ -68,6 +69,7 @@ class Candidate(NamedTuple):
         settings: those that the method chose by itself.
         notes: what a reader must know before trusting it.
         curves: of a method that learns, by name one value a step.
+        guarantee: of a method that shows by itself how far the mask carries.
     """
 
     saliency: npt.NDArray[np.float64]
@@ -77,6 +79,7 @@ class Candidate(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     curves: Mapping[str, Sequence[float]] = MappingProxyType({})
+    guarantee: Guarantee | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,8 @@ class Method:
             [0, 1], targets (N,), -1 for the model's own choice, settings and progress; None where it has none.
         own_scale: whether its saliency is in [0, 1] by itself, on a scale that must not be stretched to an image's
             least and greatest value.
+        own_contexts: whether what its masks suffice in is not what the question's occlusions show: then they are
+            searched for also where nothing shown is enough, and may be insufficient under the occlusions.
         needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
     """
 
@@ -100,4 +105,5 @@ class Method:
     explain: Callable[[Question, Any, int, Progress], Candidate]
     saliency: Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps] | None = None
     own_scale: bool = False
+    own_contexts: bool = False
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -31,3 +31,17 @@ def mnist() -> Classifier:
             nn.Linear(32 * 7 * 7, 10),
         )
     return mnist_classifier(network, "suffice.models.three_layers:mnist")
+
+
+def mnist_strided() -> Classifier:
+    """Two convolutions that halve the map and a linear layer: 4,704 ReLUs and no pooling, so that bounds are tight."""
+    with seeded(0):
+        network = nn.Sequential(
+            nn.Conv2d(1, 16, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * 7 * 7, 10),
+        )
+    return mnist_classifier(network, "suffice.models.three_layers:mnist_strided")

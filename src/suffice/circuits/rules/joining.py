@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.flow import Flow, as_matrix, merged
-from suffice.circuits.recording import Op, Value
 from suffice.circuits.rules.table import Flows, argument, circuit_rule, tensor_of, tracked, with_origin
+from suffice.recording import Op, Value
 
 
 @circuit_rule("addition", "larger of two", "interpolation of two", kind="merges")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.flow import Flow, along, as_gate, collapsed, merged
-from suffice.circuits.recording import Op, Value
 from suffice.circuits.rules.joining import broadcast_labels
 from suffice.circuits.rules.table import Flows, argument, circuit_rule, tensor_of, with_origin
 from suffice.operator_rules import NoRuleError
 from suffice.operators import operators_of
+from suffice.recording import Op, Value
 
 _TRANSPOSED = set(operators_of("transposed convolution"))
 

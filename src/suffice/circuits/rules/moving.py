@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suffice.circuits.flow import Flow, collapsed, compact, merged
-from suffice.circuits.recording import Op, Value
 from suffice.circuits.rules.joining import broadcast_labels
 from suffice.circuits.rules.table import Flows, argument, circuit_rule, tensor_of, tracked
 from suffice.operator_rules import NoRuleError
 from suffice.operators import operators_of
+from suffice.recording import Op, Value
 
 
 @circuit_rule(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.flow import Flow, as_gate, merged, row_means
-from suffice.circuits.recording import Op
 from suffice.circuits.rules.joining import broadcast_labels
 from suffice.circuits.rules.table import Flows, argument, circuit_rule, tensor_of, tracked, with_origin
 from suffice.operator_rules import NoRuleError
+from suffice.recording import Op
 
 
 @circuit_rule("batch norm")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 from suffice.circuits.flow import Flow
-from suffice.circuits.recording import Op, Value
 from suffice.operator_rules import RuleTable
+from suffice.recording import Op, Value
 
 Flows = dict[Value, Flow]
 CircuitRule = Callable[[Op, Flows], Flow | list[Flow | None]]
@@ -32,7 +32,7 @@ def circuit_rule(
 ) -> Callable[[AnyRule], AnyRule]:
     """Make a function the rule by which channels pass through some operators.
 
-    The rule is called with the recorded call, a `suffice.circuits.recording.Op`, and the flows of what was computed
+    The rule is called with the recorded call, a `suffice.recording.Op`, and the flows of what was computed
     before it, and returns the flow of the output, or of each output (None: it has none).
 
     Args:

@@ -1,8 +1,8 @@
 """One forward pass written down: every operator, what it read and what it returned, and in which module.
 
 Nothing of the model is traced or rewritten. A `TorchFunctionMode` sees each call that the model makes into torch, so
-any control flow works, functional calls (`torch.relu`, `+`, `torch.cat`) as well as modules; the operators' numbers are
-what `suffice.circuits.ablation` later finds the same places by.
+any control flow works, functional calls (`torch.relu`, `+`, `torch.cat`) as well as modules. Circuits are made of it,
+and bounds (`suffice.guarantees.bounds`); by the operators' numbers `suffice.circuits.ablation` finds the same places.
 
 >>> import torch
 >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16, 2))
@@ -30,6 +30,7 @@ from suffice.operators import operator_name, operators_of
 
 NOT_MADE = frozenset(operators_of("creation", "place of the extreme", "number test", "comparison"))
 """They take shape and type from an activation, or compare it: what they return does not count as made from it."""
+_NUMBERS = frozenset(operators_of("number"))
 _WRITES = frozenset(operators_of("write"))
 
 
@@ -76,16 +77,24 @@ class Op:
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Recording:
-    """A forward pass: its operators in order, the image, the logits, and what each submodule returned last."""
+    """A forward pass: its operators in order, the image, the logits, and what each submodule returned last.
+
+    Attributes:
+        numbers: calls that made a number of Python's of a value, on which what the model does next may depend.
+    """
 
     ops: list[Op]
     image: Value
     logits: Value
     outputs: dict[str, Value]
+    numbers: list[Op]
 
 
 def record_operators(
-    module: nn.Module, images: Tensor, as_logits: Callable[[Any], Tensor] = lambda output: output
+    module: nn.Module,
+    images: Tensor,
+    as_logits: Callable[[Any], Tensor] = lambda output: output,
+    not_made: frozenset[Any] = NOT_MADE,
 ) -> Recording:
     """Run the model once and write down what it does; gradients are on if they are on for the caller.
 
@@ -93,11 +102,12 @@ def record_operators(
         module: the model, in evaluation mode.
         images: (1, C, H, W), normalised.
         as_logits: finds the logits in what the model returns.
+        not_made: operators whose output does not count as made from the image.
 
     Raises:
         InputError: the logits do not depend on the image by any operator of torch, as in a scripted model.
     """
-    recorder = _Recorder(images)
+    recorder = _Recorder(images, not_made)
     with _noting_modules(module, recorder), recorder:
         logits = as_logits(module(recorder.image.tensor))  # which may leave out dimensions of 1
     found = recorder.current.get(id(logits))
@@ -106,7 +116,7 @@ def record_operators(
             f"expected a model that runs operators of torch one by one; what {type(module).__name__} does could not be "
             "followed from the image to the logits (is it scripted or compiled?)"
         )
-    return Recording(recorder.ops, recorder.image, found, recorder.outputs)
+    return Recording(recorder.ops, recorder.image, found, recorder.outputs, recorder.numbers)
 
 
 def returns_tensors(output: Any) -> bool:
@@ -117,13 +127,15 @@ def returns_tensors(output: Any) -> bool:
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, not_made: frozenset[Any]) -> None:
         super().__init__()
+        self.not_made = not_made
         # No leaf: a model may normalise it in place.
         image = images.detach().requires_grad_(torch.is_grad_enabled()).clone()
         self.image = Value(image, None)
         self.current: dict[int, Value] = {id(image): self.image}
         self.ops: list[Op] = []
+        self.numbers: list[Op] = []
         self.calls = 0
         self.path = [""]
         self.outputs: dict[str, Value] = {}
@@ -138,14 +150,17 @@ class _Recorder(TorchFunctionMode):
         known_kwargs = {name: self._known(arg, inputs) for name, arg in kwargs.items()}
         versions = [value.tensor._version for value in inputs]
         output = function(*args, **kwargs)
-        if function in NOT_MADE:
+        if function in self.not_made:
             inputs = []
         if function in _WRITES and inputs:
             raise InputError(
-                f"expected operators that a circuit can be followed through; {self.path[-1] or 'the model'} writes "
+                f"expected operators that can be followed one by one; {self.path[-1] or 'the model'} writes "
                 "into a part of a tensor"
             )
         if not returns_tensors(output):
+            if inputs and function in _NUMBERS:
+                name = operator_name(function)
+                self.numbers.append(Op(self.calls, function, name, known_args, known_kwargs, inputs, self.path[-1]))
             return output
         number, self.calls = self.calls, self.calls + 1
         if not inputs:
