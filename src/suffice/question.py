@@ -41,7 +41,7 @@ from torch import Tensor
 from suffice.answers import Answer, KeptAnswers, keys_of
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
-from suffice.images import Photo, as_image
+from suffice.images import Photo, given_image
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, joined_names, make_occlusions
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
@@ -114,7 +114,7 @@ class Question:
         self.classifier, self.threshold, self.seed, self.name = classifier, threshold, seed, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         self.occlusion = joined_names(occlusion)
-        pixels, self.assumed, self.sha256 = as_image(classifier, image)
+        pixels, self.assumed, self.sha256 = given_image(classifier, image)
         if pixels.ndim != 3:
             raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
         self.image = classifier.check_images(pixels[None])[0]

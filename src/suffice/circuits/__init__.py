@@ -34,7 +34,7 @@ from suffice.circuits.readout import Readout, read_out
 from suffice.circuits.search import CircuitVerdict, put_to_the_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
-from suffice.images import Photo, as_image
+from suffice.images import Photo, given_image
 from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
@@ -114,7 +114,7 @@ def trace_circuit(
     _check(ranking, share, keep_confidence, nodes, random, seed)
     module = classifier.require_module("a circuit")
     report = progress or (lambda done: None)
-    pixels, assumed, sha256 = as_image(classifier, image)
+    pixels, assumed, sha256 = given_image(classifier, image)
     whole = classifier.check_images(pixels[None])
     shown = whole if mask is None else _explanation(classifier, whole, mask, occlusion, seed)
     references = None if reference is None else classifier.check_images(reference)

@@ -18,7 +18,7 @@
 from suffice.images.finding import FoundImages, find_images, images_in
 from suffice.images.formats import FORMATS, SUFFIXES, is_image_name
 from suffice.images.geometry import Frame, frame_of, from_photo, to_file, to_photo
-from suffice.images.preparing import as_image, load_image, prepare, to_model, to_pixels
+from suffice.images.preparing import as_image, given_image, load_image, prepare, to_model, to_pixels
 from suffice.images.reading import LARGEST_PIXELS, SAMPLES, SMALLEST_SIDE, Photo, open_checked, read_photo
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "find_images",
     "frame_of",
     "from_photo",
+    "given_image",
     "images_in",
     "is_image_name",
     "load_image",

@@ -57,7 +57,7 @@ class GivenImage(NamedTuple):
     sha256: str | None
 
 
-def as_image(classifier: Classifier, image: Any) -> GivenImage:
+def given_image(classifier: Classifier, image: Any) -> GivenImage:
     """What a caller gives as one image, as the classifier takes it, and what had to be assumed for that.
 
     Args:
@@ -87,6 +87,11 @@ def as_image(classifier: Classifier, image: Any) -> GivenImage:
             return GivenImage(pixels, (), None)
     photo = read_photo(image)
     return GivenImage(prepare(photo, classifier), photo.notes, photo.sha256)
+
+
+def as_image(classifier: Classifier, image: Any) -> tuple[Tensor, tuple[str, ...]]:
+    """The first two of `given_image`; raises InputError likewise."""
+    return given_image(classifier, image)[:2]
 
 
 def prepare(photo: Photo, classifier: Classifier) -> Tensor:

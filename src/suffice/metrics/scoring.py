@@ -199,7 +199,7 @@ def score_maps(
     """
     started, passes = time.perf_counter(), classifier.passes
     asked = checked_metrics(metrics, options)
-    pixels, assumed, _ = as_image(classifier, image)
+    pixels, assumed = as_image(classifier, image)
     if pixels.ndim != 3:
         raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
     for note in assumed:
