@@ -78,7 +78,7 @@ def certify(
             out of its range.
     """
     check_certificate(over, rho, confidence, draws, seed)
-    pixels, notes, _ = as_image(classifier, image)
+    pixels, notes = as_image(classifier, image)
     if pixels.ndim != 3:
         raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
     pixels = classifier.check_images(pixels[None])[0].cpu()

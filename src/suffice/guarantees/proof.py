@@ -167,7 +167,7 @@ def prove(
     started, before = time.perf_counter(), classifier.passes
     check_epsilon(epsilon)
     classifier.require_module("a proof")
-    pixels, _, _ = as_image(classifier, image)
+    pixels, _ = as_image(classifier, image)
     pixels = classifier.check_images(pixels[None])[0]
     part = _checked_mask(mask, pixels)
     logits = classifier.logits(pixels[None])[0]
