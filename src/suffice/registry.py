@@ -264,6 +264,7 @@ METRICS: Registry[Metric] = Registry(
         "msi_penalty": "suffice.metrics.msi:MSI_PENALTY",
         "robustness_solid": "suffice.metrics.robustness:ROBUSTNESS_SOLID",
         "robustness_images": "suffice.metrics.robustness:ROBUSTNESS_IMAGES",
+        "robustness_restrictions": "suffice.metrics.restrictions:ROBUSTNESS_RESTRICTIONS",
         "area": "suffice.metrics.area:AREA",
         "confidence": "suffice.metrics.confidence:CONFIDENCE",
         "confidence_drop": "suffice.metrics.confidence_drop:CONFIDENCE_DROP",

@@ -17,7 +17,9 @@ import suffice as library
 from suffice.metrics import METRICS
 
 MODEL = ("--model", "toy_models:corner", "--occlusion", "min")
-ALL = [name for name in METRICS if name != "robustness_images"]
+ALL = [
+    name for name in METRICS if name not in ("robustness_images", "robustness_restrictions")
+]  # these want to be asked for
 FEW = ("--metrics", "msi,deletion,area")
 
 

@@ -653,7 +653,7 @@ def test_every_metric_lies_in_its_range() -> None:
     for seed in range(5):
         torch.manual_seed(seed)
         found = suffice.score(
-            classifier, torch.rand(3, SIZE, SIZE), torch.randn(SIZE, SIZE), backgrounds=others, count=5
+            classifier, torch.rand(3, SIZE, SIZE), torch.randn(SIZE, SIZE), list(METRICS), backgrounds=others, count=5
         )
         assert list(found) == list(METRICS)
         for name, value in found.items():
@@ -687,7 +687,7 @@ def test_a_metric_that_needs_an_option_is_left_out_of_all_and_an_error_by_itself
     assert METRICS["robustness_images"].required == ("backgrounds",)
     assert [name for name, metric in METRICS.items() if metric.required] == ["robustness_images"]
     assert [name for name, metric in METRICS.items() if not metric.hides] == [
-        "msi_penalty", "robustness_solid", "robustness_images", "area",
+        "msi_penalty", "robustness_solid", "robustness_images", "robustness_restrictions", "area",
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@
 | `msi`, `msi_base`, `msi_penalty` | ↑ ↑ ↓ | the part suffices, the rest does not, and it is small | `msi.py` |
 | `robustness_solid` | ↑ | share of solid colours on which the part keeps its class (ρ) | `robustness.py` |
 | `robustness_images` | ↑ | share of images of other classes on which it does | `robustness.py` |
+| `robustness_restrictions` | ↑ | share of restrictions of the network in which it does | `restrictions.py` |
 | `area` | ↓ | share of the pixels that is kept | `area.py` |
 | `confidence` | ↑ | probability of the target with the part alone | `confidence.py` |
 | `confidence_drop` | ↓ | share of the confidence that the part alone loses | `confidence_drop.py` |
@@ -26,6 +27,7 @@ from suffice.metrics.confidence import confidences, explanation_confidence
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions
 from suffice.metrics.maps import as_saliency, fitted, read_map
 from suffice.metrics.metric import Metric
+from suffice.metrics.restrictions import robustness_restrictions
 from suffice.metrics.robustness import (
     Robustness,
     photos_of_other_classes,
@@ -59,6 +61,7 @@ __all__ = [
     "read_map",
     "robustness_images",
     "robustness_on",
+    "robustness_restrictions",
     "robustness_solid",
     "score",
     "score_many",

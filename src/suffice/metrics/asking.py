@@ -36,7 +36,7 @@ def checked_metrics(metrics: Metrics, options: Mapping[str, Any]) -> list[Metric
     if metrics is None:
         # Not those of packages: what is installed beside suffice must not change what a call asks for.
         own = [METRICS[name] for name in METRICS.builtin]
-        asked = [metric for metric in own if given.issuperset(metric.required)]
+        asked = [metric for metric in own if metric.unless_named and given.issuperset(metric.required)]
     else:
         several = [metrics] if isinstance(metrics, (str, Metric)) else metrics
         asked = list({id(metric): metric for metric in map(METRICS.find, several)}.values())

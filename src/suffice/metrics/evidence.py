@@ -36,7 +36,7 @@ class ScoreOptions(BaseModel):
         hide: what MSI's Hide leaves below α_min: nothing (`inside`) or `all`.
         ties: `order`, `together` or `random`; see `sweep.rank_pixels`.
         drop: of confidence: by a `mask`, or `soft`, by the image times its map.
-        count: of the colours of ρ.
+        count: of the colours, or the restrictions, of ρ.
         backgrounds: (B, C, H, W) in [0, 1], images of other classes.
     """
 

@@ -246,14 +246,14 @@ def _on_images(evidence: Evidence) -> Tensor:
     return _of(evidence, evidence.occlusions[0].classifier.check_images(evidence.options.backgrounds))
 
 
-_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
+OPTIONS_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
 ROBUSTNESS_SOLID = Metric(
     "robustness_solid",
     0.0,
     1.0,
     True,
     "share of solid colours on which the class holds",
-    (*_OF_A_PART, "count"),
+    (*OPTIONS_OF_A_PART, "count"),
     (),
     _on_colours,
     hides=False,
@@ -264,7 +264,7 @@ ROBUSTNESS_IMAGES = Metric(
     1.0,
     True,
     "share of other images on which the class holds",
-    (*_OF_A_PART, "backgrounds"),
+    (*OPTIONS_OF_A_PART, "backgrounds"),
     (),
     _on_images,
     required=("backgrounds",),
