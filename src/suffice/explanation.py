@@ -41,6 +41,8 @@ class Explanation:
             of that, and of the model's names and outputs, nobody had said, each in a sentence. Empty in the results of
             other tools.
         notes: what a reader must know before trusting it; empty in most cases.
+        guarantee: how far the mask's sufficiency carries, where that was asked, as of
+            `suffice.guarantees.Guarantee.to_dict`; None where it was not.
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
             sign. None for other methods.
@@ -74,6 +76,7 @@ class Explanation:
     notes: tuple[str, ...] = ()
     minimal: bool = False
     minimal_block: int | None = None
+    guarantee: dict[str, Any] | None = None
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from suffice.explanation import Explanation
+from suffice.guarantees import in_words
 from suffice.images import Frame, Photo
 from suffice.occlusion import split_names
 from suffice.report.figures import (
@@ -180,6 +181,7 @@ def render_report(
             overview=len(entries) + len(failures) != 1,
             common=_common(entries),
             kinds={entry.kind for entry in entries},
+            tested=[entry.facts["guarantee"] for entry in entries if entry.facts["guarantee"] is not None],
             minimal=any(entry.minimal_block is not None for entry in entries),
             robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
@@ -345,6 +347,7 @@ def environment() -> jinja2.Environment:
         "url": _url_path,
         "polyline": polyline,
         "setting": setting,
+        "in_words": in_words,
     }
     made.filters |= filters
     made.globals |= {"distinct_percentages": distinct_percentages, "split_names": split_names}
