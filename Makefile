@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching table3 table4 table5 clean
+.PHONY: demo test test-slow lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates table3 table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -47,6 +47,10 @@ benchmark-runner: .venv/dev
 # Activation matching in the paper's condition; goes on where it was stopped.
 benchmark-matching: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/activation_matching.py photos $(PHOTOS)
+
+# What is certified of the explanations of photos, beside the default; goes on where it was stopped.
+certificates: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/certificates.py $(PHOTOS)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

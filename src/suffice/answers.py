@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -75,6 +76,14 @@ class KeptAnswers:
         self._settled: set[MaskKey] = set()  # those of float32, given to the mask alone
         self._backgrounds: dict[int, Tensor] = {}
         self._made: dict[Hashable, Any] = {}
+
+    def under(self, occlusions: Sequence[Occlusion]) -> KeptAnswers:
+        """The answers so far, to which those under further occlusions come; what comes is not shared."""
+        other = copy.copy(self)
+        other.occlusions = (*self.occlusions, *occlusions)
+        other._known, other._settled = dict(self._known), set(self._settled)
+        other._backgrounds, other._made = dict(self._backgrounds), {}
+        return other
 
     @functools.cached_property
     def whole(self) -> Tensor:

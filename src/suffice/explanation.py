@@ -47,6 +47,8 @@ class Explanation:
             of that, and of the model's names and outputs, nobody had said, each in a sentence. Empty in the results of
             other tools.
         notes: what a reader must know before trusting it; empty in most cases.
+        guarantee: how far the mask's sufficiency carries, where that was asked, as of
+            `suffice.guarantees.Guarantee.to_dict`; None where it was not.
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
             sign. None for other methods.
@@ -84,6 +86,7 @@ class Explanation:
     minimal_block: int | None = None
     certificate: str = ""
     loses_class: str = ""
+    guarantee: dict[str, Any] | None = None
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None

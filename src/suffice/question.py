@@ -42,7 +42,7 @@ from suffice.answers import Answer, KeptAnswers, keys_of
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.images import Photo, given_image
-from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, joined_names, make_occlusions
+from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, Occlusion, joined_names, make_occlusions
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.verdicts import log_odds
@@ -152,6 +152,18 @@ class Question:
         check_demands(other._keep_confidence, other.kind, self.seed)
         other.region = self.region if region is None else self._checked_region(region)
         other.also, other._order = None, list(range(len(self.occlusions)))
+        return other
+
+    def under(self, occlusions: Sequence[Occlusion]) -> Question:
+        """The question whether a part is enough under further occlusions, too; what was answered is not asked again.
+
+        Args:
+            occlusions: of the same classifier. Results go on to name those that were asked for.
+        """
+        other = self.at()
+        other._answers = self._answers.under(occlusions)
+        other.occlusions = other._answers.occlusions
+        other._order = list(range(len(other.occlusions)))
         return other
 
     def explain(

@@ -188,6 +188,12 @@ def test_wrong_calls(options: dict[str, Any], message: str) -> None:
         suffice.certify(of_share(1.0), **{"image": WHITE, "mask": UPPER_HALF, **options})
 
 
+def test_a_black_box_has_no_restrictions() -> None:
+    classifier = toy(lambda x: x.mean((2, 3)))
+    with pytest.raises(InputError, match="deactivate needs the inside of a PyTorch"):
+        suffice.certify(classifier, WHITE, UPPER_HALF, 0, over="restrictions")
+
+
 def test_another_target_than_the_models_own_is_noted() -> None:
     found = suffice.certify(of_share(1.0), WHITE, UPPER_HALF, 1, draws=5)
     assert found.notes[0] == "The model does not say 1 of the whole image."

@@ -29,7 +29,17 @@ _INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143  # 128 + the signal, as shell
 
 def _app() -> typer.Typer:
     """The commands, whose help says what there is when they are imported: after warnings have found their form."""
-    from suffice.cli import bench, bench_report, circuit, explain, score, train_classifier, train_lax, train_matcher
+    from suffice.cli import (
+        bench,
+        bench_report,
+        circuit,
+        explain,
+        score,
+        train_classifier,
+        train_lax,
+        train_matcher,
+        verify,
+    )
 
     app = typer.Typer(
         name="suffice",
@@ -43,6 +53,7 @@ def _app() -> typer.Typer:
     app.command("bench-report")(bench_report.bench_report)
     app.command("explain")(explain.explain)
     app.command("score")(score.score)
+    app.command("verify")(verify.verify)
     app.command("circuit")(circuit.circuit)
     app.command("train-classifier")(train_classifier.train_classifier)
     app.command("train-lax")(train_lax.train_lax)

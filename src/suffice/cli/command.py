@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,7 +17,13 @@ from suffice.cli.process import UnreadError, complain, print_traceback, printabl
 from suffice.errors import InputError, reason
 from suffice.progress import Progress
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _SECONDS_BETWEEN_REPORTS = 5.0
+
+COUNTEREXAMPLE = ("counterexample.npy", "counterexample.png")
+"""Files of an image with a part in it that loses the class: exactly, and to be looked at."""
 
 
 # typer's own words do not say what was received.
@@ -84,6 +92,18 @@ def named_folder(out: str) -> Path:
     if os.path.lexists(out) and not os.path.isdir(out):
         raise InputError(f"expected an output folder that can be written to; got {out}: it is a file")
     return Path(out)
+
+
+def counterexample_files(image: Tensor) -> dict[str, bytes]:
+    """The files of a counterexample, (C, H, W) in [0, 1], by name."""
+    import numpy as np
+    from PIL import Image
+
+    exact, picture = io.BytesIO(), io.BytesIO()
+    np.save(exact, image.numpy())
+    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
+    Image.fromarray(shown.numpy()).save(picture, "PNG")
+    return dict(zip(COUNTEREXAMPLE, (exact.getvalue(), picture.getvalue()), strict=True))
 
 
 def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:

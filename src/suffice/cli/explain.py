@@ -13,6 +13,8 @@ import typer
 from suffice.buffers import keep_buffers
 from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import (
+    COUNTEREXAMPLE,
+    counterexample_files,
     explain_each,
     folder_names,
     number,
@@ -29,6 +31,8 @@ from suffice.cli.options import (
     Images,
     Json,
     Model,
+    Over,
+    Rho,
     Seed,
     Target,
     Threshold,
@@ -41,9 +45,13 @@ from suffice.progress import Progress
 from suffice.registry import METHODS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from suffice.classifier import Classifier
+    from suffice.explainers import Certificate
     from suffice.explainers.method import Method
     from suffice.explanation import Explanation
+    from suffice.images import Photo
     from suffice.naming import Naming
     from suffice.report.page import ExplanationEntry
 
@@ -95,6 +103,17 @@ def explain(
     target: Target = None,
     threshold: Threshold = 0.0,
     seed: Seed = 0,
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            parser=number,
+            metavar="NUMBER",
+            help="A confidence, such as 0.95: test the part in contexts that no search has seen, and search anew where "
+            "it fails. [default: no test]",
+        ),
+    ] = None,
+    rho: Rho = 0.9,
+    over: Over = "colours",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as iterations=20."),
@@ -120,6 +139,8 @@ def explain(
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
+    if certify is None and (rho, over) != (0.9, "colours"):
+        raise InputError("expected --certify NUMBER with --rho and --over, which say what is certified; got none")
     settings = parse_settings(setting or []) | ({} if adapter is None else {"adapter": adapter})
     if out is None and not as_json:
         out = _DEFAULT_OUT
@@ -128,13 +149,16 @@ def explain(
         keep_stdout_for_results()
 
     # Only now what takes a second to import.
-    from suffice.explainers import check_settings
+    from suffice.explainers import Certificate, check_settings
     from suffice.images import find_images
     from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
     _check_files(METHODS.find(method), settings, adapter)
     check_settings(method, keep_confidence, seed, settings, kind, minimal)
+    certificate = None if certify is None else Certificate(certify, rho, over)
+    if certificate is not None:
+        certificate.check()
     found = find_images(images)
     keep_buffers()
     classifier = load(
@@ -172,9 +196,11 @@ def explain(
     }
     if device != "auto":
         loading["device"] = device
-    named = naming(paths, images, call, settings, loading, out)
+    named = naming(paths, images, call, settings, loading, over, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, settings, loading, images, folder, as_json, show_traceback, named, expect)
+        job = _Job(
+            classifier, call, settings, certificate, loading, images, folder, as_json, show_traceback, named, expect
+        )
         return job.run(found)
 
 
@@ -197,6 +223,7 @@ class _Job:
     classifier: Classifier
     call: dict[str, Any]
     settings: dict[str, Any]
+    certificate: Certificate | None
     loading: dict[str, Any]
     arguments: list[str]
     folder: Path | None
@@ -231,19 +258,15 @@ class _Job:
         )
 
     def _explain(self, path: str, name: str, several: bool, progress: Progress) -> tuple[Explanation, Path | None]:
-        from suffice.explainers import explain as explain_image
         from suffice.folders import OutputFolder
         from suffice.images import frame_of, read_photo
         from suffice.saved import FILES
 
         if self.folder is not None:
-            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY), only=True)
+            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY, *COUNTEREXAMPLE), only=True)
         photo = read_photo(path)
         check_photo(self.expect, photo)
-        asked = {name: self.loading[name] for name in ("target", "minimal")}
-        explanation = explain_image(
-            self.classifier, photo, name=path, progress=progress, **asked, **self.call, **self.settings
-        )
+        explanation, counterexample = self._found(photo, path, progress)
         directory = None if self.folder is None else self.folder / name
         # One of several is made again beside the others, so that the report of them all stays.
         out = self.folder if self.folder is None or not several else self.folder / "again" / name
@@ -256,10 +279,29 @@ class _Job:
 
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         written = self.named.of(explanation)
-        written.save(directory, {_OVERLAY: png_bytes(overlay(explanation, photo, frame))})
+        extra = {_OVERLAY: png_bytes(overlay(explanation, photo, frame))}
+        if counterexample is not None:
+            extra |= counterexample_files(counterexample)
+        written.save(directory, extra)
         how = self._again([path], out, self.folder, explanation)
         self.entries.append(make_entry(written, photo, frame, directory=name, command=how.line, where=how.where))
         return explanation, directory
+
+    def _found(self, photo: Photo, path: str, progress: Progress) -> tuple[Explanation, Tensor | None]:
+        """The explanation, and an image with its part in it that loses the class, where a test met one."""
+        from suffice.explainers import with_certificate
+        from suffice.question import Question
+
+        call = {name: value for name, value in self.call.items() if name != "method"}
+        question = Question(self.classifier, photo, self.loading["target"], name=path, **call)
+        method, settings = self.call["method"], self.settings | {"minimal": self.loading["minimal"]}
+        if self.certificate is None:
+            return question.explain(method, progress=progress, **settings), None
+        explanation, guarantee = with_certificate(question, method, settings, self.certificate, progress)
+        if self.folder is None or guarantee.counterexample is None:
+            return explanation, None
+        named = guarantee.to_dict(COUNTEREXAMPLE[0])
+        return dataclasses.replace(explanation, guarantee=named), guarantee.counterexample
 
     def _write_report(self, last: bool) -> None:
         if self.folder is None or not (self.entries or self.failures):
@@ -284,6 +326,9 @@ class _Job:
             settings |= explanation.settings
             expected = expected_of(explanation.made)
         options = self.loading | {name.replace("_", "-"): value for name, value in call.items()}
+        if self.certificate is not None:
+            wanted = self.certificate
+            options |= {"certify": wanted.confidence, "rho": wanted.rho, "over": wanted.over}
         options["set"] = [f"{name}={value}" for name, value in settings.items()]
         options["expect"] = expected
         return again("explain", options, images, self.named, out=out, beside=beside)
@@ -296,11 +341,14 @@ def _as_json(explanation: Explanation, directory: Path | None) -> str:
 
 
 def _as_text(explanation: Explanation) -> str:
+    from suffice.guarantees import in_words
+
     backward = f"{explanation.backward_passes} backward, " if explanation.backward_passes else ""
     lines = [
         f"{printable(explanation.image)}: {printable(explanation.target_name)} (class {explanation.target}), "
         f"confidence {explanation.confidence:.2f}",
         f"  {_verdict(explanation)}",
+        *([] if explanation.guarantee is None else [f"  {printable(in_words(explanation.guarantee))}"]),
         f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
         *(f"  note: {printable(note)}" for note in explanation.notes),
     ]

@@ -100,6 +100,19 @@ Threshold = Annotated[
 ]
 Seed = Annotated[int, typer.Option(parser=whole_number, metavar="INTEGER", help="Seed of every random draw.")]
 
+# The guarantee.
+Over = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Contexts of the test: colours, images:FOLDER (photos named like photo_285.jpg), noise, restrictions.",
+    ),
+]
+Rho = Annotated[
+    float,
+    typer.Option(parser=number, metavar="NUMBER", help="Share of these contexts in which the class has to stay (ρ)."),
+]
+
 # The answer.
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, nothing else.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Print all of an error that the model's own code raises.")]

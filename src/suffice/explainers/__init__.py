@@ -11,8 +11,8 @@
 | `abductive` | `abductive.py`; proved by `suffice.guarantees` |
 
 A method is given a `Question` (`suffice.question`) and returns a `Candidate` (`method.py`), which `explaining.py` puts
-to the test. The CAMs and attention maps rank pixels by a saliency map (`saliency.py`), which `saliency_maps` makes of
-many images.
+to the test, and `certified.py` to a test by draws. The CAMs and attention maps rank pixels by a saliency map
+(`saliency.py`), which `saliency_maps` makes of many images.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers import activation_matching
 from suffice.explainers.certificates import check_level
+from suffice.explainers.certified import Certificate as Certificate
+from suffice.explainers.certified import with_certificate as with_certificate
 from suffice.explainers.method import Method, MethodSettings, complete_settings
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explanation import Explanation
+from suffice.guarantees.certifying import OVER, RHO
 from suffice.images import Photo
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions
 from suffice.progress import Progress
@@ -55,6 +58,9 @@ def explain(
     threshold: float = 0.0,
     minimal: str | None = None,
     name: str = "",
+    certify: float | None = None,
+    rho: float = RHO,
+    over: str = OVER,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Explanation:
@@ -76,6 +82,10 @@ def explain(
         minimal: the certificate to search on for: `blocks`, `windows`, `pairs` or `subsets`, as many images as it takes
             (see `certificates.py`); None: what the method shows by itself.
         name: what the result calls the image, such as its path.
+        certify: a confidence in (0, 1), at which the part is then tested: does it keep its class in at least a share
+            `rho` of the contexts of the distribution `over` (see `suffice.certify`)? One that fails is searched for
+            anew. What was found out is `Explanation.guarantee`. None: no test.
+        rho, over: of that test.
         progress: called with the share of the work that is done.
         settings: of the method, such as `block` of `causal`.
 
@@ -92,7 +102,10 @@ def explain(
         classifier, image, target, occlusion=occlusion, threshold=threshold, keep_confidence=keep_confidence, kind=kind,
         seed=seed, name=name,
     )  # fmt: skip
-    return question.explain(method, minimal=minimal, progress=progress, **settings)
+    if certify is None:
+        return question.explain(method, minimal=minimal, progress=progress, **settings)
+    settings |= {"minimal": minimal}
+    return with_certificate(question, method, settings, Certificate(certify, rho, over), progress)[0]
 
 
 def explain_series(

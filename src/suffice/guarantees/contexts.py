@@ -30,7 +30,7 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.images import find_images, read_photo, to_model
-from suffice.occlusion import make_occlusion, painted_logits
+from suffice.occlusion import Occlusion, make_occlusion, painted_logits
 from suffice.verdicts import Tolerance
 
 BACKGROUNDS = 100
@@ -182,6 +182,18 @@ class Contexts:
         if self._deactivated is not None:
             return torch.where(context, self.image, 0.0)
         return torch.where(self.mask, self.image, context)
+
+    def occlusion(self, context: Tensor) -> Occlusion:
+        """A context as one more way to show absence, for a search that a part has to hold in it."""
+        if self._deactivated is None:
+            return Occlusion(self.over, self.classifier, background=lambda images: context[None].to(images.device))
+        forward = self._deactivated.forward
+        assert forward is not None
+        return Occlusion(
+            self.over,
+            self.classifier,
+            forward=lambda module, images, masks: forward(module, images, masks | context.to(masks.device)),
+        )
 
     def notes(self, drawn: int) -> tuple[str, ...]:
         """What a reader must know of contexts of this kind, after so many draws."""

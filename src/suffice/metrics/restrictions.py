@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from suffice.classifier import Classifier
+from suffice.guarantees.contexts import BACKGROUNDS
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
 from suffice.metrics.parts import different_parts, one_mask
-from suffice.metrics.robustness import BACKGROUNDS, OPTIONS_OF_A_PART, Robustness
+from suffice.metrics.robustness import OPTIONS_OF_A_PART, Robustness
 from suffice.metrics.standard_error import mean_with_error
 from suffice.occlusion import make_occlusions
 from suffice.occlusion.restrictions import random_supersets

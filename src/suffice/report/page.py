@@ -25,9 +25,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from suffice.explanation import Explanation
+from suffice.guarantees import in_words
 from suffice.images import Frame, Photo
 from suffice.occlusion import split_names
-from suffice.provenance import in_words
+from suffice.provenance import in_words as made_in_words
 from suffice.report.figures import (
     Corner,
     framed_as,
@@ -138,7 +139,7 @@ def make_entry(
     loops, gamma = outline(explanation.mask), explanation.keep_confidence
     facts = explanation.to_dict()
     return ExplanationEntry(
-        facts=facts | {"image": facts["image"] or photo.path, "made": in_words(explanation.made)},
+        facts=facts | {"image": facts["image"] or photo.path, "made": made_in_words(explanation.made)},
         minimality=explanation.minimality,
         demanded=None if gamma is None else gamma * explanation.confidence,
         directory=directory,
@@ -184,6 +185,7 @@ def render_report(
             common=_common(entries),
             kinds={entry.kind for entry in entries},
             minimal=any(entry.minimality for entry in entries),
+            tested=[entry.facts["guarantee"] for entry in entries if entry.facts["guarantee"] is not None],
             robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
             counts=_counts(entries),
@@ -348,6 +350,7 @@ def environment() -> jinja2.Environment:
         "url": _url_path,
         "polyline": polyline,
         "setting": setting,
+        "in_words": in_words,
     }
     made.filters |= filters
     made.globals |= {"distinct_percentages": distinct_percentages, "split_names": split_names}
