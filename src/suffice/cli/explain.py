@@ -156,9 +156,7 @@ def explain(
     # Everything that can be wrong with the call is said before the first image costs time.
     _check_files(METHODS.find(method), settings, adapter)
     check_settings(method, keep_confidence, seed, settings, kind, minimal)
-    certificate = None if certify is None else Certificate(certify, rho, over)
-    if certificate is not None:
-        certificate.check()
+    certificate = None if certify is None else Certificate(certify, rho, over).checked()
     found = find_images(images)
     keep_buffers()
     classifier = load(

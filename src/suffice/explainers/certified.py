@@ -55,9 +55,10 @@ class Certificate(NamedTuple):
     rho: float = RHO
     over: str = OVER
 
-    def check(self) -> None:
-        """Raises InputError for what no certificate can say."""
+    def checked(self) -> Certificate:
+        """This; raises InputError for what no certificate can say."""
         check_certificate(self.over, self.rho, self.confidence, DRAWS, 0)
+        return self
 
 
 def with_certificate(
@@ -83,7 +84,7 @@ def with_certificate(
     Raises:
         InputError: as `Question.explain` and `suffice.certify`.
     """
-    wanted.check()
+    wanted.checked()
     started, before = time.perf_counter(), question.classifier.passes
     done = progress or (lambda share: None)
     first = explanation = question.explain(method, progress=lambda share: done(share / 2), **settings)

@@ -55,17 +55,10 @@ def explanation_of(
     else:
         found = chosen.explain(question, complete, question.seed, progress or (lambda share: None))
         found, certificate = _certified(question, found, minimal, getattr(complete, "block", BLOCK))
-    notes += found.notes
     mask = torch.from_numpy(found.mask) & question.region
     answer, sufficient = question.exact(mask), question.holds(mask)
-    if found.guarantee is not None and found.guarantee.verdict == "proved":
-        kept = "enough as well" if sufficient else "not enough"
-        notes.append(f"With all else hidden ({question.occlusion}) it is {kept}: that is another question.")
-    elif not sufficient:
-        notes.append("No sufficient part was found: the mask shown is not an explanation.")
     loses_class = question.loses_class(mask) if sufficient else ""
-    if loses_class == "not found" and found.mask.any():
-        notes.append("Hiding the part was not found to lose the class, with all else hidden or with all else shown.")
+    notes += [*found.notes, *_notes_on_part(question, found, sufficient, loses_class)]
     passes = classifier.passes.since(before)
     return Explanation(
         mask=mask,
@@ -112,6 +105,19 @@ def _certified(question: Question, found: Candidate, level: str | None, block: i
         return found, certificate_name("blocks", block) if found.minimal_block else ""
     mask = certified(question, found.mask & question.region.numpy(), level, block)
     return found._replace(mask=mask, minimal_block=block), certificate_name(level, block)
+
+
+def _notes_on_part(question: Question, found: Candidate, sufficient: bool, loses_class: str) -> list[str]:
+    """What a reader must know of the part that was found."""
+    notes = []
+    if found.guarantee is not None and found.guarantee.verdict == "proved":
+        kept = "enough as well" if sufficient else "not enough"
+        notes.append(f"With all else hidden ({question.occlusion}) it is {kept}: that is another question.")
+    elif not sufficient:
+        notes.append("No sufficient part was found: the mask shown is not an explanation.")
+    if loses_class == "not found" and found.mask.any():
+        notes.append("Hiding the part was not found to lose the class, with all else hidden or with all else shown.")
+    return notes
 
 
 def _notes_on_target(question: Question) -> list[str]:
