@@ -83,6 +83,10 @@ def persons(out: str) -> dict[str, bytes]:
     return {name: content for name, content in files(out).items() if content.startswith(b"mine: ")}
 
 
+def elsewhere() -> dict[str, bytes]:
+    return {name: content for name, content in files().items() if not name.startswith("o/")}
+
+
 def leftovers() -> list[str]:
     return [name for name in files() if name.endswith((".part", ".lock")) and not name.endswith("-mine.part")]
 
@@ -117,7 +121,7 @@ def in_an_order(dice: random.Random, suffice: Any) -> None:
     order = [*COMMANDS] * 2
     dice.shuffle(order)
     put("o")
-    before = persons("o")
+    before, others = persons("o"), elsewhere()
     assert len(before) == len(PERSONS)
     for name in order:
         run = suffice(*COMMANDS[name], "--out", "o")
@@ -125,6 +129,7 @@ def in_an_order(dice: random.Random, suffice: Any) -> None:
         assert "Traceback" not in run.err
         assert persons("o") == before, f"after {name} in {order}"
         assert leftovers() == []
+    assert elsewhere() == others
 
 
 def test_all_commands_in_one_folder_in_any_order(suffice: Any, given: None) -> None:
@@ -139,12 +144,13 @@ def test_all_commands_in_one_folder_in_many_orders(seed: int, suffice: Any, give
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_twice_into_a_folder_of_its_own(name: str, suffice: Any, given: None) -> None:
+    others = elsewhere()
     assert suffice(*COMMANDS[name], "--out", "o").status == 0
     put("o")
     before, ours = persons("o"), results("o")
     run = suffice(*COMMANDS[name], "--out", "o")
     assert run.status == 0, run.err
-    assert persons("o") == before
+    assert (persons("o"), elsewhere()) == (before, others)
     found = results("o")
     assert {key: found[key] for key in ours} == ours
     assert leftovers() == []
