@@ -54,3 +54,13 @@ def test_readme() -> None:
     names: dict[str, object] = {}
     exec(example, names)
     assert names["explanation"].sufficient  # type: ignore[attr-defined]
+
+
+def test_what_is_said_of_security_is_held_by_tests_that_are_there() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8") if test else (ROOT / file).is_file(), file
+    for other in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
+        assert "SECURITY.md" in (ROOT / other).read_text(encoding="utf-8")

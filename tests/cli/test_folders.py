@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from suffice.circuits import load_circuit
 from suffice.cli import command
 from suffice.folders import RECORD
 from suffice.saved import load_explanation
@@ -201,60 +197,6 @@ def test_killed_while_the_second_image_is_at_work(suffice: Any, save_photo: Any,
     assert {p.name for p in Path("o").iterdir() if p.name.startswith(".suffice")} == {RECORD}
     tree()
     assert still_there(before)
-
-
-def _killed_once(dice: random.Random, suffice: Any, longest: dict[str, float]) -> str:
-    """One command is killed at a moment of the time that it takes; returns which."""
-    name = dice.choice([*COMMANDS])
-    words = [*COMMANDS[name]]
-    if name != "circuit":
-        words += ["--seed", str(dice.randrange(10))]
-    if name == "score":
-        words[words.index("o")] = "o2"
-    process = _start(words, "c._SECONDS_BETWEEN_REPORTS = 0")
-    try:
-        process.wait(timeout=dice.uniform(0.5, 1.0) * longest[name])
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
-    return name
-
-
-def _check_after_kills(kills: int, suffice: Any, tree: Any) -> None:
-    longest = {}
-    for name, words in COMMANDS.items():
-        out = "o2" if name == "score" else "o"
-        started = time.monotonic()
-        process = _start([out if word == "o" else word for word in words])
-        assert process.wait(timeout=120) == 0, process.communicate()
-        process.communicate()
-        longest[name] = time.monotonic() - started
-    before = tree()
-    dice = random.Random(7)
-    for _ in range(kills):
-        _killed_once(dice, suffice, longest)
-        assert still_there(before)
-        for image in ("s", "t"):  # one of them, old or new, and all of it
-            assert load_explanation(f"o/{image}").image == f"{image}.png"
-        assert load_circuit("o/s-circuit").image == "s.png"
-    for name, words in COMMANDS.items():
-        run = suffice(*[("o2" if name == "score" and word == "o" else word) for word in words])
-        assert run.status == 0, run.err
-    assert still_there(before)
-    for folder in ("o", "o2", "o/s", "o/t", "o/s-circuit"):
-        assert {p.name for p in Path(folder).iterdir() if p.name.startswith(".suffice")} == {RECORD}, folder
-    assert json.loads(Path("o2/scores.json").read_text())[0]["image"] == "s.png"
-
-
-@posix
-def test_killed_at_random_moments(suffice: Any, tree: Any) -> None:
-    _check_after_kills(4, suffice, tree)
-
-
-@posix
-@pytest.mark.slow
-def test_killed_at_a_hundred_random_moments(suffice: Any, tree: Any) -> None:
-    _check_after_kills(100, suffice, tree)
 
 
 def test_the_report_of_a_long_run_is_written_as_it_goes_but_not_for_each_image(

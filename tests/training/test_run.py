@@ -18,7 +18,7 @@ from torch import nn
 from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
-from suffice.folders import locked_folder
+from suffice.folders import RECORD, locked_folder
 from suffice.training.classifier import ClassifierTask, ClassifierTraining, accuracy, varied
 from suffice.training.examples import Batches, Examples
 from suffice.training.run import CHECKPOINT, HISTORY, Machine, fit
@@ -149,7 +149,7 @@ def test_a_second_run_in_the_folder_at_the_same_time_is_refused(photos: Path, tm
         train(photos, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     train(photos, tmp_path / "run")
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [CHECKPOINT, HISTORY, "run.json"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [RECORD, CHECKPOINT, HISTORY, "run.json"]
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT, HISTORY, "run.json"])
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     def full(descriptor: int) -> None:
         nonlocal written
         written += 1
-        if written > 6:  # run.json, the first checkpoint and its history, each with its folder
+        if written > 15:  # run.json, the first checkpoint and its history, each with its folder and the record
             raise OSError(errno.ENOSPC, "No space left on device")
         to_disk(descriptor)
 
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
         train(photos, folder)
     monkeypatch.undo()
     assert torch.load(folder / CHECKPOINT, weights_only=True)["global_step"] == 5
-    assert sorted(file.name for file in folder.iterdir()) == [CHECKPOINT, HISTORY, "run.json"]
+    assert sorted(file.name for file in folder.iterdir()) == [RECORD, CHECKPOINT, HISTORY, "run.json"]
     assert "goes on after step 5 of 12" in train(photos, folder)[1]
 
 

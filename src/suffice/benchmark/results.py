@@ -29,7 +29,7 @@ from torch import Tensor
 
 from suffice.errors import InputError, reason
 from suffice.files import csv_text, parse_json, read_bytes, write_whole
-from suffice.folders import locked_folder
+from suffice.folders import OutputFolder, locked_folder
 
 KEY = ("setup", "image", "at", "level", "cut", "metric_id")
 """What tells rows apart."""
@@ -152,9 +152,9 @@ class Results:
         self._next[folder] += 1
 
     def write_run(self, content: Mapping[str, Any]) -> None:
-        """What the benchmark is, for those who read the results."""
+        """What the benchmark is, for those who read the results; raises InputError where a person changed it."""
         text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        write_whole(self.folder / "run.json", text.encode())
+        OutputFolder(self.folder, "bench").write({"run.json": text})
 
     def read_run(self) -> dict[str, Any] | None:
         """What the benchmark was when it last ran; None for a new folder."""

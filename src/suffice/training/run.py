@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from suffice.arrays import check_zip
 from suffice.errors import InputError, reason
-from suffice.files import write_csv, write_whole
-from suffice.folders import locked_folder
+from suffice.files import csv_text
+from suffice.folders import OutputFolder, locked_folder
 from suffice.training.examples import Batches
 
 try:
@@ -150,14 +150,22 @@ class TrainingTask(LightningModule):
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """A checkpoint is written beside the last one and takes its place when it is whole; it never holds code."""
+    """A checkpoint is written beside the last one and takes its place when it is whole; it never holds code.
+
+    Args:
+        output: the folder of the run.
+    """
+
+    def __init__(self, output: OutputFolder) -> None:
+        super().__init__()
+        self._output = output
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises InputError where it cannot be written, as on a full disk; the last one is then as it was."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
-            write_whole(Path(path), buffer.getbuffer())
+            self._output.write({Path(path).name: buffer.getbuffer()})
         except InputError as error:
             kept = "the last good one is intact" if Path(path).is_file() else "there is none before it"
             raise InputError(f"{error}; of the checkpoints {kept}") from error
@@ -183,8 +191,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
 class _Keep(Callback):
     """Checkpoint and history every few steps and after the last one, and a word on how it goes."""
 
-    def __init__(self, folder: Path, steps: int, every: int, tell: Callable[[str], None]):
-        self._folder, self._steps, self._every, self._tell = folder, steps, every, tell
+    def __init__(self, output: OutputFolder, steps: int, every: int, tell: Callable[[str], None]):
+        self._output, self._steps, self._every, self._tell = output, steps, every, tell
         self._rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -218,10 +226,10 @@ class _Keep(Callback):
         means = {name: value / self._count for name, value in self._sums.items()}
         self._rows.append({"step": trainer.global_step, **means})
         self._sums, self._count = {}, 0
-        trainer.save_checkpoint(self._folder / CHECKPOINT)
+        trainer.save_checkpoint(self._output.path / CHECKPOINT)
         if trainer.is_global_zero:
             rows = [{name: f"{value:.6g}" for name, value in row.items()} for row in self._rows]
-            write_csv(self._folder / HISTORY, list(self._rows[-1]), rows)
+            self._output.write({HISTORY: csv_text(list(self._rows[-1]), rows)})
 
     def _status(self) -> str:
         return ", ".join(f"{name} {value / self._count:.3f}" for name, value in self._sums.items())
@@ -243,7 +251,8 @@ def fit(
         examples: images and labels.
         machine: devices, nodes, strategy.
         folder: of the run.
-        what: what the run is, besides the settings of the task: whatever must be the same to go on with it.
+        what: what the run is, besides the settings of the task: whatever must be the same to go on with it. Its `task`
+            names the command, train-TASK.
         tell: called with each line about how it goes.
         made: when and by what the run was begun, as of `suffice.provenance`; kept with it, and no part of what it is.
 
@@ -251,8 +260,8 @@ def fit(
         Whether this process is the first of all, which writes the results.
 
     Raises:
-        InputError: the folder holds another run, is in use or cannot be written to; the loss is not finite; a damaged
-            checkpoint.
+        InputError: the folder holds another run or a file of somebody's in the place of one of the run's, is in use or
+            cannot be written to; the loss is not finite; a damaged checkpoint.
         KeyboardInterrupt: interrupted; the last checkpoint stays.
     """
     # Of several processes the first holds the folder for them all.
@@ -273,7 +282,8 @@ def _fit(
     assert isinstance(examples, Sized)
     settings, steps = task.settings, task.settings.steps(len(examples))
     task.steps = steps
-    _claim(folder, {**what, "settings": settings.model_dump(), "images": len(examples)}, made)
+    output = OutputFolder(folder, f"train-{what.get('task')}")
+    _claim(output, {**what, "settings": settings.model_dump(), "images": len(examples)}, made)
     with warnings.catch_warnings(), torch.random.fork_rng():
         # Lightning warns of few workers, of a missing validation loop and the like, which are choices here.
         warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -295,8 +305,8 @@ def _fit(
                 enable_model_summary=False,
                 use_distributed_sampler=False,
                 default_root_dir=folder,
-                plugins=[AtomicCheckpoints()],
-                callbacks=[_Keep(folder, steps, settings.checkpoint_every, tell)],
+                plugins=[AtomicCheckpoints(output)],
+                callbacks=[_Keep(output, steps, settings.checkpoint_every, tell)],
             )
         except (ValueError, RuntimeError, TypeError) as error:  # how Lightning says that there is no such device
             raise InputError(f"Lightning's Trainer refuses {machine}: {reason(error)}") from error
@@ -338,8 +348,9 @@ def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mappi
         raise InputError(f"setting {option}: {first['msg'].lower()}; got {first['input']!r}") from None
 
 
-def _claim(folder: Path, what: dict[str, Any], made: Mapping[str, Any] | None) -> None:
+def _claim(output: OutputFolder, what: dict[str, Any], made: Mapping[str, Any] | None) -> None:
     """Make the folder this run's, or see that it is."""
+    folder = output.path
     record = folder / RUN
     what = json.loads(json.dumps(what))
     if record.is_file():
@@ -354,12 +365,13 @@ def _claim(folder: Path, what: dict[str, Any], made: Mapping[str, Any] | None) -
                 f"expected {folder} to be of this run or empty; it holds another one, with {_difference(known, what)}: "
                 "give another --out, or remove it"
             )
+        output.check([RUN, HISTORY])
         return
     for name in (CHECKPOINT, HISTORY):
         if os.path.lexists(folder / name):
             raise InputError(f"expected {RUN} beside {folder / name}; there is none: move it away to start anew")
     begun = {} if made is None else {"made": made}
-    write_whole(record, (json.dumps(what | begun, indent=2) + "\n").encode())
+    output.write({RUN: json.dumps(what | begun, indent=2) + "\n"})
 
 
 def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
