@@ -204,9 +204,11 @@ def beside(self: Reading, func: Any, out: Tensor, parts: Sequence[Tensor], dim: 
 
 
 def times_matrix(self: Reading, func: Any, out: Tensor, x: Tensor, matrix: Tensor) -> Marks:
-    """A linear layer reads all of the last dimension."""
+    """A linear layer reads all of the last dimension; one row has no positions left, and is no checkpoint."""
     if matrix in self.marks:
         raise UnreadableError(f"{func} of two masked tensors")
+    if len(x) == 1:
+        return Marks(torch.ones(out.shape, dtype=torch.float64), torch.ones(out.shape, dtype=torch.float64))
     return self.counted(self.of(x), lambda part: part.sum(-1, keepdim=True).expand(out.shape))
 
 
@@ -247,6 +249,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "convolution": convolved,
     "constant_pad_nd": padded,
     "cat": beside,
+    "stack": beside,
     "mm": times_matrix,
     "addmm": plus_times_matrix,
 }

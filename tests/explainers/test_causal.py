@@ -62,7 +62,7 @@ def test_nothing_at_all_is_never_asked() -> None:
     assert not any(nothing)
 
 
-def test_responsibility_is_one_over_the_smallest_minimal_set() -> None:
+def test_a_box_earns_one_over_the_smallest_minimal_set() -> None:
     # Worked by hand: {0} passes, and {1, 2} passes; part 3 is in no minimal set; one box is kept besides.
     rest = [Box(0, 0, 1, 1)]
     earned = dict(shares(PARTS, rest, [(0,), (1, 2)]))

@@ -1,5 +1,8 @@
 """The forward pass against a plain, slow, layer-by-layer reading of Algorithm 1, written for each network by hand."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -258,3 +261,33 @@ def test_the_forward_pass_is_algorithm_1(build, read, tau: float, fast: bool) ->
             expected = read(model, State(inputs[n], masks[n].numpy()[None], tau))
             torch.testing.assert_close(logits[n], expected, rtol=1e-4, atol=1e-4)
             assert (expected - plain[n]).abs().max() > 1e-2  # the mask does something
+
+
+# The generic reading of `experiments/algorithm_1.py`, of networks that nobody has written out by hand.
+
+SPEC = importlib.util.spec_from_file_location("algorithm_1", Path(__file__).parents[2] / "experiments/algorithm_1.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+algorithm = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(algorithm)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "shufflenet_v2_x0_5", "densenet121"])
+def test_the_generic_reading_agrees_at_every_threshold(name: str, tau: float) -> None:
+    torch.manual_seed(0)
+    model = randomise(torchvision.models.get_model(name, num_classes=10)).double()
+    inputs, masks = torch.randn(6, 3, SIZE, SIZE, dtype=torch.float64), example_masks()
+    with torch.no_grad():
+        logits = deactivated_forward(model, inputs, masks, threshold=tau)
+        zero_fill = model(inputs.masked_fill(~masks[:, None], 0.0))
+    for n in (0, 1, 2):
+        expected = algorithm.algorithm_1(model, inputs[n], masks[n], tau)[0]
+        difference = (logits[n] - expected).abs().max()
+        assert difference <= 1e-6 * (zero_fill[n] - expected).abs().max()
+
+
+def test_the_generic_reading_refuses_what_it_does_not_know() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1))
+    with pytest.raises(algorithm.UnreadableError, match="softmax"):
+        algorithm.algorithm_1(model, torch.randn(3, 8, 8), torch.arange(8)[:, None].expand(8, 8) < 3)

@@ -1,4 +1,4 @@
-"""Causal explanations: responsibility over random partitions, then extraction by rank (ReX).
+"""Causal explanations: a ranking from sufficient sets, then extraction by rank; random partitions as ReX has them.
 
 >>> import torch, suffice
 >>> class Corner(torch.nn.Module):  # class 1 where the top left corner is bright
@@ -12,23 +12,27 @@
 
 With `search="boxes"`, the default, the **search** goes from the whole image down (`descent.py`): what is not needed is
 cut off at the sides of a box, then taken off its rim block by block, until no block can be left out. The sufficient
-sets met on the way are nested, and the responsibility of a pixel is 1/|X| for the smallest set X of them that it
-belongs to, |X| counted in blocks; inside the last set blocks are ranked by what leaving them out costs.
+sets met on the way are nested, and the saliency of a pixel is 1/|X| for the smallest set X of them that it belongs to,
+|X| counted in blocks; inside the last set blocks are ranked by what leaving them out costs.
 
 With `search="partitions"` a **search** keeps a set of boxes that is sufficient, at first the whole image. Again and
 again its largest box is cut into four at a random point, the minimal subsets of the four that still pass (with the
 other boxes kept) are found, and the smallest of them stays. Several searches run side by side, each from its own
-random cuts, so that their questions share batches. Every passing minimal set found on the way is an approximate cause:
-each of its boxes has responsibility 1/|boxes|, and a pixel's saliency is the mean over the searches of what its boxes
-earned. Cells of the image are then added down this ranking until the class holds.
+random cuts, so that their questions share batches. Every passing minimal set found on the way credits each of its boxes
+with 1/|boxes|, and a pixel's saliency is the mean over the searches of what its boxes earned. Cells of the image are
+then added down this ranking until the class holds.
+
+Neither is the degree of responsibility, which is 1/|X| for the smallest set X that loses the class when it is hidden
+and no strict subset of which does: ReX takes sufficient sets for causes, of those that its random cuts meet, and calls
+the result approximate responsibility. On a coarse grid `responsibility.py` has the degree itself.
 
 What differs from the reference tool, and why: it asks all 14 proper subsets and credits each that passes, while only
-minimal ones are causes (AC3) and most can be ruled out unasked; boxes outside the split stay kept, where the reference
-loses them a level down; the same mask is asked once; extraction brackets instead of scanning; and chunks that turn out
-not to be needed are left out at the end.
+minimal ones have no part to spare and most can be ruled out unasked; boxes outside the split stay kept, where the
+reference loses them a level down; the same mask is asked once; extraction brackets instead of scanning; and chunks that
+turn out not to be needed are left out at the end.
 
 Source: Chockler, Kelly, Kroening and Sun 2024, *Causal Explanations for Image Classifiers*, algorithms 1 to 3;
-Activation-Deactivation, Definition 1 and appendix B (responsibility in depth-2 models is 1/|X|).
+Activation-Deactivation, Definition 1 and section 5.
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ PartIndices = tuple[int, ...]
 """Some of the parts of a box, by index."""
 
 PartitionSearch = Generator[list[Mask], Sequence[bool], tuple[npt.NDArray[np.float64], Mask]]
-"""One search: yields masks, is sent their verdicts, returns the responsibility map and the mask it ended with."""
+"""One search: yields masks, is sent their verdicts, returns what each pixel earned and the mask it ended with."""
 
 
 def explain(question: Question, settings: CausalSettings, seed: int, progress: Progress) -> Candidate:
@@ -102,28 +106,26 @@ def by_boxes(question: Question, settings: CausalSettings, progress: Progress) -
     if not chain:
         return Candidate(np.zeros(region.shape), region)
     left = peeled(question, chain[-1], settings.block, started + budget, report)
-    saliency = nested_responsibility([*chain, left.mask], settings.block)
+    saliency = nested_saliency([*chain, left.mask], settings.block)
     saliency += left.importance * saliency.max()
     return Candidate(saliency, left.mask, settings.block if left.minimal else None)
 
 
-def nested_responsibility(chain: Sequence[Mask], block: int) -> npt.NDArray[np.float64]:
+def nested_saliency(chain: Sequence[Mask], block: int) -> npt.NDArray[np.float64]:
     """1/|X| for the smallest of nested sufficient sets X that each pixel belongs to, |X| in blocks; 0 outside of all.
 
     >>> whole = np.ones((1, 4), dtype=bool)
-    >>> nested_responsibility([whole, whole & [True, True, False, False]], 1)
+    >>> nested_saliency([whole, whole & [True, True, False, False]], 1)
     array([[0.5 , 0.5 , 0.25, 0.25]])
-
-    Source: Activation-Deactivation, appendix B.
     """
-    responsibility = np.zeros(chain[0].shape)
+    saliency = np.zeros(chain[0].shape)
     for mask in chain:
-        responsibility[mask] = block**2 / np.count_nonzero(mask)
-    return responsibility
+        saliency[mask] = block**2 / np.count_nonzero(mask)
+    return saliency
 
 
 def by_partitions(question: Question, settings: CausalSettings, seed: int, progress: Progress) -> Candidate:
-    """Responsibility over random partitions into four, then extraction by rank."""
+    """Credits over random partitions into four, then extraction by rank."""
     size = tuple(question.image.shape[1:])
     searches = [
         search_by_partitions((size[0], size[1]), settings, np.random.default_rng([seed, index]))
@@ -131,7 +133,7 @@ def by_partitions(question: Question, settings: CausalSettings, seed: int, progr
     ]
     rounds = settings.depth * _ROUNDS + 1  # at most; the last one only ends the searches
     results = side_by_side(searches, question, lambda done: progress(0.8 * done / rounds))
-    saliency = np.mean([responsibility for responsibility, _ in results], axis=0)
+    saliency = np.mean([earned for earned, _ in results], axis=0)
     ranking = ranked_cells(saliency, settings.cell)
     count = smallest_prefix(question, ranking)
     progress(0.9)
@@ -152,7 +154,7 @@ def search_by_partitions(
 ) -> PartitionSearch:
     """Refine the whole image, which is taken to be sufficient, into a small sufficient set of boxes."""
     kept = [Box(0, 0, *size)]
-    responsibility = np.zeros(size)
+    earned = np.zeros(size)
     for _ in range(settings.depth):
         divisible = [box for box in kept if box.side >= 2 * settings.smallest_box]
         if not divisible:
@@ -162,10 +164,10 @@ def search_by_partitions(
         parts = quarters(largest, random, settings.smallest_box)
         passing = yield from minimal_passing(parts, rest, size)
         for box, share in shares(parts, rest, passing):
-            responsibility[box.top : box.bottom, box.left : box.right] += share
+            earned[box.top : box.bottom, box.left : box.right] += share
         best = min(passing, key=lambda subset: (len(subset), sum(parts[i].area for i in subset)))
         kept = rest + [parts[i] for i in best]
-    return responsibility, mask_of(kept, size)
+    return earned, mask_of(kept, size)
 
 
 def quarters(box: Box, random: np.random.Generator, smallest: int) -> list[Box]:
@@ -211,13 +213,13 @@ def minimal_passing(
 
 
 def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[PartIndices]) -> list[tuple[Box, float]]:
-    """Responsibility of each box: 1/|X| for the smallest passing set X that it belongs to, else 0.
+    """What each box earns: 1/|X| for the smallest passing set X that it belongs to, else 0.
 
     >>> a, b = Box(0, 0, 1, 1), Box(0, 1, 1, 2)
     >>> shares([a, b], [Box(1, 0, 2, 2)], [(1,)])
     [(Box(top=0, left=1, bottom=1, right=2), 0.5), (Box(top=1, left=0, bottom=2, right=2), 0.5)]
 
-    Source: Activation-Deactivation, appendix B.
+    Source: Chockler, Kelly, Kroening and Sun 2024, which calls it approximate responsibility.
     """
     smallest = {
         index: min(len(subset) for subset in passing if index in subset)
