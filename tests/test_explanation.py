@@ -74,12 +74,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         {},
         {"notes": (), "image": "", "assumptions": (), "preprocessing": {}},
+        {"guarantee": {"verdict": "certified", "rho_at_least": 0.9, "draws": 36, "notes": ["in colours"]}},
         {"image": os.fsdecode(b"caf\xe9.jpg")},  # a file's name that is no UTF-8
         {"mask": torch.zeros(5, 7, dtype=torch.bool), "sufficient": False},
         {"mask": torch.ones(1, 1, dtype=torch.bool), "saliency": torch.full((1, 1), -1e30)},
         {"mask": (torch.rand(7, 5) > 0.5).T, "saliency": torch.randn(7, 5).T},  # not contiguous
     ],
-    ids=["full", "bare", "name in latin-1", "empty mask", "one pixel", "transposed"],
+    ids=["full", "bare", "certified", "name in latin-1", "empty mask", "one pixel", "transposed"],
 )
 def test_what_is_saved_comes_back(changes: dict[str, Any], tmp_path: Path) -> None:
     saved = explanation(**changes)
@@ -137,7 +138,7 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "mask saliency target target_name confidence explanation_confidence sufficient area method occlusion settings "
         "seed forward_passes seconds image model version"
     )
-    added = "notes minimal minimal_block raw_saliency backward_passes curves verdict"
+    added = "notes minimal minimal_block raw_saliency backward_passes curves verdict guarantee"
     asked = "kind keep_confidence threshold weights precision outputs preprocessing assumptions"
     assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"

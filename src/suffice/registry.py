@@ -261,6 +261,7 @@ METRICS: Registry[Metric] = Registry(
         "msi_penalty": "suffice.metrics.msi:MSI_PENALTY",
         "robustness_solid": "suffice.metrics.robustness:ROBUSTNESS_SOLID",
         "robustness_images": "suffice.metrics.robustness:ROBUSTNESS_IMAGES",
+        "certified_rho": "suffice.metrics.certified_rho:CERTIFIED_RHO",
         "area": "suffice.metrics.area:AREA",
         "confidence": "suffice.metrics.confidence:CONFIDENCE",
         "confidence_drop": "suffice.metrics.confidence_drop:CONFIDENCE_DROP",

@@ -190,7 +190,7 @@ def test_wrong_calls(options: dict[str, Any], message: str) -> None:
 
 def test_a_black_box_has_no_restrictions() -> None:
     classifier = toy(lambda x: x.mean((2, 3)))
-    with pytest.raises(InputError, match="deactivate needs the inside of a PyTorch"):
+    with pytest.raises(InputError, match="'deactivate' needs the inside of a PyTorch"):
         suffice.certify(classifier, WHITE, UPPER_HALF, 0, over="restrictions")
 
 

@@ -66,6 +66,7 @@ class Metric(Scale):
         compute: its values, float64 (N,), for N maps.
         required: those of its options that have to be given; without them it is left out of all metrics.
         hides: whether pixels are hidden for it, so that it differs from one occlusion to another.
+        draws: of a metric that is the share of some draws, how many they are; None for another one.
     """
 
     options: tuple[str, ...]
@@ -73,3 +74,4 @@ class Metric(Scale):
     compute: Callable[[Evidence], Tensor] = dataclasses.field(compare=False, repr=False)
     required: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     hides: bool = dataclasses.field(default=True, kw_only=True)
+    draws: Callable[[Evidence], int] | None = dataclasses.field(default=None, compare=False, repr=False, kw_only=True)
