@@ -15,7 +15,10 @@ from suffice.cli import main
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["baselines.md", "circuits.md", "explanations.md", "lax.md", "models.md", "scores.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["baselines.md", "circuits.md", "explanations.md", "guarantees.md", "lax.md", "models.md", "scores.md"],
+)
 def test_pages(page: str) -> None:
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, encoding="utf-8")
     assert (failed, tried > 5) == (0, True)

@@ -74,12 +74,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         {},
         {"notes": (), "image": "", "assumptions": (), "preprocessing": {}},
+        {"guarantee": {"verdict": "certified", "rho_at_least": 0.9, "draws": 36, "notes": ["in colours"]}},
         {"image": os.fsdecode(b"caf\xe9.jpg")},  # a file's name that is no UTF-8
         {"mask": torch.zeros(5, 7, dtype=torch.bool), "sufficient": False},
         {"mask": torch.ones(1, 1, dtype=torch.bool), "saliency": torch.full((1, 1), -1e30)},
         {"mask": (torch.rand(7, 5) > 0.5).T, "saliency": torch.randn(7, 5).T},  # not contiguous
     ],
-    ids=["full", "bare", "name in latin-1", "empty mask", "one pixel", "transposed"],
+    ids=["full", "bare", "certified", "name in latin-1", "empty mask", "one pixel", "transposed"],
 )
 def test_what_is_saved_comes_back(changes: dict[str, Any], tmp_path: Path) -> None:
     saved = explanation(**changes)

@@ -265,6 +265,7 @@ METRICS: Registry[Metric] = Registry(
         "robustness_solid": "suffice.metrics.robustness:ROBUSTNESS_SOLID",
         "robustness_images": "suffice.metrics.robustness:ROBUSTNESS_IMAGES",
         "robustness_restrictions": "suffice.metrics.restrictions:ROBUSTNESS_RESTRICTIONS",
+        "certified_rho": "suffice.metrics.certified_rho:CERTIFIED_RHO",
         "area": "suffice.metrics.area:AREA",
         "confidence": "suffice.metrics.confidence:CONFIDENCE",
         "confidence_drop": "suffice.metrics.confidence_drop:CONFIDENCE_DROP",

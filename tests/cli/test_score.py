@@ -17,9 +17,7 @@ import suffice as library
 from suffice.metrics import METRICS
 
 MODEL = ("--model", "toy_models:corner", "--occlusion", "min")
-ALL = [
-    name for name in METRICS if name not in ("robustness_images", "robustness_restrictions")
-]  # these want to be asked for
+ALL = [name for name, metric in METRICS.items() if metric.unless_named and not metric.required]
 FEW = ("--metrics", "msi,deletion,area")
 
 
@@ -60,6 +58,8 @@ def test_a_table_side_by_side(suffice: Any, photo: str, toy_models: Any) -> None
         assert {name: values[index] for name, values in rows.items()} == pytest.approx(expected, abs=6e-4)
     assert rows["msi"][0] > 0.8 > rows["msi"][1]
     assert rows["area"][0] == 0.062, "64 of 1024 pixels"
+    (bounds,) = re.findall(r"at least, at 95% +(0\.\d{3}) +(0\.\d{3})", run.out)
+    assert bounds[0] == "0.970", "100 of 100 colours"
     assert "↑ higher is better, ↓ lower is better; " in run.out
 
 
@@ -69,7 +69,7 @@ def test_json_lines(suffice: Any, photo: str) -> None:
     first, second = run.json
     assert set(first) == {
         *("image", "map", "model", "version", "label", "label_name", "confidence", "scores", "occlusion", "settings"),
-        *("seed", "forward_passes", "seconds", "notes", "outputs", "preprocessing", "assumptions", "made"),
+        *("seed", "forward_passes", "seconds", "notes", "outputs", "preprocessing", "assumptions", "at_least", "made"),
     }
     assert (first["image"], first["map"], second["map"]) == ("photo.png", "corner.npy", "constant.npy")
     assert (first["label"], first["label_name"], first["occlusion"]) == (1, "bright corner", "min")

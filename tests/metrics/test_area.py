@@ -53,6 +53,7 @@ def test_each_metric_says_its_range_and_which_way_is_better() -> None:
         "robustness_solid": (0, 1, "↑"),
         "robustness_images": (0, 1, "↑"),
         "robustness_restrictions": (0, 1, "↑"),
+        "certified_rho": (0, 1, "↑"),
         "area": (0, 1, "↓"),
         "confidence": (0, 1, "↑"),
         "confidence_drop": (0, 1, "↓"),

@@ -170,7 +170,7 @@ def test_one_patch_decides() -> None:
     """By accuracy: right as soon as the patch is shown, wrong as soon as it is hidden."""
     classifier = toy(Patches(TOP_LEFT))
     heat = patch_map(a=1.0, b=0.3)
-    names = [name for name in METRICS if not name.startswith("robustness")]
+    names = [name for name in METRICS if not name.startswith(("robustness", "certified"))]
     found = suffice.score(classifier, white(), heat, names, measure="accuracy", fid_measure="accuracy")
     # By value 100 trapezoids; the patch is shown from α = 0.99 on: at α = 1 nothing is above it.
     assert found["insertion"] == pytest.approx(0.995)
@@ -363,7 +363,7 @@ def test_soft_confidence_drop_equals_that_of_torchcam() -> None:
 def test_equal_masks_are_asked_once_whatever_the_curves() -> None:
     """A map of three levels has few different masks; ρ, which has backgrounds of its own, is left out."""
     classifier = toy(Share())
-    names = [name for name in METRICS if not name.startswith("robustness") and "percent" not in name]
+    names = [name for name in METRICS if not name.startswith(("robustness", "certified")) and "percent" not in name]
     suffice.score(classifier, white(), patch_map(a=1.0, b=0.7), names, label=1)
     # Top runs: nothing, a, ab; the rest of each: all, bcd, cd; Hide, between 0.5 and α: ab, b, nothing.
     assert classifier.forward_passes == 7
@@ -648,12 +648,44 @@ def test_as_many_maps_and_labels_as_images() -> None:
         score_many(classifier, images[:0], torch.rand(0, SIZE, SIZE))
 
 
+def test_what_is_shown_of_rho_has_a_bound_from_the_draws() -> None:
+    """Of the colours that are above 1/2 with all of the image hidden: half of them, as far as the draws tell."""
+    from suffice.guarantees.interval import at_least
+
+    class Bright(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mean = x[:, 0].mean((1, 2))
+            return torch.stack([mean, torch.full_like(mean, 0.5)], 1) * 100
+
+    nothing = torch.zeros(2, SIZE, SIZE)
+    nothing[:, 0, 0] = 1
+    asked = ["robustness_solid", "certified_rho", "area"]
+    found = score_maps(toy(Bright()), white(), {"a": nothing[0]}, asked, 0, rho_confidence=0.9, count=400)["a"]
+    values, bounds = found.of_map(0), found.at_least(0)
+    assert values["robustness_solid"] == pytest.approx(0.5, abs=0.1)
+    assert bounds == {"robustness_solid": at_least(round(400 * values["robustness_solid"]), 400)}
+    assert 0.35 < bounds["robustness_solid"] < values["robustness_solid"]
+    # Other colours, so not the same number, but a bound as close.
+    assert values["certified_rho"] == pytest.approx(0.5 - 1.28 * 0.025, abs=0.1)
+    many = score_many(
+        toy(Bright()), torch.ones(2, 3, SIZE, SIZE), nothing, [0, 0], asked, rho_confidence=0.9, count=400
+    )
+    assert many.values["certified_rho"].tolist() == [values["certified_rho"]] * 2
+    assert many.at_least(1) == bounds
+
+
 def test_every_metric_lies_in_its_range() -> None:
     classifier, others = toy(Small()), torch.rand(3, 3, SIZE, SIZE)
     for seed in range(5):
         torch.manual_seed(seed)
         found = suffice.score(
-            classifier, torch.rand(3, SIZE, SIZE), torch.randn(SIZE, SIZE), list(METRICS), backgrounds=others, count=5
+            classifier,
+            torch.rand(3, SIZE, SIZE),
+            torch.randn(SIZE, SIZE),
+            list(METRICS),
+            backgrounds=others,
+            count=5,
+            rho_confidence=0.9,
         )
         assert list(found) == list(METRICS)
         for name, value in found.items():
@@ -685,9 +717,9 @@ def test_a_metric_that_needs_an_option_is_left_out_of_all_and_an_error_by_itself
         suffice.score(classifier, white(), heat, demanding)
     assert suffice.score(classifier, white(), heat, demanding, count=3) == {"demanding": 0.5}
     assert METRICS["robustness_images"].required == ("backgrounds",)
-    assert [name for name, metric in METRICS.items() if metric.required] == ["robustness_images"]
+    assert [name for name, metric in METRICS.items() if metric.required] == ["robustness_images", "certified_rho"]
     assert [name for name, metric in METRICS.items() if not metric.hides] == [
-        "msi_penalty", "robustness_solid", "robustness_images", "robustness_restrictions", "area",
+        "msi_penalty", "robustness_solid", "robustness_images", "robustness_restrictions", "certified_rho", "area",
     ]  # fmt: skip
 
 

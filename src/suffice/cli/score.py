@@ -77,7 +77,7 @@ def score(
             "--set",
             metavar="NAME=VALUE",
             help="An option of the metrics: alpha_min, step, measure, fid_measure, normalise, at_threshold, hide, "
-            "ties, drop, count.",
+            "ties, drop, count, rho_confidence.",
         ),
     ] = None,
     backgrounds: Annotated[
@@ -270,6 +270,7 @@ class _Call:
             "label_name": self.classifier.class_name(label),
             "confidence": float(scores.confidence[0]),
             "scores": scores.of_map(0),
+            "at_least": scores.at_least(0),
             "occlusion": self.occlusion,
             "settings": {"threshold": self.threshold, **self._settings(), **self._weights()},
             "seed": self.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -52,6 +53,9 @@ def side_by_side(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]
                 cell = f"\x1b[1m{value}\x1b[0m" if bold and len(found) > 1 and best[name] else value
                 cells.append(" " * (2 + _columns(name) - len(value)) + cell)
             text.append(f"{meaning[metric].arrow} {metric:{width - 2}}{''.join(cells)}")
+            if metric in first["at_least"]:
+                cells = [_bound(found[name].at_least(0)[metric], _columns(name)) for name in block]
+                text.append(f"  {'  at least, at 95%':{width - 2}}{''.join(cells)}")
     text += [
         "",
         f"↑ higher is better, ↓ lower is better; {first['forward_passes']} forward passes, {first['seconds']:.1f} s",
@@ -59,6 +63,11 @@ def side_by_side(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Scores]
     for line in lines:
         text += [f"note: {printable(line['map'])}: {printable(note)}" for note in line["notes"]]
     return "\n".join(text)
+
+
+def _bound(share: float, columns: int) -> str:
+    """A lower bound, which is not rounded up."""
+    return f"  {math.floor(1000 * share) / 1000:{columns}.3f}"
 
 
 def _columns(name: str) -> int:

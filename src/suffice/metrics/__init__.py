@@ -10,6 +10,7 @@
 | `robustness_solid` | ↑ | share of solid colours on which the part keeps its class (ρ) | `robustness.py` |
 | `robustness_images` | ↑ | share of images of other classes on which it does | `robustness.py` |
 | `robustness_restrictions` | ↑ | share of restrictions of the network in which it does | `restrictions.py` |
+| `certified_rho` | ↑ | lower bound of the share of all colours on which it does, at a confidence | `certified_rho.py` |
 | `area` | ↓ | share of the pixels that is kept | `area.py` |
 | `confidence` | ↑ | probability of the target with the part alone | `confidence.py` |
 | `confidence_drop` | ↓ | share of the confidence that the part alone loses | `confidence_drop.py` |

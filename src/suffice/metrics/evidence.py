@@ -37,6 +37,7 @@ class ScoreOptions(BaseModel):
         ties: `order`, `together` or `random`; see `sweep.rank_pixels`.
         drop: of confidence: by a `mask`, or `soft`, by the image times its map.
         count: of the colours, or the restrictions, of ρ.
+        rho_confidence: in (0, 1), at which `certified_rho` is a lower bound.
         backgrounds: (B, C, H, W) in [0, 1], images of other classes.
     """
 
@@ -52,6 +53,7 @@ class ScoreOptions(BaseModel):
     ties: sweep.Ties = "order"
     drop: Literal["mask", "soft"] = "mask"
     count: int = Field(100, ge=1)
+    rho_confidence: float | None = Field(None, gt=0, lt=1)
     backgrounds: Any = Field(None, exclude=True)  # images, which no record of the options holds
 
 

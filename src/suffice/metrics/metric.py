@@ -67,6 +67,7 @@ class Metric(Scale):
         required: those of its options that have to be given; without them it is left out of all metrics.
         hides: whether pixels are hidden for it, so that it differs from one occlusion to another.
         unless_named: whether it is among all metrics; False for one that not every model can be asked for.
+        draws: of a metric that is the share of some draws, how many they are; None for another one.
     """
 
     options: tuple[str, ...]
@@ -75,3 +76,4 @@ class Metric(Scale):
     required: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     hides: bool = dataclasses.field(default=True, kw_only=True)
     unless_named: bool = dataclasses.field(default=True, kw_only=True)
+    draws: Callable[[Evidence], int] | None = dataclasses.field(default=None, compare=False, repr=False, kw_only=True)

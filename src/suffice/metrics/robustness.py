@@ -257,6 +257,7 @@ ROBUSTNESS_SOLID = Metric(
     (),
     _on_colours,
     hides=False,
+    draws=lambda evidence: evidence.options.count,
 )
 ROBUSTNESS_IMAGES = Metric(
     "robustness_images",
@@ -269,4 +270,5 @@ ROBUSTNESS_IMAGES = Metric(
     _on_images,
     required=("backgrounds",),
     hides=False,
+    draws=lambda evidence: len(evidence.options.backgrounds),
 )

@@ -27,6 +27,7 @@ from suffice.arrays import plain_tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError, Notice
 from suffice.explanation import Explanation
+from suffice.guarantees.interval import CONFIDENCE, at_least
 from suffice.images import as_image
 from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
@@ -64,6 +65,7 @@ class Scores:
         forward_passes: images that went through the model.
         seconds: wall time.
         metrics: by name, what the values mean.
+        draws: by the name of a metric that is the share of some draws (ρ), how many these are.
     """
 
     values: dict[str, Tensor]
@@ -77,6 +79,7 @@ class Scores:
     forward_passes: int = 0
     seconds: float = 0.0
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+    draws: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def means(self) -> dict[str, Mean]:
         """The mean of each metric with its standard error."""
@@ -85,6 +88,13 @@ class Scores:
     def of_map(self, index: int) -> dict[str, float]:
         """The metrics of one map."""
         return {name: float(values[index]) for name, values in self.values.items()}
+
+    def at_least(self, index: int, confidence: float = CONFIDENCE) -> dict[str, float]:
+        """What is shown of each share of draws, for one map: its lower bound, one-sided (Clopper-Pearson)."""
+        return {
+            name: at_least(round(float(self.values[name][index]) * draws), draws, confidence)
+            for name, draws in self.draws.items()
+        }
 
     def only(self, index: int) -> Scores:
         """The scores of one map alone."""
@@ -331,6 +341,7 @@ def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_m
         evidence.parts if keep_maps else None,
         evidence.saliency if keep_maps else None,
         (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
+        draws={metric.name: metric.draws(evidence) for metric in asked if metric.draws is not None},
     )
 
 
@@ -390,6 +401,7 @@ def _joined(done: Sequence[Scores]) -> Scores:
         _all_of([each.parts for each in done]),
         _all_of([each.saliency for each in done]),
         torch.cat([each.constant for each in done]),
+        draws=first.draws,
     )
 
 

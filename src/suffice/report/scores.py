@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,10 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One metric: its values in the order of the maps, and which of them are best (none, of a single map)."""
+    """One metric: its values in the order of the maps, and which of them are best (none, of a single map).
+
+    Of a share of draws `least` are the lower bounds at a confidence of 95%; of other metrics it is empty.
+    """
 
     name: str
     arrow: str
@@ -68,6 +72,7 @@ class Row:
     span: str
     values: tuple[float, ...]
     best: tuple[bool, ...]
+    least: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +180,9 @@ def _rows(scores: Sequence[Scores]) -> list[Row]:
                 f"{metric.least:g} to {metric.greatest:g}".replace("-", "−"),
                 values,
                 tuple(len(values) > 1 and best for best in metric.best(values, 3)),
+                tuple(
+                    f"{math.floor(1000 * each.at_least(0)[name]) / 1000:.3f}" for each in scores if name in each.draws
+                ),
             )
         )
     return rows
