@@ -5,7 +5,7 @@
     python experiments/abductive.py masks DATA          # are other methods' masks proved, refuted or unknown?
     python experiments/abductive.py table | figure DATA
 
-Two networks of three layers (4,704 ReLUs): plain, and trained with interval bounds (`train-classifier --preset robust`).
+Two networks of three layers (4,704 ReLUs): plain, and trained with interval bounds (`--preset robust`).
 DATA holds MNIST/raw. What has a row already is not done again; one thread. Seconds are of wall and of the processor:
 beside other work the latter is what the machine can tell. Beside the search, for the first few digits, pixels are freed
 one by one by the same bound in the same order.
@@ -37,7 +37,7 @@ from suffice.guarantees.proof import Verifier, prove
 from suffice.images import to_model
 
 MODEL = "suffice.models.three_layers:mnist_strided"
-TRAINING = {"plain": ("--set", "epochs=3", "--set", "batch_size=64"), "robust": ("--preset", "robust")}
+TRAINING = {"plain": ("--set", "epochs=4", "--set", "batch_size=64"), "robust": ("--preset", "robust")}
 SIZES = (
     "network",
     "digit",
