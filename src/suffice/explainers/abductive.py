@@ -40,6 +40,7 @@ from suffice.question import Question
 from suffice.registry import METHODS
 
 _BOXES = 128  # of one batch
+_STEPS = 12  # of the falsifier for each kept pixel
 
 
 class AbductiveSettings(MethodSettings):
@@ -191,7 +192,7 @@ def needed_pixels(
     for some in places.split(_BOXES):
         free = torch.stack([with_pixels(~mask, (y * mask.shape[1] + x)[None]) for y, x in some])
         box = float32_box(verifier.box(free))
-        lost = counterexamples(classifier, box, target, restarts=restarts, seed=seed)
+        lost = counterexamples(classifier, box, target, restarts=restarts, steps=_STEPS, seed=seed)
         found |= {(int(y), int(x)): image for (y, x), image in zip(some, lost, strict=True) if image is not None}
     return found
 

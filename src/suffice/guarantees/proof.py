@@ -79,9 +79,8 @@ class Verifier:
 
     def box(self, free: Tensor) -> Box:
         """The images in which the pixels of each set, bool (B, H, W), change by at most ε and stay in [0, 1]."""
-        radius = torch.where(free[:, None], self.epsilon, 0.0).to(torch.float64)
-        lower, upper = (self.image - radius).clamp(min=0), (self.image + radius).clamp(max=1)
-        return Box(lower.to(self.network.dtype), upper.to(self.network.dtype))
+        box = box_around(self.image, free, self.epsilon)
+        return Box(box.lower.to(self.network.dtype), box.upper.to(self.network.dtype))
 
     @torch.no_grad()
     def bounds(self, free: Tensor, base: Bounds | None = None) -> Bounds:
@@ -115,6 +114,12 @@ class Verifier:
     def proves(self, free: Tensor) -> bool:
         """Whether the class is shown to stay while the pixels of one set, bool (H, W), are free."""
         return bool(self.slack(self.bounds(free[None]))[0][0] > 0)
+
+
+def box_around(image: Tensor, free: Tensor, epsilon: float) -> Box:
+    """The images in which the pixels of each set, bool (B, H, W), change by at most ε and stay in [0, 1]: float64."""
+    radius = torch.where(free[:, None], torch.full((), epsilon, dtype=torch.float64), 0.0)
+    return Box((image.double() - radius).clamp(min=0), (image.double() + radius).clamp(max=1))
 
 
 def decision_forms(classifier: Classifier, target: int, outputs: int) -> Tensor:
@@ -187,7 +192,7 @@ def prove(
     if float(classifier.margins(logits, chosen)) <= 0:
         note = ("The image itself is not of this class.",)
         return guarantee(verdict="refuted", method="the image", **_counterexample(classifier, pixels), notes=note)
-    box = _box(pixels, ~part, epsilon)
+    box = box_around(pixels, ~part[None], epsilon)
     (found,) = counterexamples(classifier, float32_box(box), chosen, seed=seed)
     tell(0.5)
     if found is not None:
@@ -202,11 +207,6 @@ def prove(
     tell(1.0)
     open_ = f"No counterexample was found; the best bound leaves the class behind by up to {-least:.3g} logits."
     return guarantee(verdict="unknown", method=METHODS[-1], notes=(open_,))
-
-
-def _box(image: Tensor, free: Tensor, epsilon: float) -> Box:
-    radius = torch.where(free, epsilon, 0.0).to(torch.float64)
-    return Box((image.double() - radius).clamp(min=0)[None], (image.double() + radius).clamp(max=1)[None])
 
 
 def _counterexample(classifier: Classifier, image: Tensor) -> dict[str, Any]:

@@ -36,11 +36,13 @@ class Bounds:
 
     Attributes:
         boxes: by node.
-        intervals: the same as the intervals of the nodes before left it, before any line went backward from it.
+        intervals: the same as the boxes of the nodes before left it, before any line went backward from it.
+        opened: by node from which lines went backward, the elements from which they did, bool (B, …).
     """
 
     boxes: list[Box]
     intervals: list[Box]
+    opened: dict[int, Tensor]
 
 
 def bounds_of(network: Network, images: Box, method: Method = "crown", base: Bounds | None = None) -> Bounds:
@@ -52,7 +54,7 @@ def bounds_of(network: Network, images: Box, method: Method = "crown", base: Bou
         method: of the neurons inside; see above.
         base: bounds by the same method over one box; what the boxes do not change of it is taken from there.
     """
-    found, intervals = [images], [images]
+    found, intervals, opened = [images], [images], dict[int, Tensor]()
     changed = [] if base is None else [(images.lower != base.boxes[0].lower) | (images.upper != base.boxes[0].upper)]
     bounded = set(network.bounded) if method == "crown" else set()
     for number, node in enumerate(network.nodes[1:], 1):
@@ -65,24 +67,31 @@ def bounds_of(network: Network, images: Box, method: Method = "crown", base: Bou
             box = _where(wanted, box, base.intervals[number])
         intervals.append(box)
         if number in bounded and not node.exact:
-            box = _refined(network, number, box, found, wanted)
+            opened[number] = open_ = _open(network, number, box)
+            if base is not None and wanted is not None:
+                # What is open by its neighbours alone may have been closed in the base.
+                wanted = changed[number] = wanted | (open_ & ~base.opened[number])
+                open_ = open_ & wanted
+            box = _refined(network, number, box, found, open_)
         found.append(box if base is None or wanted is None else _where(wanted, box, base.boxes[number]))
-    return Bounds(found, intervals)
+    return Bounds(found, intervals, opened)
 
 
 def _where(wanted: Tensor, box: Box, other: Box) -> Box:
     return Box(torch.where(wanted, box.lower, other.lower), torch.where(wanted, box.upper, other.upper))
 
 
-def _refined(network: Network, number: int, box: Box, found: list[Box], wanted: Tensor | None) -> Box:
-    """The box of a node, tighter where its bounds make a difference."""
-    readers = [node for node in network.nodes[number + 1 :] if number in node.inputs and node.layer is not None]
-    open_ = torch.zeros_like(box.lower, dtype=torch.bool)
-    for reader in readers:
-        mask = reader.layer.open(box) if reader.layer is not None else None
-        open_ = open_ if mask is None else open_ | mask
-    if wanted is not None:
-        open_ &= wanted
+def _open(network: Network, number: int, box: Box) -> Tensor:
+    """The elements of a node whose bounds make a difference to what reads it."""
+    found = torch.zeros_like(box.lower, dtype=torch.bool)
+    for reader in network.nodes[number + 1 :]:
+        if number in reader.inputs and reader.layer is not None and (open_ := reader.layer.open(box)) is not None:
+            found |= open_
+    return found
+
+
+def _refined(network: Network, number: int, box: Box, found: list[Box], open_: Tensor) -> Box:
+    """The box of a node, tighter where it is open."""
     lower, upper = box.lower.clone(), box.upper.clone()
     node = network.nodes[number]
     places = open_.any(1).nonzero() if node.patches else open_.nonzero()

@@ -1,0 +1,253 @@
+"""Section 6.3 and Figure 5 of activation matching, with proofs: abductive explanations of digits beside other masks.
+
+    python experiments/abductive.py all DATA            # train what is missing, then all that follows
+    python experiments/abductive.py sizes DATA          # how large proved parts are, and what they cost
+    python experiments/abductive.py masks DATA          # are other methods' masks proved, refuted or unknown?
+    python experiments/abductive.py table | figure DATA
+
+Two networks of three layers (4,704 ReLUs): plain, and trained with interval bounds (`--preset robust`).
+DATA holds MNIST/raw. What has a row already is not done again; one thread. Seconds are of wall and of the processor:
+beside other work the latter is what the machine can tell. Beside the search, for the first few digits, pixels are freed
+one by one by the same bound in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import suffice
+from suffice.buffers import keep_buffers
+from suffice.datasets import load_dataset
+from suffice.explainers.abductive import needed_pixels, proved_part, with_pixels
+from suffice.files import write_csv
+from suffice.guarantees.bounds import network_of
+from suffice.guarantees.proof import Verifier, prove
+from suffice.images import to_model
+
+MODEL = "suffice.models.three_layers:mnist_strided"
+TRAINING = {"plain": ("--set", "epochs=4", "--set", "batch_size=64"), "robust": ("--preset", "robust")}
+SIZES = (
+    "network",
+    "digit",
+    "label",
+    "epsilon",
+    "bound",
+    "pixels",
+    "needed",
+    "rounds",
+    "boxes",
+    "seconds",
+    "cpu_seconds",
+)
+SIZES += ("falsifier_cpu_seconds", "one_by_one_pixels", "one_by_one_cpu_seconds")
+MASKS = ("network", "digit", "label", "method", "pixels", "epsilon", "verdict", "method_of_proof", "cpu_seconds")
+EPSILONS = (0.05, 0.1, 0.3, 1.0)
+SEARCHED = {"plain": (0.05, 0.1), "robust": (0.05, 0.1, 0.2)}
+# Zero fill, which is black, the digits' own background, and nine tenths of the confidence: as of the other experiment.
+ASKED: dict[str, Any] = {"occlusion": "zero", "keep_confidence": 0.9}
+METHODS: dict[str, dict[str, Any]] = {
+    "activation-matching": {"robustness": "none"},
+    "causal": {"block": 1},
+    "grad-cam": {"cell": 1},
+}
+
+
+def classifier_of(network: str, runs: Path) -> suffice.Classifier:
+    weights = runs / network / "classifier.safetensors"
+    if not weights.is_file():
+        sys.exit(f"expected {weights}; make it with: experiments/abductive.py all DATA")
+    return suffice.load_classifier(MODEL, weights=str(weights), class_names=list("0123456789"), device="cpu")
+
+
+def train(runs: Path, data: Path) -> None:
+    for network, options in TRAINING.items():
+        if not (runs / network / "classifier.safetensors").is_file():
+            command = ["suffice", "train-classifier", "mnist", "--data", str(data), "--model", MODEL, *options]
+            subprocess.run([*command, "--out", str(runs / network)], check=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def add(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
+    write_csv(path, columns, [*read(path), row])
+    print(*(f"{v:.3g}" if isinstance(v, float) else v for v in row.values()), sep="  ", flush=True)
+
+
+def one_by_one(verifier: Verifier, cost: Tensor) -> Tensor:
+    """Pixels that stay when each is freed by itself where that is proved, in the order of their cost."""
+    free = torch.zeros_like(cost, dtype=torch.bool)
+    for pixel in cost.flatten().argsort(stable=True):
+        wider = with_pixels(free, pixel[None])
+        free = wider if verifier.proves(wider) else free
+    return ~free
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    wall, used = time.perf_counter(), time.process_time()
+    found = work()
+    return found, time.perf_counter() - wall, time.process_time() - used
+
+
+def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: str) -> None:
+    dataset = load_dataset("mnist", arguments.data, "test")
+    layers = {dtype: network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)}
+    done = {(row["network"], row["digit"], row["epsilon"], row["bound"]) for row in read(arguments.sizes)}
+    for epsilon in SEARCHED[network]:
+        for digit in range(arguments.digits):
+            if (network, str(digit), str(epsilon), bound) in done:
+                continue
+            image = to_model(dataset.photo(digit), classifier)
+            target = int(classifier.logits(image[None]).argmax())
+
+            def make(dtype: torch.dtype, image: Tensor = image, target: int = target, e: float = epsilon) -> Verifier:
+                return Verifier(classifier, image, target, e, bound, dtype, layers[dtype])  # type: ignore[arg-type]
+
+            part, wall, used = timed(lambda make=make: proved_part(make(torch.float32), make(torch.float64)))
+            exact = make(torch.float64)
+            args = (classifier, exact, part.mask, target, 4, 0)
+            needed, _, falsifying = timed(lambda args=args: needed_pixels(*args))
+            row = (network, digit, dataset.labels[digit], epsilon, bound, int(part.mask.sum()), len(needed))
+            row += (part.rounds, part.boxes, wall, used, falsifying)
+            if digit < arguments.one_by_one and bound == "crown":
+                alone, _, one = timed(lambda exact=exact, part=part: one_by_one(exact, part.cost))
+                row += (int(alone.sum()), one)
+            else:
+                row += ("", "")
+            add(arguments.sizes, SIZES, dict(zip(SIZES, row, strict=True)))
+
+
+def masks_of(classifier: suffice.Classifier, image: Tensor) -> dict[str, Tensor]:
+    found = {name: suffice.explain(classifier, image, name, **ASKED, **s).mask for name, s in METHODS.items()}
+    for epsilon in (0.05, 0.1):
+        part = suffice.explain(classifier, image, "abductive", **ASKED, epsilon=epsilon, restarts=0)
+        found[f"abductive {epsilon}"] = part.mask
+    return found
+
+
+def masks(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace) -> None:
+    dataset = load_dataset("mnist", arguments.data, "test")
+    count = Counter((row["network"], row["digit"]) for row in read(arguments.masks))
+    for digit in range(arguments.masks_of):
+        if count[network, str(digit)]:
+            continue
+        image = to_model(dataset.photo(digit), classifier)
+        rows = []
+        for method, mask in masks_of(classifier, image).items():
+            for epsilon in EPSILONS:
+                found, _, used = timed(lambda m=mask, e=epsilon, i=image: prove(classifier, i, m, epsilon=e))
+                row = (network, digit, dataset.labels[digit], method, int(mask.sum()), epsilon, found.verdict)
+                rows.append(dict(zip(MASKS, (*row, found.method, used), strict=True)))
+        write_csv(arguments.masks, MASKS, [*read(arguments.masks), *rows])  # a digit as a whole, or not at all
+        print(network, digit, *(f"{r['method']} {r['epsilon']}: {r['verdict']}" for r in rows), sep="  ", flush=True)
+
+
+def table(arguments: argparse.Namespace) -> None:
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in read(arguments.sizes):
+        groups.setdefault((row["network"], row["epsilon"], row["bound"]), []).append(row)
+    print("| network | ε | bound | digits | pixels: median (mean, least to most) | processor s, median | one by one |")
+    print("|---|---|---|---|---|---|---|")
+    for (network, epsilon, bound), rows in groups.items():
+        pixels, used = ([float(row[name]) for row in rows] for name in ("pixels", "cpu_seconds"))
+        both = [row for row in rows if row["one_by_one_cpu_seconds"] and int(row["rounds"])]
+        times = [float(row["one_by_one_cpu_seconds"]) / float(row["cpu_seconds"]) for row in both]
+        other = [float(row["one_by_one_pixels"]) for row in both]
+        beside = (
+            f"{statistics.median(other):g} px, {statistics.median(times):.1f} times the time ({len(both)})"
+            if both
+            else ""
+        )
+        size = f"{statistics.median(pixels):g} ({statistics.mean(pixels):.0f}, {min(pixels):g} to {max(pixels):g})"
+        print(f"| {network} | {epsilon} | {bound} | {len(rows)} | {size} | {statistics.median(used):.2f} | {beside} |")
+    verdicts: dict[tuple[str, str], dict[str, Counter[str]]] = {}
+    pixels_of: dict[tuple[str, str], list[int]] = {}
+    for row in read(arguments.masks):
+        group = (row["network"], row["method"])
+        verdicts.setdefault(group, {}).setdefault(row["epsilon"], Counter())[row["verdict"]] += 1
+        pixels_of.setdefault(group, []).append(int(row["pixels"]))
+    print("\nproved / refuted / unknown at each ε\n\n| network | method | pixels, median |", end="")
+    print("".join(f" {epsilon:g} |" for epsilon in EPSILONS) + "\n" + "|---" * (3 + len(EPSILONS)) + "|")
+    for group, by_epsilon in verdicts.items():
+        cells = [" / ".join(str(c[v]) for v in ("proved", "refuted", "unknown")) for c in by_epsilon.values()]
+        print(f"| {group[0]} | {group[1]} | {statistics.median(pixels_of[group]):g} | " + " | ".join(cells) + " |")
+
+
+def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
+    from matplotlib.figure import Figure
+
+    dataset = load_dataset("mnist", arguments.data, "test")
+    rows = []
+    for network in TRAINING:
+        classifier = classifier_of(network, arguments.runs)
+        for digit in range(digits):
+            image = to_model(dataset.photo(digit), classifier)
+            rows.append((network, image, masks_of(classifier, image)))
+    names = list(rows[0][2])
+    drawn = Figure(figsize=(1.5 * (1 + len(names)), 1.55 * len(rows)), layout="constrained")
+    axes = drawn.subplots(len(rows), 1 + len(names))
+    for line, (network, image, found) in zip(axes, rows, strict=True):
+        for axis, (name, mask) in zip(line, [("", None), *found.items()], strict=True):
+            shown = image[0].expand(3, 28, 28).clone()
+            if mask is not None:
+                # Red: kept and bright; blue: kept and dark, as the paper's Figure 5 has them.
+                colour = torch.where(image[0] > 0.5, 0, 2)
+                shown = shown / 2
+                for channel in (0, 2):
+                    shown[channel][mask & (colour == channel)] = 1.0
+            axis.imshow(shown.permute(1, 2, 0).numpy())
+            axis.set_axis_off()
+            size = network if mask is None else f"{int(mask.sum())} px"
+            axis.set_title(f"{name}\n{size}" if line is axes[0] else size, fontsize=7)
+    drawn.savefig(arguments.figure, dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("all", "sizes", "masks", "table", "figure"))
+    parser.add_argument("data", type=Path, nargs="?", default=Path("data"))
+    parser.add_argument("--network", choices=list(TRAINING), action="append")
+    parser.add_argument("--bound", action="append", help="default: crown; of the plain network the other two as well")
+    parser.add_argument("--digits", type=int, default=50)
+    parser.add_argument("--masks-of", type=int, default=20, help="digits whose masks are put to the test")
+    parser.add_argument("--one-by-one", type=int, default=10, help="digits whose pixels are freed one by one as well")
+    parser.add_argument("--runs", type=Path, default=Path(".abductive"))
+    parser.add_argument("--sizes", type=Path, default=Path("results/abductive.csv"))
+    parser.add_argument("--masks", type=Path, default=Path("results/abductive-masks.csv"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/abductive.png"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_buffers()
+    if arguments.what == "all":
+        train(arguments.runs, arguments.data)
+    for network in arguments.network or TRAINING:
+        if arguments.what in ("all", "sizes"):
+            bounds = arguments.bound or (["crown", "crown-ibp", "interval"] if network == "plain" else ["crown"])
+            for bound in bounds:
+                sizes(classifier_of(network, arguments.runs), network, arguments, bound)
+        if arguments.what in ("all", "masks"):
+            masks(classifier_of(network, arguments.runs), network, arguments)
+    if arguments.what in ("all", "figure"):
+        figure(arguments)
+    table(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
