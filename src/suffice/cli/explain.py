@@ -109,7 +109,8 @@ def explain(
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
-    settings = parse_settings(setting or []) | ({} if adapter is None else {"adapter": adapter})
+    given = {} if adapter is None else {"adapter": adapter}
+    settings = parse_settings(setting or [], given) | given
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:
