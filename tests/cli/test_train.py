@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 QUICK = ("--accelerator", "cpu", "--set", "epochs=8", "--set", "batch_size=8", "--set", "learning_rate=0.02")
 
@@ -74,6 +79,9 @@ def test_the_same_call_again_gives_the_same_and_another_one_is_refused(
         (("--set", "epoch=3"), "unknown setting 'epoch'; expected epochs, batch_size"),
         (("--set", "learning_rate=-1"), "setting learning_rate: input should be greater than 0; got '-1'"),
         (("--preset", "slow"), "unknown preset 'slow'; expected default, paper, quick"),
+        (("--set", "batch_size=99999999"), "expected a batch_size that fits in memory; 99,999,999 images alone take"),
+        (("--workers", "99999"), "setting workers: input should be less than or equal to"),
+        (("--devices", "99999"), "setting devices: input should be less than or equal to"),
         (("--devices", "0"), "setting devices: input should be greater than or equal to 1; got 0"),
         (("--accelerator", "abacus"), "Lightning's Trainer refuses"),
         (("--model", "toy_models:convolution"), "expected logits for 2 classes from toy_models:convolution; got 4"),
@@ -118,6 +126,8 @@ def test_an_adapter_from_training_to_explanation(suffice: Callable[..., Any], ph
         none.status,
         "--method lax needs its adapter: --adapter FILE, as `suffice train-lax` writes it" in none.complaints(1)[0],
     ) == (2, True)
+    twice = suffice("explain", photo, *model, *lax, "--set", "adapter=other.safetensors")
+    assert "expected adapter as --adapter other.safetensors; got --set adapter" in twice.complaints(1)[0]
     misplaced = suffice("explain", photo, *model, "--adapter", result["adapter"])
     assert (
         "--adapter is of methods that have one, such as lax; got it with --method causal" in misplaced.complaints(1)[0]
@@ -159,46 +169,90 @@ def when(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
+FILES = {
+    "train-classifier": "classifier.safetensors",
+    "train-lax": "adapter.safetensors",
+    "train-matcher": "matcher.safetensors",
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("command", FILES)
 def test_killed_at_any_moment_it_goes_on_and_ends_with_the_very_file(
-    suffice: Callable[..., Any], photos: Path, tmp_path: Path
+    command: str, suffice: Callable[..., Any], photos: Path, tmp_path: Path
 ) -> None:
     """SIGKILL, at moments drawn by chance, of the process that trains; then the same command to the end."""
-    model = ("--model", "toy_models:trainable", "--weights", "base/classifier.safetensors")
-    assert train(suffice, photos, "--out", "base").status == 0
+    model = ("--model", "toy_models:trainable")
+    if command != "train-classifier":
+        assert train(suffice, photos, "--out", "base").status == 0
+        model = (*model, "--weights", "base/classifier.safetensors")
     steps = ("--accelerator", "cpu", "--set", "epochs=60", "--set", "batch_size=4", "--set", "checkpoint_every=7")
-    words = ("train-lax", str(photos), *model, *steps, "--set", "design=paper")
-    assert suffice(*words, "--out", "whole").status == 0
+    words = (command, str(photos), *model, *steps)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-c", "from suffice.cli import main; main()", *words, "--out", out]
+        return subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    started = time.monotonic()
+    assert start("parts").wait(timeout=300) == 0
+    longest = time.monotonic() - started
+    Path("parts").rename("whole")  # the file says what it was called
 
     random = np.random.default_rng(0)
-    command = [sys.executable, "-c", "from suffice.cli import main; main()", *words, "--out", "parts"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    checkpoint, stopped_at = Path("parts/checkpoint.ckpt"), []
-    for _ in range(6):
+    checkpoint, file, stopped_at = Path("parts/checkpoint.ckpt"), Path("parts", FILES[command]), []
+    for kill in range(12):
         last = when(checkpoint)
-        with subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            while when(checkpoint) == last and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(random.uniform(0, 0.1))
+        with start("parts") as process:
+            if kill % 3 == 2:  # at any moment, as while it loads, or as it writes what comes out
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=random.uniform(0, longest))
+            else:
+                while when(checkpoint) == last and process.poll() is None:
+                    time.sleep(0.005)
+                time.sleep(random.uniform(0, 0.1))
             process.kill()
         stopped_at.append(torch.load(checkpoint, weights_only=True)["global_step"])
+        if file.exists():
+            assert file.read_bytes() == Path("whole", FILES[command]).read_bytes()
     assert stopped_at == sorted(stopped_at)
     assert len(set(stopped_at)) > 1
     assert suffice(*words, "--out", "parts").status == 0
-    assert Path("parts/adapter.safetensors").read_bytes() == Path("whole/adapter.safetensors").read_bytes()
-    assert Path("parts/history.csv").read_text() == Path("whole/history.csv").read_text()
+    for name in (FILES[command], "history.csv"):
+        assert Path("parts", name).read_bytes() == Path("whole", name).read_bytes(), name
+    assert sorted(os.listdir("parts")) == sorted(os.listdir("whole"))
 
 
-@pytest.mark.parametrize(
-    ("command", "file"),
-    [
-        ("train-classifier", "classifier.safetensors"),
-        ("train-lax", "adapter.safetensors"),
-        ("train-matcher", "matcher.safetensors"),
-    ],
-)
+@posix
+def test_two_at_once_in_a_folder_and_sigterm_of_one(suffice: Callable[..., Any], photos: Path) -> None:
+    words = ("train-classifier", str(photos), "--model", "toy_models:trainable", "--accelerator", "cpu", "--out", "run")
+    words = (*words, "--set", "epochs=99999", "--set", "checkpoint_every=1", "--workers", "2")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    program = [sys.executable, "-c", "from suffice.cli import main; main()", *words]
+    with subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not Path("run/checkpoint.ckpt").exists() and process.poll() is None:
+            time.sleep(0.01)
+        second = suffice(*words)
+        readers = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert second.status == 2
+    assert second.complaints(1) == ["suffice: expected that no other process writes into run; one does"]
+    assert (process.returncode, said.splitlines()[-1]) == (143, "suffice: terminated")
+    assert len(readers) == 2
+    assert not psutil.wait_procs(readers, timeout=10)[1]
+    assert sorted(os.listdir("run")) == ["checkpoint.ckpt", "history.csv", "run.json"]
+    assert torch.load("run/checkpoint.ckpt", weights_only=True)["global_step"] > 0
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_a_seed_is_said_in_one_way(command: str, suffice: Callable[..., Any], photos: Path) -> None:
+    run = suffice(command, str(photos), "--model", "toy_models:trainable", "--set", "seed=7", "--out", "run")
+    assert run.status == 2
+    assert run.complaints(1) == ["suffice: expected seed as --seed 7; got --set seed=7"]
+
+
+@pytest.mark.parametrize(("command", "file"), FILES.items())
 def test_weights_of_a_person_are_not_replaced(
     command: str, file: str, suffice: Callable[..., Any], photos: Path, contents: Any
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
+import random
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,47 @@ def test_a_run_that_was_stopped_ends_with_the_very_weights(
     first, second = ((tmp_path / name / HISTORY).read_text() for name in ("whole", "parts"))
     assert first == second
     assert [line.split(",")[0] for line in first.splitlines()] == ["step", "5", "10", "12"]
+
+
+class Drawing(nn.Module):
+    """Noise from wherever a network may draw it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        drawn = float(np.random.rand()) + random.random()
+        return nn.functional.dropout(x, 0.3) + 0.01 * drawn * torch.rand_like(x)
+
+
+@pytest.mark.parametrize("stopped_after", range(1, 6))
+def test_with_dropout_too_wherever_it_was_stopped(
+    stopped_after: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_dropout = tiny()
+    with_dropout.module.insert(5, Drawing())
+    monkeypatch.setattr(sys.modules[__name__], "tiny", lambda: copy.deepcopy(with_dropout))
+    settings = SETTINGS.model_copy(update={"epochs": 1.5, "checkpoint_every": 1})  # six steps
+    whole, _ = train(photos, tmp_path / "whole", settings)
+    loss = ClassifierTask.loss
+
+    def dies(self: ClassifierTask, *batch: Any) -> Any:
+        if self.global_step == stopped_after:
+            raise RuntimeError("killed")
+        return loss(self, *batch)
+
+    monkeypatch.setattr(ClassifierTask, "loss", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(photos, tmp_path / "parts", settings)
+    monkeypatch.setattr(ClassifierTask, "loss", loss)
+    torch.manual_seed(stopped_after)  # another process has drawn other numbers before
+    np.random.seed(stopped_after)
+    random.seed(stopped_after)
+    resumed, told = train(photos, tmp_path / "parts", settings)
+    assert f"goes on after step {stopped_after} of 6" in told
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, resumed.module.state_dict()[name]), name
+    other, _ = train(photos, tmp_path / "other", settings.model_copy(update={"seed": 5}))
+    assert not torch.equal(next(other.module.parameters()), next(whole.module.parameters()))
 
 
 def test_a_finished_run_is_not_trained_again(photos: Path, tmp_path: Path) -> None:
@@ -235,8 +279,37 @@ def test_where_nothing_can_be_read_it_stops(photos: Path, tmp_path: Path) -> Non
         train(photos, tmp_path / "run")
 
 
+def test_a_model_that_ends_the_program_is_not_an_interruption(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassifierTask, "loss", lambda *batch: sys.exit(0))
+    with pytest.raises(SystemExit):
+        train(photos, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 99_999_999}, r"a batch_size that fits in memory; 99,999,999 images alone take 858\.3 GiB, and"),
+        ({"shift": 16}, "a shift below the side of the images, 16; got 16"),
+    ],
+)
+def test_absurd_sizes_are_said_before_anything_is_written(
+    changes: dict[str, Any], said: str, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"expected {said}"):
+        train(photos, tmp_path / "run", SETTINGS.model_copy(update=changes))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_checkpoint_is_said(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "run")
+    whole = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    changed = bytearray(whole)
+    changed[whole.find(b"PK", len(whole) // 2) - 70] ^= 1
+    (tmp_path / "run" / CHECKPOINT).write_bytes(changed)
+    with pytest.raises(InputError, match=r"expected a checkpoint in .*checkpoint\.ckpt; got .* differs: remove it"):
+        train(photos, tmp_path / "run")
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"half a check")
     with pytest.raises(InputError, match=r"expected a checkpoint in .*checkpoint\.ckpt; got .*: remove it") as caught:
         train(photos, tmp_path / "run")
@@ -247,8 +320,15 @@ def test_a_damaged_checkpoint_is_said(photos: Path, tmp_path: Path) -> None:
     assert "weights_only" not in str(caught.value)
 
 
-def test_a_run_leaves_torchs_random_numbers_and_is_recorded(photos: Path, tmp_path: Path) -> None:
+def test_a_run_leaves_the_random_numbers_of_others_and_is_recorded(photos: Path, tmp_path: Path) -> None:
+    of_torch = torch.Generator()
+    torch.manual_seed(1)  # as the network is built with
+    of_torch.set_state(tiny() and torch.get_rng_state())
+    of_python, of_numpy = random.getstate(), np.random.get_state()
     train(photos, tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), of_torch.get_state())
+    assert random.getstate() == of_python
+    assert str(np.random.get_state()) == str(of_numpy)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["settings"]["learning_rate"] == 3e-3
     assert record["images"] == 24

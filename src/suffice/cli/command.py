@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,13 +62,20 @@ def one_line(what: str, show_traceback: bool) -> Iterator[None]:
         raise InputError(f"{what}: {message}{'' if show_traceback else ' (--traceback shows where)'}") from error
 
 
-def parse_settings(pairs: list[str]) -> dict[str, str]:
-    """The words of `--set NAME=VALUE …` by name; raises InputError on others."""
+def parse_settings(pairs: list[str], options: Collection[str] = ()) -> dict[str, str]:
+    """The words of `--set NAME=VALUE …` by name; raises InputError on others.
+
+    Args:
+        pairs: the words.
+        options: names of what an option says; said here as well, one of the two would be passed over.
+    """
     settings: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise InputError(f"expected --set NAME=VALUE; got {pair!r}")
+        if name in options:
+            raise InputError(f"expected {name} as --{name} {value}; got --set {pair}")
         settings[name.replace("-", "_")] = value
     return settings
 

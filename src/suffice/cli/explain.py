@@ -141,7 +141,8 @@ def explain(
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
     if certify is None and (rho, over) != (0.9, "colours"):
         raise InputError("expected --certify NUMBER with --rho and --over, which say what is certified; got none")
-    settings = parse_settings(setting or []) | ({} if adapter is None else {"adapter": adapter})
+    given = {} if adapter is None else {"adapter": adapter}
+    settings = parse_settings(setting or [], given) | given
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:

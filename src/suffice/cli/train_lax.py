@@ -70,7 +70,7 @@ def train_lax(
 
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
-    given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
+    given: dict[str, Any] = {**parse_settings(setting or [], ["seed"]), "seed": seed}
     settings = make_settings(LaxTraining, PRESETS[preset], given)
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})

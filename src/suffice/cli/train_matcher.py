@@ -64,7 +64,7 @@ def train_matcher(
     from suffice.training.matcher import PRESETS, MatcherTask, MatcherTraining
     from suffice.training.run import Machine, fit, make_settings
 
-    given: dict[str, Any] = {**parse_settings(setting or []), "seed": seed}
+    given: dict[str, Any] = {**parse_settings(setting or [], ["seed"]), "seed": seed}
     settings = make_settings(MatcherTraining, PRESETS["default"], given)
     if settings.least_area > settings.largest_area:
         raise InputError(

@@ -80,7 +80,7 @@ class ClassifierTask(TrainingTask):
         settings: of the run.
 
     Raises:
-        InputError: a black box, or another number of outputs.
+        InputError: a black box, another number of outputs, or a shift that leaves nothing of an image.
     """
 
     def __init__(self, classifier: Classifier, dataset: ImageDataset, settings: ClassifierTraining) -> None:
@@ -90,6 +90,8 @@ class ClassifierTask(TrainingTask):
         self._classifier = classifier
         self._normalise = classifier.normalise
         size = (1, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)
+        if settings.shift >= min(size[2:]):
+            raise InputError(f"expected a shift below the side of the images, {min(size[2:])}; got {settings.shift}")
         outputs = classifier.logits(torch.zeros(size)).shape[1]
         if outputs != len(dataset.class_names):
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -42,6 +43,12 @@ class Examples(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def bytes_an_image(self) -> int:
+        """Bytes that an image takes in the least: as it was read, in its batch, and normalised."""
+        shape = self._like.preprocessing
+        return 3 * 4 * len(shape.mean) * math.prod(shape.input_size)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         message = ""

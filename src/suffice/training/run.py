@@ -14,11 +14,12 @@ import json
 import math
 import os
 import pickle
+import random
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,22 +27,27 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from suffice.arrays import check_zip
 from suffice.errors import InputError, reason
 from suffice.files import csv_text
 from suffice.folders import OutputFolder, locked_folder
-from suffice.training.examples import Batches
+from suffice.memory import available_memory
+from suffice.training.examples import Batches, Examples
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.plugins.io import TorchCheckpointIO
     from lightning.pytorch.utilities import rank_zero_only
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 except ImportError as error:
     raise InputError('training needs Lightning: pip install "suffice[train]"') from error
 
 CHECKPOINT, RUN, HISTORY = "checkpoint.ckpt", "run.json", "history.csv"
+
+
+_MOST_PROCESSES = max(64, 4 * (os.cpu_count() or 1))
 
 
 class TrainingSettings(BaseModel):
@@ -85,10 +91,10 @@ class Machine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     accelerator: str = "auto"
-    devices: int = Field(1, ge=1)  # processes on each node
+    devices: int = Field(1, ge=1, le=_MOST_PROCESSES)  # processes on each node
     nodes: int = Field(1, ge=1)
     strategy: str = "auto"
-    workers: int = Field(0, ge=0)  # processes that read images, for each device
+    workers: int = Field(0, ge=0, le=_MOST_PROCESSES)  # that read images, for each device
 
 
 class TrainingTask(LightningModule):
@@ -115,6 +121,10 @@ class TrainingTask(LightningModule):
         images, labels = batch
         numbers = [self.settings.seed, self.global_step, self.global_rank]
         seed = int(np.random.default_rng(numbers).integers(2**62))
+        # What a network draws by itself, as dropout does, comes from where torch, numpy and Python draw by default.
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         terms = self.loss(images, labels, torch.Generator(self.device).manual_seed(seed))
         self.terms = {name: float(value.detach()) for name, value in terms.items()}
         return terms["loss"]
@@ -237,7 +247,7 @@ class _Keep(Callback):
 
 def fit(
     task: TrainingTask,
-    examples: Dataset[Any],
+    examples: Examples,
     machine: Machine,
     folder: Path,
     what: Mapping[str, Any],
@@ -272,19 +282,20 @@ def fit(
 
 def _fit(
     task: TrainingTask,
-    examples: Dataset[Any],
+    examples: Examples,
     machine: Machine,
     folder: Path,
     what: Mapping[str, Any],
     tell: Callable[[str], None],
     made: Mapping[str, Any] | None,
 ) -> bool:
-    assert isinstance(examples, Sized)
+    assert isinstance(examples, Examples)
     settings, steps = task.settings, task.settings.steps(len(examples))
     task.steps = steps
+    _check_batch(settings.batch_size, examples, machine)
     output = OutputFolder(folder, f"train-{what.get('task')}")
     _claim(output, {**what, "settings": settings.model_dump(), "images": len(examples)}, made)
-    with warnings.catch_warnings(), torch.random.fork_rng():
+    with warnings.catch_warnings(), _random_numbers_kept():
         # Lightning warns of few workers, of a missing validation loop and the like, which are choices here.
         warnings.filterwarnings("ignore", module=r"lightning\.")
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -327,13 +338,27 @@ def _fit(
         interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(task, loader, ckpt_path=last if last.is_file() else None)
-        except SystemExit as ended:  # what Lightning makes of Ctrl-C, which it ignores from then on
-            raise KeyboardInterrupt from ended
+        except SystemExit as ended:  # what Lightning makes of Ctrl-C, which it ignores from then on, and of SIGTERM
+            if isinstance(ended, SIGTERMException) or isinstance(ended.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from ended
+            raise
         finally:
             if interrupt is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, interrupt)
             task.leave()
     return bool(trainer.is_global_zero)
+
+
+@contextlib.contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """What is drawn meanwhile leaves the program's own random numbers as they are."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
 
 
 def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -346,6 +371,17 @@ def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mappi
         if first["type"] == "extra_forbidden":
             raise InputError(f"unknown setting {option!r}; expected {', '.join(kind.model_fields)}") from None
         raise InputError(f"setting {option}: {first['msg'].lower()}; got {first['input']!r}") from None
+
+
+def _check_batch(size: int, examples: Examples, machine: Machine) -> None:
+    """Raise InputError where a batch does not fit in memory, whatever the network is."""
+    share = size // machine.nodes
+    needed, free = share * examples.bytes_an_image, available_memory(torch.device("cpu"))
+    if needed > free:
+        raise InputError(
+            f"expected a batch_size that fits in memory; {share:,} images alone take {needed / 2**30:,.1f} GiB, and "
+            f"{free / 2**30:.1f} are free"
+        )
 
 
 def _claim(output: OutputFolder, what: dict[str, Any], made: Mapping[str, Any] | None) -> None:
