@@ -193,9 +193,15 @@ def test_rows_of_an_earlier_question_are_left_out(run: Any, toy: dict[str, Any],
 def test_images_left_out_are_counted_for_each_model(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
     run(toy | {"only_correct": True})
     report = read_report(tmp_path / "out")
-    assert report.left_out == "Images left out, as the model does not classify them as labelled: 1 of 4."
+    assert report.images == "toys: 4 images found, 3 used; left out: 1 not classified as labelled."
     assert report.notes == [], "they are what was asked for, and no reason for doubt"
-    assert report.left_out in as_markdown(report)
+    assert report.images in as_markdown(report)
     run(toy | {"only_correct": True, "models": [*toy["models"], {"model": "bench_models:patient", "label": "patient"}]})
     report = read_report(tmp_path / "out")
-    assert report.left_out.endswith(" as labelled: corner: 1 of 4; patient: 1 of 4.")
+    assert report.images == "toys: 4 images found, 3 used; left out: 1 not classified as labelled.", "of both models"
+    run(toy | {"only_correct": True, "models": [*toy["models"], {"model": "bench_models:convolution", "label": "c"}]})
+    report = read_report(tmp_path / "out")
+    assert report.images == (
+        "toys, corner: 4 images found, 3 used; left out: 1 not classified as labelled. "
+        "toys, c: 4 images found, 1 used; left out: 3 not classified as labelled."
+    )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig, make_config
+from suffice.benchmark.counts import image_lines, outcomes
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import ResultRow, Results, read_rows
@@ -70,7 +71,7 @@ class Report:
         tables: in the order of the configuration.
         rows: how many there are of the benchmark; wanted: how many it asks for.
         failed: why rows have no value, with how often.
-        left_out: which images were left out, as the benchmark asks, in words; empty where none was.
+        images: how many were found, used and left out, and why, in a sentence for each data set.
         provenance: what made the rows; of several, all of them.
     """
 
@@ -80,7 +81,7 @@ class Report:
     rows: int
     wanted: int
     failed: Mapping[str, int]
-    left_out: str
+    images: str
     provenance: tuple[str, ...]
 
     @property
@@ -122,23 +123,9 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         len(rows),
         _wanted(run, config),
         failed,
-        _left_out(rows, run),
+        " ".join(f"{line}." for line in image_lines(run, outcomes(run, rows))),
         tuple(sorted({row["provenance"] for row in rows})),
     )
-
-
-def _left_out(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> str:
-    found: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        if row["status"] == "left out":
-            found.setdefault((row["model"], row["dataset"]), set()).add(row["image"])
-    several = [len({setup[name] for setup in run["setups"]}) > 1 for name in ("model", "dataset")]
-    each = []
-    for (model, dataset), images in found.items():
-        words = ", ".join(word for word, varies in zip((model, dataset), several, strict=True) if varies)
-        count = f"{len(images)} of {len(run['images'][dataset])}"
-        each.append(f"{words}: {count}" if words else count)
-    return f"Images left out, as the model does not classify them as labelled: {'; '.join(each)}." if each else ""
 
 
 def belonging(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> list[ResultRow]:

@@ -50,7 +50,7 @@ def bench(
     """Measure what CONFIG.toml asks for; called again, a run that was stopped goes on where it was."""
     from suffice.benchmark import load_config, run_benchmark
     from suffice.benchmark.local import LocalEngine
-    from suffice.benchmark.plan import Plan
+    from suffice.benchmark.run import foretell
 
     if engine not in ("local", "ray"):
         raise InputError(f"unknown engine {engine!r}; expected local, ray")
@@ -59,8 +59,9 @@ def bench(
     wanted = load_config(config)
     folder = named_folder(out) if out is not None else Path("bench-out", Path(config).stem)
     if dry_run:
-        plan = Plan(wanted)
-        say(f"{plan.cells} cells of {len(plan.levels)} explanations each, into {folder}")
+        for line in foretell(wanted, folder, retry=retry, renew=renew):
+            say(line)
+        say(f"into {folder}")
         return 0
     keep_buffers()
     with one_line(f"could not run {config}", show_traceback):

@@ -194,7 +194,7 @@ def render_benchmark(report: Report, drawn: Sequence[BenchmarkPlot], *, folder: 
             title=report.config.title or "Benchmark",
             note=report.config.note,
             notes=report.notes,
-            left_out=report.left_out,
+            images=report.images,
             failed=report.failed,
             tables=[*report.tables, *more],
             plots=[(plot.title, plot.words, _data_uri(svg(plot.figure))) for plot in drawn],

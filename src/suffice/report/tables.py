@@ -17,8 +17,8 @@ def as_markdown(report: Report) -> str:
         lines += [report.config.note, ""]
     for note in report.notes:
         lines += [f"**{note}**", ""]
-    if report.left_out:
-        lines += [report.left_out, ""]
+    if report.images:
+        lines += [report.images, ""]
     for table in report.tables:
         lines += markdown_table(table)
     return "\n".join(lines).rstrip() + "\n"
@@ -71,7 +71,7 @@ def latex_text(text: str) -> str:
 def as_latex(report: Report) -> str:
     """Every table as a `table` with `booktabs` rules."""
     lines = [r"% \usepackage{booktabs}"]
-    lines += [f"% {note}" for note in [*report.notes, report.left_out] if note]
+    lines += [f"% {note}" for note in [*report.notes, report.images] if note]
     for table in report.tables:
         lines += ["", r"\begin{table}", r"\centering"]
         lines += [
