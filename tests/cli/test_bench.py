@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from suffice.benchmark import RunProgress
+from suffice.cli.bench import _Shown
 
 CONFIG = """
 title = "A small benchmark"
@@ -121,6 +126,19 @@ def test_a_dry_run_says_what_is_there_what_is_new_and_what_is_made_anew(
     ]
     assert contents() == before
     assert suffice("bench", config).err.splitlines()[:6] == [f"suffice: {line}" for line in said[:6]]
+
+
+def test_a_line_now_and_then_whatever_a_cell_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with _Shown(seconds=0.1) as shown:
+        time.sleep(0.3)
+        assert capsys.readouterr().err.startswith("suffice: reading what is asked, for 0 s\n")
+        shown.progress(RunProgress(4))
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "suffice: 0/4 done, 4 to do; at the next, for 0 s"
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+    assert inspect.signature(_Shown).parameters["seconds"].default < 9
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def _facts(report: Report, folder: str) -> Mapping[str, str]:
     words = {f"{d}s" if len(found) > 1 else d: ", ".join(found) for d, found in names.items()}
     words["occlusions"] = ", ".join(dict.fromkeys(g.occlusion for g in report.values))
     if config.gammas:
-        words["γ"] = ", ".join(f"{gamma:g}" for gamma in config.gammas)
+        words["γ"] = ", ".join(f"{gamma:g}" for gamma in sorted(config.gammas))
     words["class explained"] = "as labelled" if config.target == "label" else "the model's own choice"
     words["rows"] = f"{report.rows:,} of {report.wanted:,}"
     words["results"] = folder

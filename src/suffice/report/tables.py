@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Iterable, Sequence
 
-from suffice.benchmark.tables import Report, Table
+from suffice.benchmark.comparison import Change
+from suffice.benchmark.tables import Report, Table, differences_of
 from suffice.benchmark.values import ResultGroup, mean_of
+from suffice.metrics import Mean
 
 
 def as_markdown(report: Report) -> str:
@@ -87,15 +90,55 @@ def as_latex(report: Report) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """Every mean with its standard error, a line each."""
+    """Every mean with its standard error, a line each; then the differences, whose line says what is taken off.
+
+    Of areas a line also says how many of the parts are insufficient or empty, and the mean without these.
+    """
+    heads = ("mean", "standard_error", "images", "minus", "parts", "insufficient", "empty", "mean_without")
+    lines = []
+    for group in report.values:
+        mean, parts = mean_of(report.values, group), report.parts.get(group)
+        assert mean is not None
+        of_parts = ["", "", "", ""]
+        if parts is not None:
+            known = "" if parts.insufficient is None else str(parts.insufficient)
+            without = "" if parts.without is None else f"{parts.without.value:.6g}"
+            of_parts = [str(parts.count), known, str(parts.empty), without]
+        lines.append([*_group_cells(group), *_mean_cells(mean), "", *of_parts])
+    for spec in report.config.differences:
+        for group, (other, mean) in differences_of(report.values, report.config, spec).items():
+            minus = other.occlusion if spec.along is None else f"{other.occlusion} at equal {spec.along}"
+            lines.append([*_group_cells(group), *_mean_cells(mean), minus, "", "", "", ""])
+    return _csv([*_GROUP, *heads], lines)
+
+
+def changes_as_csv(changes: Sequence[Change]) -> str:
+    """How two runs differ, a line for each mean that both have."""
+    heads = ("before", "after", "difference", "standard_error", "images", "largest_of_one_image", "verdict")
+    lines = []
+    for change in changes:
+        difference, error, count = _mean_cells(change.difference)
+        means = [f"{mean.value:.6g}" for mean in (change.before, change.after)]
+        verdict = "equal" if change.equal else change.verdict
+        lines.append([*_group_cells(change.group), *means, difference, error, count, f"{change.largest:.6g}", verdict])
+    return _csv([*_GROUP, *heads], lines)
+
+
+_GROUP = [field.name for field in dataclasses.fields(ResultGroup)]
+
+
+def _group_cells(group: ResultGroup) -> list[str]:
+    return [group.dataset, group.model, group.method, group.occlusion, group.at, f"{group.level:g}", group.metric]
+
+
+def _mean_cells(mean: Mean) -> list[str]:
+    error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
+    return [f"{mean.value:.6g}", error, str(mean.count)]
+
+
+def _csv(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(f.name for f in dataclasses.fields(ResultGroup)), "mean", "standard_error", "images"])
-    for group in report.values:
-        mean = mean_of(report.values, group)
-        assert mean is not None
-        error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
-        level = f"{group.level:g}"
-        names = [group.dataset, group.model, group.method, group.occlusion, group.at, level, group.metric]
-        writer.writerow([*names, f"{mean.value:.6g}", error, mean.count])
+    writer.writerow(heads)
+    writer.writerows(lines)
     return text.getvalue()
