@@ -13,7 +13,7 @@ from torch import Tensor
 _ONCE_AMONG_SETTINGS = ("threshold", "kind", "keep_confidence", "weights", "precision")
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Explanation:
     """The part of an image that suffices for a decision, and how it was found.
 
@@ -77,6 +77,16 @@ class Explanation:
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """One line: what it is of, how large, and whether it suffices."""
+        of = f" of {self.image!r}" if self.image else ""
+        height, width = self.mask.shape
+        gamma = "" if self.keep_confidence is None else f", γ {self.keep_confidence:g}"
+        return (
+            f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {height} x {width} "
+            f"pixels, {'' if self.sufficient else 'in'}sufficient, {self.method} under {self.occlusion}{gamma}>"
+        )
 
     @classmethod
     def from_dict(
