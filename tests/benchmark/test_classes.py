@@ -104,9 +104,9 @@ def test_an_older_folder_has_its_images_counted(run: Any, toy: dict[str, Any], t
 def test_folders_are_matched_by_name_also_in_another_order(
     run: Any, named: dict[str, Any], folders: Callable[..., Path]
 ) -> None:
-    folders("bright_corner", "The-Dark ones")
+    folders("bright_corner", "the-Dark ones")
     _, rows = run(named)
-    assert targets(rows) == {"bright_corner": {1}, "The-Dark ones": {0}}
+    assert targets(rows) == {"bright_corner": {1}, "the-Dark ones": {0}}
 
 
 def test_other_names_are_an_error_that_says_what_to_write(
