@@ -422,3 +422,14 @@ def test_what_was_not_written_by_save_is_refused(breaking: Any, tmp_path: Path) 
         load_explanation(tmp_path / "cat")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_an_explanation_and_scores_are_shown_in_one_line() -> None:
+    assert repr(explanation()) == (
+        "<Explanation of '写真/cat\\n😀.jpg': 'Egyptian cat' (class 285), 25.00% of 5 x 7 pixels, sufficient, "
+        "causal under colour:rgb(1, 2, 3),zero, γ 0.25>"
+    )
+    assert repr(explanation(image="", sufficient=False)).startswith(
+        "<Explanation: 'Egyptian cat' (class 285), 25.00% of"
+    )
+    assert "insufficient" in repr(explanation(sufficient=False))

@@ -148,6 +148,15 @@ def imported(body: Sequence[ast.stmt]) -> Iterator[str]:
         yield from (name.split(".")[1] for name in names if name.startswith("suffice."))
 
 
+def test_the_public_names_are_there_and_load_nothing_before_they_are_used() -> None:
+    wanted = {"Circuit", "compare_circuits", "load_circuit", "robustness_images", "robustness_solid", "score_maps"}
+    assert wanted <= set(suffice.__all__)
+    assert all(callable(getattr(suffice, name)) for name in suffice.__all__)
+    code = "import suffice, sys; print(*(name for name in ('torch', 'numpy') if name in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "\n"
+
+
 def test_the_classifier_loads_no_library_of_models_or_figures() -> None:
     assert loaded("import suffice.classifier", HEAVY) == []
 

@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suffice.circuits import Circuit as Circuit
+    from suffice.circuits import compare_circuits as compare_circuits
+    from suffice.circuits import load_circuit as load_circuit
     from suffice.circuits import trace_circuit as trace_circuit
     from suffice.classifier import Classifier as Classifier
     from suffice.classifier import Preprocessing as Preprocessing
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
     from suffice.explanation import Explanation as Explanation
     from suffice.guarantees import certify as certify
     from suffice.images import load_image as load_image
+    from suffice.metrics import robustness_images as robustness_images
+    from suffice.metrics import robustness_solid as robustness_solid
     from suffice.metrics import score as score
     from suffice.metrics import score_many as score_many
+    from suffice.metrics import score_maps as score_maps
     from suffice.models import load_classifier as load_classifier
     from suffice.occlusion import masked_logits as masked_logits
     from suffice.question import Question as Question
@@ -40,10 +46,16 @@ _HOME = {
     "load_explanation": "suffice.saved",
     "certify": "suffice.guarantees",
     "load_image": "suffice.images",
+    "robustness_images": "suffice.metrics",
+    "robustness_solid": "suffice.metrics",
     "score": "suffice.metrics",
     "score_many": "suffice.metrics",
+    "score_maps": "suffice.metrics",
     "load_classifier": "suffice.models",
     "masked_logits": "suffice.occlusion",
+    "Circuit": "suffice.circuits",
+    "compare_circuits": "suffice.circuits",
+    "load_circuit": "suffice.circuits",
     "trace_circuit": "suffice.circuits",
 }
 

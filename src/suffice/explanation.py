@@ -13,7 +13,7 @@ from torch import Tensor
 _ONCE_AMONG_SETTINGS = ("threshold", "kind", "keep_confidence", "weights", "precision")
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Explanation:
     """The part of an image that suffices for a decision, and how it was found.
 
@@ -123,6 +123,16 @@ class Explanation:
             "pairs": f"no block of {side} pixels of one grid can be left out, nor two of them together",
             "every": f"no cells of {self.certificate.removeprefix('every subset of ')} can be left out, however many",
         }[self.certificate.split()[0]]
+
+    def __repr__(self) -> str:
+        """One line: what it is of, how large, and whether it suffices."""
+        of = f" of {self.image!r}" if self.image else ""
+        height, width = self.mask.shape
+        gamma = "" if self.keep_confidence is None else f", γ {self.keep_confidence:g}"
+        return (
+            f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {height} x {width} "
+            f"pixels, {'' if self.sufficient else 'in'}sufficient, {self.method} under {self.occlusion}{gamma}>"
+        )
 
     @classmethod
     def from_dict(

@@ -35,7 +35,11 @@ def values(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, float]:
 def test_a_row_for_each_explanation_and_metric(run: Any, toy: dict[str, Any], photos: Path) -> None:
     outcome, rows = run(toy | {"only_correct": True})
     assert (outcome.cells, outcome.failed_rows) == (8, 0)
-    assert run.said == ["8 cells; 8 to do: 48 rows"]
+    assert run.said == [
+        "toys: 4 images found, 4 taken",
+        "8 cells; 8 to do: 48 rows",
+        "toys: 4 images found, 3 used; left out: 1 not classified as labelled",
+    ]
     assert len(rows) == 4 * 2 * 2 * 3  # photos, occlusions, γ, metrics
     assert {r["status"] for r in rows if r["image"] != "d_2.png"} == {"done"}
     left_out = [r for r in rows if r["image"] == "d_2.png"]
@@ -151,12 +155,12 @@ def test_nothing_is_done_twice_and_new_metrics_reuse_explanations(
     search = explanations.explain_series
     monkeypatch.setattr(explanations, "explain_series", lambda *a, **k: searches.append(a[2]) or search(*a, **k))
     assert run(toy)[1] == rows
-    assert run.said == ["8 of 8 cells are there; 0 to do: 0 rows"]
+    assert run.said[1:-1] == ["8 of 8 cells are there; 0 to do: 0 rows"]
     # Another metric: every explanation is there.
     toy["metrics"].append({"names": ["confidence"]})
     _, more = run(toy)
     assert searches == []
-    assert run.said == [
+    assert run.said[1:-1] == [
         'changed since the last run: metrics.1: null -> {"at":["gamma","area","map"],"images":100,'
         '"names":["confidence"],"occlusion":"own","options":{}}',
         "0 of 8 cells are there; 8 to do, 8 of them with explanations that are there: 16 rows",
@@ -173,11 +177,11 @@ def test_nothing_is_done_twice_and_new_metrics_reuse_explanations(
     toy["methods"] = [{"method": "causal", "settings": {"block": 16}}]
     run(toy)
     assert "changed since the last run: methods.0.settings.block: 8 -> 16" in run.said
-    made = "explanations will be made anew, or for the first time, for: corner causal mean, corner causal min"
+    made = "explanations will be made anew for: corner causal mean, corner causal min"
     assert made in run.said
     # A title is nothing to measure again.
     run(toy | {"title": "Another"})
-    assert run.said == ["8 of 8 cells are there; 0 to do: 0 rows"]
+    assert run.said[1:-1] == ["8 of 8 cells are there; 0 to do: 0 rows"]
 
 
 def test_what_fails_says_so_and_the_rest_is_complete(
@@ -235,7 +239,7 @@ def test_rows_of_other_code_are_told_and_can_be_made_again(
     monkeypatch.setattr(provenance, "code_digest", lambda: "another")
     provenance.versions.cache_clear()
     assert run(toy)[1] == rows
-    assert run.said[0] == "48 of 48 rows were made by other code; they are kept (--renew makes them again)"
+    assert run.said[1] == "48 of 48 rows were made by other code; they are kept (--renew makes them again)"
     outcome, renewed = run(toy, renew=True)
     provenance.versions.cache_clear()
     assert outcome.cells == 8

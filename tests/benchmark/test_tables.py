@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from suffice.benchmark.comparison import comparison_table
+from suffice.benchmark.comparison import compare, comparison_table
 from suffice.benchmark.config import make_config
+from suffice.benchmark.plan import metric_id
 from suffice.benchmark.results import SCHEMA, rows_as_csv
 from suffice.benchmark.tables import Report, read_report, tables
-from suffice.benchmark.values import Values, difference, grouped, mean_of
+from suffice.benchmark.values import Values, difference, grouped, mean_of, parts_of
 from suffice.errors import InputError
 from suffice.files import read_csv
-from suffice.report.tables import as_csv, as_latex, as_markdown
+from suffice.report.tables import as_csv, as_latex, as_markdown, changes_as_csv
 
 
 def row(image: str, occlusion: str, metric: str, value: float | None, **more: Any) -> dict[str, Any]:
@@ -102,7 +104,8 @@ def test_what_is_counted_has_one_digit_unless_the_table_says(content: dict[str, 
     content |= {"differences": [], "tables": [{"metrics": ["area", "forward_passes"], "down": "occlusion"}]}
     content["metrics"] = [{"names": ["area", "forward_passes"]}]
     rows = [row(i, "zero", "forward_passes", count) for i, count in (("a", 44.0), ("b", 45.0), ("c", 45.0))]
-    rows += [row(i, "zero", "area", 0.25) for i in "ab"] + [row("a", "max", "forward_passes", 44.7)]
+    rows += [row(i, "max", "forward_passes", count + 0.03) for i, count in (("a", 44.0), ("b", 45.0), ("c", 45.0))]
+    rows += [row(i, "zero", "area", 0.25) for i in "ab"]
     values = grouped(rows, make_config(content))
     text = as_markdown(report_of(values, content))
     assert "| zero | 0.250 ± 0.000 | 44.7 ± 0.3 |" in text, "44.67 and 44.70 are shown alike, and neither is best"
@@ -125,7 +128,7 @@ def test_nothing_is_best_where_all_are_equal_or_alone(content: dict[str, Any]) -
 
 def test_csv_has_every_mean(values: Values, content: dict[str, Any]) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(report_of(values, content)))))
-    assert len(lines) == 6
+    assert len([line for line in lines if not line["minus"]]) == 6
     assert (lines[0]["occlusion"], lines[0]["metric"]) == ("zero", "area")
     assert float(lines[0]["mean"]) == pytest.approx(0.2)
     assert float(lines[0]["standard_error"]) == pytest.approx(0.1 / math.sqrt(3), rel=1e-5)
@@ -196,8 +199,12 @@ def test_two_runs_are_compared_by_image(values: Values, content: dict[str, Any])
     changed[group(values, "zero", "area")]["b"] = 0.2
     table = comparison_table(before, report_of(changed, content))
     assert [name for name, _ in table.rows] == ["toys, m, causal, zero, γ = 0.5, area ↓"]
-    assert [e.text for e in table.rows[0][1]] == ["0.2", "0.1667", "-0.03333 ± 0.03333", "-0.1", "3", "better"]
-    assert table.note == "5 of 6 means are of equal values, image by image, and not listed."
+    texts = [e.text for e in table.rows[0][1]]
+    assert texts == ["0.2", "0.1667", "-0.03333 ± 0.03333", "-0.1", "3", "within the error"]
+    assert table.note == (
+        "5 of 6 means are of equal values, image by image, and not listed. "
+        "Changed from the first run to the second: nothing that is known."
+    )
     with pytest.raises(InputError, match="these have none"):
         comparison_table(before, report_of({}, content))
 
@@ -208,7 +215,8 @@ def test_levels_across_and_one_table_for_each_model(content: dict[str, Any]) -> 
         {"title": "Size", "metrics": ["area"], "down": "occlusion", "across": "level", "percent": True, "digits": 1}
     ]
     rows = [
-        row("a", occlusion, "area", value, model=model, level=level)
+        row(image, occlusion, "area", value, model=model, level=level)
+        for image in "ab"
         for model in "mn"
         for occlusion, level, value in (("zero", 0.1, 0.2), ("zero", 0.5, 0.4), ("max", 0.1, 0.1), ("max", 0.5, 0.7))
     ]
@@ -217,9 +225,92 @@ def test_levels_across_and_one_table_for_each_model(content: dict[str, Any]) -> 
     assert (first.title, second.title) == ("Size: m", "Size: n")
     assert first.columns == ("γ = 0.1", "γ = 0.5")
     assert [(name, [e.text for e in entries], [e.best for e in entries]) for name, entries in first.rows] == [
-        ("zero", ["20.0%", "40.0%"], [False, True]),
-        ("max", ["10.0%", "70.0%"], [True, False]),
+        ("zero", ["20.0% ± 0.0%", "40.0% ± 0.0%"], [False, True]),
+        ("max", ["10.0% ± 0.0%", "70.0% ± 0.0%"], [True, False]),
     ]
+
+
+def test_what_two_standard_errors_do_not_tell_apart_is_best_together(content: dict[str, Any]) -> None:
+    content |= {"differences": [], "tables": [{"metrics": ["area"], "down": "occlusion"}]}
+    by_image = {"zero": (0.1, 0.2, 0.3), "max": (0.11, 0.29, 0.3), "deactivate": (0.3, 0.4, 0.55)}
+    rows = [row(i, o, "area", value) for o, three in by_image.items() for i, value in zip("abc", three, strict=True)]
+    config = make_config(content)
+    (table,) = tables(grouped(rows, config), config)
+    # Paired, `max` is 0.033 ± 0.028 larger and `deactivate` 0.217 ± 0.017.
+    assert [(name, entries[0].best) for name, entries in table.rows] == [
+        ("zero", True), ("max", True), ("deactivate", False),
+    ]  # fmt: skip
+    (table,) = tables(grouped([each for each in rows if each["image"] == "a"], config), config)
+    assert not any(entries[0].best for _, entries in table.rows), "one image tells nothing apart"
+
+
+def test_a_table_of_areas_says_how_many_parts_are_insufficient_or_empty(content: dict[str, Any]) -> None:
+    content |= {"differences": [], "seeds": [0, 1]}
+    content["tables"] = [{"title": "Sizes", "metrics": ["area"], "down": "occlusion", "across": "level"}]
+    rows = [row(i, "zero", "area", a, sufficient=ok) for i, a, ok in (("a", 1.0, False), ("b", 0.2, True))]
+    rows += [row("a", "zero", "area", 0.4, sufficient=True, seed=1), row("c", "zero", "area", 0.3, sufficient=True)]
+    rows += [row("a", "max", "area", 0.0, sufficient=True), row("b", "max", "area", 0.5, sufficient=True)]
+    rows += [row(i, "deactivate", "area", 0.5, sufficient=True) for i in "ab"]
+    config = make_config(content)
+    values, parts = grouped(rows, config), parts_of(rows, config)
+    report = Report(config, values, tuple(tables(values, config, parts)), 8, 8, {}, "", ("{}",), parts)
+    assert report.tables[0].note == (
+        "Mean ± standard error over 2 to 3 images, of each the mean over the seeds 0, 1. Of 8 parts: 1 insufficient, "
+        "1 empty. zero, γ = 0.5: 1 insufficient of 4, 0.300 ± 0.058 without. max, γ = 0.5: 1 empty of 2, 0.500 without."
+    )
+    assert report.tables[0].note in as_markdown(report)
+    line = next(csv.DictReader(io.StringIO(as_csv(report))))
+    assert [line[name] for name in ("parts", "insufficient", "empty", "mean_without")] == ["4", "1", "0", "0.3"]
+    unknown = [row("a", "zero", "area", 0.25, at="area", level=0.25, sufficient=None)]
+    config = make_config(content | {"gammas": [], "areas": [0.25]})
+    (table,) = tables(grouped(unknown, config), config, parts_of(unknown, config))
+    assert table.note.endswith("Of 1 part: not asked whether they suffice, 0 empty.")
+
+
+def test_variants_of_a_metric_have_names_to_read(content: dict[str, Any]) -> None:
+    options = ({"alpha_min": 0.3}, {"alpha_min": 0.1}, {})
+    content["metrics"] = [{"names": ["msi"], "occlusion": "zero", "options": each} for each in options]
+    content |= {"tables": [], "differences": []}
+    config = make_config(content)
+    ids = [metric_id(spec, "msi") for spec in config.metrics]
+    rows = [row("a", "zero", "msi", 0.5, metric_id=each) for each in ids]
+    values = grouped(rows, config)
+    assert [g.metric for g in values] == ["msi (zero, alpha_min 0.3)", "msi (zero, alpha_min 0.1)", "msi (zero)"]
+    text = as_markdown(report_of(values, content))
+    assert "msi (zero, alpha_min 0.3) ↑" in text
+    assert "{" not in text
+
+
+def test_differences_are_in_the_csv(values: Values, content: dict[str, Any]) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(report_of(values, content)))))
+    assert [line["minus"] for line in lines] == [""] * 6 + ["zero"]
+    assert (lines[6]["occlusion"], float(lines[6]["mean"]), lines[6]["images"]) == ("deactivate", 0.2, "2")
+
+
+@pytest.mark.parametrize(
+    ("by", "verdict"),
+    [
+        ((-0.1, -0.1, -0.11), "better"),
+        ((0.1, 0.1, 0.11), "worse"),
+        ((0.0, -0.1, 0.0), "within the error"),
+        ((-0.1,), "one image"),
+    ],
+)
+def test_better_or_worse_only_beyond_the_error(
+    values: Values, content: dict[str, Any], by: tuple[float, ...], verdict: str
+) -> None:
+    zero = group(values, "zero", "area")
+    before = {zero: dict(list(values[zero].items())[: len(by)])}
+    after = {zero: {image: value + d for (image, value), d in zip(before[zero].items(), by, strict=True)}}
+    old, new = report_of(before, content), report_of(after, content | {"seeds": [0, 1]})
+    new = dataclasses.replace(new, provenance=('{"code": "b", "device": "cpu"}',))
+    old = dataclasses.replace(old, provenance=('{"code": "a", "device": "cpu"}',))
+    table = comparison_table(old, new)
+    assert table.rows[0][1][-1].text == verdict
+    assert table.note.endswith("Changed from the first run to the second: seeds: [0] -> [0,1]; code: a -> b.")
+    (line,) = csv.DictReader(io.StringIO(changes_as_csv(compare(old, new))))
+    assert (line["verdict"], line["images"]) == (verdict, str(len(by)))
+    assert float(line["difference"]) == pytest.approx(sum(by) / len(by), rel=1e-5)
 
 
 def test_rows_of_an_earlier_question_are_left_out(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
@@ -242,9 +333,15 @@ def test_rows_of_an_earlier_question_are_left_out(run: Any, toy: dict[str, Any],
 def test_images_left_out_are_counted_for_each_model(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
     run(toy | {"only_correct": True})
     report = read_report(tmp_path / "out")
-    assert report.left_out == "Images left out, as the model does not classify them as labelled: 1 of 4."
+    assert report.images == "toys: 4 images found, 3 used; left out: 1 not classified as labelled."
     assert report.notes == [], "they are what was asked for, and no reason for doubt"
-    assert report.left_out in as_markdown(report)
+    assert report.images in as_markdown(report)
     run(toy | {"only_correct": True, "models": [*toy["models"], {"model": "bench_models:patient", "label": "patient"}]})
     report = read_report(tmp_path / "out")
-    assert report.left_out.endswith(" as labelled: corner: 1 of 4; patient: 1 of 4.")
+    assert report.images == "toys: 4 images found, 3 used; left out: 1 not classified as labelled.", "of both models"
+    run(toy | {"only_correct": True, "models": [*toy["models"], {"model": "bench_models:convolution", "label": "c"}]})
+    report = read_report(tmp_path / "out")
+    assert report.images == (
+        "toys, corner: 4 images found, 3 used; left out: 1 not classified as labelled. "
+        "toys, c: 4 images found, 1 used; left out: 3 not classified as labelled."
+    )

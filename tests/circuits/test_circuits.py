@@ -268,6 +268,9 @@ def test_circuits_of_the_image_and_of_its_explanation() -> None:
     assert "first:0" in both.shared_nodes
     assert both.on_overlap == 1
     assert both.own_nodes[0] == {n.id for n in whole.nodes} - {n.id for n in part.nodes}
+    shown = f"channels, sufficient, drawn as {len(part.nodes)} nodes and {len(part.edges)} edges>"
+    assert repr(part) == f"<Circuit: '0' (class 0), {part.channels} of {part.channels_total} {shown}"
+    assert all(len(repr(each).splitlines()) == 1 and len(repr(each)) < 250 for each in (part.whole, both))
     other = suffice.trace_circuit(classifier_of(randomised(Parts()), 16), torch.rand(3, 16, 16))
     with pytest.raises(InputError, match="one model with the same layers"):
         compare_circuits([whole, other])

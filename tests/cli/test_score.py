@@ -63,6 +63,21 @@ def test_a_table_side_by_side(suffice: Any, photo: str, toy_models: Any) -> None
     assert "↑ higher is better, ↓ lower is better; " in run.out
 
 
+def test_a_map_of_both_signs_whose_zero_is_lifted_gets_a_note_with_the_remedy(suffice: Any, photo: str) -> None:
+    signed = np.linspace(0.0, 0.01, 1024).reshape(32, 32)
+    signed[:8, :8], signed[31, 31] = 1, -1.1
+    np.save("signed.npy", signed)
+    np.save("positive.npy", signed.clip(0))
+    run = suffice("score", photo, "signed.npy", "positive.npy", *MODEL, *FEW)
+    (note,) = (line for line in run.out.splitlines() if line.startswith("note: "))
+    assert note.startswith("note: signed.npy: The map has values of both signs, and min-max puts 0 at 0.52: 99.9% of")
+    assert "map.clip(0)" in note
+    _, rows = _columns(run.out)
+    assert rows["msi"][0] < 0.2 < 0.8 < rows["msi"][1]
+    with pytest.warns(UserWarning, match="values of both signs"):
+        library.score(library.load_classifier("toy_models:corner"), photo, signed, "msi")
+
+
 def test_json_lines(suffice: Any, photo: str) -> None:
     run = suffice("score", photo, "corner.npy", "constant.npy", *MODEL, *FEW, "--json", "--set", "step=0.1")
     assert (run.status, run.err) == (0, "")

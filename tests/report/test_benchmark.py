@@ -76,6 +76,12 @@ class Cells(HTMLParser):
             self.best += [data] * self._best
 
 
+def test_the_names_stay_in_view_and_neither_rows_nor_plots_break(report: Report) -> None:
+    page = render_benchmark(report, [], folder="here")
+    assert ".bench-table tr > :first-child { position: sticky; left: 0; }" in page
+    assert ".bench-table tr, .bench-plot { break-inside: avoid; }" in page
+
+
 def test_a_line_has_the_means_and_their_errors(report: Report) -> None:
     first, second = plots(report)
     assert first.title == "Figure 5"

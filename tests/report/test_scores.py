@@ -54,6 +54,12 @@ def _render(paths: dict[str, str], count: int, **more: Any) -> str:
     return render_scores(facts, found, photo, classifier.preprocessing, command="suffice score 'a b'", **more)
 
 
+def test_the_rule_is_said_the_names_stay_in_view_and_no_row_breaks(page: str) -> None:
+    assert "The integrals are by the trapezoid rule." in page
+    assert ".scores tr > :first-child { position: sticky; left: 0;" in page
+    assert ".scores tr, .plots figure { break-inside: avoid; }" in page
+
+
 def test_every_metric_with_its_direction_range_and_values(page: str) -> None:
     rows = re.findall(r'<tr><th scope="row"><span class="arrow"(.*?)</tr>', page)
     own = [name for name, metric in METRICS.items() if metric.unless_named and not metric.required]

@@ -3,6 +3,7 @@
 | | file |
 |---|---|
 | what is measured | `config.py`, of `specs.py`; `facts.py`, `images.py` |
+| what the labels mean to a model; how many images are used | `classes.py`; `counts.py` |
 | what is still to do | `plan.py` |
 | one image, one model | `measure.py` |
 | its explanations, their metrics, their rows | `explanations.py`, `scores.py`, `rows.py` |

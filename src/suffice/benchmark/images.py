@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from suffice.benchmark.specs import DatasetSpec, dataset_label
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, ImageDataset, load_dataset
 from suffice.errors import InputError
-from suffice.images import SAMPLES, Photo, find_images, is_image_name, prepare, read_photo
+from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
 from suffice.metrics.robustness import label_of
 
 
@@ -27,21 +28,30 @@ class Images:
     Args:
         name: what errors call them.
         names: one an image.
-        labels: one an image; None where there are none.
+        labels: one an image, None for one that has none; None where none has one.
         read: the image of a number.
         chosen: numbers of the images that are measured; all may be backgrounds.
+        class_names: of the labels; None where a label is the number of the model's class.
+        left_out: how many images are there beside these, by why.
+        other_files: what else lies there, in words.
     """
 
     def __init__(
         self,
         name: str,
         names: Sequence[str],
-        labels: Sequence[int] | None,
+        labels: Sequence[int | None] | None,
         read: Callable[[int], Photo],
         chosen: Sequence[int],
+        *,
+        class_names: Sequence[str] | None = None,
+        left_out: Mapping[str, int] = MappingProxyType({}),
+        other_files: str = "",
     ) -> None:
-        self.name, self.names, self.labels, self.chosen = name, names, labels, chosen
-        self._read = read
+        self.name, self.names, self.labels, self.chosen, self.class_names = name, names, labels, chosen, class_names
+        rest = len(names) - len(chosen)
+        drawn = {f"not among the {len(chosen):,} drawn": rest} if rest else {}
+        self.left_out, self.other_files, self._read = {**left_out, **drawn}, other_files, read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,7 +62,8 @@ class Images:
 
     def label(self, number: int) -> int | None:
         """The class of an image; None where it is not known."""
-        return None if self.labels is None else int(self.labels[number])
+        label = None if self.labels is None else self.labels[number]
+        return None if label is None else int(label)
 
 
 def open_images(spec: DatasetSpec) -> Images:
@@ -62,6 +73,10 @@ def open_images(spec: DatasetSpec) -> Images:
         InputError: an unknown source, or files that are not there.
     """
     name, source = dataset_label(spec), expanded(spec.source)
+    if spec.split is not None and split_of(spec) is None:
+        raise InputError(f"expected no split of {name}, which has none; got {spec.split!r}")
+    if spec.classes and split_of(spec) is None:
+        raise InputError(f"expected no classes of {name}, whose labels are numbers of the model's classes")
     if source == "samples":
         if unknown := [word for word in spec.only if word not in SAMPLES]:
             raise InputError(f"expected samples among {', '.join(SAMPLES)}; got {unknown[0]!r}")
@@ -69,16 +84,40 @@ def open_images(spec: DatasetSpec) -> Images:
         return Images(name, names, None, lambda number: read_photo(names[number]), _drawn(len(names), spec))
     if spec.only:
         raise InputError(f"expected only with the source samples; got it with {source}")
-    folder = Path(source)
-    if source not in DATASETS and folder.is_dir() and _holds_photos(folder):
-        paths = [Path(path) for path in find_images([source])]
-        labels = [label_of(path) for path in paths]
-        return Images(
-            name, [path.name for path in paths], labels, lambda number: read_photo(paths[number]),
-            _drawn(len(paths), spec),
-        )  # fmt: skip
-    dataset = load_dataset(source, None if spec.root is None else expanded(spec.root), spec.split, seed=spec.seed)
-    return Images(name, _names(dataset), dataset.labels, dataset.photo, _drawn(len(dataset), spec))
+    if (split := split_of(spec)) is None:
+        return _photos(Path(source), name, spec)
+    root = None if spec.root is None else expanded(spec.root)
+    dataset = load_dataset(source, root, split, seed=spec.seed)
+    return Images(
+        name, _names(dataset), dataset.labels, dataset.photo, _drawn(len(dataset), spec),
+        class_names=dataset.class_names, left_out=dataset.left_out, other_files=dataset.other_files,
+    )  # fmt: skip
+
+
+def split_of(spec: DatasetSpec) -> str | None:
+    """The split that is meant: of a folder of classes all of it, of a data set by name its test images, unless one is
+    asked for; None for images that have no splits.
+    """
+    source = expanded(spec.source)
+    if source == "samples" or (source not in DATASETS and Path(source).is_dir() and _holds_photos(Path(source))):
+        return None
+    return spec.split or ("test" if source in DATASETS else "all")
+
+
+def _photos(folder: Path, name: str, spec: DatasetSpec) -> Images:
+    """The images of a folder, with the classes at the ends of their names."""
+    found = images_in(folder)
+    paths = [Path(path) for path in found.paths]
+    labels: list[int | None] = []
+    for path in paths:
+        try:
+            labels.append(label_of(path))
+        except InputError:
+            labels.append(None)
+    return Images(
+        name, [path.name for path in paths], None if set(labels) == {None} else labels,
+        lambda number: read_photo(paths[number]), _drawn(len(paths), spec), other_files=found.others,
+    )  # fmt: skip
 
 
 def _drawn(total: int, spec: DatasetSpec) -> list[int]:
@@ -93,13 +132,13 @@ def _holds_photos(folder: Path) -> bool:
 
 
 def _names(dataset: ImageDataset) -> list[str]:
-    """The last two parts of each path, if that tells the images apart; or the data set's name with a number."""
-    paths = getattr(dataset, "paths", None)
-    names = [f"{dataset.name}[{number}]" for number in range(len(dataset))]
-    if paths is None:
-        return names
-    short = ["/".join(Path(path).parts[-2:]) for path in paths]
-    return short if len(set(short)) == len(short) else names
+    """The last two or three parts of each path, if they tell the images apart; or the data set's name with a number."""
+    paths = getattr(dataset, "paths", ())
+    for parts in (2, 3):
+        short = ["/".join(Path(path).parts[-parts:]) for path in paths]
+        if len(set(short)) == len(dataset):
+            return short
+    return [f"{dataset.name}[{number}]" for number in range(len(dataset))]
 
 
 class Backgrounds:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from suffice.benchmark.config import BenchmarkConfig, expanded
+from suffice.benchmark.classes import classes_of, load_model, needs_labels
+from suffice.benchmark.config import BenchmarkConfig
+from suffice.benchmark.counts import MISCLASSIFIED, UNLABELLED
 from suffice.benchmark.explanations import Explained, explanations_of, unpack
 from suffice.benchmark.images import Backgrounds, Images, ModelImage, open_images
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
@@ -22,7 +24,6 @@ from suffice.benchmark.specs import method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import prepare
-from suffice.models import load_classifier
 from suffice.naming import Naming
 from suffice.provenance import versions
 
@@ -64,6 +65,7 @@ class Worker:
         self._images: dict[int, Images] = {}
         self._model: tuple[int, Classifier | Exception] | None = None
         self._backgrounds: dict[int, Backgrounds] = {}
+        self._classes: dict[int, Sequence[int | None] | None] = {}
 
     def run(self, task: ImageTask) -> Iterator[Result]:
         """Every cell of a task, each as soon as it is done; nothing that a model or a method raises comes through."""
@@ -72,8 +74,8 @@ class Worker:
             classifier = self.classifier(task.model)
             images = self.images(task.dataset)
             photo = images.photo(task.number)
-            image = ModelImage(classifier, prepare(photo, classifier), images.label(task.number), photo.sha256)
-            left_out = self._left_out(image)
+            image = ModelImage(classifier, prepare(photo, classifier), self._label(task, classifier), photo.sha256)
+            left_out = self._left_out(task, image)
         except Exception as error:
             for cell in task.cells:
                 yield self._failed(task, cell, error, started)
@@ -96,19 +98,11 @@ class Worker:
     def classifier(self, number: int) -> Classifier:
         """A model, loaded once; the one before it is let go. What its loading raised is raised again."""
         if self._model is None or self._model[0] != number:
-            self._model, self._backgrounds = None, {}
+            self._model, self._backgrounds, self._classes = None, {}, {}
             spec = self.config.models[number]
             loaded: Classifier | Exception
             try:
-                loaded = load_classifier(
-                    spec.model,
-                    weights=None if spec.weights is None else expanded(spec.weights),
-                    class_names=None if spec.class_names is None else expanded(spec.class_names),
-                    device=spec.device,
-                    precision=spec.precision,
-                    batch_size=spec.batch_size,
-                    **spec.preprocessing,
-                )
+                loaded = load_model(spec)
             except Exception as error:
                 loaded = error
             self._model = number, loaded
@@ -116,15 +110,23 @@ class Worker:
             raise self._model[1]
         return self._model[1]
 
-    def _left_out(self, image: ModelImage) -> str:
+    def _label(self, task: ImageTask, classifier: Classifier) -> int | None:
+        """The model's class that an image is labelled with; None where it has no label."""
+        images, number = self.images(task.dataset), task.dataset
+        if number not in self._classes:
+            self._classes[number] = classes_of(self.config, self.config.datasets[number], images, classifier)
+        label, classes = images.label(task.number), self._classes[number]
+        return label if label is None or classes is None else classes[label]
+
+    def _left_out(self, task: ImageTask, image: ModelImage) -> str:
         """Why an image is not measured; empty where it is."""
-        if self.config.target == "label" and image.label is None:
-            raise InputError('expected images with labels for target = "label"; these have none')
-        if self.config.only_correct:
-            if image.label is None:
-                raise InputError("expected images with labels for only_correct = true; these have none")
-            if image.top != image.label:
-                return f"classified as {image.top}, labelled {image.label}"
+        if image.label is None and needs_labels(self.config):
+            if self.images(task.dataset).labels is not None:
+                return f"{UNLABELLED} at the end of its name"
+            for_what = 'target = "label"' if self.config.target == "label" else "only_correct = true"
+            raise InputError(f"expected images with labels for {for_what}; these have none")
+        if self.config.only_correct and image.top != image.label:
+            return f"{MISCLASSIFIED}{image.top}, labelled {image.label}"
         return ""
 
     def _measured(self, task: ImageTask, cell: Cell, image: ModelImage, started: float) -> Result:
@@ -133,7 +135,7 @@ class Worker:
             missing = [plan.level for plan in cell.asked if plan.level not in there]
             new = explanations_of(self.config, cell.setup, image, missing, task.image) if missing else {}
         except Exception as error:
-            return self._failed(task, cell, error, started, label=image.label)
+            return self._failed(task, cell, error, started, {"label": image.label, "image_digest": image.digest})
         rows: list[ResultRow] = []
         failure = ""
         for group, names, plans in _together(cell, len(self.config.metrics)):
@@ -196,10 +198,10 @@ class Worker:
         return backgrounds
 
     def _failed(
-        self, task: ImageTask, cell: Cell, error: Exception, started: float, label: int | None = None
+        self, task: ImageTask, cell: Cell, error: Exception, started: float, image: ResultRow | None = None
     ) -> Result:
-        ended: ResultRow = {"status": "failed", "error": _line(error), "label": label}
-        rows = ended_rows(self.config, cell, task.image, ended)
+        ended: ResultRow = {"status": "failed", "error": _line(error)}
+        rows = ended_rows(self.config, cell, task.image, ended | (image or {}))
         return self._result(task, cell, rows, started, failure=ended["error"])
 
     def _result(

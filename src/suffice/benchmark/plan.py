@@ -7,15 +7,20 @@ search. A **task** is all cells of one image and one model, as they share the im
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expanded
+import torch
+
+from suffice.benchmark.classes import classes_of, load_model, needs_labels
+from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expanded, make_config
 from suffice.benchmark.facts import FACTS
-from suffice.benchmark.images import Images, open_images
+from suffice.benchmark.images import Images, open_images, split_of
 from suffice.benchmark.results import ExplanationRow
 from suffice.benchmark.specs import (
     BACKGROUNDS,
@@ -29,6 +34,8 @@ from suffice.benchmark.specs import (
     method_label,
     model_label,
 )
+from suffice.classifier import Classifier
+from suffice.errors import InputError
 from suffice.explainers import check_settings
 from suffice.metrics import METRICS
 from suffice.provenance import sha256_of
@@ -97,17 +104,43 @@ class Plan:
 
     Args:
         config: the benchmark.
+        matched: as the attribute of an earlier plan, so that models need not be loaded to see it.
+
+    Attributes:
+        matched: by a digest of data set and model, for each class of the one that of the other.
 
     Raises:
-        InputError: a data set or a file of weights that is not there, or metrics that are measured of nothing.
+        InputError: a data set or a file of weights that is not there, metrics that are measured of nothing, or classes
+            that a model does not have.
     """
 
-    def __init__(self, config: BenchmarkConfig) -> None:
+    def __init__(self, config: BenchmarkConfig, matched: Mapping[str, Sequence[int | None]] | None = None) -> None:
         self.config = config
         self.images: list[Images] = [open_images(spec) for spec in config.datasets]
         self.levels = levels_of(config)
-        self.setups = setups_of(config)
+        self.matched: dict[str, Sequence[int | None]] = {}
+        self.setups = setups_of(config, self._classes(matched or {}))
         self.cells = sum(len(self.images[setup.dataset].chosen) for setup in self.setups)
+
+    def _classes(self, matched: Mapping[str, Sequence[int | None]]) -> dict[tuple[int, int], list[int | None]]:
+        """The model's classes by data set and model, where they are not those of the data set in their order."""
+        found: dict[tuple[int, int], list[int | None]] = {}
+        for m, model in enumerate(self.config.models):
+            loaded: Classifier | None = None
+            for d, (dataset, images) in enumerate(zip(self.config.datasets, self.images, strict=True)):
+                if images.class_names is None or not needs_labels(self.config):
+                    continue
+                asked = [_of_dataset(dataset), dataset.classes, _of_model(model), list(images.class_names)]
+                if (name := digest(asked)) in matched:
+                    self.matched[name] = matched[name]
+                else:
+                    loaded = loaded or _loaded(model)
+                    if loaded is None:
+                        break  # the run says so, in a row for each cell
+                    self.matched[name] = classes_of(self.config, dataset, images, loaded) or []
+                if any(label not in (index, None) for index, label in enumerate(self.matched[name])):
+                    found[d, m] = list(self.matched[name])
+        return found
 
     def tasks(self, missing: Callable[[tuple[Any, ...]], bool]) -> Iterator[ImageTask]:
         """Everything of which a row is missing, model by model, so that one model is in memory at a time.
@@ -151,8 +184,17 @@ class Plan:
             "setups": [dataclasses.asdict(setup) | self.words(setup) for setup in self.setups],
             "levels": [dataclasses.asdict(level) for level in self.levels],
             "metrics": [metric_id(spec, name) for spec in self.config.metrics for name in spec.names],
+            "classes": self.matched,
             "images": {
                 dataset_label(spec): [images.names[number] for number in images.chosen]
+                for spec, images in zip(self.config.datasets, self.images, strict=True)
+            },
+            "counts": {
+                dataset_label(spec): {
+                    "split": split_of(spec),
+                    "left_out": images.left_out,
+                    "others": images.other_files,
+                }
                 for spec, images in zip(self.config.datasets, self.images, strict=True)
             },
         }
@@ -174,8 +216,15 @@ def levels_of(config: BenchmarkConfig) -> list[Level]:
     return levels + ([Level("map", 0.0)] if config.maps else [])
 
 
-def setups_of(config: BenchmarkConfig) -> list[Setup]:
-    """Every setup, in the order of the configuration."""
+def setups_of(
+    config: BenchmarkConfig, classes: Mapping[tuple[int, int], list[int | None]] = MappingProxyType({})
+) -> list[Setup]:
+    """Every setup, in the order of the configuration.
+
+    Args:
+        config: the benchmark.
+        classes: by data set and model, for each class of the one that of the other, where they differ.
+    """
     models = [_of_model(spec) for spec in config.models]
     setups = []
     for d, dataset in enumerate(config.datasets):
@@ -190,12 +239,23 @@ def setups_of(config: BenchmarkConfig) -> list[Setup]:
                     "method": _of_method(method),
                     "target": config.target,
                     "only_correct": config.only_correct,
+                    **({"classes": classes[d, m]} if (d, m) in classes else {}),
                 }
                 for occlusion in method.occlusions or config.occlusions:
                     for seed in config.seeds:
                         id = digest(shared | {"occlusion": occlusion, "seed": seed})
                         setups.append(Setup(id, d, m, k, occlusion, seed))
     return setups
+
+
+def _loaded(spec: ModelSpec) -> Classifier | None:
+    """A model that can be asked; None where it cannot be loaded or asked."""
+    try:
+        classifier = load_model(spec, "cpu")
+        classifier.logits(torch.zeros(1, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size))
+    except Exception:
+        return None
+    return classifier
 
 
 def measured_at(spec: MetricSpec, level: Level) -> list[str]:
@@ -230,7 +290,8 @@ def explanation_id(setup: Setup, image: str, level: Level) -> str:
 
 def _of_dataset(spec: DatasetSpec) -> dict[str, Any]:
     # How many images are drawn, and where they lie, does not change any of them.
-    return spec.model_dump(include={"source", "split", "seed"})
+    # Where there is none, a split is called as when every source had one, so that what was measured keeps its name.
+    return spec.model_dump(include={"source", "seed"}) | {"split": split_of(spec) or "test"}
 
 
 def _of_model(spec: ModelSpec) -> dict[str, Any]:
@@ -283,12 +344,48 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def needs(tasks: Iterator[ImageTask], stored: Collection[str]) -> tuple[int, int, int]:
-    """How many cells are to be done; of how many the explanations are there; how many rows come of it."""
-    cells = reused = rows = 0
+_NOT_MEASURED = ("title", "note", "tables", "differences", "plots")
+
+
+def changes(before: Mapping[str, Any], config: BenchmarkConfig) -> list[str]:
+    """What is measured otherwise than in an earlier configuration, as `run.json` holds it, in a line each."""
+    with contextlib.suppress(InputError):  # it may be of a package that is gone
+        before = as_asked(make_config(dict(before)))
+    found = differences(before, as_asked(config))
+    return [line for line in found if line.partition(":")[0].partition(".")[0] not in _NOT_MEASURED]
+
+
+def as_asked(config: BenchmarkConfig) -> dict[str, Any]:
+    """A configuration with the splits that are meant, so that it equals one which says them."""
+    content = config.model_dump(mode="json")
+    for spec, each in zip(config.datasets, content["datasets"], strict=True):
+        with contextlib.suppress(InputError):  # a variable that is not set here
+            each["split"] = split_of(spec)
+    return content
+
+
+@dataclasses.dataclass
+class Needed:
+    """What is to be done.
+
+    Attributes:
+        cells: how many; reused: of these with explanations that are there; anew: of these that were there before.
+        rows: how many come of it.
+    """
+
+    cells: int = 0
+    reused: int = 0
+    anew: int = 0
+    rows: int = 0
+
+
+def needs(tasks: Iterator[ImageTask], stored: Collection[str], made_before: Callable[[Setup, str], bool]) -> Needed:
+    """What is to be done of some tasks, where some explanations are stored, and some were made before."""
+    found = Needed()
     for task in tasks:
         for cell in task.cells:
-            cells += 1
-            reused += all(explanation_id(cell.setup, task.image, asked.level) in stored for asked in cell.asked)
-            rows += sum(len(names) for asked in cell.asked for names in asked.metrics.values())
-    return cells, reused, rows
+            found.cells += 1
+            found.reused += all(explanation_id(cell.setup, task.image, asked.level) in stored for asked in cell.asked)
+            found.anew += made_before(cell.setup, task.image)
+            found.rows += sum(len(names) for asked in cell.asked for names in asked.metrics.values())
+    return found

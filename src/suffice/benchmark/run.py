@@ -6,15 +6,16 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from suffice import provenance
 from suffice.benchmark.config import BenchmarkConfig
+from suffice.benchmark.counts import COLUMNS, image_lines, outcomes
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result
-from suffice.benchmark.plan import Cell, ImageTask, Plan, differences, explanation_id, needs
+from suffice.benchmark.plan import Cell, ImageTask, Needed, Plan, Setup, changes, explanation_id, needs
 from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_key
 
 _SECONDS_A_PART = 2.0
@@ -97,18 +98,61 @@ def run_benchmark(
         InputError: a folder in use or one that cannot be written to, data sets or weights that are not there.
     """
     engine = engine or LocalEngine()
-    plan, results = Plan(config), Results(folder)
+    results = Results(folder)
+    plan = _plan(config, results)
     with results.locked():
-        before = results.read_run()
         known = _RowsThere(results, retry, renew)
         stored = {} if renew and known.old else results.stored()
-        cells, reused, rows = needs(plan.tasks(known.lacks), stored)
-        for line in _what_is_there(plan, before, known, cells, reused, rows, renew):
+        needed = needs(plan.tasks(known.lacks), stored, _made_before(results.read_run(), plan, known))
+        for line in _what_is_there(plan, results.read_run(), known, needed, renew):
             tell(line)
-        results.write_run(plan.as_json())
+        run = plan.as_json()
+        results.write_run(run)
         tasks = _with_stored(plan.tasks(known.lacks), results if stored else None)
-        failed = _do(engine.run(config, tasks), results, RunProgress(cells), tell, progress, seconds_a_part)
-        return Outcome(cells, failed + known.failed_within(plan))
+        state = RunProgress(needed.cells)
+        if needed.cells:
+            progress(state)
+        failed = _do(engine.run(config, tasks), results, state, tell, progress, seconds_a_part)
+        for line in image_lines(run, outcomes(run, results.columns(COLUMNS))):
+            tell(line)
+        return Outcome(needed.cells, failed + known.failed_within(plan))
+
+
+def foretell(config: BenchmarkConfig, folder: str | Path, *, retry: bool = False, renew: bool = False) -> list[str]:
+    """What `run_benchmark` would say before it begins, in lines; nothing is done and nothing written.
+
+    Args:
+        config, folder, retry, renew: as of `run_benchmark`.
+
+    Raises:
+        InputError: as `run_benchmark`.
+    """
+    results = Results(folder)
+    plan, known = _plan(config, results), _RowsThere(results, retry, renew)
+    stored = {} if renew and known.old else results.stored()
+    needed = needs(plan.tasks(known.lacks), stored, _made_before(results.read_run(), plan, known))
+    return list(_what_is_there(plan, results.read_run(), known, needed, renew))
+
+
+def _plan(config: BenchmarkConfig, results: Results) -> Plan:
+    before = results.read_run()
+    return Plan(config, None if before is None else before.get("classes"))
+
+
+def _made_before(before: dict[str, Any] | None, plan: Plan, known: _RowsThere) -> Callable[[Setup, str], bool]:
+    """Whether explanations of a setup of the plan were made before, by other code or under what has changed since."""
+    setups = {} if before is None else {setup["id"]: setup for setup in before["setups"]}
+    there = {_words(setup) for setup in setups.values()}
+
+    def made_before(setup: Setup, image: str) -> bool:
+        changed = setup.id not in setups and _words(vars(setup) | plan.words(setup)) in there
+        return changed or known.again(setup.id, image)
+
+    return made_before
+
+
+def _words(setup: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(setup[name] for name in ("dataset", "model", "method", "occlusion", "seed"))
 
 
 def _do(
@@ -154,6 +198,7 @@ class _RowsThere:
     def __init__(self, results: Results, retry: bool, renew: bool) -> None:
         self.rows = self.old = 0
         self._there: set[bytes] = set()
+        self._again: set[bytes] = set()
         self._failed: set[bytes] = set()
         code = provenance.code_digest()
         for part in results.parts():
@@ -165,6 +210,7 @@ class _RowsThere:
                 self._failed.discard(name)
                 if (retry and row["status"] == "failed") or (renew and of_other_code):
                     self._there.discard(name)  # a later part may hold it anew
+                    self._again.add(_short((row["setup"], row["image"])))
                     continue
                 self._there.add(name)
                 if row["status"] == "failed":
@@ -172,6 +218,10 @@ class _RowsThere:
 
     def lacks(self, key: tuple[Any, ...]) -> bool:
         return not self._there or _short(key) not in self._there
+
+    def again(self, setup: str, image: str) -> bool:
+        """Whether rows of a cell are there that are to be made again."""
+        return bool(self._again) and _short((setup, image)) in self._again
 
     def failed_within(self, plan: Plan) -> int:
         """How many rows of a benchmark had failed before."""
@@ -202,28 +252,31 @@ def _with_own(cell: Cell, image: str, results: Results) -> Cell:
 
 
 def _what_is_there(
-    plan: Plan, before: dict[str, Any] | None, known: _RowsThere, cells: int, reused: int, rows: int, renew: bool
+    plan: Plan, before: dict[str, Any] | None, known: _RowsThere, needed: Needed, renew: bool
 ) -> Iterator[str]:
-    """What a run says before it begins: what has changed, and what it will do."""
+    """What a run says before it begins: the images, what has changed, and what it will do."""
+    yield from image_lines(plan.as_json())
     if before is not None:
-        changed = differences(before["config"], plan.config.model_dump(mode="json"))
-        measured = [line for line in changed if line.partition(":")[0].partition(".")[0] not in _SHOWN]
-        for line in measured:
+        for line in changes(before["config"], plan.config):
             yield f"changed since the last run: {line}"
         same = {setup["id"] for setup in before["setups"]}
-        new = [setup for setup in plan.setups if setup.id not in same]
-        if new and same:
-            names = sorted({f"{plan.words(s)['model']} {plan.words(s)['method']} {s.occlusion}" for s in new})
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            yield f"explanations will be made anew, or for the first time, for: {shown}"
+        there = {_words(setup) for setup in before["setups"]}
+        new: dict[bool, list[Setup]] = {True: [], False: []}
+        for setup in plan.setups if same else ():
+            if setup.id not in same:
+                new[_words(vars(setup) | plan.words(setup)) in there].append(setup)
+        for anew, setups in new.items():
+            if setups:
+                names = sorted({f"{plan.words(s)['model']} {plan.words(s)['method']} {s.occlusion}" for s in setups})
+                shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+                yield f"explanations will be made {'anew' if anew else 'for the first time'} for: {shown}"
     if known.old and not renew:
         yield f"{known.old} of {known.rows} rows were made by other code; they are kept (--renew makes them again)"
-    there = f"{plan.cells - cells} of {plan.cells} cells are there" if known.rows else f"{plan.cells} cells"
-    again = f", {reused} of them with explanations that are there" if reused else ""
-    yield f"{there}; {cells} to do{again}: {rows} rows"
-
-
-_SHOWN = ("title", "note", "tables", "differences", "plots")
+    cells = needed.cells
+    stored = f"{plan.cells - cells} of {plan.cells} cells are there" if known.rows else f"{plan.cells} cells"
+    kinds = f" ({cells - needed.anew} new, {needed.anew} anew)" if needed.anew else ""
+    again = f", {needed.reused} of them with explanations that are there" if needed.reused else ""
+    yield f"{stored}; {cells} to do{kinds}{again}: {needed.rows} rows"
 
 
 def rough_duration(seconds: float) -> str:

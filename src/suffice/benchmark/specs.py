@@ -43,18 +43,20 @@ class DatasetSpec(Strict):
             images with their class at the end of the name (photo_285.jpg); or `samples`, without labels.
         label: what tables call it; the source unless given.
         root: where the data sets lie; the variable SUFFICE_DATA, or `data`, unless given.
-        split: of the data set.
+        split: `train`, `test` or `all`; unless given the test images of a data set by name, and all of a folder.
         count: images, drawn by the seed; all unless given.
         only: of `samples`, the names.
+        classes: for names of its classes the model's, by name or number, where the names alone do not say it.
         seed: of that draw, and of the data set where something in it is drawn.
     """
 
     source: str
     label: str = ""
     root: str | None = None
-    split: str = "test"
+    split: str | None = None
     count: int | None = Field(default=None, ge=1)
     only: tuple[str, ...] = ()
+    classes: dict[str, int | str] = {}
     seed: int = Field(default=0, ge=0)
 
 

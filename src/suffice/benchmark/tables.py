@@ -10,9 +10,11 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig, make_config
+from suffice.benchmark.counts import image_lines, outcomes
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import ResultRow, Results, read_rows
@@ -20,6 +22,7 @@ from suffice.benchmark.rows import named_row
 from suffice.benchmark.specs import DifferenceSpec, TableSpec
 from suffice.benchmark.values import (
     DIMENSIONS,
+    Parts,
     ResultGroup,
     Values,
     difference,
@@ -28,6 +31,8 @@ from suffice.benchmark.values import (
     mean_of,
     metric_of,
     orders_of,
+    parts_of,
+    told_apart,
 )
 from suffice.errors import InputError
 from suffice.metrics import Mean
@@ -72,8 +77,9 @@ class Report:
         tables: in the order of the configuration.
         rows: how many there are of the benchmark; wanted: how many it asks for.
         failed: why rows have no value, with how often.
-        left_out: which images were left out, as the benchmark asks, in words; empty where none was.
+        images: how many were found, used and left out, and why, in a sentence for each data set.
         provenance: what made the rows; of several, all of them.
+        parts: what the parts are worth that areas are means of.
     """
 
     config: BenchmarkConfig
@@ -82,8 +88,9 @@ class Report:
     rows: int
     wanted: int
     failed: Mapping[str, int]
-    left_out: str
+    images: str
     provenance: tuple[str, ...]
+    parts: Mapping[ResultGroup, Parts] = dataclasses.field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -113,7 +120,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     rows = [named_row(row, named) for row in belonging(read_rows(folder), run)]
     if not rows:
         raise InputError(f"expected results of the benchmark in {folder}; there are none yet")
-    values = grouped(rows, config)
+    values, parts = grouped(rows, config), parts_of(rows, config)
     failed: dict[str, int] = {}
     for row in rows:
         if row["status"] == "failed":
@@ -121,27 +128,14 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     return Report(
         config,
         values,
-        tuple(tables(values, config)),
+        tuple(tables(values, config, parts)),
         len(rows),
         _wanted(run, config),
         failed,
-        _left_out(rows, run),
+        " ".join(f"{line}." for line in image_lines(run, outcomes(run, rows))),
         tuple(sorted({row["provenance"] for row in rows if row["status"] != "failed"})),
+        parts,
     )
-
-
-def _left_out(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> str:
-    found: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        if row["status"] == "left out":
-            found.setdefault((row["model"], row["dataset"]), set()).add(row["image"])
-    several = [len({setup[name] for setup in run["setups"]}) > 1 for name in ("model", "dataset")]
-    each = []
-    for (model, dataset), images in found.items():
-        words = ", ".join(word for word, varies in zip((model, dataset), several, strict=True) if varies)
-        count = f"{len(images)} of {len(run['images'][dataset])}"
-        each.append(f"{words}: {count}" if words else count)
-    return f"Images left out, as the model does not classify them as labelled: {'; '.join(each)}." if each else ""
 
 
 def belonging(rows: Iterable[ResultRow], run: Mapping[str, Any]) -> list[ResultRow]:
@@ -170,10 +164,17 @@ def _wanted(run: Mapping[str, Any], config: BenchmarkConfig) -> int:
     return each * sum(len(run["images"][setup["dataset"]]) for setup in run["setups"])
 
 
-def tables(values: Values, config: BenchmarkConfig) -> Iterator[Table]:
-    """The tables that a benchmark asks for, or where it asks for none, one of all that was measured."""
+def tables(
+    values: Values, config: BenchmarkConfig, parts: Mapping[ResultGroup, Parts] = MappingProxyType({})
+) -> Iterator[Table]:
+    """The tables that a benchmark asks for, or where it asks for none, one of all that was measured.
+
+    Args:
+        values, parts: of its rows.
+        config: the benchmark.
+    """
     for spec in config.tables or _default_tables(config):
-        yield from _tables_of(values, config, spec)
+        yield from _tables_of(values, config, spec, parts)
     for each in config.differences:
         yield from _differences_of(values, config, each)
 
@@ -191,7 +192,9 @@ def _default_tables(config: BenchmarkConfig) -> list[TableSpec]:
     return found
 
 
-def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iterator[Table]:
+def _tables_of(
+    values: Values, config: BenchmarkConfig, spec: TableSpec, parts: Mapping[ResultGroup, Parts]
+) -> Iterator[Table]:
     at = spec.at or config.ats()[0]
     here = {group: images for group, images in values.items() if group.at == at and _is(group.metric, spec.metrics)}
     orders = orders_of(here, config)
@@ -208,7 +211,8 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
             return ResultGroup(**{**fixed, spec.down: row, spec.across: column, "at": at})
 
         means = {(r, c): mean_of(part, group_of(r, c)) for r in down for c in across}
-        best = _best(means, down, across, spec, fixed) if spec.best else set()
+        groups = {cell: group_of(*cell) for cell in means}
+        best = _best(part, groups, means, down, across, spec) if spec.best else set()
         rows = tuple(
             (
                 word(spec.down, row, at),
@@ -230,8 +234,28 @@ def _tables_of(values: Values, config: BenchmarkConfig, spec: TableSpec) -> Iter
             spec.down,
             tuple(word(spec.across, column, at) + _arrow(spec.across, column) for column in across),
             rows,
-            _note(mean for mean in means.values()),
+            " ".join([_note(means.values(), config), *_parts_note(groups, parts, spec, at)]),
         )
+
+
+def _parts_note(
+    groups: Mapping[tuple[Any, Any], ResultGroup], parts: Mapping[ResultGroup, Parts], spec: TableSpec, at: str
+) -> Iterator[str]:
+    """How many of the parts that areas are of are insufficient or empty, and the means without them."""
+    there = {cell: parts[group] for cell, group in groups.items() if group in parts}
+    if not there:
+        return
+    count, empty = sum(each.count for each in there.values()), sum(each.empty for each in there.values())
+    known = [each.insufficient for each in there.values() if each.insufficient is not None]
+    suffice = f"{sum(known)} insufficient" if known else "not asked whether they suffice"
+    yield f"Of {count} part{'' if count == 1 else 's'}: {suffice}, {empty} empty."
+    for (row, column), each in there.items():
+        if each.insufficient or each.empty:
+            name = ", ".join(word(d, v, at) for d, v in ((spec.down, row), (spec.across, column)) if d != "metric")
+            without = _entry(each.without, groups[row, column].metric, False, spec).text
+            found = [f"{each.insufficient} insufficient"] if each.insufficient else []
+            found += [f"{each.empty} empty"] if each.empty else []
+            yield f"{name}: {' and '.join(found)} of {each.count}, {without} without."
 
 
 def _is(metric: str, wanted: Sequence[str]) -> bool:
@@ -239,15 +263,16 @@ def _is(metric: str, wanted: Sequence[str]) -> bool:
 
 
 def _best(
+    values: Values,
+    groups: Mapping[tuple[Any, Any], ResultGroup],
     means: Mapping[tuple[Any, Any], Mean | None],
     down: Sequence[Any],
     across: Sequence[Any],
     spec: TableSpec,
-    fixed: Any,
 ) -> set[tuple[Any, Any]]:
     """The best of each column, or of each row where metrics or levels stand down the side.
 
-    As they are shown: what the digits do not tell apart is best together, and where all are equal nothing is best.
+    What neither the digits nor two standard errors tell apart is best together; where that is all, nothing is best.
     """
     found: set[tuple[Any, Any]] = set()
     by_row = spec.down in ("metric", "level")
@@ -256,13 +281,17 @@ def _best(
         there = {cell: mean.value for cell in cells if (mean := means[cell]) is not None}
         if len(there) < 2:
             continue
-        metric = fixed.get("metric") or (line if "metric" in (spec.down if by_row else spec.across) else None)
-        if metric is None:
-            continue
+        if len(names := {groups[cell].metric for cell in there}) > 1:
+            continue  # several metrics beside each other
+        metric = names.pop()
         digits = _digits(spec, metric) + (2 if spec.percent else 0)
-        choose = max if metric_of(metric).higher_is_better else min
-        top = round(choose(there.values()), digits)
-        best = {cell for cell, value in there.items() if round(value, digits) == top}
+        choose: Callable[..., tuple[Any, Any]] = max if metric_of(metric).higher_is_better else min
+        top = choose(there, key=there.__getitem__)
+        best = {
+            cell
+            for cell, value in there.items()
+            if round(value, digits) == round(there[top], digits) or not told_apart(values, groups[top], groups[cell])
+        }
         found |= best if len(best) < len(there) else set()
     return found
 
@@ -293,32 +322,30 @@ def _arrow(dimension: str, value: Any) -> str:
     return f" {metric_of(value).arrow}" if dimension == "metric" else ""
 
 
-def _note(means: Iterable[Mean | None]) -> str:
+def _note(means: Iterable[Mean | None], config: BenchmarkConfig) -> str:
     counts = sorted({mean.count for mean in means if mean is not None})
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Mean ± standard error over {number} image{'' if number == '1' else 's'}."
+    text = f"Mean ± standard error over {number} image{'' if number == '1' else 's'}"
+    seeds = ", ".join(map(str, config.seeds))
+    return f"{text}, of each the mean over the seeds {seeds}." if len(config.seeds) > 1 else f"{text}."
 
 
 def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpec) -> Iterator[Table]:
     """Some occlusions against the best of others, with one row for each model, data set, method and occlusion."""
     here = [group for group in values if group.at == spec.at]
     orders = orders_of(here, config)
-    levels = sorted({group.level for group in here}, reverse=True)
+    levels = orders["level"]
+    found = differences_of(values, config, spec)
     rows = []
-    counted: list[Mean] = []
     for dataset, model, method in itertools.product(orders["dataset"], orders["model"], orders["method"]):
         for ours in spec.of:
-            entries = []
-            for level in levels:
-                group = ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric)
-                found = _against_the_best(values, group, spec)
-                counted += [] if found is None else [found[1]]
-                entries.append(_difference_entry(found, spec))
-            if any(entry.mean is not None for entry in entries):
+            groups = [ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric) for level in levels]
+            if any(group in found for group in groups):
+                entries = tuple(_difference_entry(found.get(group), spec) for group in groups)
                 words = [
                     w for w, d in ((dataset, "dataset"), (model, "model"), (method, "method")) if len(orders[d]) > 1
                 ]
-                rows.append((", ".join([*words, ours]), tuple(entries)))
+                rows.append((", ".join([*words, ours]), entries))
     if rows:
         how = f"Paired by image; in brackets the one with the best mean {spec.decides}."
         if spec.along is not None:
@@ -331,8 +358,22 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
             "",
             tuple(word("level", level, spec.at) for level in levels),
             tuple(rows),
-            f"{_note(counted)} {how}",
+            f"{_note([mean for _, mean in found.values()], config)} {how}",
         )
+
+
+def differences_of(
+    values: Values, config: BenchmarkConfig, spec: DifferenceSpec
+) -> dict[ResultGroup, tuple[ResultGroup, Mean]]:
+    """For each group that is compared, the best of the others, and how it differs from that."""
+    orders = orders_of([group for group in values if group.at == spec.at], config)
+    places = itertools.product(orders["dataset"], orders["model"], orders["method"], spec.of, orders["level"])
+    found = {}
+    for dataset, model, method, ours, level in places:
+        group = ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric)
+        if (best := _against_the_best(values, group, spec)) is not None:
+            found[group] = best
+    return found
 
 
 def _against_the_best(values: Values, ours: ResultGroup, spec: DifferenceSpec) -> tuple[ResultGroup, Mean] | None:

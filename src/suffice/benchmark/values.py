@@ -6,9 +6,10 @@ Two seeds of one image count as one image, as they are not independent of each o
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -16,10 +17,14 @@ import numpy.typing as npt
 
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.facts import FACTS
+from suffice.benchmark.plan import metric_id
 from suffice.benchmark.results import ResultRow
 from suffice.benchmark.specs import Dimension, method_label, model_label
 from suffice.metrics import METRICS, Mean, mean_with_error
 from suffice.metrics.metric import Scale
+
+AREA = "area"
+"""The metric whose tables say how many of the parts are insufficient or empty."""
 
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
@@ -46,20 +51,74 @@ Numbers = npt.NDArray[np.float64]
 def grouped(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Values:
     """Values by image for each group; what failed or was left out is not there; seeds of one image are averaged."""
     found: dict[ResultGroup, dict[str, list[float]]] = {}
-    several = _ambiguous(config)
-    for row in rows:
-        if row["status"] != "done" or row["value"] is None:
-            continue
-        metric = row["metric_id"] if row["metric"] in several else row["metric"]
-        group = ResultGroup(
-            row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"], metric
-        )
-        found.setdefault(group, {}).setdefault(row["image"], []).append(row["value"])
+    for group, row in _valued(rows, config):
+        found.setdefault(group, {}).setdefault(row["image"], []).append(row["value"] or 0.0)
     order = orders_of(found, config)
     ordered = sorted(found, key=lambda g: [*(order[d].index(getattr(g, d)) for d in DIMENSIONS), g.at])
     return {
         group: {image: statistics.fmean(values) for image, values in sorted(found[group].items())} for group in ordered
     }
+
+
+def _valued(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Iterator[tuple[ResultGroup, ResultRow]]:
+    several = _ambiguous(config)
+    for row in rows:
+        if row["status"] == "done" and row["value"] is not None:
+            metric = variant(row["metric_id"]) if row["metric"] in several else row["metric"]
+            words = (row["dataset"], row["model"], row["method"], row["occlusion"], row["at"], row["level"])
+            yield ResultGroup(*words, metric), row
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What the parts are worth that an area is the mean of.
+
+    Attributes:
+        count: how many, one for each image and seed.
+        insufficient: how many of them do not suffice; None where that is not known.
+        empty: how many keep no pixel.
+        without: the mean over the others; None where there are none.
+    """
+
+    count: int
+    insufficient: int | None
+    empty: int
+    without: Mean | None
+
+
+def parts_of(rows: Iterable[ResultRow], config: BenchmarkConfig) -> dict[ResultGroup, Parts]:
+    """For each group of areas, how many of its parts are insufficient or empty."""
+    found: dict[ResultGroup, list[ResultRow]] = {}
+    for group, row in _valued(rows, config):
+        if row["metric"] == AREA:
+            found.setdefault(group, []).append(row)
+    parts = {}
+    for group, members in found.items():
+        others: dict[str, list[float]] = {}
+        for row in members:
+            if row.get("sufficient") is not False and row["value"]:
+                others.setdefault(row["image"], []).append(row["value"])
+        known = [row["sufficient"] for row in members if row.get("sufficient") is not None]
+        parts[group] = Parts(
+            len(members),
+            known.count(False) if known else None,
+            sum(row["value"] == 0 for row in members),
+            mean_with_error(statistics.fmean(values) for values in others.values()) if others else None,
+        )
+    return parts
+
+
+def variant(metric: str) -> str:
+    """What tables call a metric that is measured in several ways, by its identifier in the rows.
+
+    >>> variant('msi zero {"alpha_min":0.3,"measure":"accuracy"}'), variant("area")
+    ('msi (zero, alpha_min 0.3, measure accuracy)', 'area')
+    """
+    name, _, rest = metric.partition(" ")
+    occlusion, brace, options = rest.partition("{")
+    words = [occlusion.strip()] if occlusion.strip() else []
+    words += [f"{option} {value}" for option, value in json.loads(brace + options or "{}").items()]
+    return f"{name} ({', '.join(words)})" if words else name
 
 
 def _ambiguous(config: BenchmarkConfig) -> set[str]:
@@ -77,7 +136,9 @@ def orders_of(groups: Iterable[ResultGroup], config: BenchmarkConfig) -> dict[st
             *config.occlusions,
             *(name for spec in config.methods for name in spec.occlusions or ()),
         ],
-        "metric": [name for spec in config.metrics for name in spec.names],
+        "metric": [
+            label for spec in config.metrics for name in spec.names for label in (name, variant(metric_id(spec, name)))
+        ],
     }
     listed = list(groups)
     orders = {}
@@ -105,6 +166,28 @@ def difference(values: Values, ours: ResultGroup, theirs: ResultGroup) -> Mean |
     mine, other = values.get(ours, {}), values.get(theirs, {})
     both = sorted(mine.keys() & other.keys())
     return mean_with_error(mine[image] - other[image] for image in both) if both else None
+
+
+def beyond_error(mean: Mean | None) -> bool:
+    """Whether a difference is more than chance: at least two standard errors, which one value does not have."""
+    return (
+        mean is not None
+        and mean.standard_error is not None
+        and abs(mean.value) > 0
+        and (abs(mean.value) >= 2 * mean.standard_error)
+    )
+
+
+def told_apart(values: Values, ours: ResultGroup, theirs: ResultGroup) -> bool:
+    """Whether two means differ beyond the error: of the images that both have, or where there are none, of each."""
+    paired = difference(values, ours, theirs)
+    if paired is None:
+        mine, other = mean_of(values, ours), mean_of(values, theirs)
+        if mine is None or other is None or None in (mine.standard_error, other.standard_error):
+            return False
+        error = math.hypot(mine.standard_error or 0.0, other.standard_error or 0.0)
+        paired = Mean(mine.value - other.value, error, min(mine.count, other.count))
+    return beyond_error(paired)
 
 
 def difference_at_equal(values: Values, ours: ResultGroup, other: ResultGroup, along: str) -> Mean | None:

@@ -82,7 +82,7 @@ class Edge:
     gradient: float
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """Nodes, edges, and of each node by id its activation, float32 (h, w), where its channel lies on a grid."""
 
@@ -90,8 +90,12 @@ class Graph:
     edges: tuple[Edge, ...]
     maps: dict[str, Tensor]
 
+    def __repr__(self) -> str:
+        """One line: how large it is."""
+        return f"<Graph of {len(self.nodes):,} nodes and {len(self.edges):,} edges>"
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Circuit:
     """The part of a network that suffices for a decision, and the graph of its strongest channels.
 
@@ -150,6 +154,15 @@ class Circuit:
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line: what it is of, how large, and whether it suffices."""
+        of = f" of {self.image!r}" if self.image else ""
+        verdict = {True: "sufficient", False: "insufficient", None: "not put to the test"}[self.sufficient]
+        return (
+            f"<Circuit{of}: {self.target_name!r} (class {self.target}), {self.channels:,} of {self.channels_total:,} "
+            f"channels, {verdict}, drawn as {len(self.nodes):,} nodes and {len(self.edges):,} edges>"
+        )
 
     @property
     def share(self) -> float:

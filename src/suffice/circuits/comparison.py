@@ -16,7 +16,7 @@ EdgeKey = tuple[str, str, str]
 _T = TypeVar("_T")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
     """Nodes and edges of two or more circuits of one network.
 
@@ -34,6 +34,14 @@ class Comparison:
     node_overlap: float
     edge_overlap: float
     on_overlap: float
+
+    def __repr__(self) -> str:
+        """One line: how much is shared."""
+        return (
+            f"<Comparison of {len(self.own_nodes)} circuits: {len(self.shared_nodes):,} nodes and "
+            f"{len(self.shared_edges):,} edges shared, overlap of nodes {self.node_overlap:.2f}, of edges "
+            f"{self.edge_overlap:.2f}, of channels that are on {self.on_overlap:.2f}>"
+        )
 
 
 def compare_circuits(circuits: Sequence[Circuit]) -> Comparison:

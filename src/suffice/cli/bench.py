@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from suffice.errors import InputError
 if TYPE_CHECKING:
     from suffice.benchmark import RunProgress
 
-_SECONDS_BETWEEN_LINES = 10.0  # of progress, where stderr is no terminal
+_SECONDS_BETWEEN_LINES = 8.0  # of progress, where stderr is no terminal
 
 
 def bench(
@@ -50,7 +51,7 @@ def bench(
     """Measure what CONFIG.toml asks for; called again, a run that was stopped goes on where it was."""
     from suffice.benchmark import load_config, run_benchmark
     from suffice.benchmark.local import LocalEngine
-    from suffice.benchmark.plan import Plan
+    from suffice.benchmark.run import foretell
 
     if engine not in ("local", "ray"):
         raise InputError(f"unknown engine {engine!r}; expected local, ray")
@@ -59,8 +60,9 @@ def bench(
     wanted = load_config(config)
     folder = named_folder(out) if out is not None else Path("bench-out", Path(config).stem)
     if dry_run:
-        plan = Plan(wanted)
-        say(f"{plan.cells} cells of {len(plan.levels)} explanations each, into {folder}")
+        for line in foretell(wanted, folder, retry=retry, renew=renew):
+            say(line)
+        say(f"into {folder}")
         return 0
     keep_buffers()
     with one_line(f"could not run {config}", show_traceback):
@@ -71,13 +73,10 @@ def bench(
             chosen = RayEngine(workers, address=address, threads=threads or 1, gpus=gpus)
         else:
             chosen = LocalEngine(threads)
-        shown = _Shown()
-        try:
+        with _Shown() as shown:
             outcome = run_benchmark(
                 wanted, folder, chosen, retry=retry, renew=renew, tell=shown.tell, progress=shown.progress
             )
-        finally:
-            shown.end()
     shown.tell(f"done: {outcome.cells} cells in this run; suffice bench-report {folder}")
     if outcome.failed_rows:
         shown.tell(f"{outcome.failed_rows} rows failed; --retry does them again")
@@ -85,34 +84,57 @@ def bench(
 
 
 class _Shown:
-    """Progress on stderr: one line that changes on a terminal, a line now and then elsewhere."""
+    """Progress on stderr: one line that changes on a terminal, a line now and then elsewhere, whatever a cell takes.
 
-    def __init__(self) -> None:
+    To be entered; what is left standing at the end is the last line.
+    """
+
+    def __init__(self, seconds: float = _SECONDS_BETWEEN_LINES) -> None:
         self._terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._line = ""
+        self._seconds = seconds
+        self._last = self._changed = time.monotonic()
+        self._line, self._state = "", ""
+        self._lock, self._ended = threading.RLock(), threading.Event()
+
+    def __enter__(self) -> _Shown:
+        threading.Thread(target=self._keep_showing, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        with self._lock:
+            if self._line:
+                print(file=sys.stderr, flush=True)
+                self._line = ""
 
     def tell(self, line: str) -> None:
-        self._clear()
-        complain(line)
+        with self._lock:
+            self._clear()
+            self._last = time.monotonic()
+            complain(line)
 
     def progress(self, state: RunProgress) -> None:
-        now = time.monotonic()
-        if now - self._last < (0.2 if self._terminal else _SECONDS_BETWEEN_LINES) and state.done < state.cells:
-            return
-        self._last = now
-        if self._terminal:
-            self._clear()
-            self._line = f"suffice: {state}"
-            print(self._line, end="", file=sys.stderr, flush=True)
-        else:
-            self.tell(str(state))
+        with self._lock:
+            self._changed, self._state = time.monotonic(), str(state)
+            if self._changed - self._last >= (0.2 if self._terminal else self._seconds) or state.done == state.cells:
+                self._show(self._state)
 
-    def end(self) -> None:
-        """Leave the last line standing."""
-        if self._line:
-            print(file=sys.stderr, flush=True)
-            self._line = ""
+    def _keep_showing(self) -> None:
+        while not self._ended.wait(self._seconds / 8):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._last >= self._seconds and not self._ended.is_set():
+                    at_work = f"{self._state}; at the next" if self._state else "reading what is asked"
+                    self._show(f"{at_work}, for {now - self._changed:.0f} s")
+
+    def _show(self, line: str) -> None:
+        if not self._terminal:
+            self.tell(line)
+            return
+        self._clear()
+        self._last = time.monotonic()
+        self._line = f"suffice: {line}"
+        print(self._line, end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._line:

@@ -30,13 +30,14 @@ def bench_report(
         raise InputError(f"expected --out with --format html; got it with {format}, which goes to stdout")
     from dataclasses import replace
 
-    from suffice.benchmark.comparison import comparison_table
+    from suffice.benchmark.comparison import compare, comparison_table
     from suffice.benchmark.tables import read_report
-    from suffice.report.tables import as_csv, as_latex, as_markdown
+    from suffice.report.tables import as_csv, as_latex, as_markdown, changes_as_csv
 
     print_any_name("utf-8")
     report = read_report(folder)
-    compared = [] if against is None else [comparison_table(read_report(against), report)]
+    before = None if against is None else read_report(against)
+    compared = [] if before is None else [comparison_table(before, report)]
     if format == "html":
         from suffice.folders import OutputFolder
         from suffice.naming import Naming
@@ -50,9 +51,10 @@ def bench_report(
         )
         say(f"report: {place.path / 'report.html'}")
         return 0
+    if before is not None and format == "csv":
+        say(changes_as_csv(compare(before, report)).rstrip("\n"))
+        return 0
     if compared:
-        if format == "csv":
-            raise InputError("expected markdown, latex or html for a comparison; got csv")
         report = replace(report, tables=tuple(compared))
     written = {"markdown": as_markdown, "latex": as_latex, "csv": as_csv}[format](report)
     say(written.rstrip("\n"))

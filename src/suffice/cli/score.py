@@ -258,6 +258,7 @@ class _Call:
         notes = [*photo.notes]
         if bool(scores.constant[0]):
             notes.append("The map is constant: it ranks no pixel, and its curves are those of the reading order.")
+        notes += filter(None, scores.notes)
         if label != predicted:
             notes.append(f"The model's own choice for the whole image is {self.classifier.class_name(predicted)}.")
         notes += self._of_explanation(name)

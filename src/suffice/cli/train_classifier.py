@@ -67,7 +67,7 @@ def train_classifier(
 ) -> int:
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     keep_stdout_for_results()
-    from suffice.datasets import load_dataset, random_subset
+    from suffice.datasets import images_said, load_dataset, random_subset
     from suffice.folders import OutputFolder
     from suffice.naming import Naming
     from suffice.provenance import made_by
@@ -96,6 +96,8 @@ def train_classifier(
         results.check([WEIGHTS])
         made = made_by(classifier)
         what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights, **options}
+        for split, part in (("train", training), ("test", test)):
+            complain(images_said(f"{dataset} (split {split})", len(part), part.left_out, part.other_files))
         if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
             return 0  # another process writes what comes out
         from safetensors.torch import save

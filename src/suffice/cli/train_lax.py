@@ -39,7 +39,7 @@ def train_lax(
     weights: BaseWeights = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="The model's class names, one a line. [default: those of DATASET]"),
+        typer.Option(metavar="FILE", help="The model's class names, one a line. [default: its own]"),
     ] = None,
     images: TrainingImages = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and adapter.")] = "lax",
@@ -61,7 +61,8 @@ def train_lax(
 ) -> int:
     """Train a LAX adapter on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     keep_stdout_for_results()
-    from suffice.datasets import load_dataset, random_subset
+    from suffice.datasets import images_said, load_dataset, random_subset
+    from suffice.datasets.labels import labelled_for
     from suffice.folders import OutputFolder
     from suffice.provenance import made_by
     from suffice.training.adapter import PRESETS, LaxTask, LaxTraining
@@ -78,24 +79,16 @@ def train_lax(
     keep_buffers()
     model = model or default_model(dataset, None)
     with one_line(f"could not train LAX for {model or 'the embedded model'} on {dataset}", show_traceback):
-        # The embedded models bring their own names.
-        names = classes or (training.class_names if model and weights else None)
         options = model_options.fields()
-        classifier = load(model, weights=weights, classes=names, options=options, show_traceback=None)
-        task = LaxTask(classifier, settings)  # which has asked the model, so that its number of classes is known
-        if (
-            settings.labels == "true"
-            and classifier.num_classes is not None
-            and max(training.labels) >= classifier.num_classes
-        ):
-            raise InputError(
-                f"expected labels of {dataset} below {classifier.num_classes}, the classes of {classifier.name}; got "
-                f"{max(training.labels)}: --set labels=predicted takes the model's own choice instead"
-            )
+        classifier = load(model, weights=weights, classes=classes, options=options, show_traceback=None)
+        task = LaxTask(classifier, settings)
         folder = named_folder(out)
         OutputFolder(folder, "train-lax").check([ADAPTER])
+        if settings.labels == "true":
+            training = labelled_for(classifier, training, same=model == default_model(dataset, None))
         made = made_by(classifier)
         what = {"task": "lax", "dataset": dataset, "backbone": dict(task.adapter.backbone), **options}
+        complain(images_said(f"{dataset} (split train)", len(training), training.left_out, training.other_files))
         if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
             return 0  # another process writes what comes out
         task.finished().save(folder / ADAPTER)

@@ -57,7 +57,7 @@ def train_matcher(
     `suffice explain --method activation-matching --set network=FILE` starts from what it proposes.
     """
     keep_stdout_for_results()
-    from suffice.datasets import load_dataset, random_subset
+    from suffice.datasets import images_said, load_dataset, random_subset
     from suffice.folders import OutputFolder
     from suffice.provenance import made_by
     from suffice.training.examples import Examples
@@ -87,6 +87,7 @@ def train_matcher(
             "task": "matcher", "dataset": dataset, "model": classifier.name, "weights": classifier.weights, **options
         }  # fmt: skip
         try:
+            complain(images_said(f"{dataset} (split train)", len(training), training.left_out, training.other_files))
             if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
                 return 0  # another process writes what comes out
         finally:

@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 
 from suffice.datasets.cub200 import Cub200
-from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, Subset, random_subset
+from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, Subset, images_said, random_subset
 from suffice.datasets.folder import ClassFolders
 from suffice.datasets.imagenet import ImageNet, ImageNetV2
 from suffice.datasets.synthetic_mnist import SyntheticMnist
@@ -82,6 +82,7 @@ __all__ = [
     "Subset",
     "SyntheticMnist",
     "Voc",
+    "images_said",
     "load_dataset",
     "random_subset",
 ]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.datasets.dataset import DatasetSource, FileDataset, only_classes
+from suffice.datasets.dataset import DatasetSource, FileDataset, beside, only_classes
 from suffice.errors import InputError
 
 _WHERE = "CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158, unpacked"
@@ -49,8 +49,11 @@ class Cub200(FileDataset):
         # 001.Black_footed_Albatross
         class_names = [names[identifier].partition(".")[2].replace("_", " ") for identifier in order]
         super().__init__("cub200", [folder / "images" / images[i] for i in kept], chosen, class_names)
+        self.left_out = beside(split, len(images), len(kept))
         if classes is not None:
             part = only_classes(self, classes, seed)
+            others = f"not of the {classes} species"
+            self.left_out = {**self.left_out, others: len(self) - len(part)}
             self.paths, self.labels, self.class_names = part.paths, part.labels, part.class_names
         self._segmentations, self._images = Path(root, "segmentations"), folder / "images"
 

@@ -6,8 +6,9 @@ import abc
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from torch import Tensor
@@ -23,11 +24,15 @@ class ImageDataset(abc.ABC):
         name: what reports call it.
         class_names: in the order of the labels.
         labels: one an image, 0 to len(class_names) - 1.
+        left_out: how many images are there beside these, by why, a few words each.
+        other_files: what else lies there, in words; empty for nothing.
     """
 
     name: str
     class_names: tuple[str, ...]
     labels: Sequence[int]
+    left_out: Mapping[str, int] = MappingProxyType({})
+    other_files: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,6 +100,9 @@ class Subset(ImageDataset):
         self.whole, self.indices = whole, [int(index) for index in indices]
         self.name, self.class_names = whole.name, whole.class_names
         self.labels = [whole.labels[index] for index in self.indices]
+        self.other_files = whole.other_files
+        rest = len(whole) - len(self.indices)
+        self.left_out = {**whole.left_out, **({f"not among the {len(self.indices):,} asked for": rest} if rest else {})}
 
     def photo(self, index: int) -> Photo:
         """The image, as the whole data set reads it."""
@@ -114,6 +122,19 @@ def random_subset(dataset: ImageDataset, count: int | None, seed: int = 0) -> Im
     return Subset(dataset, np.random.default_rng([seed]).permutation(len(dataset))[:count].tolist())
 
 
+def images_said(name: str, used: int, left_out: Mapping[str, int], other_files: str = "", word: str = "used") -> str:
+    """How many images there are, how many are used, and why the others are not, in one line.
+
+    >>> images_said("photos", 2, {"not in the split test": 4}, "1 .txt")
+    'photos: 6 images found, 2 used; left out: 4 not in the split test; other files: 1 .txt'
+    """
+    found = used + sum(left_out.values())
+    images = "1 image" if found == 1 else f"{found:,} images"
+    rest = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    text = f"{name}: {images} found, {used:,} {word}" + (f"; left out: {rest}" if rest else "")
+    return f"{text}; other files: {other_files}" if other_files else text
+
+
 def only_classes(dataset: FileDataset, count: int, seed: int = 0) -> FileDataset:
     """`count` of the classes, drawn by the seed, numbered anew in the order in which they stood."""
     if not 2 <= count <= len(dataset.class_names):
@@ -127,6 +148,11 @@ def only_classes(dataset: FileDataset, count: int, seed: int = 0) -> FileDataset
         [number[dataset.labels[index]] for index in kept],
         [dataset.class_names[label] for label in chosen],
     )
+
+
+def beside(split: str, total: int, kept: int) -> dict[str, int]:
+    """What a split leaves out, as of `ImageDataset.left_out`."""
+    return {f"not in the split {split}": total - kept} if total > kept else {}
 
 
 def held_out(labels: Sequence[int], split: str, seed: int, share: float = 0.2) -> list[int]:
@@ -146,8 +172,8 @@ def held_out(labels: Sequence[int], split: str, seed: int, share: float = 0.2) -
     return [index for index in range(len(labels)) if split == "all" or (index in chosen) == (split == "test")]
 
 
-def class_folders(folder: Path, name: str) -> tuple[list[str], list[int], list[str]]:
-    """Paths, labels and class names of a folder with one folder a class, sorted by name.
+def class_folders(folder: Path, name: str) -> tuple[list[str], list[int], list[str], FoundImages]:
+    """Paths, labels and class names of a folder with one folder a class, sorted by name; and what else is there.
 
     Files that are no images are left out, which a `Notice` says once for the whole folder.
 
@@ -176,4 +202,4 @@ def class_folders(folder: Path, name: str) -> tuple[list[str], list[int], list[s
         rest.folders += found.folders
     if str(rest):
         warnings.warn(Notice(f"{folder}: {rest}"), stacklevel=2)
-    return paths, labels, classes
+    return paths, labels, classes, rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from suffice.datasets.dataset import FileDataset, class_folders, held_out
+from suffice.datasets.dataset import FileDataset, beside, class_folders, held_out
 from suffice.errors import InputError
 
 _SPLITS = {"train": ("train", "training"), "test": ("test", "val", "valid", "validation")}
@@ -33,13 +33,15 @@ class ClassFolders(FileDataset):
             ]
             paths = [path for part in whole for path in part[0]]
             # A class may be missing in one split: the names are those of the training split.
-            _, _, names = class_folders(splits["train"], str(folder)) if split != "train" else whole[0]
+            names = (class_folders(splits["train"], str(folder)) if split != "train" else whole[0])[2]
             labels = [_number(part[2][label], names, folder) for part in whole for label in part[1]]
             super().__init__(str(folder), paths, labels, names)
+            self.other_files = "; ".join(filter(None, (part[3].others for part in whole)))
             return
-        paths, labels, names = class_folders(folder, str(folder))
+        paths, labels, names, rest = class_folders(folder, str(folder))
         kept = held_out(labels, split, seed)
         super().__init__(str(folder), [paths[i] for i in kept], [labels[i] for i in kept], names)
+        self.left_out, self.other_files = beside(split, len(paths), len(kept)), rest.others
 
 
 def _number(name: str, names: list[str], folder: Path) -> int:

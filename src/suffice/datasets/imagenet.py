@@ -30,10 +30,11 @@ class ImageNet(FileDataset):
         from timm.data.imagenet_info import ImageNetInfo
 
         index = {synset: number for number, synset in enumerate(ImageNetInfo().label_names())}
-        paths, labels, folders = class_folders(folder, "ImageNet")
+        paths, labels, folders, rest = class_folders(folder, "ImageNet")
         if unknown := [name for name in folders if name not in index]:
             raise InputError(f"expected folders of ImageNet's 1000 classes in {folder}; got {unknown[0]!r}")
         super().__init__("imagenet", paths, [index[folders[label]] for label in labels], imagenet_1k())
+        self.other_files = rest.others
 
 
 class ImageNetV2(FileDataset):
@@ -55,10 +56,11 @@ class ImageNetV2(FileDataset):
                 f"expected ImageNet-v2 in {folder}; there is none: put imagenetv2-matched-frequency.tar.gz from "
                 f"https://huggingface.co/datasets/vaishaal/ImageNetV2, unpacked, in {root}"
             )
-        paths, labels, folders = class_folders(folder, "ImageNet-v2")
+        paths, labels, folders, rest = class_folders(folder, "ImageNet-v2")
         if unknown := [name for name in folders if not (name.isdecimal() and int(name) < 1000)]:
             raise InputError(f"expected folders 0 to 999 in {folder}; got {unknown[0]!r}")
         super().__init__("imagenet-v2", paths, [int(folders[label]) for label in labels], imagenet_1k())
+        self.other_files = rest.others
 
 
 IMAGENET = DatasetSource(("train", "test"), lambda root, split, seed: ImageNet(root, split))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, held_out
+from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, beside, held_out
 from suffice.errors import InputError
 from suffice.images import Photo
 
@@ -100,6 +100,7 @@ class Caltech256(FileDataset):
         kept = held_out(found.y, split, seed)
         names = [category.partition(".")[2] for category in found.categories]
         super().__init__("caltech256", [paths[i] for i in kept], [found.y[i] for i in kept], names)
+        self.left_out = beside(split, len(paths), len(kept))
 
 
 class Voc(FileDataset):

@@ -30,17 +30,22 @@ class FoundImages:
     left_out: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     folders: int = 0
 
+    @property
+    def others(self) -> str:
+        """The files that were left out; empty where none was."""
+        parts = [f"{count} {why}" for why, count in self.left_out.most_common(_KINDS_SHOWN)]
+        if len(self.left_out) > _KINDS_SHOWN:
+            rest = sum(self.left_out.values()) - sum(count for _, count in self.left_out.most_common(_KINDS_SHOWN))
+            parts.append(f"{rest} of other kinds")
+        return ", ".join(parts)
+
     def __str__(self) -> str:
         """What was left out; empty where nothing was.
 
         >>> str(FoundImages([], collections.Counter({".txt": 2, ".xmp": 1}), 1))
         'left out: 2 .txt, 1 .xmp; 1 folder in it is not searched'
         """
-        parts = [f"{count} {why}" for why, count in self.left_out.most_common(_KINDS_SHOWN)]
-        if len(self.left_out) > _KINDS_SHOWN:
-            rest = sum(self.left_out.values()) - sum(count for _, count in self.left_out.most_common(_KINDS_SHOWN))
-            parts.append(f"{rest} of other kinds")
-        lines = [f"left out: {', '.join(parts)}"] if parts else []
+        lines = [f"left out: {self.others}"] if self.left_out else []
         if self.folders:
             lines.append(f"{self.folders} folder{'s in it are' if self.folders > 1 else ' in it is'} not searched")
         return "; ".join(lines)

@@ -25,8 +25,34 @@ from suffice.images import LARGEST_PIXELS, Frame, from_photo, is_image_name, ope
 from suffice.outputs import as_tensor
 from suffice.saved import image_named_in, load_explanation
 
+_MOST = 0.75  # of the pixels: a map that has more of them above α_min singles nothing out
+
 _NAMES = ("saliency", "heatmap", "attribution", "attributions", "cam", "mask", "map")
 """Of the map, where a file holds several arrays by name."""
+
+
+def scale_note(saliency: Tensor, normalised: Tensor, alpha_min: float) -> str:
+    """What must be known of a map of both signs whose zero min-max has lifted to α_min or so; empty for any other.
+
+    Args:
+        saliency: (H, W), as it was given.
+        normalised: (H, W), in [0, 1].
+        alpha_min: above it a pixel is of the part.
+
+    >>> scale_note(torch.tensor([[-1.0, 0.01], [0.02, 0.9]]), torch.tensor([[0.0, 0.53], [0.54, 1.0]]), 0.5)
+    ''
+    >>> scale_note(torch.tensor([[-1.0, 0.01], [0.02, 0.9]]), torch.tensor([[0.6, 0.53], [0.54, 1.0]]), 0.5)
+    'The map has values of both signs, and min-max puts 0 at 0.53: 100.0% of the pixels are above α_min = 0.5. ...'
+    """
+    least, greatest = float(saliency.min()), float(saliency.max())
+    above = float((normalised > alpha_min).double().mean())
+    if not least < 0 < greatest or above <= _MOST:
+        return ""
+    return (
+        f"The map has values of both signs, and min-max puts 0 at {-least / (greatest - least):.2f}: {above:.1%} of "
+        f"the pixels are above α_min = {alpha_min:g}. Score what speaks for the class, map.clip(0), or how much it "
+        "counts, abs(map)."
+    )
 
 
 def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:

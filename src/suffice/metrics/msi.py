@@ -10,10 +10,10 @@ tensor([0.7500], dtype=torch.float64)
 >>> penalty, msi(base, penalty)
 (tensor([0.5000], dtype=torch.float64), tensor([0.2500], dtype=torch.float64))
 
-Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, section 3.1, equations 1 to 6. What the paper
-leaves open is an option. Pixels of exactly the value α: by its signs, > in Show and >= in the mask penalty
-(`at_threshold="hidden"`), or >= in both (`"shown"`). Hide(> α): pixels below α_min are removed first, as its text has
-it (`hide="inside"`), or all the rest stays, as its notation has it (`"all"`).
+Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, section 3.1, equations 1 to 6. The integrals
+are by the trapezoid rule. What the paper leaves open is an option. Pixels of exactly the value α: by its signs, > in
+Show and >= in the mask penalty (`at_threshold="hidden"`), or >= in both (`"shown"`). Hide(> α): pixels below α_min are
+removed first, as its text has it (`hide="inside"`), or all the rest stays, as its notation has it (`"all"`).
 """
 
 from __future__ import annotations

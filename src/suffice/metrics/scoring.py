@@ -32,7 +32,7 @@ from suffice.images import as_image
 from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, gather_evidence
-from suffice.metrics.maps import as_saliency
+from suffice.metrics.maps import as_saliency, scale_note
 from suffice.metrics.metric import Metric
 from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.occlusion import (
@@ -50,7 +50,7 @@ from suffice.registry import METHODS
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """The metrics of N maps.
 
@@ -62,6 +62,7 @@ class Scores:
         parts: bool (N, H, W), what `area`, `confidence` and ρ are of; None unless they were to be kept.
         saliency: float32 (N, H, W), the normalised maps, in [0, 1]; None unless they were to be kept.
         constant: bool (N,), whether a map ranks nothing.
+        notes: of each map what must be known of its scale; empty in most cases.
         forward_passes: images that went through the model.
         seconds: wall time.
         metrics: by name, what the values mean.
@@ -80,6 +81,12 @@ class Scores:
     seconds: float = 0.0
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     draws: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: how many maps, and the means."""
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in self.means().items())
+        return f"<Scores of {len(self.labels)} map{'' if len(self.labels) == 1 else 's'}: {means}>"
 
     def means(self) -> dict[str, Mean]:
         """The mean of each metric with its standard error."""
@@ -107,6 +114,7 @@ class Scores:
             self,
             values={name: values[row] for name, values in self.values.items()},
             curves={name: dataclasses.replace(curve, values=curve.values[row]) for name, curve in self.curves.items()},
+            notes=self.notes[row],
             **kept,
         )
 
@@ -167,6 +175,8 @@ def score(
     )
     if isinstance(saliency, Explanation) and (other := judged_elsewhere(saliency, occlusion)):
         warnings.warn(Notice(f"{other}: occlusion={saliency.occlusion!r} asks as it was found"), stacklevel=2)
+    for note in filter(None, found["saliency"].notes):
+        warnings.warn(Notice(note), stacklevel=2)
     return found["saliency"].of_map(0)
 
 
@@ -342,6 +352,9 @@ def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_m
         evidence.saliency if keep_maps else None,
         (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
         draws={metric.name: metric.draws(evidence) for metric in asked if metric.draws is not None},
+        notes=tuple(map(scale_note, maps, evidence.saliency, [evidence.options.alpha_min] * len(maps)))
+        if any("normalise" in metric.options for metric in asked)
+        else ("",) * len(maps),
     )
 
 
@@ -402,6 +415,7 @@ def _joined(done: Sequence[Scores]) -> Scores:
         _all_of([each.saliency for each in done]),
         torch.cat([each.constant for each in done]),
         draws=first.draws,
+        notes=tuple(note for each in done for note in each.notes),
     )
 
 

@@ -195,7 +195,7 @@ def render_benchmark(report: Report, drawn: Sequence[BenchmarkPlot], *, folder: 
             title=report.config.title or "Benchmark",
             note=report.config.note,
             notes=report.notes,
-            left_out=report.left_out,
+            images=report.images,
             failed=report.failed,
             tables=[*report.tables, *more],
             plots=[(plot.title, plot.words, _data_uri(svg(plot.figure))) for plot in drawn],
@@ -214,7 +214,7 @@ def _facts(report: Report, folder: str) -> Mapping[str, str]:
     words = {f"{d}s" if len(found) > 1 else d: ", ".join(found) for d, found in names.items()}
     words["occlusions"] = ", ".join(dict.fromkeys(g.occlusion for g in report.values))
     if config.gammas:
-        words["γ"] = ", ".join(f"{gamma:g}" for gamma in config.gammas)
+        words["γ"] = ", ".join(f"{gamma:g}" for gamma in sorted(config.gammas))
     words["class explained"] = "as labelled" if config.target == "label" else "the model's own choice"
     words["rows"] = f"{report.rows:,} of {report.wanted:,}"
     words["results"] = folder

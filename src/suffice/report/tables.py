@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from suffice.benchmark.tables import Report, Table
+from suffice.benchmark.comparison import Change
+from suffice.benchmark.tables import Report, Table, differences_of
 from suffice.benchmark.values import ResultGroup, mean_of
 from suffice.files import csv_text
+from suffice.metrics import Mean
 
 
 def as_markdown(report: Report) -> str:
@@ -18,8 +22,8 @@ def as_markdown(report: Report) -> str:
         lines += [markdown_text(report.config.note), ""]
     for note in report.notes:
         lines += [f"**{markdown_text(note)}**", ""]
-    if report.left_out:
-        lines += [markdown_text(report.left_out), ""]
+    if report.images:
+        lines += [markdown_text(report.images), ""]
     for table in report.tables:
         lines += markdown_table(table)
     return "\n".join(lines).rstrip() + "\n"
@@ -81,7 +85,7 @@ def latex_text(text: str) -> str:
 def as_latex(report: Report) -> str:
     """Every table as a `table` with `booktabs` rules."""
     lines = [r"% \usepackage{booktabs}"]
-    lines += [f"% {' '.join(note.split())}" for note in [*report.notes, report.left_out] if note]
+    lines += [f"% {' '.join(note.split())}" for note in [*report.notes, report.images] if note]
     for table in report.tables:
         lines += ["", r"\begin{table}", r"\centering"]
         lines += [
@@ -97,13 +101,48 @@ def as_latex(report: Report) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """Every mean with its standard error, a line each."""
-    rows = []
+    """Every mean with its standard error, a line each; then the differences, whose line says what is taken off.
+
+    Of areas a line also says how many of the parts are insufficient or empty, and the mean without these.
+    """
+    columns = ("mean", "standard_error", "images", "minus", "parts", "insufficient", "empty", "mean_without")
+    lines: list[dict[str, Any]] = []
     for group in report.values:
-        mean = mean_of(report.values, group)
+        mean, parts = mean_of(report.values, group), report.parts.get(group)
         assert mean is not None
-        error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
-        found = {"mean": f"{mean.value:.6g}", "standard_error": error, "images": mean.count}
-        rows.append(dataclasses.asdict(group) | {"level": f"{group.level:g}"} | found)
-    columns = [f.name for f in dataclasses.fields(ResultGroup)]
-    return csv_text([*columns, "mean", "standard_error", "images"], rows)
+        line = _cells_of(group) | _cells_of_mean(mean)
+        if parts is not None:
+            without = "" if parts.without is None else f"{parts.without.value:.6g}"
+            line |= {"parts": parts.count, "empty": parts.empty, "mean_without": without}
+            line |= {} if parts.insufficient is None else {"insufficient": parts.insufficient}
+        lines.append(line)
+    for spec in report.config.differences:
+        for group, (other, mean) in differences_of(report.values, report.config, spec).items():
+            minus = other.occlusion if spec.along is None else f"{other.occlusion} at equal {spec.along}"
+            lines.append(_cells_of(group) | _cells_of_mean(mean) | {"minus": minus})
+    return csv_text([*_GROUP, *columns], lines)
+
+
+def changes_as_csv(changes: Sequence[Change]) -> str:
+    """How two runs differ, a line for each mean that both have."""
+    columns = ("before", "after", "difference", "standard_error", "images", "largest_of_one_image", "verdict")
+    lines = []
+    for change in changes:
+        found = _cells_of_mean(change.difference)
+        means = {"before": f"{change.before.value:.6g}", "after": f"{change.after.value:.6g}"}
+        verdict = "equal" if change.equal else change.verdict
+        largest = {"difference": found.pop("mean"), "largest_of_one_image": f"{change.largest:.6g}", "verdict": verdict}
+        lines.append(_cells_of(change.group) | means | found | largest)
+    return csv_text([*_GROUP, *columns], lines)
+
+
+_GROUP = [field.name for field in dataclasses.fields(ResultGroup)]
+
+
+def _cells_of(group: ResultGroup) -> dict[str, Any]:
+    return dataclasses.asdict(group) | {"level": f"{group.level:g}"}
+
+
+def _cells_of_mean(mean: Mean) -> dict[str, Any]:
+    error = "" if mean.standard_error is None else f"{mean.standard_error:.6g}"
+    return {"mean": f"{mean.value:.6g}", "standard_error": error, "images": mean.count}
