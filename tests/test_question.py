@@ -619,3 +619,24 @@ def test_bad_demands_and_masks_are_refused() -> None:
     assert question.classifier.forward_passes == 0
     with pytest.raises(InputError, match="expected a class from 0 to 2; got 7"):
         corner_question(target=7)(rows(3))
+
+
+def test_under_further_occlusions_what_was_answered_is_not_asked_again() -> None:
+    def model(x: Tensor) -> Tensor:
+        red = x[:, 0].mean((1, 2))
+        return torch.stack([red, torch.full_like(red, 0.4)], 1) * 100
+
+    classifier = suffice.Classifier(
+        model, input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True
+    )
+    question = suffice.Question(classifier, torch.ones(3, 8, 8), occlusion="max", keep_confidence=0.0)
+    parts = torch.zeros(2, 8, 8, dtype=torch.bool)
+    parts[0, :2], parts[1, :6] = True, True
+    assert question(parts).tolist() == [True, True]
+    asked = classifier.forward_passes
+    stricter = question.under([make_occlusion(classifier, "min")])
+    assert stricter(parts).tolist() == [False, True]
+    assert classifier.forward_passes == asked + 2  # each part on black; not on white again
+    assert question(parts).tolist() == [True, True]
+    assert classifier.forward_passes == asked + 2
+    assert stricter.occlusion == "max"  # what was asked for

@@ -262,7 +262,8 @@ class _Job:
         from suffice.saved import FILES
 
         if self.folder is not None:
-            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY, *COUNTEREXAMPLE), only=True)
+            maybe = () if self.certificate is None else COUNTEREXAMPLE
+            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY, *maybe), only=True)
         photo = read_photo(path)
         check_photo(self.expect, photo)
         explanation, counterexample = self._found(photo, path, progress)
