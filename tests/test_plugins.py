@@ -206,7 +206,7 @@ def test_names_and_objects_are_the_same() -> None:
     for given in (["keeps_class"], [metric], metric):
         assert suffice.score(classifier, image, by_name, given, occlusion=fill) == {"keeps_class": 1.0}
     # What is installed does not change what a call asks for that does not name it.
-    assert "keeps_class" not in suffice.score(classifier, image, by_name)
+    assert "keeps_class" not in suffice.score(classifier, image, by_name, occlusion=fill)
     with pytest.raises(InputError, match=r"unknown metric 'keep_class' \(did you mean keeps_class\?\)"):
         suffice.score(classifier, image, by_name, ["keep_class"])
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from suffice.benchmark.tables import read_report
 from suffice.errors import InputError
+from suffice.folders import OutputFolder
 from suffice.report.tables import as_markdown
 
 
@@ -93,10 +94,11 @@ def test_an_older_folder_has_its_images_counted(run: Any, toy: dict[str, Any], t
     for name in ("counts", "classes"):
         del content[name]
     content["config"]["datasets"][0] = {"source": "toys", "label": "toys", "split": "test"}
-    path.write_text(json.dumps(content))
+    folder = OutputFolder(path.parent, "bench")
+    folder.write({path.name: json.dumps(content)})
     assert read_report(tmp_path / "out").images == "toys: 4 images found, 4 used."
     content["config"]["datasets"][0]["source"] = toy["datasets"][0]["source"]
-    path.write_text(json.dumps(content))
+    folder.write({path.name: json.dumps(content)})
     assert run(toy)[0].cells == 0, "what an earlier version made is still there"
     assert not [line for line in run.said if line.startswith("changed")]
 

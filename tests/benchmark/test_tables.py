@@ -244,6 +244,16 @@ def test_what_two_standard_errors_do_not_tell_apart_is_best_together(content: di
     assert not any(entries[0].best for _, entries in table.rows), "one image tells nothing apart"
 
 
+def test_a_mean_area_of_nothing_is_never_the_best(content: dict[str, Any]) -> None:
+    content |= {"differences": [], "tables": [{"metrics": ["area"], "down": "occlusion"}]}
+    rows = [row(i, "zero", "area", 0.0) for i in "abc"]
+    rows += [row(i, "max", "area", value) for i, value in zip("abc", (0.2, 0.21, 0.22), strict=True)]
+    rows += [row(i, "deactivate", "area", value) for i, value in zip("abc", (0.6, 0.61, 0.62), strict=True)]
+    config = make_config(content)
+    (table,) = tables(grouped(rows, config), config)
+    assert {name: entries[0].best for name, entries in table.rows} == {"zero": False, "max": True, "deactivate": False}
+
+
 def test_a_table_of_areas_says_how_many_parts_are_insufficient_or_empty(content: dict[str, Any]) -> None:
     content |= {"differences": [], "seeds": [0, 1]}
     content["tables"] = [{"title": "Sizes", "metrics": ["area"], "down": "occlusion", "across": "level"}]

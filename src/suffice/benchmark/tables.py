@@ -284,6 +284,9 @@ def _best(
         if len(names := {groups[cell].metric for cell in there}) > 1:
             continue  # several metrics beside each other
         metric = names.pop()
+        there = {cell: value for cell, value in there.items() if value != metric_of(metric).no_merit}
+        if not there:
+            continue
         digits = _digits(spec, metric) + (2 if spec.percent else 0)
         choose: Callable[..., tuple[Any, Any]] = max if metric_of(metric).higher_is_better else min
         top = choose(there, key=there.__getitem__)
