@@ -194,7 +194,7 @@ def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
 
     dataset = load_dataset("mnist", arguments.data, "test")
     rows = []
-    for network in TRAINING:
+    for network in arguments.network or TRAINING:
         classifier = classifier_of(network, arguments.runs)
         for digit in range(digits):
             image = to_model(dataset.photo(digit), classifier)
