@@ -194,7 +194,7 @@ def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
 
     dataset = load_dataset("mnist", arguments.data, "test")
     rows = []
-    for network in TRAINING:
+    for network in arguments.network or TRAINING:
         classifier = classifier_of(network, arguments.runs)
         for digit in range(digits):
             image = to_model(dataset.photo(digit), classifier)
@@ -202,7 +202,7 @@ def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
     names = list(rows[0][2])
     drawn = Figure(figsize=(1.5 * (1 + len(names)), 1.55 * len(rows)), layout="constrained")
     axes = drawn.subplots(len(rows), 1 + len(names))
-    for line, (network, image, found) in zip(axes, rows, strict=True):
+    for number, (line, (network, image, found)) in enumerate(zip(axes, rows, strict=True)):
         for axis, (name, mask) in zip(line, [("", None), *found.items()], strict=True):
             shown = image[0].expand(3, 28, 28).clone()
             if mask is not None:
@@ -214,7 +214,7 @@ def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
             axis.imshow(shown.permute(1, 2, 0).numpy())
             axis.set_axis_off()
             size = network if mask is None else f"{int(mask.sum())} px"
-            axis.set_title(f"{name}\n{size}" if line is axes[0] else size, fontsize=7)
+            axis.set_title(f"{name}\n{size}" if number == 0 else size, fontsize=7)
     drawn.savefig(arguments.figure, dpi=110)
 
 

@@ -22,6 +22,7 @@ from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
 from suffice.folders import RECORD, locked_folder
+from suffice.images import to_model
 from suffice.training.classifier import ClassifierTask, ClassifierTraining, accuracy, varied
 from suffice.training.examples import Batches, Examples
 from suffice.training.run import CHECKPOINT, HISTORY, Machine, fit
@@ -139,6 +140,23 @@ def test_a_finished_run_is_not_trained_again(photos: Path, tmp_path: Path) -> No
     first, _ = train(photos, tmp_path / "run")
     again, _ = train(photos, tmp_path / "run")
     assert all(torch.equal(a, b) for a, b in zip(first.module.parameters(), again.module.parameters(), strict=True))
+
+
+def test_with_an_epsilon_the_decisions_on_training_photos_can_be_proved(photos: Path, tmp_path: Path) -> None:
+    from suffice.guarantees.proof import Verifier
+
+    dataset, everything = load_dataset(str(photos), split="train"), torch.ones(16, 16, dtype=torch.bool)
+    proved = []
+    for epsilon in (0.0, 0.25):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+        classifier = Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits")
+        settings = ClassifierTraining(epochs=20, batch_size=8, learning_rate=1e-2, epsilon=epsilon)
+        task, out = ClassifierTask(classifier, dataset, settings), tmp_path / str(epsilon)
+        assert fit(task, Examples(dataset, classifier, print), CPU, out, {"task": "test"}, print)
+        images = [to_model(dataset.photo(index), classifier) for index in range(0, 24, 4)]
+        proved.append(sum(Verifier(classifier, x, int(i >= 3), 0.25).proves(everything) for i, x in enumerate(images)))
+    assert proved[1] > proved[0]
 
 
 def test_it_learns(photos: Path, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def explanation_of(
         version=version("suffice"),
         image=question.name,
         notes=tuple(notes),
+        guarantee=None if found.guarantee is None else found.guarantee.to_dict(),
         curves={name: list(values) for name, values in found.curves.items()},
         made=made_by(classifier, question.image, question.sha256, complete.model_dump()),
     )
