@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -200,3 +201,18 @@ def test_what_cannot_be_certified_leaves_its_counterexample(suffice: Any, photo:
 def test_rho_without_certify_is_an_error(suffice: Any, photo: str) -> None:
     (line,) = suffice.corner(photo, "--rho", "0.8").complaints(1)
     assert line.startswith("suffice: expected --certify NUMBER with --rho and --over")
+
+
+def test_what_made_a_verdict_is_beside_it_and_makes_it_again(suffice: Any, photo: str, elsewhere: str) -> None:
+    place = str(Path(photo).resolve())
+    assert suffice("verify", place, elsewhere, *MODEL, "--out", "checked", "--seed", "3").status == 0
+    text = Path("checked/guarantee.json").read_text()
+    assert str(Path.cwd()) not in text
+    first = json.loads(text)
+    again = first["made"]["again"]
+    assert (first["image"], again["folder"]) == ("photo.png", "..")
+    assert suffice(*shlex.split(again["command"])[1:]).status == 0
+    second = json.loads(Path("checked/guarantee.json").read_text())
+    for content in (first, second):
+        del content["guarantee"]["seconds"]
+    assert first["guarantee"] == second["guarantee"]

@@ -28,7 +28,7 @@ from suffice.guarantees.bounds.convolution import Convolution
 from suffice.guarantees.bounds.layer import Rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from random_networks import points_in, random_boxes, random_classifier
+from small_networks import points_in, random_boxes, random_classifier
 
 ROUNDING = 1e-9
 

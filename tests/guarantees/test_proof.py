@@ -20,7 +20,7 @@ from suffice.guarantees import Guarantee
 from suffice.guarantees.proof import Verifier, prove
 
 sys.path.insert(0, str(Path(__file__).parent))
-from random_networks import random_classifier
+from small_networks import random_classifier
 
 
 def small(seed: int) -> Classifier:

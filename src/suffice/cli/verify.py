@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
+from suffice.cli.again import Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import (
     COUNTEREXAMPLE,
     counterexample_files,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from suffice.classifier import Classifier
     from suffice.guarantees import Guarantee
+    from suffice.naming import Naming
     from suffice.progress import Progress
 
 _JSON = "guarantee.json"
@@ -94,6 +95,8 @@ def verify(
     device: Device = "auto",
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
+    paths: Paths = "relative",
+    expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
     """Find out how far it carries that the part of IMAGE in MASK suffices: by draws, or by a proof.
@@ -128,10 +131,17 @@ def verify(
         show_traceback=show_traceback,
         batch_size=batch_size,
     )
+    check_weights(expect, classifier)
     if target is not None:
         classifier.class_index(target)
+    loading = {"model": model, "weights": weights, "classes": classes, "target": target, **model_options.words()}
+    if device != "auto":
+        loading["device"] = device
+    named = naming(paths, image, mask, loading, over, out)
     test = {"over": over, "rho": rho, "confidence": confidence, "draws": draws}
-    call = _Call(classifier, image, mask, content, alpha_min, target, test, epsilon, seed, as_json)
+    call = _Call(
+        classifier, image, mask, content, alpha_min, target, test, epsilon, seed, as_json, loading, named, expect
+    )
     with writable(out) as folder, one_line(f"could not verify {mask} with {classifier.name}", show_traceback):
         return call.run(folder)
 
@@ -150,6 +160,9 @@ class _Call:
     epsilon: float | None
     seed: int
     as_json: bool
+    loading: dict[str, Any]
+    named: Naming
+    expect: list[str] | None
 
     def run(self, folder: Path | None) -> int:
         """Say what is known of the part, and write it; returns the exit status."""
@@ -157,10 +170,12 @@ class _Call:
         from suffice.folders import OutputFolder
         from suffice.guarantees import in_words
         from suffice.images import frame_of, prepare, read_photo
+        from suffice.provenance import made_by
 
         if folder is not None:
             OutputFolder(folder, "verify").check((*COUNTEREXAMPLE, _JSON))
         photo = read_photo(self.image)
+        check_photo(self.expect, photo)
         pixels = prepare(photo, self.classifier)
         part = self._part(frame_of(photo.pixels.size, self.classifier.preprocessing))
         target: int | str | None = self.target
@@ -176,9 +191,11 @@ class _Call:
         files: dict[str, bytes | str] = {}
         if folder is not None and found.counterexample is not None:
             files |= counterexample_files(found.counterexample)
+        made = made_by(self.classifier, pixels, photo.sha256)
         facts = self._facts(index, part, found.to_dict(COUNTEREXAMPLE[0] if files else None), notes)
+        facts |= {"made": made | {"again": self._again(folder, made)}}
         if folder is not None:
-            text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            text = json.dumps(self.named(facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             OutputFolder(folder, "verify").write(files | {_JSON: text}, only=True)
         if self.as_json:
             say(json.dumps(facts, ensure_ascii=False, allow_nan=False))
@@ -199,12 +216,20 @@ class _Call:
 
     def _guarantee(self, pixels: Tensor, part: Tensor, target: int, progress: Progress) -> Guarantee:
         if self.epsilon is not None:
-            return _prove()(
+            from suffice.guarantees.proof import prove
+
+            return prove(
                 self.classifier, pixels, part, epsilon=self.epsilon, target=target, seed=self.seed, progress=progress
             )
         from suffice.guarantees import certify
 
         return certify(self.classifier, pixels, part, target, seed=self.seed, progress=progress, **self.test)
+
+    def _again(self, folder: Path | None, made: dict[str, Any]) -> dict[str, Any]:
+        """How to make it again, fit for JSON."""
+        options = self.loading | self.test | {"epsilon": self.epsilon, "alpha-min": self.alpha_min, "seed": self.seed}
+        options["expect"] = expected_of(made)
+        return again("verify", options, [self.image, self.mask], self.named, out=folder, beside=folder).as_dict()
 
     def _part(self, frame: Any) -> Tensor:
         """The part, bool (H, W), as the model sees it."""
@@ -248,12 +273,3 @@ class _Call:
             **({} if self.classifier.weights is None else {"weights": self.classifier.weights}),
             **self.classifier.facts(),
         }
-
-
-def _prove() -> Any:
-    try:
-        return importlib.import_module("suffice.guarantees.proof").prove
-    except ModuleNotFoundError as error:
-        if error.name != "suffice.guarantees.proof":
-            raise
-        raise InputError("this suffice has no proofs: expected --over, without --epsilon") from error
