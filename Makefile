@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table4 table5 clean
+.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -13,6 +13,10 @@ test: lint types
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+# Ten thousand calls with hostile input; some ten minutes on two cores.
+test-hostile: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hostile tests/hostile
 
 lint: .venv/dev
 	$(BIN)/ruff format --check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import math
 import pickle
@@ -17,6 +18,7 @@ from torch import Tensor
 from suffice.errors import InputError, reason
 from suffice.files import check_file
 
+_MOST_DIMENSIONS = 64  # of NumPy's own
 LARGEST = 2**31
 """Bytes of an array: more than a float64 for each pixel of the largest image that is read."""
 
@@ -52,6 +54,7 @@ def npy_from(file: IO[bytes], size: int, name: str) -> np.ndarray[Any, Any]:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, in_columns, dtype = read_header[version](file)
+        shape = tuple(map(int, shape))  # a header may say True
         content = file.read(size)
     except Exception as error:  # a damaged header breaks numpy in a dozen ways
         raise InputError(f"expected a readable .npy file; {name}: {reason(error)}") from error
@@ -63,6 +66,8 @@ def npy_from(file: IO[bytes], size: int, name: str) -> np.ndarray[Any, Any]:
             f"expected as many bytes as the header of {name} promises, {' x '.join(map(str, shape))} of {dtype}; got "
             f"{len(content):,}"
         )
+    if len(shape) > _MOST_DIMENSIONS:
+        raise InputError(f"expected an array of at most {_MOST_DIMENSIONS} dimensions; {name} has {len(shape)}")
     array = np.frombuffer(content, dtype, count)
     return array.reshape(shape, order="F" if in_columns else "C")
 
@@ -103,10 +108,7 @@ def read_tensors(path: Path) -> Any:
     """
     check_file(path, "a PyTorch file", LARGEST)
     try:
-        check_zip(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -139,6 +141,41 @@ def check_zip(path: Path) -> None:
         raise InputError(f"expected a PyTorch file without damage; in {path} the checksum of {damaged} differs")
 
 
+def load_plain(path: Path) -> Any:
+    """What `torch.save` has put into a file: plain values and tensors; code in it is never run.
+
+    Raises:
+        InputError: as `check_zip`.
+        pickle.UnpicklingError: it holds code or objects, or is damaged.
+        Exception: of a dozen other types, for a damaged file.
+    """
+    check_zip(path)
+    # A Namespace, where timm's training script keeps its options, is a plain record of values.
+    with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+        warnings.simplefilter("ignore")  # of pickle protocols, old formats and sparse tensors
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a `.safetensors` file by name, and what it says of itself.
+
+    Args:
+        path: of the file.
+        what: was expected, such as "an adapter".
+
+    Raises:
+        InputError: no such file, or a damaged one.
+    """
+    from safetensors import safe_open
+
+    check_file(path, what)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  # no dict
+    except Exception as error:  # the library's own, the system's, and those of torch for a type that it does not have
+        raise InputError(f"expected {what}; {path} is not a readable safetensors file: {reason(error)}") from error
+
+
 def plain_tensor(values: Any, most: int = LARGEST) -> Tensor:
     """A tensor of real numbers that lies in memory as it is, or can: dense, not quantised, not too large.
 
@@ -153,6 +190,20 @@ def plain_tensor(values: Any, most: int = LARGEST) -> Tensor:
     Traceback (most recent call last):
     suffice.errors.InputError: expected a tensor of at most 1,000,000,000 numbers; got 1,000,000 x 1,000,000
     """
+    if found := unusual(values):
+        raise InputError(f"expected a dense tensor of real numbers; got {found} tensor of {values.dtype}")
+    if values.numel() > most:
+        shape = " x ".join(f"{side:,}" for side in values.shape)
+        raise InputError(f"expected a tensor of at most {most:,} numbers; got {shape}")
+    return values.detach()
+
+
+def unusual(values: Tensor) -> str:
+    """What a tensor is besides dense and of real numbers, with its article; empty where it is just that.
+
+    >>> unusual(torch.ones(2)), unusual(torch.ones(2).to_sparse()), unusual(torch.ones(2) + 1j)
+    ('', 'a sparse', 'a complex')
+    """
     kinds = {
         "a nested": values.is_nested,
         "a sparse": values.layout != torch.strided,
@@ -160,9 +211,4 @@ def plain_tensor(values: Any, most: int = LARGEST) -> Tensor:
         "a meta": values.is_meta,
         "a complex": values.is_complex(),
     }
-    if found := next((kind for kind, so in kinds.items() if so), None):
-        raise InputError(f"expected a dense tensor of real numbers; got {found} tensor of {values.dtype}")
-    if values.numel() > most:
-        shape = " x ".join(f"{side:,}" for side in values.shape)
-        raise InputError(f"expected a tensor of at most {most:,} numbers; got {shape}")
-    return values.detach()
+    return next((kind for kind, so in kinds.items() if so), "")

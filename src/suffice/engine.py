@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from suffice.errors import InputError
+from suffice.errors import InputError, said_by
 from suffice.faster import faster_copy, state_of
 from suffice.inside import as_written, without_backward_hooks
 from suffice.memory import available_memory
@@ -394,4 +394,4 @@ def _autocast(device: torch.device, precision: Precision) -> contextlib.Abstract
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says so: also as the CPU allocator of Linux and of Windows, MPS and cuDNN say it."""
     phrases = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in phrases)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said_by(error) for words in phrases)

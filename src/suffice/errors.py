@@ -11,21 +11,36 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """A wrong call or an unusable input: what was expected and what was received, in one line.
 
-    The line stays one line also where a file's name or another library's message has several.
+    The line stays one line also where a file's name or another library's message has several, and loses its middle
+    where it is very long.
 
     >>> print(InputError("expected an image; got two\\nlines.jpg"))
     expected an image; got two lines.jpg
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(in_one_line(message))
 
 
 class Notice(UserWarning):
     """Something that was assumed or left out, and that whoever uses the result should know; a warning in one line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(in_one_line(message))
+
+
+def in_one_line(text: str) -> str:
+    """A text in one line, without its middle where that is long.
+
+    >>> len(in_one_line("x" * 10_000_000)), in_one_line("two\\nlines")
+    (2003, 'two lines')
+    """
+    line = " ".join(text.splitlines())
+    return line if len(line) <= 2 * _END else f"{line[:_END]} … {line[-_END:]}"
+
+
+_END = 1000
+"""Characters that a long message keeps at either end."""
 
 
 def reason(error: BaseException) -> str:
@@ -34,7 +49,26 @@ def reason(error: BaseException) -> str:
     >>> reason(OSError("no route to host\\nand advice")), reason(TimeoutError())
     ('no route to host', 'TimeoutError')
     """
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(said_by(error).splitlines()), type(error).__name__)
+
+
+def said_by(error: BaseException) -> str:
+    """An error's own text; empty where it has none, or fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def fault_of(error: BaseException, *, whole: bool = False) -> str:
+    """What the code of somebody else raised, in one line: its type, and what it says first, or the whole of it.
+
+    >>> fault_of(KeyError("state")), fault_of(GeneratorExit()), fault_of(SystemExit(0))
+    ("KeyError: 'state'", 'GeneratorExit', 'its code ended the program, SystemExit: 0')
+    """
+    kind, text = type(error).__name__, " ".join(said_by(error).split())
+    message = in_one_line(f"{kind}: {text if whole else reason(error)}" if text else kind)
+    return f"its code ended the program, {message}" if isinstance(error, SystemExit) else message
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

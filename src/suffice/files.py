@@ -23,6 +23,9 @@ _PART = re.compile(r"\.suffice-[0-9a-f]{32}\.part")
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 """How a file system says that it has no locks."""
 
+_DEEPEST = 64
+"""Lists and mappings that lie in one another in a file of ours, or of anybody's."""
+
 _OLD = 86_400
 """Seconds after which an unfinished file counts as left behind where locks do not tell."""
 
@@ -55,6 +58,15 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
 def as_bytes(content: bytes | memoryview | str) -> bytes | memoryview:
     """Text as UTF-8; halves of characters, as in a name that is not UTF-8, become JSON's own escapes."""
     return content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+
+
+def storable(text: str) -> str:
+    r"""A text as any file can hold it: halves of characters are written as JSON escapes them.
+
+    >>> storable("half \ud83d")
+    'half \\ud83d'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Part:
@@ -265,14 +277,70 @@ def parse_json(data: bytes, what: str) -> Any:
     """JSON from bytes in UTF-8.
 
     Raises:
-        InputError: no JSON, brackets too deep, or a number of thousands of digits.
+        InputError: no JSON, or as `check_structure`.
+    """
+    return parsed(json.loads, data, what, "JSON")
+
+
+def parsed(parse: Callable[[str], Any], data: bytes, what: str, kind: str) -> Any:
+    """What a parser makes of text in UTF-8, which may begin with a mark of that.
+
+    Args:
+        parse: raises ValueError for what is none.
+        data: of a file that was read with a limit to its size.
+        what: was expected.
+        kind: how messages call what the parser takes, such as "JSON".
+
+    Raises:
+        InputError: it cannot be parsed, or as `check_structure`.
+
+    >>> parsed(json.loads, b"[" * 10**5, "a list", "JSON")
+    Traceback (most recent call last):
+    suffice.errors.InputError: expected a list; its brackets are nested too deep
     """
     try:
-        return json.loads(data.decode("utf-8"))
-    except RecursionError as error:
+        content = parse(data.decode("utf-8-sig"))
+    except (RecursionError, MemoryError) as error:  # how a parser runs out of stack
         raise InputError(f"expected {what}; its brackets are nested too deep") from error
-    except ValueError as error:
-        raise InputError(f"expected {what}; it is no JSON: {reason(error)}") from error
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise InputError(f"expected {what}; it is no {kind}: {reason(error)}") from error
+    check_structure(content, what)
+    return content
+
+
+def check_structure(content: Any, what: str) -> None:
+    """Check that nothing in plain content breaks who goes through it later: no depth, and no number.
+
+    Args:
+        content: lists and mappings, which may hold themselves, of anything.
+        what: was expected.
+
+    Raises:
+        InputError: they lie too deep in one another, or a whole number has more than 64 bits.
+
+    >>> check_structure({"seed": 2**64}, "settings")
+    Traceback (most recent call last):
+    suffice.errors.InputError: expected settings; it has a whole number of 65 bits
+    """
+    level, seen = [content], set()
+    for _ in range(_DEEPEST):
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, int) and value.bit_length() > 64:
+                raise InputError(f"expected {what}; it has a whole number of {value.bit_length()} bits")
+            if isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+                seen.add(id(value))
+                inside += [*value, *value.values()] if isinstance(value, Mapping) else value
+        if not (level := inside):
+            return
+    raise InputError(f"expected {what}; its brackets are nested too deep")
+
+
+def first_fault(error: Any) -> str:
+    """Where content is not what its schema says, and why: the first complaint of pydantic's."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from suffice.files import (
     Part,
     as_bytes,
     check_file,
+    first_fault,
     folder_to_disk,
     lock_file,
     read_bytes,
@@ -91,16 +92,19 @@ class OutputFolder:
     def __init__(self, path: str | os.PathLike[str], command: str) -> None:
         self.path, self.command = Path(path), command
 
-    def check(self, names: Iterable[str], *, only: bool = False) -> None:
+    def check(self, names: Iterable[str], *, only: bool = False, below: bool = False) -> None:
         """Check that files may be written, before any work is done for them.
 
         Args:
             names: of the files.
             only: as of `write`.
+            below: the folder lies in the one that the user named: then it is no link, which would lead out of it.
 
         Raises:
-            InputError: there is one that suffice did not write, or that was changed since.
+            InputError: there is one that suffice did not write, or that was changed since; a link.
         """
+        if below:
+            check_no_link(self.path)
         record = _read_record(self.path)
         if only:
             self._check_mine()
@@ -215,6 +219,12 @@ class OutputFolder:
             with contextlib.suppress(InputError):  # it has just been moved to its place
                 return read_bytes(part, what, most)
         return read_bytes(self.path / name, what, most)
+
+
+def check_no_link(folder: Path) -> None:
+    """Raises InputError for a link in the place of a folder of results, which would lead out of the one above it."""
+    if folder.is_symlink():
+        raise InputError(f"expected {folder} to be free, or a folder; it is a link to {os.readlink(folder)}")
 
 
 @contextlib.contextmanager
@@ -345,8 +355,7 @@ def _read_record(folder: Path) -> _Record:
     try:
         return _Record.model_validate_json(read_bytes(path, what, _LARGEST_RECORD))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise InputError(f"expected {what}; {path} is none: {first['msg']}") from error
+        raise InputError(f"expected {what}; {path} is none: {first_fault(error)}") from error
 
 
 def _write_record(folder: Path, files: Mapping[str, _Written]) -> None:

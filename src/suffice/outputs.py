@@ -236,9 +236,11 @@ def as_tensor(values: Any) -> Tensor:
     try:
         array = np.asarray(values)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch knows neither
-        return torch.from_numpy(array)
+        if array.flags.writeable and min(array.strides, default=0) >= 0:
+            return torch.from_numpy(array)
+        # torch knows no others; what is broadcast stays so, as a copy may take more memory than there is.
+        once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)
+        return torch.from_numpy(array[once].copy()).expand(array.shape)
     except (TypeError, ValueError) as error:
         raise InputError(f"expected a tensor or an array of numbers; got {type(values).__name__}: {error}") from error
 

@@ -20,6 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_LARGEST_SIDE = 16_384  # of a model's input, in pixels: a gigabyte of colours each time that it is asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or min(self.input_size) < 1:
             raise InputError(f"expected input_size as (height, width), each at least 1; got {self.input_size!r}")
+        if max(self.input_size) > _LARGEST_SIDE:
+            raise InputError(f"expected input_size of at most {_LARGEST_SIDE:,} pixels a side; got {self.input_size!r}")
         usable = all(math.isfinite(m) for m in self.mean) and all(0 < s < math.inf for s in self.std)
         if len(self.mean) != len(self.std) or not self.mean or not usable:
             raise InputError(

@@ -430,6 +430,8 @@ def check_demands(keep_confidence: float, kind: str, seed: int) -> None:
         raise InputError(f"expected keep_confidence (γ) in [0, 1]; got {keep_confidence}")
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
+    if seed >= 2**63:  # torch takes no more
+        raise InputError(f"expected a seed of at most {2**63 - 1}; got {seed}")
 
 
 def _least(answers: Sequence[Answer]) -> Answer:

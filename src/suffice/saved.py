@@ -21,7 +21,7 @@ from torch import Tensor
 from suffice.arrays import npy_from
 from suffice.errors import InputError
 from suffice.explanation import Explanation
-from suffice.files import parse_json
+from suffice.files import first_fault, parse_json
 from suffice.folders import OutputFolder
 from suffice.images import open_checked
 
@@ -30,7 +30,7 @@ FILES = ("mask.png", "saliency.npy", "raw_saliency.npy", JSON)
 OF = "explain"
 """Whose files these are; see `suffice.folders`."""
 
-_LARGEST_JSON, _LARGEST_MAP = 2**26, 2**31
+_LARGEST_JSON, _LARGEST_MAP = 2**24, 2**31
 _MAPS = ("mask", "saliency", "raw_saliency")
 _HALF_A_CHARACTER = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}|\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
@@ -100,9 +100,7 @@ def _checked(data: bytes, what: str) -> dict[str, Any]:
         # Names may have halves of characters, which are no text to the schema; it sees them replaced.
         _schema().model_validate_json(_HALF_A_CHARACTER.sub(rb"\\ufffd", data))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"expected {what}; got {f'{where}: ' if where else ''}{first['msg']}") from error
+        raise InputError(f"expected {what}; got {first_fault(error)}") from error
     content: dict[str, Any] = parse_json(data, what)
     return content
 

@@ -6,9 +6,13 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -348,3 +352,100 @@ def test_maps_of_an_adapter_keep_their_scale_and_another_adapter_is_another_meth
     assert run(toy)[0].cells == 0
     new_adapter(classifier, AdapterSettings(design="paper", seed=1)).save(other / "adapter.safetensors")
     assert run(toy)[0].cells == 4
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (SystemExit(0), "its code ended the program, SystemExit: 0"),
+        (GeneratorExit(), "GeneratorExit"),
+        (BaseException("of its own"), "BaseException: of its own"),
+    ],
+)
+def test_a_model_or_a_method_that_ends_the_program_costs_one_cell(
+    end: BaseException, said: str, run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy["models"].append({"model": "ending:build", "label": "ending"})
+    toy["methods"].append({"method": "lime"})
+
+    def fail(*arguments: Any) -> Any:
+        raise end
+
+    monkeypatch.setitem(sys.modules, "ending", SimpleNamespace(build=fail))
+    monkeypatch.setitem(METHODS._loaded, "lime", dataclasses.replace(METHODS["lime"], explain=fail))
+    outcome, rows = run(toy)
+    asked = {(row["model"], row["method"]): set() for row in rows}
+    for row in rows:
+        asked[row["model"], row["method"]].add(row["error"])
+    assert asked["ending", "causal"] == asked["ending", "lime"] == {said}
+    assert said in asked["corner", "lime"]
+    assert asked["corner", "causal"] == {""}
+    assert outcome.failed_rows == sum(row["status"] == "failed" for row in rows)
+
+    def interrupt(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "ending", SimpleNamespace(build=interrupt))
+    with pytest.raises(KeyboardInterrupt):  # nobody's fault
+        run(toy, "again")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take only names that are text")
+def test_names_that_are_no_text(run: Any, toy: dict[str, Any], photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_models
+
+    classifier = bench_models.corner()
+    classifier.class_names = ("a", "half \ud83d", "c")
+    monkeypatch.setattr(bench_models, "corner", lambda: classifier)
+    (photos / "a_1.png").rename(photos / os.fsdecode(b"caf\xe9_1.png"))
+    outcome, rows = run(toy)
+    assert outcome.failed_rows == 0
+    assert {row["image"] for row in rows} == {"caf\\udce9_1.png", "b_1.png", "c_0.png", "d_2.png"}
+    toy["metrics"].append({"names": ["msi"]})
+    outcome, again = run(toy)  # of the explanations that are stored
+    assert outcome.failed_rows == 0
+    assert len(again) > len(rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"setups": [{"id": 1}]}, "setups.0.id: Input should be a valid string"),
+        ({"images": {}}, "images of toys are missing"),
+        ({"levels": None}, "levels: Input should be a valid list"),
+        ({"metrics": {"a": {"b": [[[[]]] * 3] * 2}}}, "metrics: Input should be a valid list"),
+    ],
+)
+def test_a_run_json_that_is_damaged_is_refused(
+    change: dict[str, Any], said: str, run: Any, toy: dict[str, Any], tmp_path: Path
+) -> None:
+    run(toy)
+    path = tmp_path / "out" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError) as refused:
+        run(toy)
+    assert said in str(refused.value)
+    with pytest.raises(InputError):
+        read_report(tmp_path / "out")
+
+
+def test_a_part_of_another_table_is_refused(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    run(toy)
+    foreign = tmp_path / "out" / "rows" / "theirs.parquet"
+    pq.write_table(pa.table({"a": [1, 2]}), foreign)
+    for call in (lambda: run(toy), lambda: read_rows(tmp_path / "out")):
+        with pytest.raises(InputError, match=r"theirs\.parquet has no column setup of string"):
+            call()
+    foreign.unlink()
+    os.mkfifo(foreign)
+    with pytest.raises(InputError, match="is a pipe"):
+        read_rows(tmp_path / "out")
+
+
+def test_a_link_in_the_place_of_the_rows_is_not_followed(run: Any, toy: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "rows").symlink_to(tmp_path / "aside")
+    with pytest.raises(InputError, match="it is a link to"):
+        run(toy)
+    assert not list((tmp_path / "aside").iterdir())

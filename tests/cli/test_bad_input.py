@@ -132,7 +132,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "class too large": (["--target", "2"], "expected a class from 0 to 1; got 2"),
     "class below 0": (["--target", "-1"], "expected a class from 0 to 1; got -1"),
     "class name": (["--target", "dog"], "toy_models:corner has no class named 'dog'"),
-    "class names": (["--classes", "none.txt"], "got none.txt"),
+    "class names": (["--classes", "none.txt"], "there is none at none.txt"),
     "too many names": (["--classes", "three.txt"], "expected logits for 3 classes from toy_models:corner; got 2"),
     "keep above 1": (["--keep-confidence", "1.5"], "expected --keep-confidence from 0 to 1; got 1.5"),
     "keep below 0": (["--keep-confidence", "-0.1"], "got -0.1"),

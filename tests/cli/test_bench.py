@@ -144,7 +144,7 @@ def test_a_line_now_and_then_whatever_a_cell_takes(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("bench", "none.toml"), "expected a benchmark's TOML file; none.toml: No such file or directory"),
+        (("bench", "none.toml"), "expected a benchmark's TOML file; there is none at none.toml"),
         (("bench", "small.toml", "--engine", "spark"), "unknown engine 'spark'; expected local, ray"),
         (("bench", "small.toml", "--threads", "0"), "expected --threads of at least 1; got 0"),
         (("bench-report", "nowhere"), "expected a folder that suffice bench wrote; got nowhere, which has no run.json"),

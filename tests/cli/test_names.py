@@ -362,6 +362,24 @@ def test_a_model_that_ends_the_program_as_it_is_built(suffice: Any, save_photo: 
     assert "could not load ending:build: its code ended the program, SystemExit" in run.complaints(1)[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("sys.exit(0)", "its code ended the program, SystemExit"), ("raise GeneratorExit", "GeneratorExit")],
+)
+def test_a_model_that_always_ends_the_program(words: str, said: str, suffice: Any, save_photo: Any) -> None:
+    code = f"import sys, torch\nclass Ends(torch.nn.Module):\n    def forward(self, x):\n        {words}\n"
+    Path("always_ending.py").write_text(code)
+    options = ("--input-size", "32", "--mean", "0", "--std", "1", "--occlusion", "min", "--json")
+    sys.path.insert(0, os.getcwd())
+    try:
+        run = suffice("explain", save_photo("a.png"), "--model", "always_ending:Ends", *options)
+    finally:
+        sys.path.remove(os.getcwd())
+        sys.modules.pop("always_ending", None)
+    assert (run.status, run.out) == (2, "")
+    assert said in run.complaints(1)[0]
+
+
 # What was assumed of an image, and what was left out
 
 

@@ -294,7 +294,7 @@ def test_explain_gives_the_pixels_above_alpha_min_where_they_suffice(
 def test_explain_without_an_adapter_says_so() -> None:
     with pytest.raises(InputError, match="the method lax needs an adapter that"):
         suffice.explain(classifier(), torch.rand(3, 32, 32), method="lax")
-    with pytest.raises(InputError, match=r"there is no file nowhere\.safetensors"):
+    with pytest.raises(InputError, match=r"there is none at nowhere\.safetensors"):
         suffice.explain(
             classifier(), torch.rand(3, 32, 32), method="lax", adapter="nowhere.safetensors", keep_confidence=1
         )

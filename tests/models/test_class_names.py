@@ -177,8 +177,8 @@ def test_names_that_are_wrong_are_one_line(name: str, content: str, received: st
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "names.txt", "wb") as file:
-        file.truncate((16 << 20) + 1)
-    with pytest.raises(InputError, match=r"at most 16,777,216 bytes.*has 16,777,217"):
+        file.truncate((4 << 20) + 1)
+    with pytest.raises(InputError, match=r"at most 4,194,304 bytes.*has 4,194,305"):
         read_class_names(tmp_path / "names.txt")
 
 

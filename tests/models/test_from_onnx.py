@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -281,3 +284,33 @@ def test_paths_and_weights_that_make_no_sense_are_refused(tmp_path: Path) -> Non
         load_classifier(str(tmp_path / "folder.onnx"))
     with pytest.raises(InputError, match="an ONNX file holds its own weights"):
         load_classifier(str(tmp_path / "missing.onnx"), weights="weights.pth")
+
+
+def test_nothing_is_noted_for_the_makers_of_onnxruntime(tmp_path: Path) -> None:
+    export(network(), tmp_path / "model.onnx", torch.rand(1, 3, 8, 8))
+    for place in ("home", "tmp"):
+        (tmp_path / place).mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    program = (
+        "import os, sys, suffice\n"
+        "suffice.load_classifier(sys.argv[1], mean=0, std=1, outputs='logits')\n"
+        "assert 'ORT_DISABLE_TELEMETRY' not in os.environ\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "model.onnx")], env=environment, check=True)
+    left = [path for place in ("home", "tmp") for path in (tmp_path / place).rglob("*") if "onnx" in path.name.lower()]
+    assert not left
+
+
+def test_what_onnxruntime_raises_it_does_not_print(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    path = export(network(), tmp_path / "model.onnx", torch.rand(1, 3, 8, 8))
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        tensor.raw_data = tensor.raw_data[:-4]
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="is not a readable ONNX model"):
+        load_classifier(str(path))
+    assert capfd.readouterr() == ("", "")

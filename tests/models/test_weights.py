@@ -10,6 +10,7 @@ import random
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def test_what_is_no_weights_file_is_refused(content: bytes, suffix: str, tmp_pat
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     assert "there is none at" in refused(tmp_path / "missing.pth")
     (tmp_path / "folder.pth").mkdir()
-    assert "there is none at" in refused(tmp_path / "folder.pth")
+    assert "is a directory" in refused(tmp_path / "folder.pth")
     (tmp_path / "weights.h5").write_bytes(b"")
     assert "got weights.h5" in refused(tmp_path / "weights.h5")
     (tmp_path / "two\nlines.pth").write_bytes(b"")
@@ -307,10 +308,55 @@ def test_a_changed_bit_is_seen_by_the_checksum_where_there_is_one(tmp_path: Path
 def test_complex_weights_of_a_real_network_are_refused(tmp_path: Path) -> None:
     state = network().state_dict()
     torch.save(state | {"0.weight": state["0.weight"] * 1j}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match=r"does not hold weights of the network: 0\.weight is of complex numbers"):
+    with pytest.raises(InputError, match=r"does not hold weights of the network: 0\.weight is a complex tensor"):
         load_weights(network(), tmp_path / "weights.pth", "the network")
 
 
 def test_the_messages_name_a_way_out(tmp_path: Path) -> None:
     torch.save(network(), tmp_path / "whole.pth")
     assert re.search(r"safetensors, or with torch\.save\(model\.state_dict\(\)", refused(tmp_path / "whole.pth"))
+
+
+def test_a_file_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
+    path, state = tmp_path / "flipped.pth", network().state_dict()
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    values = next(iter(state.values())).numpy().tobytes()
+    data[data.find(values) + 1] ^= 1
+    path.write_bytes(data)
+    assert isinstance(torch.load(path, weights_only=True), dict)  # torch does not look
+    assert "the checksum of" in refused(path)
+
+
+def test_a_small_file_that_unpacks_to_more_than_it_may(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    torch.save(network().state_dict(), path)
+    data = bytearray(path.read_bytes())
+    place = data.find(b"PK\x01\x02")
+    data[place + 24 : place + 28] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "unpacks to" in refused(path)
+
+
+ODD: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "complex": (lambda tensor: tensor + 1j, "is a complex tensor of torch.complex64 where torch.float32 is expected"),
+    "quantised": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "is a quantised tensor"),
+    "sparse": (lambda tensor: tensor.to_sparse(), "is a sparse one"),
+    "meta": (lambda tensor: tensor.to("meta"), "is a meta one"),
+    "nested": (lambda tensor: torch.nested.nested_tensor([tensor, tensor[:1]]), "is a nested one"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_another_kind_are_refused(kind: str, tmp_path: Path) -> None:
+    change, said = ODD[kind]
+    state = network().state_dict()
+    name = next(iter(state))
+    path = tmp_path / "odd.pth"
+    torch.save({**state, name: change(state[name])}, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = refused(path)
+    assert name in message
+    assert said in message

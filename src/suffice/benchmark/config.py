@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,9 +55,14 @@ from suffice.benchmark.specs import (
     model_label,
 )
 from suffice.errors import InputError, did_you_mean
-from suffice.files import check_file
+from suffice.files import as_bytes, check_file, parsed, read_bytes
 
 _LARGEST_CONFIG = 2**24  # bytes
+_MOST_INCLUDED = 32  # files, one by the other
+
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![\w.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{64}}")
+"""For which the parser's time grows with the square of the parts."""
 
 Gamma = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
@@ -83,7 +89,7 @@ class BenchmarkConfig(Strict):
 
     title: str = ""
     note: str = ""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
     gammas: tuple[Gamma, ...] = ()
     areas: tuple[Area, ...] = ()
     cut_from: Gamma = 0.5
@@ -152,23 +158,25 @@ def load_config(path: str | os.PathLike[str]) -> BenchmarkConfig:
 
 def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file and what it includes, its own keys first."""
-    if path.exists():
-        check_file(path, "a benchmark's TOML file", _LARGEST_CONFIG)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        message = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise InputError(f"expected a benchmark's TOML file; {path}: {message}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"expected TOML in {path}; {error}") from error
+    data = read_bytes(path, "a benchmark's TOML file", _LARGEST_CONFIG)
+    content: dict[str, Any] = parsed(_toml, data, f"a benchmark's TOML file in {path}", "TOML")
     if (included := content.pop("include", None)) is None:
         return content
     if not isinstance(included, str):
         raise InputError(f"{path}: expected the name of a file to include; got {included!r}")
     includers = (*includers, path.resolve())
-    if (path.parent / included).resolve() in includers:
+    found = check_file(path.parent / included, f"a benchmark's TOML file that {path} includes")
+    if any(os.path.samestat(found, os.stat(one)) for one in includers):
         raise InputError(f"{path}: expected a file that does not include itself; got {included!r}")
+    if len(includers) > _MOST_INCLUDED:
+        raise InputError(f"{path}: expected at most {_MOST_INCLUDED} files that include one another; got more")
     return _read(path.parent / included, includers) | content
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if _LONG_KEY.search(text):
+        raise ValueError("a key of more than 64 parts")
+    return tomllib.loads(text)
 
 
 def make_config(content: dict[str, Any]) -> BenchmarkConfig:
@@ -216,4 +224,4 @@ def digest(content: Any) -> str:
     >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     True
     """
-    return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+    return hashlib.sha256(as_bytes(canonical(content))).hexdigest()[:16]

@@ -18,6 +18,7 @@ from suffice.benchmark.specs import DatasetSpec, dataset_label
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, ImageDataset, load_dataset
 from suffice.errors import InputError
+from suffice.files import storable
 from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
 from suffice.metrics.robustness import label_of
 
@@ -27,7 +28,7 @@ class Images:
 
     Args:
         name: what errors call them.
-        names: one an image.
+        names: one an image; what of a file's name is no text is escaped.
         labels: one an image, None for one that has none; None where none has one.
         read: the image of a number.
         chosen: numbers of the images that are measured; all may be backgrounds.
@@ -48,6 +49,7 @@ class Images:
         left_out: Mapping[str, int] = MappingProxyType({}),
         other_files: str = "",
     ) -> None:
+        names = [storable(each) for each in names]
         self.name, self.names, self.labels, self.chosen, self.class_names = name, names, labels, chosen, class_names
         rest = len(names) - len(chosen)
         drawn = {f"not among the {len(chosen):,} drawn": rest} if rest else {}

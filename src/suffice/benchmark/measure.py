@@ -22,7 +22,7 @@ from suffice.benchmark.rows import asked_row, ended_rows, named_row, stamped
 from suffice.benchmark.scores import scored
 from suffice.benchmark.specs import method_label, model_label
 from suffice.classifier import Classifier
-from suffice.errors import InputError
+from suffice.errors import InputError, fault_of
 from suffice.images import prepare
 from suffice.naming import Naming
 from suffice.provenance import versions
@@ -63,12 +63,15 @@ class Worker:
             torch.set_num_threads(threads)
         self._named = Naming([config.model_dump(), os.environ.get("SUFFICE_DATA", "")])
         self._images: dict[int, Images] = {}
-        self._model: tuple[int, Classifier | Exception] | None = None
+        self._model: tuple[int, Classifier | BaseException] | None = None
         self._backgrounds: dict[int, Backgrounds] = {}
         self._classes: dict[int, Sequence[int | None] | None] = {}
 
     def run(self, task: ImageTask) -> Iterator[Result]:
-        """Every cell of a task, each as soon as it is done; nothing that a model or a method raises comes through."""
+        """Every cell of a task, each as soon as it is done.
+
+        Nothing that a model or a method raises comes through, also where it would end the program; Ctrl-C does.
+        """
         started = time.perf_counter()
         try:
             classifier = self.classifier(task.model)
@@ -76,7 +79,9 @@ class Worker:
             photo = images.photo(task.number)
             image = ModelImage(classifier, prepare(photo, classifier), self._label(task, classifier), photo.sha256)
             left_out = self._left_out(task, image)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             for cell in task.cells:
                 yield self._failed(task, cell, error, started)
                 started = time.perf_counter()
@@ -100,13 +105,15 @@ class Worker:
         if self._model is None or self._model[0] != number:
             self._model, self._backgrounds, self._classes = None, {}, {}
             spec = self.config.models[number]
-            loaded: Classifier | Exception
+            loaded: Classifier | BaseException
             try:
                 loaded = load_model(spec)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 loaded = error
             self._model = number, loaded
-        if isinstance(self._model[1], Exception):
+        if isinstance(self._model[1], BaseException):
             raise self._model[1]
         return self._model[1]
 
@@ -134,7 +141,9 @@ class Worker:
             there = {level: unpack(row) for level, row in cell.stored.items()}
             missing = [plan.level for plan in cell.asked if plan.level not in there]
             new = explanations_of(self.config, cell.setup, image, missing, task.image) if missing else {}
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             return self._failed(task, cell, error, started, {"label": image.label, "image_digest": image.digest})
         rows: list[ResultRow] = []
         failure = ""
@@ -167,7 +176,9 @@ class Worker:
         try:
             backgrounds = self._backgrounds_for(task, image, spec.images)
             values = scored(image, found, names, spec, method, setup.occlusion, setup.seed, backgrounds)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             failure = _line(error)
         shared: ResultRow = {
             "label": image.label,
@@ -198,7 +209,7 @@ class Worker:
         return backgrounds
 
     def _failed(
-        self, task: ImageTask, cell: Cell, error: Exception, started: float, image: ResultRow | None = None
+        self, task: ImageTask, cell: Cell, error: BaseException, started: float, image: ResultRow | None = None
     ) -> Result:
         ended: ResultRow = {"status": "failed", "error": _line(error)}
         rows = ended_rows(self.config, cell, task.image, ended | (image or {}))
@@ -251,7 +262,5 @@ def _together(cell: Cell, groups: int) -> Iterator[tuple[int, tuple[str, ...], l
             yield group, names, plans
 
 
-def _line(error: Exception) -> str:
-    message = " ".join(str(error).split())
-    kind = type(error).__name__
-    return message if isinstance(error, InputError) else f"{kind}: {message}" if message else kind
+def _line(error: BaseException) -> str:
+    return str(error) if isinstance(error, InputError) else fault_of(error, whole=True)

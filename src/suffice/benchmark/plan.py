@@ -253,7 +253,9 @@ def _loaded(spec: ModelSpec) -> Classifier | None:
     try:
         classifier = load_model(spec, "cpu")
         classifier.logits(torch.zeros(1, len(classifier.preprocessing.mean), *classifier.preprocessing.input_size))
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its code may also end the program; its rows will say so
         return None
     return classifier
 

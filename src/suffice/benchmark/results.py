@@ -25,17 +25,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
 from suffice.errors import InputError, reason
-from suffice.files import csv_text, parse_json, read_bytes, write_whole
-from suffice.folders import OutputFolder, locked_folder
+from suffice.files import check_file, csv_text, first_fault, parse_json, read_bytes, storable, write_whole
+from suffice.folders import OutputFolder, check_no_link, locked_folder
 
 KEY = ("setup", "image", "at", "level", "cut", "metric_id")
 """What tells rows apart."""
 
 _LARGEST_RUN = 2**28
 """Bytes of `run.json`, which names every image."""
+
+_LARGEST_PART, _MOST_ROWS = 2**32, 10_000_000
+"""Bytes and rows of a part, which holds what two seconds have brought."""
+
+_READ = (*KEY, "dataset", "model", "method", "occlusion", "seed", "metric", "value", "status", "error", "provenance")
+"""The columns that are read again."""
 
 TIMES = ("seconds", "metric_seconds", "finished")
 """What differs from run to run, and is left out where tables of two runs are compared."""
@@ -102,6 +109,38 @@ def _schema(row: type) -> pa.Schema:
 SCHEMA, EXPLANATIONS = _schema(ResultRow), _schema(ExplanationRow)
 
 
+class _Kept(BaseModel):
+    """What is read again of a file of ours; what else is in it is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Setup(_Kept):
+    id: str
+    dataset: str
+    model: str
+
+
+class _Level(_Kept):
+    at: str
+    level: float
+    cut: str
+
+
+class _Run(_Kept):
+    config: dict[str, Any]
+    setups: list[_Setup]
+    levels: list[_Level]
+    metrics: list[str]
+    images: dict[str, list[str]]
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Run:
+        if missing := {setup.dataset for setup in self.setups} - self.images.keys():
+            raise ValueError(f"images of {min(missing)} are missing")
+        return self
+
+
 class Results:
     """A folder of a benchmark's results.
 
@@ -128,8 +167,9 @@ class Results:
         """
         with locked_folder(self.folder, below=(self.rows.name, self.explanations.name)):
             try:
-                self.rows.mkdir(exist_ok=True)
-                self.explanations.mkdir(exist_ok=True)
+                for part in (self.rows, self.explanations):
+                    check_no_link(part)
+                    part.mkdir(exist_ok=True)
             except OSError as error:
                 raise InputError(
                     f"expected an output folder that can be written to; got {self.folder}: {error}"
@@ -145,8 +185,11 @@ class Results:
 
     def _write_part(self, folder: Path, rows: list[Any], schema: pa.Schema) -> None:
         if folder not in self._next:
-            self._next[folder] = 1 + max((int(path.stem) for path in folder.glob("*.parquet")), default=-1)
+            self._next[folder] = 1 + max(
+                (int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdecimal()), default=-1
+            )
         buffer = pa.BufferOutputStream()
+        rows = [{name: storable(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
         write_whole(folder / f"{self._next[folder]:08d}.parquet", buffer.getvalue().to_pybytes())
         self._next[folder] += 1
@@ -163,17 +206,20 @@ class Results:
             return None
         try:
             content = parse_json(read_bytes(path, what, _LARGEST_RUN), what)
+            _Run.model_validate(content)
+        except ValidationError as error:
+            raise InputError(
+                f"expected {what}; {path} is one of something else ({first_fault(error)}): take another folder"
+            ) from error
         except InputError as error:
             raise InputError(f"expected {what}; {path}: {error}") from error
-        if not (isinstance(content, dict) and {"config", "setups"} <= content.keys()):
-            raise InputError(f"expected {what}; {path} is one of something else: take another folder")
         return content
 
     def parts(self) -> Iterator[list[ResultRow]]:
         """Rows, part by part, in the order in which they were written."""
         for path in sorted(self.rows.glob("*.parquet")):
             # Earlier versions wrote fewer columns.
-            yield [dict.fromkeys(SCHEMA.names) | row for row in read_table(path).to_pylist()]
+            yield [dict.fromkeys(SCHEMA.names) | row for row in read_table(path, needed=_READ).to_pylist()]
 
     def columns(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Some columns of all rows, in the order in which they were written."""
@@ -185,8 +231,8 @@ class Results:
         if self._stored is None:
             self._stored = {}
             for path in sorted(self.explanations.glob("*.parquet")):
-                for number, name in enumerate(read_table(path, ["explanation"])["explanation"].to_pylist()):
-                    self._stored[name] = path, number
+                names = read_table(path, ["explanation"])["explanation"].to_pylist()
+                self._stored |= {name: (path, number) for number, name in enumerate(names)}
         return self._stored
 
     def load(self, explanation: str) -> ExplanationRow | None:
@@ -195,17 +241,40 @@ class Results:
             return None
         path, number = place
         if self._last is None or self._last[0] != path:
-            self._last = path, read_table(path)
+            self._last = path, read_table(path, needed=EXPLANATIONS.names)
         row: ExplanationRow = self._last[1].slice(number, 1).to_pylist()[0]
         return row
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """One part; raises InputError where it is damaged."""
+def read_table(path: Path, columns: Sequence[str] | None = None, needed: Sequence[str] = ()) -> Any:
+    """One part.
+
+    Args:
+        path: of the part.
+        columns: that are read; all unless given.
+        needed: that it must have, besides those.
+
+    Raises:
+        InputError: it is damaged, or something else.
+    """
+    what = "a part that suffice bench wrote"
+    check_file(path, what, _LARGEST_PART)
     try:
-        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"expected a part that suffice bench wrote; {path}: {reason(error)}") from error
+        file = pq.ParquetFile(path)
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise InputError(f"expected {what}; {path} has {file.metadata.num_rows:,} rows")
+        types = {field.name: field.type for field in file.schema_arrow}
+        for name in (*needed, *(columns or ())):
+            wanted = (SCHEMA if name in SCHEMA.names else EXPLANATIONS).field(name).type
+            if types.get(name) != wanted:
+                raise InputError(f"expected {what}; {path} has no column {name} of {wanted}")
+        table = file.read(columns=None if columns is None else list(columns))
+        table.validate(full=True)
+        return table
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file breaks Arrow in a dozen ways
+        raise InputError(f"expected {what}; {path}: {reason(error)}") from error
 
 
 def row_key(row: Mapping[str, Any], columns: Sequence[str] = KEY) -> tuple[Any, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result
 from suffice.benchmark.plan import Cell, ImageTask, Needed, Plan, Setup, changes, explanation_id, needs
 from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_key
+from suffice.files import as_bytes, parse_json, storable
 
 _SECONDS_A_PART = 2.0
 """At most so much work is lost to a kill, besides the cell that is at work; a part takes about 20 ms to write."""
@@ -205,7 +205,10 @@ class _RowsThere:
             for row in part:
                 self.rows += 1
                 name = _short(row_key(row))
-                of_other_code = json.loads(row["provenance"]).get("code") != code
+                made_by = parse_json(
+                    storable(row["provenance"]).encode(), "the provenance of a row that suffice bench wrote"
+                )
+                of_other_code = made_by.get("code") != code
                 self.old += of_other_code
                 self._failed.discard(name)
                 if (retry and row["status"] == "failed") or (renew and of_other_code):
@@ -234,7 +237,7 @@ class _RowsThere:
 
 
 def _short(key: tuple[Any, ...]) -> bytes:
-    return hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
+    return hashlib.blake2b(as_bytes("\0".join(map(str, key))), digest_size=8).digest()
 
 
 def _with_stored(tasks: Iterator[ImageTask], results: Results | None) -> Iterator[ImageTask]:

@@ -57,7 +57,7 @@ class DatasetSpec(Strict):
     count: int | None = Field(default=None, ge=1)
     only: tuple[str, ...] = ()
     classes: dict[str, int | str] = {}
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class ModelSpec(Strict):

@@ -238,8 +238,8 @@ def _check(
         raise InputError(f"expected keep_confidence from 0 to 1; got {keep_confidence}")
     if nodes is not None and nodes < 1:
         raise InputError(f"expected at least one node a layer; got {nodes}")
-    if random < 0:
-        raise InputError(f"expected 0 or more random circuits; got {random}")
+    if not 0 <= random <= 10_000:
+        raise InputError(f"expected 0 to 10,000 random circuits; got {random}")
     if not 0 <= seed < 2**63:
         raise InputError(f"expected a seed from 0 to {2**63 - 1}; got {seed}")
 

@@ -12,7 +12,7 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, number, one_line, whole_number
-from suffice.cli.process import complain, say
+from suffice.cli.process import complain, is_terminal, say
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _Shown:
     """
 
     def __init__(self, seconds: float = _SECONDS_BETWEEN_LINES) -> None:
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._terminal = is_terminal()
         self._seconds = seconds
         self._last = self._changed = time.monotonic()
         self._line, self._state = "", ""

@@ -224,7 +224,7 @@ class _Job:
         from suffice.images import frame_of, read_photo
 
         if self.folder is not None:
-            OutputFolder(self.folder / name, "circuit").check(_FILES)
+            OutputFolder(self.folder / name, "circuit").check(_FILES, below=True)
         photo = read_photo(path)
         check_photo(self.expect, photo)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from suffice.cli.process import UnreadError, complain, print_traceback, printable, say
-from suffice.errors import InputError, reason
+from suffice.cli.process import UnreadError, complain, is_terminal, print_traceback, printable, say
+from suffice.errors import InputError, fault_of
 from suffice.progress import Progress
 
 if TYPE_CHECKING:
@@ -56,10 +55,8 @@ def one_line(what: str, show_traceback: bool) -> Iterator[None]:
     except BaseException as error:
         if show_traceback:
             print_traceback(error)
-        kind = type(error).__name__
-        message = f"{kind}: {reason(error)}" if str(error) else kind
-        message = f"its code ended the program, {message}" if isinstance(error, SystemExit) else message
-        raise InputError(f"{what}: {message}{'' if show_traceback else ' (--traceback shows where)'}") from error
+        hint = "" if show_traceback else " (--traceback shows where)"
+        raise InputError(f"{what}: {fault_of(error)}{hint}") from error
 
 
 def parse_settings(pairs: list[str], options: Collection[str] = ()) -> dict[str, str]:
@@ -118,7 +115,7 @@ def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManage
 
     It is there only while an image is being explained, and gone before its result is printed.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not is_terminal():
         return lambda path: contextlib.nullcontext(lambda share: None)
     from rich import progress as rich_progress
     from rich.console import Console

@@ -263,7 +263,7 @@ class _Job:
 
         if self.folder is not None:
             maybe = () if self.certificate is None else COUNTEREXAMPLE
-            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY, *maybe), only=True)
+            OutputFolder(self.folder / name, "explain").check((*FILES, _OVERLAY, *maybe), only=True, below=True)
         photo = read_photo(path)
         check_photo(self.expect, photo)
         explanation, counterexample = self._found(photo, path, progress)

@@ -175,7 +175,7 @@ def load(
             batch_size=batch_size,
             **options,
         )
-    classifier.find_out()
+        classifier.find_out()
     say_assumptions(classifier)
     return classifier
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import suffice
-from suffice.errors import InputError, Notice
+from suffice.errors import InputError, Notice, in_one_line
 
 
 class UnreadError(Exception):
@@ -98,17 +98,21 @@ def keep_stdout_for_results() -> None:
         with contextlib.suppress(OSError, ValueError):  # it is in memory, as a test has it
             copy = os.dup(results.fileno())
             results = open(copy, "w", encoding=results.encoding, errors=results.errors)  # noqa: SIM115  closed below
-    _kept.append((sys.stdout, results, before))
+    aside = _beside_stderr()
+    _kept.append((sys.stdout, results, before, aside))
     if before is not None:
         _point_at_stderr(1)
-    sys.stdout = sys.stderr if sys.stderr is not None else open(os.devnull, "w")  # noqa: SIM115  as long as we live
+    sys.stdout = aside
 
 
 def give_stdout_back() -> None:
     """Undo `keep_stdout_for_results`, as before the end of a command that was called inside another program."""
     while _kept:
-        stdout, results, before = _kept.pop()
+        stdout, results, before, aside = _kept.pop()
         _flush_c()
+        if aside is not sys.stderr:
+            with contextlib.suppress(OSError, ValueError):
+                aside.close()
         sys.stdout = stdout
         if before is not None:
             os.dup2(before, 1)
@@ -118,8 +122,19 @@ def give_stdout_back() -> None:
                 results.close()
 
 
-_kept: list[tuple[Any, Any, int | None]] = []
-"""stdout as it was, where results go, and a copy of file 1."""
+_kept: list[tuple[Any, Any, int | None, Any]] = []
+"""stdout as it was, where results go, a copy of file 1, and where what is printed goes."""
+
+
+def _beside_stderr() -> Any:
+    """What goes to stderr, and can be closed without it; where stderr is in memory, as a test has it, itself."""
+    if sys.stderr is None:
+        return open(os.devnull, "w")
+    try:
+        copy = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return sys.stderr
+    return open(copy, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 def _copy_of(handle: int) -> int | None:
@@ -157,7 +172,7 @@ def say(text: str, *, styled: bool = False) -> None:
     """
     stream = _kept[-1][1] if _kept else sys.stdout
     try:
-        print(text if styled else text.translate(_ESCAPES), file=stream, flush=True)
+        _print(text if styled else text.translate(_ESCAPES), stream, 1)
     except OSError as error:
         _discard(stream)
         if isinstance(error, BrokenPipeError):
@@ -168,8 +183,22 @@ def say(text: str, *, styled: bool = False) -> None:
 def complain(message: str) -> None:
     """One line on stderr."""
     if sys.stderr is not None:  # closed, as by `2>&-`; print would take stdout instead
-        line = " ".join(line.strip() for line in message.splitlines())
-        print(f"suffice: {line.translate(_ESCAPES)}", file=sys.stderr, flush=True)
+        line = in_one_line("\n".join(line.strip() for line in message.splitlines()))
+        _print(f"suffice: {line.translate(_ESCAPES)}", sys.stderr, 2)
+
+
+def is_terminal() -> bool:
+    """Whether stderr is one; nobody else may have closed it."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def _print(text: str, stream: Any, number: int) -> None:
+    """A line to a stream; past it to the file of that number where a model has closed the stream."""
+    if getattr(stream, "closed", False):
+        with open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as file:
+            print(text, file=file)
+    else:
+        print(text, file=stream, flush=True)
 
 
 def print_traceback(error: BaseException) -> None:

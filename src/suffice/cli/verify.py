@@ -173,7 +173,7 @@ class _Call:
         from suffice.provenance import made_by
 
         if folder is not None:
-            OutputFolder(folder, "verify").check((*COUNTEREXAMPLE, _JSON))
+            OutputFolder(folder, "verify").check((*COUNTEREXAMPLE, _JSON), only=True)
         photo = read_photo(self.image)
         check_photo(self.expect, photo)
         pixels = prepare(photo, self.classifier)

@@ -106,7 +106,7 @@ def with_certificate(
         forward_passes=passes.forward,
         backward_passes=passes.backward,
         seconds=time.perf_counter() - started,
-        notes=(*explanation.notes, *_notes(first, explanation, guarantee)),
+        notes=(*explanation.notes, *_notes(first, explanation, guarantee, settings.get("minimal"))),
     )
     return explanation, guarantee
 
@@ -174,12 +174,16 @@ def _explained(method: str | Method, settings: Mapping[str, Any], question: Ques
     return question.explain(method, **settings)
 
 
-def _notes(first: Explanation, last: Explanation, guarantee: Guarantee) -> list[str]:
+def _notes(first: Explanation, last: Explanation, guarantee: Guarantee, minimal: str | None) -> list[str]:
     if guarantee.verdict != "certified":
         return ["No certificate: see what was found out instead."]
     if first is last:
         return []
+    notes = (
+        [] if minimal is None else [f"That no {minimal} can be left out was shown of that part, and not of this one."]
+    )
     return [
         f"A part of {first.area:.1%} is sufficient, too, but was not certified: this one was found under contexts in "
-        "which that one lost the class."
+        "which that one lost the class.",
+        *notes,
     ]

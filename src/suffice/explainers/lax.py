@@ -41,10 +41,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from suffice.arrays import read_safetensors
 from suffice.classifier import Classifier
 from suffice.engine import ByRow, seeded
 from suffice.errors import InputError, reason
@@ -52,6 +53,7 @@ from suffice.explainers.extraction import ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, MethodSettings
 from suffice.explainers.raw_maps import RawMaps, own_choice
 from suffice.features import Stage, record, spatial_stages
+from suffice.files import parse_json, storable
 from suffice.folders import OutputFolder
 from suffice.naming import Naming
 from suffice.progress import Progress
@@ -216,20 +218,16 @@ def load_adapter(path: str | os.PathLike[str], classifier: Classifier) -> Adapte
     Raises:
         InputError: no such file, not an adapter, or one that was trained on another backbone or other weights of it.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise InputError(f"expected an adapter that `suffice train-lax` wrote; there is no file {path}")
+    what = "an adapter that `suffice train-lax` wrote"
+    state, about = read_safetensors(Path(path), what)
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("suffice", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = parse_json(storable(about.get("suffice", "{}")).encode(), what)
         if header.get("format") != _FORMAT:
             raise InputError(f"expected an adapter that `suffice train-lax` wrote; {path} holds something else")
         settings, made_for = AdapterSettings(**header["settings"]), header["backbone"]
-    except (SafetensorError, OSError, ValueError, KeyError, ValidationError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # pydantic's, and those of another structure
         raise InputError(
             f"expected an adapter that `suffice train-lax` wrote in {path}; got {reason(error)}"
         ) from error

@@ -40,7 +40,7 @@ BLOCKS = 14
 """How many blocks restrictions have on the shorter side of an image: of 16 pixels where it is 224."""
 
 _OF_CERTIFICATES = int.from_bytes(b"certificate")
-_LABEL = re.compile(r"(?:^|[^0-9])([0-9]+)$")  # the number at the end of a name
+_LABEL = re.compile(r"(?:^|[^0-9])([0-9]{1,18})$")  # the number at the end of a name; what has more digits is no class
 
 
 class Request(NamedTuple):

@@ -52,7 +52,7 @@ class ScoreOptions(BaseModel):
     hide: Literal["inside", "all"] = "inside"
     ties: sweep.Ties = "order"
     drop: Literal["mask", "soft"] = "mask"
-    count: int = Field(100, ge=1)
+    count: int = Field(100, ge=1, le=100_000)
     rho_confidence: float | None = Field(None, gt=0, lt=1)
     backgrounds: Any = Field(None, exclude=True)  # images, which no record of the options holds
 

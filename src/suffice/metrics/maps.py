@@ -8,6 +8,7 @@ tensor([0.0000, 0.2500, 0.7500, 1.0000])
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:
         channels: of the model's input.
     """
     width, height = frame.crop
+    if isinstance(values, Tensor):
+        plain_tensor(values, LARGEST_PIXELS * max(channels, 1))
     shape = tuple(getattr(values, "shape", ()))
     of_photo = frame.photo_size[::-1]
     if of_photo != (height, width) and any(shape[i : i + 2] == of_photo for i in range(len(shape) - 1)):
@@ -234,9 +237,11 @@ def _the_one(names: list[str], path: Path) -> str:
 
 def _read_grey(path: Path) -> Tensor:
     try:
-        with open(path, "rb") as file, open_checked(file, str(path)) as opened:
-            opened.load()
-            return _grey(opened, str(path))
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")  # Pillow warns from half its size limit on
+            with open_checked(file, str(path)) as opened:
+                opened.load()
+                return _grey(opened, str(path))
     except InputError:
         raise
     except Exception as error:  # Pillow's readers raise a dozen types for a damaged file

@@ -17,11 +17,13 @@ Python module.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from suffice.callables import Layout
@@ -110,10 +112,12 @@ def _source(model: str | None, weights: str | None, num_classes: int | None, pro
     if prompts is not None:
         return _with_prompts(model, weights, prompts)
     if model is None or model in embedded.NAMES:
-        return embedded.load(model or embedded.NAME, weights)
+        with _random_numbers_kept(weights):
+            return embedded.load(model or embedded.NAME, weights)
     prefix, colon, rest = model.partition(":")
     if colon and rest and prefix in MODELS:
-        source = MODELS[prefix](rest, weights, num_classes)
+        with _random_numbers_kept(weights):
+            source = MODELS[prefix](rest, weights, num_classes)
         if not isinstance(source, Source):
             raise InputError(f"expected a Source of the model {model!r} from {prefix}; got {type(source).__name__}")
         return source
@@ -140,6 +144,11 @@ def is_own_function(model: str | None) -> bool:
     """
     prefix, _, rest = (model or "").partition(":")
     return bool(rest) and prefix not in MODELS and not rest.lower().endswith(".onnx")
+
+
+def _random_numbers_kept(weights: str | None) -> contextlib.AbstractContextManager[None]:
+    """Networks draw weights as they are built, also where others take their place: then nobody is to notice."""
+    return contextlib.nullcontext() if weights == "random" else torch.random.fork_rng(devices=[])
 
 
 def _with_prompts(model: str | None, weights: str | None, prompts: Sequence[str]) -> Source:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from suffice.arrays import unusual
 from suffice.errors import InputError
 
 _DEEPEST, _MOST_ENTRIES = 32, 10_000_000
@@ -139,7 +140,7 @@ def groups_in(content: Any, file: str) -> list[Group]:
     """Every mapping with tensors by name, however deep, but for an optimizer's.
 
     Raises:
-        InputError: there is none, or the nesting or the number of entries is out of bounds.
+        InputError: there is none, one that is not dense, or the nesting or the number of entries is out of bounds.
     """
     if not isinstance(content, Mapping):
         raise InputError(f"expected tensors by name in {file}; got {type(content).__name__}")
@@ -150,6 +151,9 @@ def groups_in(content: Any, file: str) -> list[Group]:
         tensors = {key: value for key, value in inner.items() if isinstance(value, Tensor)}
         entries += sum(not isinstance(value, (Mapping, list, tuple)) for value in inner.values())
         if tensors and not any(key.lower().startswith("optim") for key in path):
+            for name, tensor in tensors.items():
+                if unusual(tensor) in ("a nested", "a sparse", "a meta"):
+                    raise InputError(f"expected dense tensors in {file}; {name} is {unusual(tensor)} one")
             found.append(Group(path, tensors, getattr(mapping, "_metadata", None)))
     if not found:
         raise InputError(f"expected tensors by name in {file}; got none among its {entries} entries")

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import json
 import os
@@ -24,10 +25,10 @@ from typing import Any
 
 from suffice.class_names import found_in, imagenet_1k, names_in_order, ordered
 from suffice.errors import InputError, reason
-from suffice.files import check_file
+from suffice.files import check_structure, read_bytes
 
-_LARGEST_FILE = 16 << 20  # bytes; the 21,841 classes of ImageNet-21k with all their synonyms are 1 MB
-_LARGEST_LITERAL = 4 << 20  # of Python, whose parser takes a hundred times the memory
+_LARGEST_FILE = 4 << 20  # bytes; the 21,841 classes of ImageNet-21k with all their synonyms are 1 MB
+_LARGEST_YAML = 3 << 19  # whose parser takes five seconds for a million numbers
 _DEEPEST = 4  # keys above the names, as in {"model": {"config": {"id2label": …}}}
 
 _INDEX_AND_NAME = re.compile(r"\s*(\d{1,9})(?:\s*[:,;\t]\s*|\s+)(\S.*)")
@@ -51,13 +52,11 @@ def read_class_names(names: str | os.PathLike[str] | Sequence[str] | Mapping[Any
         return names_in_order(names)
     if names == "imagenet-1k":
         return imagenet_1k()
-    path = Path(names)
-    if path.exists():
-        check_file(path, "class names in a text file", _LARGEST_FILE)
+    path, what = Path(names), "class names in a text file, one a line"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected class names in a text file, one a line; got {path}: {error}") from error
+        text = read_bytes(path, what, _LARGEST_FILE).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"expected {what}; got {path}: {error}") from error
     found = _names_in(text, path)
     if len(found) < 2:
         raise InputError(f"expected at least two class names in {path}; got {len(found)}")
@@ -72,11 +71,8 @@ def _names_in(text: str, path: Path) -> tuple[str, ...]:
         return _of_structure(_parsed(_json, text, path, "JSON"), path)
     bare = re.sub(r"^\s*[A-Za-z_]\w*\s*=\s*(?=[\[{])", "", text).strip()  # names = {…}
     if bare[:1] + bare[-1:] in ("[]", "{}"):
-        try:
+        with contextlib.suppress(InputError):
             return _of_structure(_parsed(_json, bare, path, "JSON"), path)
-        except InputError:
-            if len(bare) > _LARGEST_LITERAL:
-                raise
         return _of_structure(_parsed(_python, bare, path, "a list or a mapping, as JSON or Python has it,"), path)
     lines = text.splitlines()
     while lines and not lines[-1].strip():
@@ -167,12 +163,14 @@ def _unquoted(name: str) -> str:
 
 def _parsed(parse: Callable[[str], Any], text: str, path: Path, what: str) -> Any:
     try:
-        return parse(text)
+        content = parse(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     # Nesting without end makes a parser run out of stack or memory.
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(f"expected {what} in {path}; got {reason(error)}") from error
+    check_structure(content, f"{what} in {path}")
+    return content
 
 
 def _json(text: str) -> Any:
@@ -190,8 +188,10 @@ def _python(text: str) -> Any:
 def _yaml(text: str) -> Any:
     import yaml
 
+    if len(text) > _LARGEST_YAML:
+        raise ValueError(f"more than {_LARGEST_YAML:,} characters; JSON and CSV may have more")
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise ValueError(reason(error)) from error
 

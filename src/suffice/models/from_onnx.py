@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,28 @@ def load(path: Path, weights: str | None = None, num_classes: int | None = None)
 def _session(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"expected an ONNX file; there is none at {path}")
+    onnxruntime = _onnxruntime()
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it raises it would print as well
+        return onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # onnxruntime's exceptions share no base class of its own
+        raise InputError(f"{path} is not a readable ONNX model: {reason(error)}") from error
+
+
+def _onnxruntime() -> Any:
+    """The package, which would note that it is used, in files in the user's home and for its makers to collect."""
+    name = "ORT_DISABLE_TELEMETRY"  # read as it is imported
+    unset = name not in os.environ
+    os.environ.setdefault(name, "1")
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError('an ONNX model needs onnxruntime: pip install "suffice[onnx]"') from error
-    try:
-        return onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-    except Exception as error:  # onnxruntime's exceptions share no base class of its own
-        raise InputError(f"{path} is not a readable ONNX model: {reason(error)}") from error
+    finally:
+        if unset:
+            del os.environ[name]
+    return onnxruntime
 
 
 def _logits_of(outputs: Sequence[Any], num_classes: int | None, path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from suffice.arrays import unusual
 from suffice.class_names import KEYS, usable
 from suffice.errors import InputError
 from suffice.models.checkpoint import BESIDE_WEIGHTS, Choice, Group, choose, groups_in, mappings_in
@@ -110,11 +111,15 @@ def load_weights(
     if rival and choice.fit.whole:
         raise rival
     weights = _for_model(choice, expected)
-    if lossy := [n for n in weights if n in expected and weights[n].is_complex() > expected[n].is_complex()]:
-        raise InputError(f"{checkpoint.path} does not hold weights of {model}: {lossy[0]} is of complex numbers")
     shapes = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
     for name in shapes:
         del weights[name]  # torch would raise for it before it looked at the rest
+    for name in weights.keys() & expected.keys():  # of complex numbers torch would keep the real part
+        if unusual(weights[name]) != unusual(expected[name]):
+            raise InputError(
+                f"{checkpoint.path} does not hold weights of {model}: {name} is {unusual(weights[name]) or 'a plain'} "
+                f"tensor of {weights[name].dtype} where {expected[name].dtype} is expected"
+            )
     try:
         absent, unknown = module.load_state_dict(weights, strict=False)
     except (RuntimeError, ValueError) as error:

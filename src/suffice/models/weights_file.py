@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import pickle
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from suffice.arrays import check_zip
+from suffice.arrays import load_plain, read_safetensors
 from suffice.errors import InputError, reason
+from suffice.files import check_file, parse_json, storable
 
 
 def read_content(path: str | Path) -> Any:
@@ -23,8 +19,7 @@ def read_content(path: str | Path) -> Any:
         InputError: no such file, a damaged one, or one that holds code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"expected a weights file; there is none at {path}")
+    check_file(path, "a weights file")
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
         return _read_safetensors(path)
@@ -35,20 +30,14 @@ def read_content(path: str | Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     """Its tensors by name, and beside them what it says of itself, which is text or JSON."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            return {**{name: _from_json(text) for name, text in (file.metadata() or {}).items()}, **tensors}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+    tensors, about = read_safetensors(path, "weights")
+    return {**{name: _from_json(text) for name, text in about.items()}, **tensors}
 
 
 def _from_json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(storable(text).encode(), "JSON")
+    except InputError:
         return text
 
 
@@ -58,12 +47,10 @@ def _read_pickle(path: Path) -> Any:
             f"expected tensors by name in {path}; got TorchScript, which is code and is not loaded; "
             "save the weights with torch.save(model.state_dict(), …)"
         )
-    check_zip(path)
     try:
-        # A Namespace, where timm's training script keeps its options, is a plain record of values.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of pickle protocols and old formats
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         # torch's own message runs over several lines and advises the very thing that must not be done.
         raise InputError(

@@ -357,7 +357,7 @@ def test_blur_keeps_the_sum_and_spreads_as_a_gaussian() -> None:
         ({"lambdas": "1,2"}, "seven numbers"),
         ({"lambdas": "mnits"}, "did you mean mnist"),
         ({"lambdas": "1,1,1,1,1,1,-1"}, "from 0 up"),
-        ({"network": "no-such-file"}, "no such file"),
+        ({"network": "no-such-file"}, "there is none at no-such-file"),
     ],
 )
 def test_wrong_calls(settings: dict[str, str], said: str) -> None:

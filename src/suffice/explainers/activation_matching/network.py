@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from suffice.arrays import read_safetensors
 from suffice.engine import seeded
 from suffice.errors import InputError, reason
+from suffice.files import parse_json, storable
 
 
 class UNet(nn.Module):
@@ -72,6 +75,16 @@ def _block(before: int, after: int, stride: int = 1) -> nn.Module:
     )
 
 
+class _Shape(BaseModel):
+    """Of a network in a file, within bounds, so that none is built that fills the memory."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    channels: int = Field(ge=1, le=16)
+    side: int = Field(ge=1)
+    width: int = Field(ge=1, le=256)
+
+
 def network_bytes(network: UNet, about: dict[str, Any]) -> bytes:
     """The bytes of a safetensors file with the weights, the shape of the network and what it is for."""
     from safetensors.torch import save
@@ -90,15 +103,14 @@ def load_network(path: str | os.PathLike[str], channels: int) -> UNet:
     Raises:
         InputError: no such file, another kind of file, or a network for images of another kind.
     """
-    from safetensors import safe_open
-
-    if not Path(path).is_file():
-        raise InputError(f"expected a network of suffice train-matcher in {os.fspath(path)}; there is no such file")
+    what = f"a network of suffice train-matcher in {os.fspath(path)}"
+    state, about = read_safetensors(Path(path), what)
     try:
-        with safe_open(os.fspath(path), "pt") as file:
-            about = json.loads((file.metadata() or {})["suffice-matcher"])
-            network = UNet(**about["shape"])
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        shape = _Shape(**parse_json(storable(about["suffice-matcher"]).encode(), what)["shape"])
+        network = UNet(**dict(shape))
+        network.load_state_dict(state)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file, or one of another kind, breaks the reader in several ways
         raise InputError(
             f"expected a network of suffice train-matcher in {os.fspath(path)}; got {reason(error)}"
