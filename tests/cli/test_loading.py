@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +39,11 @@ ASSUMED = (
 
 
 @pytest.fixture
-def photo(save_photo: Any) -> str:
+def photo(save_photo: Any) -> Iterator[str]:
     """Beside code of one's own."""
     Path("quiet.py").write_text(QUIET)
-    return str(save_photo("photo.png"))
+    yield str(save_photo("photo.png"))
+    sys.modules.pop("quiet", None)
 
 
 def test_what_is_assumed_is_said_once_and_is_in_every_result(suffice: Any, photo: str, save_photo: Any) -> None:

@@ -353,13 +353,16 @@ def test_a_run_leaves_the_random_numbers_of_others_and_is_recorded(photos: Path,
 
 
 def test_who_began_a_run_is_recorded_and_does_not_hinder_another_from_going_on(photos: Path, tmp_path: Path) -> None:
+    from suffice.folders import OutputFolder
     from suffice.training import run
 
-    run._claim(tmp_path, {"task": "one"}, {"date": "2026-01-01", "torch": "2.11"})
-    run._claim(tmp_path, {"task": "one"}, {"date": "2026-01-02", "torch": "2.12"})
+    folder = OutputFolder(tmp_path, "train-one")
+
+    run._claim(folder, {"task": "one"}, {"date": "2026-01-01", "torch": "2.11"})
+    run._claim(folder, {"task": "one"}, {"date": "2026-01-02", "torch": "2.12"})
     assert json.loads((tmp_path / "run.json").read_text())["made"]["date"] == "2026-01-01"
     with pytest.raises(InputError, match="task 'one' where 'two' is asked for"):
-        run._claim(tmp_path, {"task": "two"}, None)
+        run._claim(folder, {"task": "two"}, None)
 
 
 def test_a_model_with_other_outputs_is_refused(photos: Path) -> None:

@@ -24,7 +24,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -47,6 +46,8 @@ def at_least(kept: int, draws: int, confidence: float = CONFIDENCE) -> float:
 
     Source: Clopper and Pearson 1934.
     """
+    from scipy import special  # only now what takes a while to import
+
     return float(special.betaincinv(kept, draws - kept + 1, 1 - confidence)) if kept else 0.0
 
 
@@ -126,6 +127,8 @@ def evidence_above(
     Returns:
         Of that shape; 0 before the first draw.
     """
+    from scipy import special
+
     kept = np.asarray(kept, dtype=np.float64)
     lost = np.asarray(draws, dtype=np.float64) - kept
     with np.errstate(divide="ignore"):  # the logarithm of nothing is as little evidence as there can be
