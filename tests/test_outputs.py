@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from suffice.benchmark.images import ModelImage
 from suffice.engine import seeded
 from suffice.errors import InputError
 from suffice.explainers import saliency_maps
-from suffice.outputs import Meaning, found_out
+from suffice.outputs import Meaning, as_tensor, found_out
 
 SIZE = 32
 
@@ -335,3 +336,13 @@ def test_complex_numbers_are_not_halved_without_a_word(given: Any) -> None:
             plain.logits(image[None])
         with pytest.raises(InputError, match="expected images of real numbers; got complex"):
             suffice.explain(plain, image, "causal", "min")
+
+
+def test_what_is_broadcast_takes_no_memory_of_its_own() -> None:
+    once = np.arange(3, dtype=np.uint8)
+    tensor = as_tensor(np.broadcast_to(once, (10**6, 10**4, 3)))
+    assert tensor.shape == (10**6, 10**4, 3)
+    assert tensor.untyped_storage().nbytes() == 3
+    assert tensor[7, 8].tolist() == [0, 1, 2]
+    turned = as_tensor(np.arange(6).reshape(2, 3)[::-1])
+    assert turned.tolist() == [[3, 4, 5], [0, 1, 2]]

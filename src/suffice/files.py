@@ -336,6 +336,14 @@ def check_structure(content: Any, what: str) -> None:
     raise InputError(f"expected {what}; its brackets are nested too deep")
 
 
+def with_whole_characters(data: bytes) -> bytes:
+    """JSON in which halves of characters, which names may have, are replaced: to pydantic they are no text."""
+    return _HALF_A_CHARACTER.sub(rb"\\ufffd", data)
+
+
+_HALF_A_CHARACTER = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}|\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+
+
 def first_fault(error: Any) -> str:
     """Where content is not what its schema says, and why: the first complaint of pydantic's."""
     first = error.errors(include_input=False, include_url=False)[0]

@@ -7,7 +7,6 @@ import functools
 import io
 import json
 import os
-import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 from suffice.arrays import npy_from
 from suffice.errors import InputError
 from suffice.explanation import Explanation
-from suffice.files import first_fault, parse_json
+from suffice.files import first_fault, parse_json, with_whole_characters
 from suffice.folders import OutputFolder
 from suffice.images import open_checked
 
@@ -32,7 +31,6 @@ OF = "explain"
 
 _LARGEST_JSON, _LARGEST_MAP = 2**24, 2**31
 _MAPS = ("mask", "saliency", "raw_saliency")
-_HALF_A_CHARACTER = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}|\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 
 
 def save_explanation(
@@ -97,8 +95,7 @@ def image_named_in(directory: Path) -> str:
 def _checked(data: bytes, what: str) -> dict[str, Any]:
     """The JSON, after every key is known to have a value of its kind."""
     try:
-        # Names may have halves of characters, which are no text to the schema; it sees them replaced.
-        _schema().model_validate_json(_HALF_A_CHARACTER.sub(rb"\\ufffd", data))
+        _schema().model_validate_json(with_whole_characters(data))
     except ValidationError as error:
         raise InputError(f"expected {what}; got {first_fault(error)}") from error
     content: dict[str, Any] = parse_json(data, what)

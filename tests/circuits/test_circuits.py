@@ -442,3 +442,10 @@ def test_the_default_model_switched_by_hooks_says_the_same(default_classifier: C
     assert circuit.circuit_confidence == pytest.approx(float(logits.softmax(0)[circuit.target]), abs=1e-6)
     kept = int(logits.argmax()) == circuit.target
     assert circuit.sufficient == (kept and circuit.circuit_confidence >= 0.5 * circuit.confidence)
+
+
+@pytest.mark.parametrize("random", [-1, 10_001, 2**31])
+def test_as_many_random_circuits_as_anybody_can_wait_for(random: int) -> None:
+    classifier = classifier_of(randomised(Parts()), side=16)
+    with pytest.raises(InputError, match="expected 0 or more random circuits, 10,000 at most"):
+        suffice.trace_circuit(classifier, COLOURS, layers="all", random=random)

@@ -152,6 +152,8 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "precision": (["--precision", "float16"], "expected precision float32 or bfloat16; got 'float16'"),
     "batch size": (["--batch-size", "0"], "expected --batch-size of at least 1; got 0"),
     "input size": (["--input-size", "0"], "got (0, 0)"),
+    "input size too large": (["--input-size", "99999"], "at most 16,384 pixels a side; got (99999, 99999)"),
+    "a word without end": (["--method", "x" * 10**6], "x'; expected causal"),
     "missing weights": (["--weights", "none.safetensors"], "there is none at none.safetensors"),
 }
 

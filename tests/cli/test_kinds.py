@@ -76,7 +76,7 @@ def test_a_stronger_certificate_is_searched_for_and_said(suffice: Any, save_phot
     assert words[words.index("--minimal") + 1] == "subsets"
     run = suffice("explain", photo, *WORDS, "--minimal", "window")
     assert run.status == 2
-    assert "unknown certificate 'window' (did you mean windows?); expected blocks, windows, pairs, subsets" in run.err
+    assert "unknown minimal 'window' (did you mean windows?); expected blocks, windows, pairs, subsets" in run.err
 
 
 def test_what_is_not_contrastive_says_so(suffice: Any, save_photo: Any) -> None:

@@ -350,6 +350,76 @@ def test_a_model_that_ends_the_program_costs_one_image(
     assert "bad.png" in Path("o/report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("SystemExit(0)", "its code ended the program, SystemExit: 0"),
+        ("GeneratorExit", "GeneratorExit"),
+        ("Silent", "Silent (--traceback shows where)"),
+        ("RuntimeError('x' * 10**6)", "xxx … xxx"),
+    ],
+)
+def test_a_model_that_ends_the_program_costs_one_circuit(error: str, said: str, suffice: Any, save_photo: Any) -> None:
+    Path("ending.py").write_text(
+        "import toy_models\n"
+        "class Silent(Exception):\n"
+        "    def __str__(self): raise RuntimeError('no words')\n"
+        "def build():\n"
+        "    classifier = toy_models.convolution()\n"
+        "    def ends(module, inputs):\n"
+        f"        if bool((inputs[0][:, 2, -1, -1] == 1).any()): raise {error}\n"
+        "    classifier.module.register_forward_pre_hook(ends)\n"
+        "    return classifier\n"
+    )
+    bad, good = save_photo("bad.png", 1, "interrupt"), save_photo("good.png", 2)  # a blue last pixel
+    words = ("--model", "ending:build", "--layers", "all", "--switch", "all", "--random", "1", "--json")
+    sys.path.insert(0, os.getcwd())
+    try:
+        alone, both = suffice("circuit", bad, *words), suffice("circuit", bad, good, *words)
+    finally:
+        sys.path.remove(os.getcwd())
+        sys.modules.pop("ending", None)
+    assert (alone.status, alone.out, both.status) == (2, "", 1)
+    for run in (alone, both):
+        line = run.complaints(1)[0]
+        assert all(part in line for part in said.split(" … "))
+        assert len(line) < 3000
+    assert [line["image"] for line in both.json] == [good]
+
+
+def test_a_model_that_ends_the_program_as_it_is_asked_what_it_returns(suffice: Any, save_photo: Any) -> None:
+    Path("asked.py").write_text(
+        "import sys, suffice, torch\n"
+        "class Ends(torch.nn.Module):\n"
+        "    def forward(self, x): sys.exit(0)\n"
+        "def build(): return suffice.Classifier(Ends(), input_size=(32, 32), mean=(0,) * 3, std=(1,) * 3)\n"
+    )
+    sys.path.insert(0, os.getcwd())
+    try:
+        run = suffice("explain", save_photo("a.png"), "--model", "asked:build", "--json")
+    finally:
+        sys.path.remove(os.getcwd())
+        sys.modules.pop("asked", None)
+    assert (run.status, run.out) == (2, "")
+    assert "could not load asked:build: its code ended the program, SystemExit: 0" in run.complaints(1)[0]
+
+
+@pytest.mark.parametrize("words", [("--json",), ("--out", "o")])
+def test_a_model_that_closes_stdout(words: tuple[str, ...], suffice: Any, save_photo: Any) -> None:
+    Path("closing.py").write_text(
+        "import sys, toy_models\ndef build():\n    sys.stdout.close()\n    return toy_models.corner()\n"
+    )
+    path = os.pathsep.join([os.getcwd(), str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", "import suffice.cli; suffice.cli.main()", "explain", save_photo("a.png"), "none.png",
+         "--model", "closing:build", *QUICK[2:], *words],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "suffice: expected an image file; there is none at none.png\n"
+    assert "bright corner" in done.stdout
+
+
 def test_a_model_that_ends_the_program_as_it_is_built(suffice: Any, save_photo: Any) -> None:
     Path("ending.py").write_text("import sys\ndef build():\n    sys.exit()\n")
     sys.path.insert(0, os.getcwd())

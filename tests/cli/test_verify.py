@@ -137,6 +137,7 @@ def _module(prove: Any) -> ModuleType:
         (["--confidence", "0"], "expected confidence between 0 and 1"),
         (["--draws", "0"], "expected at least one draw"),
         (["--epsilon", "0"], "expected --epsilon above 0, up to 1"),
+        (["--epsilon", "0.1", "--rho", "0.99"], "expected --epsilon, or --over, --rho, --confidence and --draws"),
         (["--alpha-min", "1"], "expected --alpha-min from 0 to below 1"),
         (["--target", "9"], "9"),
     ],

@@ -181,3 +181,15 @@ def test_another_methods_part_is_freed_last() -> None:
     assert set(np.flatnonzero(found.mask.numpy())) in ({1, 5}, {2, 6})
     with pytest.raises(InputError, match="another method to start from"):
         suffice.explain(classifier, image, "abductive", start="abductive")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"), [({"minimal": "windows"}, "says itself"), ({"certify": 0.95}, "of its own")]
+)
+def test_a_proof_is_of_the_part_that_was_proved_and_of_no_other(asked: dict[str, Any], message: str) -> None:
+    """A part that is made smaller afterwards, or searched for anew, is not the one that was proved."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    classifier = Classifier(network, input_size=(4, 4), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits")
+    with pytest.raises(InputError, match=message):
+        suffice.explain(classifier, torch.rand(3, 4, 4), "abductive", epsilon=0.1, **asked)

@@ -165,7 +165,7 @@ def test_what_is_not_sufficient_has_no_certificate() -> None:
 
 
 def test_an_unknown_certificate_is_an_error() -> None:
-    with pytest.raises(suffice.InputError, match=r"unknown certificate 'window' \(did you mean windows\?\)"):
+    with pytest.raises(suffice.InputError, match=r"unknown minimal 'window' \(did you mean windows\?\)"):
         asked_about(random_network(3)).explain("causal", minimal="window")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,15 @@ def test_names_that_are_wrong_are_one_line(name: str, content: str, received: st
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "names.txt", "wb") as file:
-        file.truncate((4 << 20) + 1)
-    with pytest.raises(InputError, match=r"at most 4,194,304 bytes.*has 4,194,305"):
+        file.truncate((16 << 20) + 1)
+    with pytest.raises(InputError, match=r"at most 16,777,216 bytes.*has 16,777,217"):
         read_class_names(tmp_path / "names.txt")
+
+
+def test_a_cell_without_an_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("a" * 200_000 + ",b\n")
+    with pytest.raises(InputError, match="expected class names in a table; field larger"):
+        read_class_names(tmp_path / "names.csv")
 
 
 # In memory
@@ -238,3 +245,26 @@ def test_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.txt", tmp_path / "nul\0.txt"):
         with pytest.raises(InputError, match=r"^expected class names in a text file"):
             read_class_names(path)
+
+
+ENDLESS = {
+    "brackets.json": "[" * 20_000,
+    "brackets.yaml": "[" * 20_000,
+    "brackets.txt": "[" * 20_000 + "]" * 20_000,
+    "levels.yaml": "".join(f"{' ' * level}a:\n" for level in range(900)),
+    "digits.json": '{"names": {"' + "9" * 5000 + '": "a"}, "b": ' + "9" * 5000 + "}",
+    "digits.yaml": "a: 0x" + "f" * 5000 + "\nb: 1",
+    "numbers.yaml": "[" + "1, " * 10**6 + "1]",
+    "bytes.txt": "a\n" * 9_000_000,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_files_without_end_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(ENDLESS[name])
+    started = time.monotonic()
+    with pytest.raises(InputError) as refused:
+        read_class_names(path)
+    assert name in str(refused.value)
+    assert time.monotonic() - started < 5

@@ -108,6 +108,8 @@ def _cut(explanation: Explanation, area: float, cell: int, series: str) -> Expla
         minimal_block=None,
         certificate="",
         loses_class="",
+        guarantee=None,
+        notes=(),
     )
     unknown: ResultRow = {"explanation_confidence": None, "sufficient": None}
     return Explained(cut, _columns(cut, series) | unknown)

@@ -239,7 +239,7 @@ def _check(
     if nodes is not None and nodes < 1:
         raise InputError(f"expected at least one node a layer; got {nodes}")
     if not 0 <= random <= 10_000:
-        raise InputError(f"expected 0 to 10,000 random circuits; got {random}")
+        raise InputError(f"expected 0 or more random circuits, 10,000 at most; got {random}")
     if not 0 <= seed < 2**63:
         raise InputError(f"expected a seed from 0 to {2**63 - 1}; got {seed}")
 

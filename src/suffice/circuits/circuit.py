@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import os
+import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from torch import Tensor
 
 from suffice.errors import InputError
-from suffice.files import parse_json, read_bytes
+from suffice.files import first_fault, parse_json, read_bytes, with_whole_characters
 from suffice.folders import OutputFolder
 
 if TYPE_CHECKING:
@@ -262,28 +265,63 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
     """
     path = Path(path)
     file = path / "circuit.json" if path.is_dir() else path
+    what = f"a saved circuit in {path}"
+    data = read_bytes(file, what, _LARGEST_JSON)
+    content = parse_json(data, what)
     try:
-        what = f"a saved circuit in {path}"
-        content = parse_json(read_bytes(file, what, _LARGEST_JSON), what)
-        content.pop("share")
-        layers = []
-        for layer in content.pop("layers"):
-            on = torch.zeros(layer["channels"], dtype=torch.bool)
-            on[layer["on"]] = True
-            layers.append(CircuitLayer(layer["name"], layer["kind"], on, layer["drawn"]))
-        graph, whole = _graph(content), content.pop("whole")
-        del content["nodes"], content["edges"]
-        return Circuit(
-            nodes=graph.nodes,
-            edges=graph.edges,
-            layers=tuple(layers),
-            maps={},
-            whole=None if whole is None else _graph(whole),
-            notes=tuple(content.pop("notes")),
-            assumptions=tuple(content.pop("assumptions", ())),
-            **content,
-        )
-    except InputError:
-        raise
-    except Exception as error:  # the checks of a dozen types
-        raise InputError(f"expected a saved circuit in {path}; got {error!r}") from error
+        _schema().model_validate_json(with_whole_characters(data))
+    except ValidationError as error:
+        raise InputError(f"expected {what}; got {first_fault(error)}") from error
+    content.pop("share")
+    layers = []
+    for layer in content.pop("layers"):
+        on = torch.zeros(layer["channels"], dtype=torch.bool)
+        on[layer["on"]] = True
+        layers.append(CircuitLayer(layer["name"], layer["kind"], on, layer["drawn"]))
+    graph, whole = _graph(content), content.pop("whole")
+    del content["nodes"], content["edges"]
+    return Circuit(
+        nodes=graph.nodes,
+        edges=graph.edges,
+        layers=tuple(layers),
+        maps={},
+        whole=None if whole is None else _graph(whole),
+        notes=tuple(content.pop("notes")),
+        assumptions=tuple(content.pop("assumptions", ())),
+        **content,
+    )
+
+
+class _Saved(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _SavedLayer(_Saved):
+    name: str
+    kind: str
+    channels: int = Field(ge=0, le=2**24)
+    drawn: bool
+    on: list[Annotated[int, Field(ge=0)]]
+
+    @model_validator(mode="after")
+    def _within(self) -> _SavedLayer:
+        if max(self.on, default=-1) >= self.channels:
+            raise ValueError(f"channel {max(self.on)} of {self.channels}")
+        return self
+
+
+class _SavedGraph(_Saved):
+    nodes: list[Node]
+    edges: list[Edge]
+
+
+@functools.cache
+def _schema() -> type[BaseModel]:
+    """What `circuit.json` holds: the fields of a `Circuit` but for its maps, its layers as `to_dict` writes them."""
+    fields: dict[str, Any] = {"share": (float, ...)}
+    hints = typing.get_type_hints(Circuit) | {"layers": list[_SavedLayer], "whole": _SavedGraph | None}
+    for field in dataclasses.fields(Circuit):
+        if field.name != "maps":
+            needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            fields[field.name] = (hints[field.name], ... if needed else None)
+    return create_model("SavedCircuit", __config__=ConfigDict(strict=True, extra="forbid"), **fields)

@@ -350,7 +350,10 @@ def _as_text(explanation: Explanation) -> str:
         f"  {_verdict(explanation)}",
         *([] if explanation.guarantee is None else [f"  {printable(in_words(explanation.guarantee))}"]),
         f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
-        *(f"  note: {printable(note)}" for note in explanation.notes),
+        *(
+            f"  note: {printable(note)}"
+            for note in [*explanation.notes, *(explanation.guarantee or {}).get("notes", ())]
+        ),
     ]
     return "\n".join(lines)
 

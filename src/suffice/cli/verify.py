@@ -110,6 +110,8 @@ def verify(
         raise InputError(f"expected --alpha-min from 0 to below 1; got {alpha_min:g}")
     if epsilon is not None and not 0 < epsilon <= 1:
         raise InputError(f"expected --epsilon above 0, up to 1; got {epsilon:g}")
+    if epsilon is not None and (over, rho, confidence, draws) != ("colours", 0.9, 0.95, 1000):
+        raise InputError("expected --epsilon, or --over, --rho, --confidence and --draws; got both")
     if as_json:
         print_any_name("utf-8")
         keep_stdout_for_results()
@@ -227,7 +229,11 @@ class _Call:
 
     def _again(self, folder: Path | None, made: dict[str, Any]) -> dict[str, Any]:
         """How to make it again, fit for JSON."""
-        options = self.loading | self.test | {"epsilon": self.epsilon, "alpha-min": self.alpha_min, "seed": self.seed}
+        options = (
+            self.loading
+            | (self.test if self.epsilon is None else {"epsilon": self.epsilon})
+            | {"alpha-min": self.alpha_min, "seed": self.seed}
+        )
         options["expect"] = expected_of(made)
         return again("verify", options, [self.image, self.mask], self.named, out=folder, beside=folder).as_dict()
 

@@ -56,7 +56,7 @@ _AT_ONCE = 64  # masks are asked about together
 def check_level(level: str | None) -> None:
     """Raises InputError for a certificate that there is not."""
     if level is not None and level not in LEVELS:
-        raise InputError(f"unknown certificate {level!r}{did_you_mean(level, LEVELS)}; expected {', '.join(LEVELS)}")
+        raise InputError(f"unknown minimal {level!r}{did_you_mean(level, LEVELS)}; expected {', '.join(LEVELS)}")
 
 
 def certificate_name(level: str, block: int) -> str:

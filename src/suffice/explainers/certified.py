@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from suffice.errors import InputError
 from suffice.explainers.method import Method
 from suffice.explanation import Explanation
 from suffice.guarantees.certifying import OVER, RHO, certificate_of, check_certificate
@@ -34,6 +35,7 @@ from suffice.guarantees.contexts import Contexts
 from suffice.guarantees.verdict import Guarantee
 from suffice.progress import Progress
 from suffice.question import Question
+from suffice.registry import METHODS
 
 ATTEMPTS = 4
 """How many parts of one image are tested at most."""
@@ -85,6 +87,8 @@ def with_certificate(
         InputError: as `Question.explain` and `suffice.certify`.
     """
     wanted.checked()
+    if (chosen := METHODS.find(method)).own_contexts:
+        raise InputError(f"{chosen.name} has a guarantee of its own; got certify={wanted.confidence:g} as well")
     started, before = time.perf_counter(), question.classifier.passes
     done = progress or (lambda share: None)
     first = explanation = question.explain(method, progress=lambda share: done(share / 2), **settings)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from suffice.errors import InputError
 from suffice.explainers.certificates import BLOCK, certificate_name, certified, check_level
 from suffice.explainers.method import Candidate, Method, complete_settings
 from suffice.explanation import Explanation
@@ -41,6 +42,8 @@ def explanation_of(
     """
     check_level(minimal)
     chosen = METHODS.find(method)
+    if minimal is not None and chosen.own_contexts:
+        raise InputError(f"{chosen.name} says itself what cannot be left out of its part; got minimal={minimal!r}")
     complete = complete_settings(chosen.name, chosen.settings, settings)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before

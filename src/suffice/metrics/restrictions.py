@@ -107,4 +107,5 @@ ROBUSTNESS_RESTRICTIONS = Metric(
     _of,
     hides=False,
     unless_named=False,
+    draws=lambda evidence: evidence.options.count,
 )

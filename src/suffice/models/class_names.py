@@ -27,7 +27,8 @@ from suffice.class_names import found_in, imagenet_1k, names_in_order, ordered
 from suffice.errors import InputError, reason
 from suffice.files import check_structure, read_bytes
 
-_LARGEST_FILE = 4 << 20  # bytes; the 21,841 classes of ImageNet-21k with all their synonyms are 1 MB
+_LARGEST_FILE = 16 << 20  # bytes; the 21,841 classes of ImageNet-21k with all their synonyms are 1 MB
+_LARGEST_STRUCTURE = 4 << 20  # characters, of which parsers make a hundred times the memory
 _LARGEST_YAML = 3 << 19  # whose parser takes five seconds for a million numbers
 _DEEPEST = 4  # keys above the names, as in {"model": {"config": {"id2label": …}}}
 
@@ -136,7 +137,10 @@ def _of_table(lines: list[str], suffix: str, path: Path) -> tuple[str, ...] | No
 
 def _cells(line: str, separator: str, count: int | None = None) -> list[str]:
     """The cells of a row; commas in a last cell without quotes are its own."""
-    cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    try:
+        cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error as error:  # a cell of more than 131,072 characters
+        raise InputError(f"expected class names in a table; {error}") from error
     return line.split(separator, count - 1) if count and len(cells) > count and '"' not in line else cells
 
 
@@ -162,6 +166,8 @@ def _unquoted(name: str) -> str:
 
 
 def _parsed(parse: Callable[[str], Any], text: str, path: Path, what: str) -> Any:
+    if len(text) > (most := _LARGEST_YAML if what == "YAML" else _LARGEST_STRUCTURE):
+        raise InputError(f"expected {what} of at most {most:,} characters in {path}; it has {len(text):,}")
     try:
         content = parse(text)
     except InputError as error:
@@ -188,8 +194,6 @@ def _python(text: str) -> Any:
 def _yaml(text: str) -> Any:
     import yaml
 
-    if len(text) > _LARGEST_YAML:
-        raise ValueError(f"more than {_LARGEST_YAML:,} characters; JSON and CSV may have more")
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:

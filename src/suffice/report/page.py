@@ -173,6 +173,7 @@ def render_report(
         HTML, to be written as UTF-8. The same entries give the same text.
     """
     style, script = source("style.css"), source("script.js")
+    guarantees = [entry.facts["guarantee"] for entry in entries if entry.facts["guarantee"] is not None]
     return (
         environment()
         .get_template("page.html.j2")
@@ -185,7 +186,8 @@ def render_report(
             common=_common(entries),
             kinds={entry.kind for entry in entries},
             minimal=any(entry.minimality for entry in entries),
-            tested=[entry.facts["guarantee"] for entry in entries if entry.facts["guarantee"] is not None],
+            tested=[each for each in guarantees if "distribution" in each],
+            proved=[each for each in guarantees if "epsilon" in each],
             robust=any("robust" in split_names(entry.facts["occlusion"]) for entry in entries),
             medians=_medians(entries),
             counts=_counts(entries),
