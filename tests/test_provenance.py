@@ -15,6 +15,7 @@ from torch import nn
 
 import suffice
 from suffice import provenance
+from suffice.images import read_photo
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,29 @@ def test_images_from_files_bytes_and_arrays(tmp_path: Path) -> None:
     of_pixels = {"sha256": hashlib.sha256(shown.numpy().tobytes()).hexdigest(), "of": "pixels"}
     for source in (pixels, shown):
         assert suffice.explain(classifier, source, block=4).made["image"] == of_pixels
+
+
+def test_what_is_no_image_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "endless.png"
+    with open(path, "wb") as file:
+        file.truncate(10**13)  # which would take hours
+    with pytest.raises(suffice.InputError, match="expected an image"):
+        read_photo(path)
+
+
+def test_a_file_that_the_method_was_not_asked_to_read_made_nothing(tmp_path: Path) -> None:
+    """Of a model that says the same of nothing no method is asked."""
+    always = suffice.Classifier(
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), input_size=(8, 8), outputs="logits"
+    )
+    with torch.no_grad():
+        for tensor, values in zip(always.require_module("a test").parameters(), ([0.0], [5.0, 0.0]), strict=False):
+            tensor.zero_() if len(values) == 1 else tensor.copy_(torch.tensor(values))
+    adapter = tmp_path / "never.safetensors"
+    adapter.write_bytes(b"never read")
+    found = suffice.explain(always, torch.rand(3, 8, 8), "lax", "zero", adapter=str(adapter))
+    assert found.verdict == "empty"
+    assert "files" not in found.made
 
 
 def test_results_of_earlier_versions_are_read(tmp_path: Path) -> None:

@@ -307,6 +307,13 @@ def jsons(count: int) -> Iterator[Call]:
         yield score("photo.png", "e", "--json", files={**beside, "e/explanation.json": data})
 
 
+def with_adapter(data: bytes) -> Call:
+    return explain(
+        "photo.png", *NETWORK, "--method", "lax", "--adapter", "x.safetensors", "--json",
+        files={"x.safetensors": data},
+    )  # fmt: skip
+
+
 def weights(count: int) -> Iterator[Call]:
     """Checkpoints, safetensors, ONNX and programs."""
     for name, content in contents.checkpoints().items():
@@ -314,30 +321,12 @@ def weights(count: int) -> Iterator[Call]:
         for kind in (".pth", ".ckpt"):
             yield explain("photo.png", *QUICK_NETWORK, "--weights", f"x{kind}", "--json", files={f"x{kind}": data})
         yield circuit("photo.png", "--weights", f"{name}.pth", *OUT, files={f"{name}.pth": data})
-        yield explain(
-            "photo.png",
-            *NETWORK,
-            "--method",
-            "lax",
-            "--adapter",
-            "x.safetensors",
-            "--json",
-            files={"x.safetensors": data},
-        )
+        yield with_adapter(data)
     for data in contents.safetensors().values():
         yield explain(
             "photo.png", *QUICK_NETWORK, "--weights", "x.safetensors", "--json", files={"x.safetensors": data}
         )
-        yield explain(
-            "photo.png",
-            *NETWORK,
-            "--method",
-            "lax",
-            "--adapter",
-            "x.safetensors",
-            "--json",
-            files={"x.safetensors": data},
-        )
+        yield with_adapter(data)
         yield explain(
             "photo.png", *NETWORK, "--method", "activation-matching", "--set", "network=x.safetensors", "--json",
             files={"x.safetensors": data},

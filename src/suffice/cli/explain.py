@@ -21,7 +21,7 @@ from suffice.cli.command import (
     parse_settings,
     writable,
 )
-from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of_model
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
@@ -184,17 +184,8 @@ def explain(
         "threshold": threshold,
     }
     # What shapes a result but is not in it; the batch size does not.
-    loading = {
-        "model": model,
-        "weights": weights,
-        "classes": classes,
-        "target": target,
-        "minimal": minimal,
-        **model_options.words(),
-        "precision": precision,
-    }
-    if device != "auto":
-        loading["device"] = device
+    loading = words_of_model(model, weights, classes, target, device, model_options)
+    loading |= {"minimal": minimal, "precision": precision}
     named = naming(paths, images, call, settings, loading, over, out)
     with writable(out) as folder:
         job = _Job(

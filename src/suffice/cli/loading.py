@@ -53,6 +53,19 @@ class ModelOptions:
 NONE_GIVEN = ModelOptions()
 
 
+def words_of_model(
+    model: str | None,
+    weights: str | None,
+    classes: str | None,
+    target: str | None,
+    device: str,
+    options: ModelOptions,
+) -> dict[str, Any]:
+    """What a call says of its model and target, by the names of the command line, so that it can be made again."""
+    words = {"model": model, "weights": weights, "classes": classes, "target": target, **options.words()}
+    return words if device == "auto" else words | {"device": device}
+
+
 def taking_model_options(*without: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Give a command the options of `ModelOptions`, in the place of its parameter `model_options`, which they become.
 

@@ -13,7 +13,7 @@ import typer
 from suffice.buffers import keep_buffers
 from suffice.cli.again import Again, Expect, Paths, again, check_photo, check_weights, expected_of, naming
 from suffice.cli.command import one_line, parse_settings, progress_bar, writable
-from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of_model
 from suffice.cli.options import (
     LARGEST_SEED,
     OCCLUSION_NAMES,
@@ -130,9 +130,7 @@ def score(
         classifier.class_index(target)
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
 
-    loading = {"model": model, "weights": weights, "classes": classes, "target": target, **model_options.words()}
-    if device != "auto":
-        loading["device"] = device
+    loading = words_of_model(model, weights, classes, target, device, model_options)
     named = naming(paths, image, maps, loading, occlusion, options, backgrounds, out)
     call = _Call(
         classifier, image, given, names, target, occlusion, threshold, seed, options, backgrounds, loading, as_json,

@@ -20,7 +20,7 @@ from suffice.cli.command import (
     whole_number,
     writable,
 )
-from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
+from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options, words_of_model
 from suffice.cli.options import (
     LARGEST_SEED,
     BatchSize,
@@ -136,9 +136,7 @@ def verify(
     check_weights(expect, classifier)
     if target is not None:
         classifier.class_index(target)
-    loading = {"model": model, "weights": weights, "classes": classes, "target": target, **model_options.words()}
-    if device != "auto":
-        loading["device"] = device
+    loading = words_of_model(model, weights, classes, target, device, model_options)
     named = naming(paths, image, mask, loading, over, out)
     test = {"over": over, "rho": rho, "confidence": confidence, "draws": draws}
     call = _Call(

@@ -40,15 +40,13 @@ def explanation_of(
     Raises:
         InputError: as `Question.explain`.
     """
-    check_level(minimal)
     chosen = METHODS.find(method)
-    if minimal is not None and chosen.own_contexts:
-        raise InputError(f"{chosen.name} says itself what cannot be left out of its part; got minimal={minimal!r}")
+    _check_minimal(chosen, minimal)
     complete = complete_settings(chosen.name, chosen.settings, settings)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     nothing = np.zeros(question.region.shape, dtype=bool)
-    certificate = certificate_name("blocks", 1)
+    certificate, files = certificate_name("blocks", 1), dict[str, Any]()
     notes = [*question.assumed, *_notes_on_target(question)]
     if not chosen.own_contexts and bool(question(nothing)):
         found = Candidate(nothing.astype(np.float64), nothing, 1)
@@ -56,6 +54,7 @@ def explanation_of(
             f"With everything hidden ({question.occlusion}) the model still says this class: no part is needed."
         )
     else:
+        files = complete.model_dump()  # which the method alone reads
         found = chosen.explain(question, complete, question.seed, progress or (lambda share: None))
         found, certificate = _certified(question, found, minimal, getattr(complete, "block", BLOCK))
     mask = torch.from_numpy(found.mask) & question.region
@@ -98,8 +97,14 @@ def explanation_of(
         notes=tuple(notes),
         guarantee=None if found.guarantee is None else found.guarantee.to_dict(),
         curves={name: list(values) for name, values in found.curves.items()},
-        made=made_by(classifier, question.image, question.sha256, complete.model_dump()),
+        made=made_by(classifier, question.image, question.sha256, files),
     )
+
+
+def _check_minimal(method: Method, minimal: str | None) -> None:
+    check_level(minimal)
+    if minimal is not None and method.own_contexts:
+        raise InputError(f"{method.name} says itself what cannot be left out of its part; got minimal={minimal!r}")
 
 
 def _certified(question: Question, found: Candidate, level: str | None, block: int) -> tuple[Candidate, str]:

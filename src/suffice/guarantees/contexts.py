@@ -31,13 +31,12 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.images import find_images, read_photo, to_model
 from suffice.occlusion import Occlusion, make_occlusion, painted_logits
+from suffice.occlusion.restrictions import CELLS, superset
 from suffice.verdicts import Tolerance
 
 BACKGROUNDS = 100
 """How many the paper takes of each kind."""
 
-BLOCKS = 14
-"""How many blocks restrictions have on the shorter side of an image: of 16 pixels where it is 224."""
 
 _OF_CERTIFICATES = int.from_bytes(b"certificate")
 _LABEL = re.compile(r"(?:^|[^0-9])([0-9]{1,18})$")  # the number at the end of a name; what has more digits is no class
@@ -109,14 +108,9 @@ def _images(request: Request) -> Iterator[Tensor]:
 
 
 def _restrictions(request: Request) -> Iterator[Tensor]:
-    """The part with a random share of the blocks of the image, uniform from none to all."""
-    height, width = request.mask.shape
-    block = max(1, min(height, width) // BLOCKS)
-    rows, columns = -(-height // block), -(-width // block)
+    """The part with a random share of the cells of a grid, uniform from none to all."""
     while True:
-        shown = request.random.random((rows, columns)) < request.random.random()
-        blocks = torch.from_numpy(shown).repeat_interleave(block, 0).repeat_interleave(block, 1)
-        yield request.mask | blocks[:height, :width]
+        yield superset(request.mask, torch.from_numpy(request.random.random((CELLS, CELLS)) < request.random.random()))
 
 
 DISTRIBUTIONS: dict[str, Distribution] = {

@@ -136,14 +136,14 @@ def _check_size(size: tuple[int, int], name: str, smallest: int) -> None:
 
 def _from_file(file: IO[bytes], name: str) -> Photo:
     with _one_line(name):
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file will do
-        file.seek(0)
         with open_checked(file, name, SMALLEST_SIDE) as image:
             several = _has_frames(image)
             if image.format == "PNG":  # the one format with checksums, which Pillow passes over as it loads
                 image.verify()
         with open_checked(file, name, SMALLEST_SIDE) as image:
             photo = _upright(image, name)
+        file.seek(0)  # only now, as what is no image may be without end
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any binary file will do
     notes = ("It has several frames; the first is taken.",) if several else ()
     return dataclasses.replace(photo, notes=notes + photo.notes, sha256=digest)
 

@@ -44,5 +44,18 @@ def random_supersets(mask: Tensor, count: int, seed: int) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed)
     shares = torch.rand(count, 1, 1, generator=generator, dtype=torch.float64)
     kept = torch.rand(count, CELLS, CELLS, generator=generator, dtype=torch.float64) < shares
+    return superset(mask, kept)
+
+
+def superset(mask: Tensor, kept: Tensor) -> Tensor:
+    """A part with cells of the grid beside it.
+
+    Args:
+        mask: bool (H, W), the part.
+        kept: bool (…, CELLS, CELLS), the cells.
+
+    Returns:
+        bool (…, H, W).
+    """
     rows, columns = (torch.arange(size) * CELLS // size for size in mask.shape)
-    return mask.cpu() | kept[:, rows[:, None], columns]
+    return mask.cpu() | kept[..., rows[:, None], columns]
