@@ -60,10 +60,10 @@ def made_by(
     }
 
 
-def in_words(made: Mapping[str, Any]) -> dict[str, str]:
+def made_in_words(made: Mapping[str, Any]) -> dict[str, str]:
     """What `made_by` returned, or a part of it, as names and texts for a page.
 
-    >>> in_words({"date": "2026-01-02T03:04:05+00:00", "torch": "2.11.0"})
+    >>> made_in_words({"date": "2026-01-02T03:04:05+00:00", "torch": "2.11.0"})
     {'made': '2026-01-02T03:04:05+00:00', 'torch': '2.11.0'}
     """
     words = {"made": made["date"]} if "date" in made else {}

@@ -19,8 +19,8 @@ from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, ImageDataset, load_dataset
 from suffice.errors import InputError
 from suffice.files import storable
+from suffice.guarantees.contexts import label_of
 from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
-from suffice.metrics.robustness import label_of
 
 
 class Images:

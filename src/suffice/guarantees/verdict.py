@@ -24,7 +24,7 @@ class Guarantee:
 
     Attributes:
         verdict: see the table above.
-        method: what decided, or failed to: as `clopper-pearson`, `projected gradient`, `crown`.
+        method: what decided, or failed to: as `betting on a share`, `projected gradient`, `crown`.
         epsilon: by how much each pixel outside the part may change, in [0, 1] of the pixel scale; None where contexts
             were drawn.
         distribution: what contexts were drawn from, as `colours`; None where none were.

@@ -23,6 +23,7 @@ from suffice.guarantees.contexts import Contexts
 from suffice.guarantees.interval import at_least
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
+from suffice.metrics.robustness import OPTIONS_OF_A_PART
 
 
 def certified_rho(evidence: Evidence) -> Tensor:
@@ -43,7 +44,7 @@ CERTIFIED_RHO = Metric(
     1.0,
     True,
     "share of all colours on which the class holds, at least",
-    ("alpha_min", "normalise", "at_threshold", "count", "rho_confidence"),
+    (*OPTIONS_OF_A_PART, "count", "rho_confidence"),
     (),
     certified_rho,
     required=("rho_confidence",),

@@ -24,7 +24,6 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.guarantees.contexts import BACKGROUNDS
-from suffice.guarantees.contexts import label_of as label_of
 from suffice.guarantees.contexts import photos_of_other_classes as photos_of_other_classes
 from suffice.guarantees.interval import CONFIDENCE, at_least, interval
 from suffice.metrics.evidence import Evidence

@@ -15,7 +15,7 @@ from torch import Tensor
 from suffice.circuits import Circuit, compare_circuits, compare_with_whole
 from suffice.circuits.circuit import Graph
 from suffice.images import Frame, Photo
-from suffice.provenance import in_words
+from suffice.provenance import made_in_words
 from suffice.report.circuit_figure import CircuitLayout, Dot, describe, lay_out
 from suffice.report.figures import framed_as, outline, saliency_colours, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
@@ -114,7 +114,7 @@ def make_circuit_entry(
         own = [comparison.own_nodes[1], comparison.own_nodes[0]]
         shared = len(comparison.shared_nodes)
     return CircuitEntry(
-        facts=circuit.summary() | {"image": circuit.image or photo.path, "made": in_words(circuit.made)},
+        facts=circuit.summary() | {"image": circuit.image or photo.path, "made": made_in_words(circuit.made)},
         name=PurePath(str(circuit.image or photo.path)).name,
         drawings=tuple(_drawing(t, circuit, g, o, shared) for (t, g), o in zip(graphs, own, strict=True)),
         photo=encoded(view),

@@ -28,7 +28,7 @@ from suffice.explanation import Explanation
 from suffice.guarantees import in_words
 from suffice.images import Frame, Photo
 from suffice.occlusion import split_names
-from suffice.provenance import in_words as made_in_words
+from suffice.provenance import made_in_words
 from suffice.report.figures import (
     Corner,
     framed_as,

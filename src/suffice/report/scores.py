@@ -14,7 +14,7 @@ from torch import Tensor
 from suffice.classifier import Preprocessing
 from suffice.images import Frame, Photo, frame_of
 from suffice.metrics import Curve, Scores
-from suffice.provenance import in_words
+from suffice.provenance import made_in_words
 from suffice.report.figures import framed_as, is_ragged, outline, saliency_colours, saliency_image, sees_all, shrunk
 from suffice.report.page import content_hash, encoded, environment, path_data, source
 
@@ -141,7 +141,7 @@ def render_scores(
             measure=facts[0]["settings"].get("measure", "confidence"),
             command=command,
             where=where,
-            made=in_words(facts[0].get("made", {})),
+            made=made_in_words(facts[0].get("made", {})),
             failures=[(path, error.removeprefix(f"{path}: ")) for path, error in failures],
             generator=Markup(GENERATOR),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
