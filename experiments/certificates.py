@@ -10,7 +10,6 @@ the parts that are certified it is to be at least --rho, but for those that the 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 import suffice
 from suffice.buffers import keep_buffers
+from suffice.files import read_csv, write_csv
 from suffice.metrics import mean_with_error, robustness_solid
 
 COLUMNS = ("photo", "over", "rho_wanted", "confidence", "verdict", "rho_at_least", "kept", "draws", "part")
@@ -68,23 +68,20 @@ def main() -> int:
     question = (arguments.over, str(arguments.rho), str(arguments.confidence))
     rows: list[dict[str, str]] = []
     if arguments.csv.exists():
-        with arguments.csv.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(arguments.csv)
     known = {each["photo"] for each in rows if (each["over"], each["rho_wanted"], each["confidence"]) == question}
     classifier = suffice.load_classifier(device="cpu")
     for photo in photos:
         if photo.name not in known:
             rows.append(row(classifier, photo, arguments.over, arguments.rho, arguments.confidence))
             print(*rows[-1].values(), sep="  ", flush=True)
-            with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(arguments.csv, COLUMNS, rows)
     asked = [each for each in rows if (each["over"], each["rho_wanted"], each["confidence"]) == question]
     certified = [each for each in asked if each["verdict"] == "certified"]
     print(f"\n{len(asked)} photos, ρ ≥ {arguments.rho} over {arguments.over} at {arguments.confidence}")
     print(f"certified {len(certified)}, of these at the first part {sum(each['part'] == '1' for each in certified)}")
-    print("draws of the certificate, median", statistics.median(int(each["draws"]) for each in certified))
+    if certified:
+        print("draws of the certificate, median", statistics.median(int(each["draws"]) for each in certified))
     print("certified although ρ on 300 other colours is less:", sum(float(e["rho"]) < arguments.rho for e in certified))
     for name in ("area", "rho", "forward_passes", "seconds"):
         default = {"forward_passes": "default_passes"}.get(name, f"default_{name}")
