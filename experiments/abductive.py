@@ -30,8 +30,10 @@ from torch import Tensor
 import suffice
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
-from suffice.explainers.abductive import needed_pixels, proved_part, with_pixels
+from suffice.explainers.abductive import needed_pixels, proved_part, verifiers, with_pixels
 from suffice.files import write_csv
+from suffice.guarantees.bounds import METHODS as BOUNDS
+from suffice.guarantees.bounds import Method as Bound
 from suffice.guarantees.bounds import network_of
 from suffice.guarantees.proof import Verifier, prove
 from suffice.images import to_model
@@ -105,9 +107,9 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return found, time.perf_counter() - wall, time.process_time() - used
 
 
-def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: str) -> None:
+def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: Bound) -> None:
     dataset = load_dataset("mnist", arguments.data, "test")
-    layers = {dtype: network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)}
+    layers = [network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)]
     done = {(row["network"], row["digit"], row["epsilon"], row["bound"]) for row in read(arguments.sizes)}
     for epsilon in SEARCHED[network]:
         for digit in range(arguments.digits):
@@ -115,12 +117,9 @@ def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Name
                 continue
             image = to_model(dataset.photo(digit), classifier)
             target = int(classifier.logits(image[None]).argmax())
-
-            def make(dtype: torch.dtype, image: Tensor = image, target: int = target, e: float = epsilon) -> Verifier:
-                return Verifier(classifier, image, target, e, bound, dtype, layers[dtype])  # type: ignore[arg-type]
-
-            part, wall, used = timed(lambda make=make: proved_part(make(torch.float32), make(torch.float64)))
-            exact = make(torch.float64)
+            asked = verifiers(classifier, image, target, epsilon, bound, layers)
+            part, wall, used = timed(lambda asked=asked: proved_part(*asked))
+            exact = asked[1]
             args = (classifier, exact, part.mask, target, 4, 0)
             needed, _, falsifying = timed(lambda args=args: needed_pixels(*args))
             row = (network, digit, dataset.labels[digit], epsilon, bound, int(part.mask.sum()), len(needed))
@@ -223,7 +222,9 @@ def main() -> int:
     parser.add_argument("what", choices=("all", "sizes", "masks", "table", "figure"))
     parser.add_argument("data", type=Path, nargs="?", default=Path("data"))
     parser.add_argument("--network", choices=list(TRAINING), action="append")
-    parser.add_argument("--bound", action="append", help="default: crown; of the plain network the other two as well")
+    parser.add_argument(
+        "--bound", choices=BOUNDS, action="append", help="default: alpha-crown; of the plain network the others as well"
+    )
     parser.add_argument("--digits", type=int, default=50)
     parser.add_argument("--masks-of", type=int, default=20, help="digits whose masks are put to the test")
     parser.add_argument("--one-by-one", type=int, default=10, help="digits whose pixels are freed one by one as well")
@@ -238,7 +239,7 @@ def main() -> int:
         train(arguments.runs, arguments.data)
     for network in arguments.network or TRAINING:
         if arguments.what in ("all", "sizes"):
-            bounds = arguments.bound or (["crown", "crown-ibp", "interval"] if network == "plain" else ["crown"])
+            bounds = arguments.bound or (BOUNDS[::-1] if network == "plain" else BOUNDS[-1:])
             for bound in bounds:
                 sizes(classifier_of(network, arguments.runs), network, arguments, bound)
         if arguments.what in ("all", "masks"):
