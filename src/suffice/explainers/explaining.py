@@ -43,6 +43,7 @@ def explanation_of(
     chosen = METHODS.find(method)
     _check_minimal(chosen, minimal)
     complete = complete_settings(chosen.name, chosen.settings, settings)
+    chosen.check_sides(question.classifier)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     nothing = np.zeros(question.region.shape, dtype=bool)
@@ -111,9 +112,9 @@ def _certified(question: Question, found: Candidate, level: str | None, block: i
     """What a method found, or less of it, and the name of its certificate; empty for none."""
     block = found.minimal_block or block
     if level is None or not bool(question(found.mask)):
-        return found, certificate_name("blocks", block) if found.minimal_block else ""
+        return found, certificate_name("blocks", block, question.region.ndim) if found.minimal_block else ""
     mask = certified(question, found.mask & question.region.numpy(), level, block)
-    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block)
+    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block, question.region.ndim)
 
 
 def _notes_on_part(question: Question, found: Candidate, sufficient: bool, loses_class: str) -> list[str]:
