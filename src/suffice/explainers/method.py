@@ -28,6 +28,11 @@ class MethodSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def always_search(self) -> bool:
+        """Whether the method is run also where no part is needed, as the class is given with everything hidden."""
+        return False
+
 
 SettingsOfMethod = TypeVar("SettingsOfMethod", bound=MethodSettings)
 
@@ -97,6 +102,8 @@ class Method:
             least and greatest value.
         own_contexts: whether what its masks suffice in is not what the question's occlusions show: then they are
             searched for also where nothing shown is enough, and may be insufficient under the occlusions.
+        distance: of a method that learns through activations, how far those of a part, bool (H, W), are from the whole
+            image's: `Explanation.activation_distance`; None where there are none.
         needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
     """
 
@@ -106,4 +113,5 @@ class Method:
     saliency: Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps] | None = None
     own_scale: bool = False
     own_contexts: bool = False
+    distance: Callable[[Question, Any, Tensor], dict[str, Any] | None] | None = None
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
