@@ -339,6 +339,7 @@ def _as_text(explanation: Explanation) -> str:
         f"{printable(explanation.image)}: {printable(explanation.target_name)} (class {explanation.target}), "
         f"confidence {explanation.confidence:.2f}",
         f"  {_verdict(explanation)}",
+        *([f"  activations: {explanation.activation_words}"] if explanation.activation_words else []),
         *([] if explanation.guarantee is None else [f"  {printable(in_words(explanation.guarantee))}"]),
         f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
         *(
