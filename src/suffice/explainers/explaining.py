@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.certificates import BLOCK, certificate_name, certified, check_level
 from suffice.explainers.method import Candidate, Method, complete_settings
@@ -87,12 +88,7 @@ def explanation_of(
         forward_passes=passes.forward,
         backward_passes=passes.backward,
         seconds=time.perf_counter() - started,
-        model=classifier.name,
-        weights=classifier.weights,
-        precision=classifier.precision,
-        outputs=classifier.known_meaning.outputs,
-        preprocessing=classifier.preprocessing.to_dict(),
-        assumptions=classifier.assumptions,
+        **_of_model(classifier),
         version=version("suffice"),
         image=question.name,
         notes=tuple(notes),
@@ -101,6 +97,17 @@ def explanation_of(
         activation_distance=distance,
         made=made_by(classifier, question.image, question.sha256, complete.model_dump() if searched else {}),
     )
+
+
+def _of_model(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "precision": classifier.precision,
+        "outputs": classifier.known_meaning.outputs,
+        "preprocessing": classifier.preprocessing.to_dict(),
+        "assumptions": classifier.assumptions,
+    }
 
 
 def _nothing(question: Question) -> Candidate:
