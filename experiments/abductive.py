@@ -31,9 +31,11 @@ import suffice
 from rows import RESULTS, Row, Rows, add_options, code_of, known_by, run_as_command, said_of
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
-from suffice.explainers.abductive import needed_pixels, proved_part, with_pixels
+from suffice.explainers.abductive import needed_pixels, proved_part, verifiers, with_pixels
 from suffice.files import read_csv
-from suffice.guarantees.bounds import network_of
+from suffice.guarantees.bounds import METHODS as BOUNDS
+from suffice.guarantees.bounds import Method as Bound
+from suffice.guarantees.bounds import Network, network_of
 from suffice.guarantees.proof import Verifier, prove
 from suffice.images import to_model
 
@@ -93,9 +95,11 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return found, time.perf_counter() - wall, time.process_time() - used
 
 
-def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: str, rows: Rows) -> None:
+def sizes(
+    classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: Bound, rows: Rows
+) -> None:
     dataset = load_dataset("mnist", arguments.data, "test")
-    layers = {dtype: network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)}
+    layers = [network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)]
     for epsilon in SEARCHED[network]:
         for digit in range(arguments.digits):
             image = to_model(dataset.photo(digit), classifier)
@@ -112,16 +116,12 @@ def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Name
 
 
 def size_of(
-    classifier: suffice.Classifier, image: Tensor, epsilon: float, bound: str, alone: bool, layers: dict[Any, Any]
+    classifier: suffice.Classifier, image: Tensor, epsilon: float, bound: Bound, alone: bool, layers: list[Network]
 ) -> dict[str, Any]:
     """How large the proved part is, what it takes, and what one pixel after the other gives."""
     target = int(classifier.logits(image[None]).argmax())
-
-    def make(dtype: torch.dtype) -> Verifier:
-        return Verifier(classifier, image, target, epsilon, bound, dtype, layers[dtype])  # type: ignore[arg-type]
-
-    part, wall, used = timed(lambda: proved_part(make(torch.float32), make(torch.float64)))
-    exact = make(torch.float64)
+    quick, exact = verifiers(classifier, image, target, epsilon, bound, layers)
+    part, wall, used = timed(lambda: proved_part(quick, exact))
     needed, _, falsifying = timed(lambda: needed_pixels(classifier, exact, part.mask, target, 4, 0))
     row: tuple[Any, ...] = (int(part.mask.sum()), len(needed), part.rounds, part.boxes, wall, used, falsifying)
     if alone:
@@ -224,7 +224,9 @@ def main() -> int:
     parser.add_argument("what", choices=("all", "sizes", "masks", "table", "figure"))
     parser.add_argument("data", type=Path, nargs="?", default=Path("data"))
     parser.add_argument("--network", choices=list(TRAINING), action="append")
-    parser.add_argument("--bound", action="append", help="default: crown; of the plain network the other two as well")
+    parser.add_argument(
+        "--bound", choices=BOUNDS, action="append", help="default: alpha-crown; of the plain network the others as well"
+    )
     parser.add_argument("--digits", type=int, default=50)
     parser.add_argument("--masks-of", type=int, default=20, help="digits whose masks are put to the test")
     parser.add_argument("--one-by-one", type=int, default=10, help="digits whose pixels are freed one by one as well")
@@ -245,7 +247,7 @@ def main() -> int:
         train(arguments.runs, arguments.data)
     for network in arguments.network or TRAINING:
         if arguments.what in ("all", "sizes"):
-            bounds = arguments.bound or (["crown", "crown-ibp", "interval"] if network == "plain" else ["crown"])
+            bounds = arguments.bound or (BOUNDS[::-1] if network == "plain" else BOUNDS[-1:])
             for bound in bounds:
                 sizes(classifier_of(network, arguments.runs), network, arguments, bound, of_sizes)
         if arguments.what in ("all", "masks"):

@@ -28,7 +28,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Table:
     adapters: Mapping[str, tuple[str, ...]]
 
 
-def _adapters(
+def adapters_of(
     preset: str,
     images: tuple[int | None, int | None],
     epochs: float,
@@ -94,19 +94,19 @@ def _adapters(
 ) -> dict[str, tuple[str, ...]]:
     def run(count: int | None) -> tuple[str, ...]:
         some = () if count is None else ("--images", str(count))
-        return (*_set(epochs=epochs, batch_size=batch_size), *some)
+        return (*settings_of(epochs=epochs, batch_size=batch_size), *some)
 
     # With small batches and the paper's 1e-3 the literal loss ends after some 300 steps at a map that is the same for
     # every image, whether the rate stays as it is or falls.
-    literal = _set(schedule="cosine", learning_rate=literal_rate)
-    ours = _set(learning_rate=3e-3, alpha_min=alpha_min, stride=stride)
+    literal = settings_of(schedule="cosine", learning_rate=literal_rate)
+    ours = settings_of(learning_rate=3e-3, alpha_min=alpha_min, stride=stride)
     return {
         "lax-paper": ("--preset", preset, *run(images[0]), *literal),
         "lax": ("--preset", "default", *run(images[1]), *ours),
     }
 
 
-def _set(**settings: object) -> tuple[str, ...]:
+def settings_of(**settings: object) -> tuple[str, ...]:
     return tuple(word for name, value in settings.items() for word in ("--set", f"{name}={value}"))
 
 
@@ -118,22 +118,22 @@ TABLES = {
         "synthetic-mnist",
         f"{_RESNET}:synthetic_mnist",
         0.5,
-        ("--preset", "quick", *_set(epochs=0.8), "--test-images", "2000"),
-        _adapters("paper-synthetic-mnist", (9_600, 32_000), 1, 16, 0.5, stride=2, literal_rate=3e-4),
+        ("--preset", "quick", *settings_of(epochs=0.8), "--test-images", "2000"),
+        adapters_of("paper-synthetic-mnist", (9_600, 32_000), 1, 16, 0.5, stride=2, literal_rate=3e-4),
     ),
     4: Table(
         "cub200-20",
         f"{_RESNET}:cub200_20",
         0.5,
-        _set(epochs=200, flip="true", shift=24),
-        _adapters("paper-cub200", (None, None), 100, 16, 0.5, stride=8, literal_rate=1e-4),
+        settings_of(epochs=200, flip="true", shift=24),
+        adapters_of("paper-cub200", (None, None), 100, 16, 0.5, stride=8, literal_rate=1e-4),
     ),
     5: Table(
         "cifar10",
         f"{_RESNET}:cifar10",
         0.4,
-        _set(epochs=30, batch_size=128, flip="true", shift=4),
-        _adapters("paper-cifar10", (None, None), 5, 64, 0.4, stride=2, literal_rate=3e-4),
+        settings_of(epochs=30, batch_size=128, flip="true", shift=4),
+        adapters_of("paper-cifar10", (None, None), 5, 64, 0.4, stride=2, literal_rate=3e-4),
     ),
 }
 
@@ -154,14 +154,15 @@ def train(table: Table, data: str, work: Path, precision: str, seed: int) -> Non
     """The base model and both adapters, by the commands of suffice; what is there is not trained again."""
     mixed = "bf16-mixed" if precision == "bfloat16" else "32-true"
     common = ["--data", data, "--seed", str(seed), "--set", f"precision={mixed}"]
-    weights = work / "base" / "classifier.safetensors"
+    weights, model = work / "base" / "classifier.safetensors", ("--model", table.model)
     if not (weights.is_file() and (work / "base.json").is_file()):
         _suffice(
-            ["train-classifier", table.dataset, "--out", str(work / "base"), *table.base, *common], work / "base.json"
+            ["train-classifier", table.dataset, *model, "--out", str(work / "base"), *table.base, *common],
+            work / "base.json",
         )
     for name, words in table.adapters.items():
         if not (work / name / "adapter.safetensors").is_file():
-            where = ["--weights", str(weights), "--out", str(work / name)]
+            where = [*model, "--weights", str(weights), "--out", str(work / name)]
             _suffice(["train-lax", table.dataset, *where, *words, *common], work / f"{name}.json")
 
 
@@ -230,8 +231,14 @@ def score(
     indices: Sequence[int],
     work: Path,
     alpha_min: float,
+    metrics: Sequence[str],
+    occlusion: str = "zero",
+    judge: Callable[[Tensor], Mapping[str, Tensor]] = lambda maps: {},
 ) -> list[dict[str, Any]]:
-    """A row for each of some images; none for the method `truth` where the objects' pixels are not known."""
+    """A row for each of some images; none for the method `truth` where the objects' pixels are not known.
+
+    `judge` adds columns, from the maps (N, H, W).
+    """
     truth = truth_of(dataset, indices, classifier)
     if method == "truth" and truth is None:
         return []
@@ -241,14 +248,14 @@ def score(
     maps, cost = explain(method, classifier, images, truth, work)
     # CAMs have no scale of their own; LAX and masks are on that of α.
     normalise = "min-max" if method in CAMS else "none"
-    scores = score_many(
-        asked, images, maps, labels, METRICS, "zero", step=0.02, alpha_min=alpha_min, normalise=normalise
-    )
-    agree = {} if truth is None else agreement(maps, truth, alpha_min)
+    part: dict[str, Any] = {"alpha_min": alpha_min} if any(name.startswith("msi") for name in metrics) else {}
+    scores = score_many(asked, images, maps, labels, metrics, occlusion, step=0.02, normalise=normalise, **part)
+    agree, judged = {} if truth is None else agreement(maps, truth, alpha_min), judge(maps)
     return [
         {"method": method, "image": index, "label": int(labels[row]), "predicted": int(predicted[row])}
         | scores.of_map(row)
         | {name: float(agree[name][row]) if agree else "" for name in TRUTH}
+        | {name: float(values[row]) for name, values in judged.items()}
         | cost
         for row, index in enumerate(indices)
     ]
@@ -370,7 +377,7 @@ def run(table: Table, args: argparse.Namespace, path: Path, precision: str) -> l
             asked_of += keys.values()
             if left := [index for index, of_one in keys.items() if of_one not in rows]:
                 started = time.perf_counter()
-                new = score(method, classifier, asked, dataset, left, args.work, table.alpha_min)
+                new = score(method, classifier, asked, dataset, left, args.work, table.alpha_min, METRICS)
                 rows |= {keys[row["image"]]: row | known(method, row["image"]) | {"made": now()} for row in new}
                 write_csv(path, COLUMNS, rows.values())
                 each = (time.perf_counter() - started) / len(left)
