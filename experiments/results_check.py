@@ -103,6 +103,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace, Path], list[Row]]] = {
         "activation-matching.csv", "activation_matching.py", "photos", "{photo}", "--method", "grad-cam"
     ),
     "circuits-blocks.csv": script("circuits-blocks.csv", "circuits.py", "{photos}", "--photos", "1"),
+    "circuits-planted.csv": script("circuits-planted.csv", "circuits_planted.py", "--seeds", "1"),
     "deactivation-coverage.csv": script(
         "deactivation-coverage.csv", "deactivation_coverage.py", "--only", "squeezenet1_1"
     ),
@@ -147,8 +148,8 @@ def differing(fresh: Sequence[Row], stored: Iterable[Row]) -> tuple[int, set[str
 
 
 LABELS = ("photo", "tool", "configuration", "seed", "occlusion", "method", "gamma", "over", "rho_wanted", "condition")
-LABELS += ("model", "library", "family", "network", "digit", "epsilon", "bound", "switch", "off", "ranking", "goal")
-LABELS += ("dataset", "at", "level", "metric", "minus", "design", "seeds", "label", "set")
+LABELS += ("model", "library", "family", "digit", "epsilon", "bound", "switch", "off", "ranking", "goal")
+LABELS += ("dataset", "at", "level", "metric", "minus", "design", "seeds", "label", "set", "network", "what", "way")
 
 
 def labels_of(row: Row, other: Row) -> list[str]:

@@ -89,7 +89,6 @@ def test_rho_of_the_same_parts_on_the_same_colours_is_the_same() -> None:
 
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     module = importlib.import_module("results_check")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     return module
@@ -138,7 +137,3 @@ def test_what_is_left_out_is_said_with_its_reason_and_is_no_fault(
 
 def test_the_examples(check: Any) -> None:
     assert doctest.testmod(check) == (0, 3)
-
-
-def test_each_file_has_a_check(check: Any) -> None:
-    assert {path.name for path in FILES} <= set(check.CHECKS)
