@@ -52,6 +52,9 @@ class Explanation:
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
             sign. None for other methods.
+        activation_distance: of methods that learn through the model's activations, how far those of the part are from
+            the whole image's: `distance` (L_act of activation matching), `hidden` (that of nothing shown, to compare
+            it with) and the `layers`; None for other methods.
         made: what made it, of which two equal results may say different things: `date` (UTC), `device`, versions, the
             digests of `image` and `weights`; see `suffice.provenance`. Empty in the results of earlier versions.
     """
@@ -88,6 +91,7 @@ class Explanation:
     loses_class: str = ""
     guarantee: dict[str, Any] | None = None
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    activation_distance: dict[str, Any] | None = None
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -124,6 +128,21 @@ class Explanation:
             "pairs": f"no block of {side} pixels of one grid can be left out, nor two of them together",
             "every": f"no cells of {self.certificate.removeprefix('every subset of ')} can be left out, however many",
         }[self.certificate.split()[0]]
+
+    @property
+    def activation_words(self) -> str:
+        """How far the activations of the part are from the whole image's, in plain words; empty where nobody measured.
+
+        >>> import types
+        >>> found = types.SimpleNamespace(activation_distance={"distance": 0.02, "hidden": 0.1})
+        >>> Explanation.activation_words.fget(found)
+        '0.02 from those of the whole image (0.1 with nothing shown), so 20% of the way'
+        """
+        if self.activation_distance is None:
+            return ""
+        distance, hidden = self.activation_distance["distance"], self.activation_distance["hidden"]
+        share = f", so {distance / hidden:.0%} of the way" if hidden > 0 else ""
+        return f"{distance:.3g} from those of the whole image ({hidden:.3g} with nothing shown){share}"
 
     def __repr__(self) -> str:
         """One line: what it is of, how large, and whether it suffices."""

@@ -103,6 +103,18 @@ class Scores:
             for name, draws in self.draws.items()
         }
 
+    def to_arrow(self) -> Any:
+        """A `pyarrow.Table` with a row a map: `label`, `predicted`, `confidence`, the metrics by name, and `note`."""
+        import pyarrow as pa
+
+        columns = {"label": self.labels, "predicted": self.predicted, "confidence": self.confidence, **self.values}
+        arrays = {name: pa.array(values.numpy()) for name, values in columns.items()}
+        return pa.table(arrays | {"note": pa.array(self.notes or [""] * len(self.labels), pa.string())})
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`; ImportError where there is no pandas."""
+        return self.to_arrow().to_pandas()
+
     def only(self, index: int) -> Scores:
         """The scores of one map alone."""
         row = slice(index, index + 1)
