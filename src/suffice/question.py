@@ -44,6 +44,7 @@ from suffice.errors import InputError, did_you_mean
 from suffice.images import Photo, given_image
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, Occlusion, joined_names, make_occlusions
 from suffice.outputs import as_tensor
+from suffice.places import PLACES, DetectedBox, Place
 from suffice.progress import Progress
 from suffice.verdicts import log_odds
 
@@ -68,7 +69,8 @@ class Question:
         classifier: whose decision it is.
         image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes; a signal (C, L) or a
             volume (C, D, H, W) of a classifier that takes these. Masks then have its sizes in the place of (H, W).
-        target: class by number or name; None for the model's own choice for the whole image.
+        target: class by number or name; None for the model's own choice for the whole image. Or a `Pixel`, `Region` or
+            `DetectedBox` with its class, of a network whose output is a map, or boxes (see `suffice.places`).
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects. Of several, all have to keep the class.
         threshold: τ in [0, 1) of `deactivate`.
@@ -101,7 +103,7 @@ class Question:
         self,
         classifier: Classifier,
         image: Tensor | npt.NDArray[Any] | Photo,
-        target: int | str | None = None,
+        target: int | str | Place | None = None,
         *,
         occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
         threshold: float = 0.0,
@@ -112,10 +114,16 @@ class Question:
         region: Tensor | npt.NDArray[np.bool_] | None = None,
     ) -> None:
         check_demands(keep_confidence, kind, seed)
+        place = target if isinstance(target, PLACES) else None
+        if place is not None:
+            classifier, target = classifier.at(place), 1 if isinstance(place, DetectedBox) else place.target
+        assert not isinstance(target, PLACES)
         self.classifier, self.threshold, self.seed, self.name = classifier, threshold, seed, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         self.occlusion = joined_names(occlusion)
         pixels, self.assumed, self.sha256 = given_image(classifier, image)
+        if place is not None:
+            self.assumed = (*self.assumed, f"Explained is what the model says of {place}.")
         self.image = classifier.check_image(pixels)
         self.kind, self._keep_confidence = kind, keep_confidence
         self.region = self._checked_region(region)
