@@ -161,6 +161,17 @@ class Question:
         other.also, other._order = None, list(range(len(self.occlusions)))
         return other
 
+    def of(self, target: int | str) -> Question:
+        """The question of another class: the same image, occlusions and demands, and answers of its own.
+
+        Args:
+            target: by number or name.
+        """
+        other = copy.copy(self)
+        other._answers = KeptAnswers(self.classifier, self.image, self.occlusions, target)
+        other.also, other._order = None, list(range(len(self.occlusions)))
+        return other
+
     def under(self, occlusions: Sequence[Occlusion]) -> Question:
         """The question whether a part is enough under further occlusions, too; what was answered is not asked again.
 
