@@ -24,6 +24,7 @@ import torch
 
 import suffice
 from suffice.buffers import keep_buffers
+from suffice.cli.command import parse_settings
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
 from suffice.files import read_csv, write_csv
@@ -131,7 +132,7 @@ def main() -> int:
             "suffice.models.three_layers:mnist", weights=arguments.weights, class_names=list("0123456789"), device="cpu"
         )
         others = [row for row in rows if row["condition"] != "digits"]
-        settings = {"robustness": "none", **dict(pair.split("=") for pair in arguments.set)}
+        settings = {"robustness": "none", **parse_settings(arguments.set)}
         new = explain_digits(classifier, arguments.folder, arguments.digits, **settings)
         write_csv(arguments.csv, COLUMNS, others + new)
         rows = new
