@@ -25,6 +25,7 @@ ORDER = (
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),
     *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "audit", "report", "cli"),
+    *("captum", "torchmetrics", "lightning", "__main__"),
 )
 HEAVY = ("timm", "torchvision", "pytorch_grad_cam", "transformers", "matplotlib", "sklearn", "lightning")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from suffice.errors import InputError
 from suffice.files import storable
 from suffice.guarantees.contexts import label_of
 from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
+from suffice.provenance import sha256_of_pixels
 
 
 class Images:
@@ -220,7 +220,7 @@ class ModelImage:
 
     def __init__(self, classifier: Classifier, pixels: Tensor, label: int | None, sha256: str | None = None) -> None:
         self.classifier, self.pixels, self.label, self.sha256 = classifier, pixels, label, sha256
-        self.digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
+        self.digest = sha256_of_pixels(pixels)[:16]
 
     @functools.cached_property
     def _logits(self) -> Tensor:

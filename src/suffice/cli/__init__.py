@@ -45,7 +45,6 @@ def _app() -> typer.Typer:
     app = typer.Typer(
         name="suffice",
         help="Find the smallest part of an image that suffices for a classifier's decision.",
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
     )

@@ -2,7 +2,7 @@
 
 | name | what has to be in the data folder | masks | file |
 |---|---|---|---|
-| `synthetic-mnist` | `MNIST/raw` | yes | `synthetic_mnist.py` |
+| `synthetic-mnist`, with `:literal` or `:black-aware` | `MNIST/raw` | yes | `synthetic_mnist.py` |
 | `mnist` | `MNIST/raw` | | `torchvision_sets.py` |
 | `cifar10` | `cifar-10-batches-py` | | `torchvision_sets.py` |
 | `cub200`, `cub200-20` | `CUB_200_2011` (and `segmentations`) | yes | `cub200.py` |
