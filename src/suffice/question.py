@@ -91,6 +91,8 @@ class Question:
         region: bool (H, W).
         also: what a search demands of a mask, bool (H, W), besides; verdicts on masks that are compared or tried know
             of it, that of `holds` does not. None: nothing.
+        watched: called with masks, bool (N, H, W), and the verdicts on them, bool (N,), as a search asks for them, also
+            of the questions that `at` and `under` make. None: nothing.
 
     Raises:
         InputError: an image of another shape or range, an unknown kind or occlusion, γ, τ or the seed out of range.
@@ -128,6 +130,7 @@ class Question:
         self.kind, self._keep_confidence = kind, keep_confidence
         self.region = self._checked_region(region)
         self.also: Callable[[Tensor], bool] | None = None
+        self.watched: Callable[[Tensor, Tensor], None] | None = None
         self._answers = KeptAnswers(classifier, self.image, self.occlusions, target)
         # Indices of the occlusions, the one that ruled out a mask last leads.
         self._order = list(range(len(self.occlusions)))
@@ -377,6 +380,8 @@ class Question:
             alive = [row for row in alive if row not in gone]
         verdicts = torch.zeros(len(masks), dtype=torch.bool)
         verdicts[[row for row in alive if self.also is None or self.also(masks[row])]] = True
+        if self.watched is not None:
+            self.watched(masks, verdicts)
         return verdicts
 
     def _groups(self) -> Iterator[list[int]]:
