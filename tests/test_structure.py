@@ -24,8 +24,8 @@ ORDER = (
     *("outputs", "places", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),
-    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "audit", "report", "cli"),
-    *("captum", "torchmetrics", "lightning", "__main__"),
+    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "audit", "report", "web"),
+    *("cli", "captum", "torchmetrics", "lightning", "__main__"),
 )
 HEAVY = ("timm", "torchvision", "pytorch_grad_cam", "transformers", "matplotlib", "sklearn", "lightning")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from suffice.explanation import Explanation as Explanation
     from suffice.guarantees import certify as certify
     from suffice.images import load_image as load_image
+    from suffice.metrics import holds_under as holds_under
     from suffice.metrics import robustness_images as robustness_images
     from suffice.metrics import robustness_solid as robustness_solid
     from suffice.metrics import score as score
@@ -51,6 +52,7 @@ _HOME = {
     "load_explanation": "suffice.saved",
     "certify": "suffice.guarantees",
     "load_image": "suffice.images",
+    "holds_under": "suffice.metrics",
     "robustness_images": "suffice.metrics",
     "robustness_solid": "suffice.metrics",
     "score": "suffice.metrics",

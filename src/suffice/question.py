@@ -91,6 +91,8 @@ class Question:
         region: bool (H, W).
         also: what a search demands of a mask, bool (H, W), besides; verdicts on masks that are compared or tried know
             of it, that of `holds` does not. None: nothing.
+        watched: called with masks, bool (N, H, W), and the verdicts on them, bool (N,), as a search asks for them, also
+            of the questions that `at` and `under` make. None: nothing.
 
     Raises:
         InputError: an image of another shape or range, an unknown kind or occlusion, γ, τ or the seed out of range.
@@ -128,6 +130,7 @@ class Question:
         self.kind, self._keep_confidence = kind, keep_confidence
         self.region = self._checked_region(region)
         self.also: Callable[[Tensor], bool] | None = None
+        self.watched: Callable[[Tensor, Tensor], None] | None = None
         self._answers = KeptAnswers(classifier, self.image, self.occlusions, target)
         # Indices of the occlusions, the one that ruled out a mask last leads.
         self._order = list(range(len(self.occlusions)))
@@ -158,6 +161,17 @@ class Question:
         other.kind = self.kind if kind is None else kind
         check_demands(other._keep_confidence, other.kind, self.seed)
         other.region = self.region if region is None else self._checked_region(region)
+        other.also, other._order = None, list(range(len(self.occlusions)))
+        return other
+
+    def of(self, target: int | str) -> Question:
+        """The question of another class: the same image, occlusions and demands, and answers of its own.
+
+        Args:
+            target: by number or name.
+        """
+        other = copy.copy(self)
+        other._answers = KeptAnswers(self.classifier, self.image, self.occlusions, target)
         other.also, other._order = None, list(range(len(self.occlusions)))
         return other
 
@@ -366,6 +380,8 @@ class Question:
             alive = [row for row in alive if row not in gone]
         verdicts = torch.zeros(len(masks), dtype=torch.bool)
         verdicts[[row for row in alive if self.also is None or self.also(masks[row])]] = True
+        if self.watched is not None:
+            self.watched(masks, verdicts)
         return verdicts
 
     def _groups(self) -> Iterator[list[int]]:

@@ -35,6 +35,9 @@ from suffice.explainers.certified import with_certificate as with_certificate
 from suffice.explainers.method import Method, MethodSettings, complete_settings
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
+from suffice.explainers.several import Mistake as Mistake
+from suffice.explainers.several import explain_mistake as explain_mistake
+from suffice.explainers.several import parts_of, share_of
 from suffice.explanation import Explanation
 from suffice.guarantees.certifying import OVER, RHO
 from suffice.images import Photo
@@ -145,7 +148,7 @@ def explain_series(
     )
     questions = [question.at(keep_confidence=keep_confidence) for keep_confidence in keep_confidences]
     return [
-        each.explain(method, minimal=minimal, progress=_share_of(progress, index, len(questions)), **settings)
+        each.explain(method, minimal=minimal, progress=share_of(progress, index, len(questions)), **settings)
         for index, each in enumerate(questions)
     ]
 
@@ -175,34 +178,18 @@ def explain_several(
         progress: called with the share of the work that is done.
 
     Returns:
-        From one to `count` explanations. It ends when what is left suffices no more; the last explanation then says so
-        in its notes. The first is that of `explain`, also where it is not sufficient.
+        From one to `count` explanations, each with its number in `part`, and in `parts` how many there are. It ends
+        when what is left suffices no more, or cannot be looked at by the method; the last explanation then says so in
+        its notes. The first is that of `explain`, also where it is not sufficient.
 
     Raises:
         InputError: as `explain`, or a count below 1.
     """
-    if count < 1:
-        raise InputError(f"expected to look for at least 1 explanation; got {count}")
     question = Question(
         classifier, image, target, occlusion=occlusion, threshold=threshold, keep_confidence=keep_confidence, seed=seed,
         name=name,
     )  # fmt: skip
-    found: list[Explanation] = []
-    while len(found) < count:
-        explanation = question.explain(
-            method, minimal=minimal, progress=_share_of(progress, len(found), count), **settings
-        )
-        if found and not explanation.sufficient:
-            last = found[-1]
-            note = f"What {len(found)} explanations leave of the image is not found to be sufficient: there is no more."
-            found[-1] = dataclasses.replace(last, notes=(*last.notes, note))
-            break
-        found.append(explanation)
-        left = question.region & ~explanation.mask
-        if not explanation.sufficient or explanation.area == 0 or not left.any():
-            break
-        question = question.at(region=left)
-    return found
+    return parts_of(question, method, count, minimal=minimal, progress=progress, **settings)
 
 
 def explain_batch(
@@ -279,8 +266,3 @@ def check_settings(
     check_level(minimal)
     check_demands(keep_confidence, kind, seed)
     return complete_settings(found.name, found.settings, settings)
-
-
-def _share_of(progress: Progress | None, index: int, count: int) -> Progress:
-    """The progress of one part of several that take about as long."""
-    return lambda share: None if progress is None else progress((index + share) / count)
