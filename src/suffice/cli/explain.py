@@ -339,6 +339,7 @@ def _as_text(explanation: Explanation) -> str:
         f"{printable(explanation.image)}: {printable(explanation.target_name)} (class {explanation.target}), "
         f"confidence {explanation.confidence:.2f}",
         f"  {_verdict(explanation)}",
+        *([f"  activations: {explanation.activation_words}"] if explanation.activation_words else []),
         *([] if explanation.guarantee is None else [f"  {printable(in_words(explanation.guarantee))}"]),
         f"  {explanation.forward_passes} forward passes, {backward}{explanation.seconds:.1f} s",
         *(
@@ -352,6 +353,11 @@ def _as_text(explanation: Explanation) -> str:
 def _verdict(explanation: Explanation) -> str:
     kind, hidden = explanation.kind, printable(explanation.occlusion)
     confidence = f"confidence {explanation.explanation_confidence:.2f}"
+    if (explanation.guarantee or {}).get("verdict") == "proved" and not explanation.sufficient:
+        return (
+            f"{explanation.area:.1%} of what the model sees is kept for a proof (below); with all else hidden "
+            f"({hidden}) that is not enough, {confidence}"
+        )
     if explanation.verdict == "empty":
         return f"NO PIXEL NEEDED under {hidden}: the class is the model's answer to nothing, {confidence}"
     verdict = {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, to_photo
+from suffice.registry import METHODS
 
 # A corner of the mask's pixel grid, (x, y): pixel (x, y) lies between the corners (x, y) and (x + 1, y + 1).
 Corner = tuple[int, int]
@@ -153,18 +154,26 @@ def sees_all(frame: Frame) -> bool:
     return left <= 0.5 and top <= 0.5 and right >= width - 0.5 and bottom >= height - 0.5
 
 
-def saliency_image(saliency: Tensor | np.ndarray[Any, Any]) -> Image.Image:
+def saliency_range(explanation: Explanation) -> tuple[float, float]:
+    """The values that are dark and bright: 0 and 1 where that is a method's own scale, else the least and greatest."""
+    if explanation.method in METHODS.builtin and METHODS[explanation.method].own_scale:
+        return 0.0, 1.0
+    return float(explanation.saliency.min()), float(explanation.saliency.max())
+
+
+def saliency_image(saliency: Tensor | np.ndarray[Any, Any], scale: tuple[float, float] | None = None) -> Image.Image:
     """A saliency map in colour, from dark (its least value) to bright (its greatest).
 
     Args:
         saliency: float (H, W), any scale.
+        scale: the values that are dark and bright; None: the least and the greatest.
 
     Returns:
         RGB of (W, H), in matplotlib's perceptually uniform `inferno`. A constant map is dark.
     """
     values = np.asarray(saliency, dtype=np.float64)
-    low, high = values.min(), values.max()
-    levels = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    low, high = (values.min(), values.max()) if scale is None else scale
+    levels = ((values - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(values)
     return Image.fromarray(saliency_colours(256)[np.round(levels * 255).astype(np.intp)])
 
 

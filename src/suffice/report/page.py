@@ -37,6 +37,7 @@ from suffice.report.figures import (
     png_bytes,
     saliency_colours,
     saliency_image,
+    saliency_range,
     sees_all,
     shrunk,
     thumbnail,
@@ -71,7 +72,8 @@ class ExplanationEntry:
         pixel_art: whether pixels are shown as squares.
         outline: SVG path data in pixels of the model's input.
         ragged: whether it is too long for a line of the usual width.
-        saliency_range: least and greatest saliency.
+        saliency_range: the values of the saliency that are dark and bright.
+        activations: how far those of the part are from the whole image's, in plain words; empty where nobody measured.
         photo, saliency, thumbnail: `data:` URIs.
     """
 
@@ -92,6 +94,7 @@ class ExplanationEntry:
     saliency: str
     thumbnail: str
     where: str = ""
+    activations: str = ""
 
     @property
     def kind(self) -> str:
@@ -137,7 +140,7 @@ def make_entry(
     pixel_art = max(view.size) <= _PIXEL_ART
     left, top, right, bottom = framed_as(frame, view.size).box
     loops, gamma = outline(explanation.mask), explanation.keep_confidence
-    facts = explanation.to_dict()
+    facts, scale = explanation.to_dict(), saliency_range(explanation)
     return ExplanationEntry(
         facts=facts | {"image": facts["image"] or photo.path, "made": made_in_words(explanation.made)},
         minimality=explanation.minimality,
@@ -151,9 +154,10 @@ def make_entry(
         pixel_art=pixel_art,
         outline=path_data(loops),
         ragged=is_ragged(loops, frame.crop),
-        saliency_range=(float(explanation.saliency.min()), float(explanation.saliency.max())),
+        saliency_range=scale,
+        activations=explanation.activation_words,
         photo=encoded(view, exact=pixel_art),
-        saliency=encoded(saliency_image(explanation.saliency), exact=pixel_art),
+        saliency=encoded(saliency_image(explanation.saliency, scale), exact=pixel_art),
         thumbnail=encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
         where=where,
     )
