@@ -244,10 +244,10 @@ def of_network(name: str, seed: int) -> Iterator[dict[str, object]]:
 
     counted = edges_that_count(classifier, readout.network, image, 0, references)
     yield row("nodes", "tested edges", nodes, channels_with_edges(counted, readout.layers))
-    for ranking in RANKINGS:
+    for ranking in (ranking for ranking in RANKINGS if ranking != "random"):  # of which several are drawn below
         circuit = suffice.trace_circuit(
             classifier, image, layers="all", switch="all", ranking=ranking, share=int(nodes.sum()) / len(nodes),
-            reference=references, random=0,
+            allocation="network", reference=references, random=0,
         )  # fmt: skip
         yield row("nodes", ranking, nodes, torch.cat([layer.on for layer in circuit.layers]))
     for drawn in random_circuits(nodes, readout.layers, RANDOM, seed):
