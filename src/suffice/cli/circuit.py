@@ -97,6 +97,19 @@ def circuit(
             metavar="FOLDER", help="Images; a channel that is off is then its mean over these. [default: it is zero]"
         ),
     ] = None,
+    of_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="One circuit for all images together, of this class by name or number, certified against taking "
+            "images out; see docs/circuits.md.",
+        ),
+    ] = None,
+    removed: Annotated[
+        int,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="With --class: how many images may be taken out."),
+    ] = 2,
     random: Annotated[
         int, typer.Option(parser=whole_number, metavar="INTEGER", help="Random circuits of the same size to try.")
     ] = 10,
@@ -153,6 +166,15 @@ def circuit(
     def several(text: str | None) -> str | list[str] | None:
         return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
 
+    if of_class is not None:
+        if mask is not None or target is not None:
+            raise InputError("expected --class without --mask and --target: it is about whole images of one class")
+        from suffice.cli.class_circuit import trace_class
+
+        return trace_class(
+            classifier, found, of_class, references, out=out, as_json=as_json, show_traceback=show_traceback,
+            layers=several(switch) or "all", removed=removed, share=share, seed=seed,
+        )  # fmt: skip
     call = {
         "target": target,
         "layers": several(layers),
