@@ -34,10 +34,11 @@ from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
 from suffice.recording import Op, Recording, Value
 
-LAYERS = ("stages", "blocks", "all")
+LAYERS = ("stages", "blocks", "hidden", "all")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
+_CONVOLUTIONS, _SUMS = set(operators_of("convolution")), set(operators_of("addition"))
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -102,8 +103,10 @@ def connect(
         module: the model.
         recording: of one forward pass of it.
         layers: `all`: every activation that a kernel reads. `blocks`: of these the ones that all of the image's
-            evidence passes through, one a block (of a residual block its output). `stages`: of the blocks the last of
-            each resolution. Or names of modules, whose outputs are taken.
+            evidence passes through, one a block (of a residual block its output). `hidden`: the units that a network
+            computes with, and its last features: of all, those that are no part of a sum over skip connections and
+            that not only depthwise kernels read, which would make each its own single successor. `stages`: of the
+            blocks the last of each resolution. Or names of modules, whose outputs are taken.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
 
     Raises:
@@ -121,7 +124,9 @@ def connect(
                 f"expected a model with convolutions or linear layers before its last one; {type(module).__name__} has "
                 "no channels to make a circuit of"
             )
-        if layers != "all":
+        if layers == "hidden":
+            every = _hidden(every, _blocks(module, recording, every)[-1])
+        elif layers != "all":
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
@@ -353,6 +358,49 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
             found[unit] = value
         reached = max(reached, farthest[here])
     return list(found.values())
+
+
+def _hidden(every: Sequence[Value], last: Value) -> list[Value]:
+    """Of all layers the units: not the stream that they are added to, and of each depthwise kernel what it returns."""
+    kept = {value for value in every if not (_is_summed(value) or _only_depthwise(value))}
+    return sorted({*kept, last}, key=_number)
+
+
+def _is_summed(value: Value) -> bool:
+    """Whether a value is a sum of several, or a term of one, but for norms, non-linearities and moves."""
+    op = value.op
+    while op is not None and op.function not in rules.MIXES:
+        if _adds(op):
+            return True
+        op = op.inputs[0].op if len(op.inputs) == 1 else None
+    return any(_adds(reader) for reader in _readers(value))
+
+
+def _adds(op: Op) -> bool:
+    return op.function in _SUMS and len(op.inputs) > 1
+
+
+def _only_depthwise(value: Value) -> bool:
+    readers = _readers(value)
+    return bool(readers) and all(_is_depthwise(op) for op in readers)
+
+
+def _is_depthwise(op: Op) -> bool:
+    groups = rules.argument(op, 6, "groups", 1)
+    return op.function in _CONVOLUTIONS and 1 < groups == len(rules.tensor_of(rules.argument(op, 1, "weight")))
+
+
+def _readers(value: Value) -> list[Op]:
+    """The kernels, sums and joins that read a value, directly or through what is elementwise or moves elements."""
+    found: list[Op] = []
+    waiting = [value]
+    while waiting:
+        for op in waiting.pop().consumers:
+            if op.function in rules.MIXES or op.function in rules.MERGES or op.function in rules.JOINS:
+                found.append(op)
+            else:
+                waiting += [after for after in op.outputs if after.op is op]
+    return found
 
 
 def _holding_all(paths: Sequence[str]) -> list[str]:
