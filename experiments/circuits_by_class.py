@@ -103,9 +103,10 @@ def of_digit(
     circuit = circuits[digit]
     layers, on = circuit.layers, circuit.on
     found = circuit.summary()
+    sizes = [layer.channels for layer in layers]
     ways = [("whole network", torch.ones_like(on)), ("certified circuit", on), ("all but the circuit", ~on)]
-    ways += [("random", drawn) for drawn in random_circuits(on, layers, RANDOM, digit)]
-    ways += [("all but a random one", ~drawn) for drawn in random_circuits(on, layers, RANDOM, digit)]
+    ways += [("random", drawn) for drawn in random_circuits(on, sizes, RANDOM, digit)]
+    ways += [("all but a random one", ~drawn) for drawn in random_circuits(on, sizes, RANDOM, digit)]
     ways += [("circuit of the next digit", circuits[(digit + 1) % 10].on)]
     own, others = tests[answers == digit][:TESTED], tests[answers != digit][:TESTED]
     rows: list[dict[str, object]] = []
@@ -113,7 +114,7 @@ def of_digit(
         shown = shifted(torch.cat([own, others]), kind, seed=digit)
         for way, gates in ways:
             said = switched_logits(classifier, layers, shown, gates.expand(len(shown), -1), off).argmax(1) == digit
-            shares = [float(part.float().mean()) for part in gates.split([layer.channels for layer in layers])]
+            shares = [float(part.float().mean()) for part in gates.split(sizes)]
             removable = median(circuit.removable[on].tolist()) if way == "certified circuit" else ""
             values = (digit, kind, way, int(gates.sum()), len(gates), round(sum(shares) / len(shares), 4), max(shares))
             values += (found["certified_out"], found["abstained"], REMOVED, removable)  # type: ignore[assignment]

@@ -155,7 +155,9 @@ def reds(count: int) -> Tensor:
 def test_the_circuit_of_a_class_is_found_and_saved(tmp_path: Path) -> None:
     classifier = classifier_of(Wired())
     images = reds(30)
-    circuit = class_circuit(classifier, images, 0, removed=3, image_names=[f"{i}.png" for i in range(30)])
+    circuit = class_circuit(
+        classifier, images, 0, reference=torch.zeros(1, 3, 8, 8), removed=3, image_names=[f"{i}.png" for i in range(30)]
+    )
     assert circuit.on.nonzero()[:, 0].tolist() == [0, 6]
     assert circuit.in_images[circuit.on].tolist() == [30, 30]
     assert (circuit.accuracy, circuit.whole_accuracy) == (1, 1)
@@ -165,13 +167,13 @@ def test_the_circuit_of_a_class_is_found_and_saved(tmp_path: Path) -> None:
     assert [layer["on"] for layer in content["layers"]] == [[1, 0, 0, 0, 0, 0]] * 2
     assert (content["channels"], content["removed"], content["images"]) == (2, 3, 30)
     assert "2 of 12 channels certified for 3 images taken out of 30" in repr(circuit)
-    again = class_circuit(classifier, images, 0, removed=3)
+    again = class_circuit(classifier, images, 0, reference=torch.zeros(1, 3, 8, 8), removed=3)
     assert torch.equal(again.votes.count, circuit.votes.count)
     # One odd image does not change what is certified, whichever it is.
+    call = {"reference": torch.zeros(1, 3, 8, 8), "sample": 3, "share": circuit.share}
     for out in range(0, 30, 7):
-        fewer = class_circuit(
-            classifier, torch.cat([images[:out], images[out + 1 :]]), 0, sample=3, share=circuit.share
-        )
+        left = torch.cat([images[:out], images[out + 1 :]])
+        fewer = class_circuit(classifier, left, 0, **call)  # type: ignore[arg-type]
         assert bool((fewer.votes.count[circuit.on] > fewer.votes.draws / 2).all())
 
 

@@ -35,6 +35,7 @@ from torch import Tensor
 from suffice.circuits.ablation import SwitchedOff, channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
 from suffice.circuits.readout import read_out
+from suffice.circuits.references import sample_references
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
@@ -309,14 +310,16 @@ def class_circuit(
         images: (N, C, H, W) in [0, 1], of the class.
         target: the class, by number or name.
         layers: whose channels are nodes, as of `suffice.circuits.connectivity.connect`.
-        reference: (N, C, H, W) in [0, 1], of all kinds; a channel that is off is its mean over these. None for zero.
+        reference: (N, C, H, W) in [0, 1], of all kinds; a channel that is off is its mean over these. None for the
+            photos of `suffice.circuits.references.sample_references`.
         removed: k, how many images may be taken out.
         sample: m, how many images each vote is by; None for a tenth of them, and at least one.
         draws: how many votes.
         confidence: that all verdicts hold at once.
         share: of each layer that a vote's circuit has; None for the smallest of `SHARES` at which the circuit of all
-            images together keeps `keep_accuracy`. The certificate is for this share.
-        keep_accuracy: share of the whole network's accuracy on these images to keep.
+            images together keeps `keep_accuracy`, as all larger ones do. The certificate is for this share.
+        keep_accuracy: by how much more often the whole network gives the class to these images than to the reference
+            images; a circuit has to keep this share of it, so that one that says the class of everything is none.
         seed: of the draws.
         image_names: what the images are called in the result.
         progress: called with the share of the work that is done.
@@ -332,19 +335,28 @@ def class_circuit(
     _check(len(images), removed, sample, share, keep_accuracy)
     found = read_out(classifier, images[0], chosen, "stages").recording
     nodes = connect(classifier.require_module("a circuit"), found, layers, follow=False).layers
-    off = None if reference is None else channel_means(classifier, nodes, classifier.check_images(reference))
+    others = classifier.check_images(sample_references(classifier) if reference is None else reference)
+    off = channel_means(classifier, nodes, others)
     scores = image_scores(classifier, nodes, images, chosen, off)
     report(0.6)
 
-    def accuracy(on: Tensor) -> float:
-        logits = switched_logits(classifier, nodes, images, on.expand(len(images), -1), off)
-        return float((classifier.margins(logits, chosen) > 0).float().mean())
+    def says_it(on: Tensor) -> tuple[float, float]:
+        """How often a circuit gives the class to the images, and how much more often than to the others."""
+        asked = torch.cat([images, others])
+        logits = switched_logits(classifier, nodes, asked, on.expand(len(asked), -1), off)
+        says = (classifier.margins(logits, chosen) > 0).float()
+        own = float(says[: len(images)].mean())
+        return own, own - float(says[len(images) :].mean())
 
-    whole = float((classifier.margins(classifier.logits(images), chosen) > 0).float().mean())
+    whole, demanded = says_it(torch.ones(scores.shape[1], dtype=torch.bool))
+    together = scores.mean(0, keepdim=True)
     if share is None:
-        together = scores.mean(0, keepdim=True)
-        enough = (s for s in SHARES if accuracy(best_of_each_layer(together, nodes, s)[0]) >= keep_accuracy * whole)
-        share = next(enough, 1.0)
+        share = 1.0
+        for smaller in reversed(SHARES[:-1]):
+            kept_so = says_it(best_of_each_layer(together, nodes, smaller)[0])[1]
+            if demanded <= 0 or kept_so < keep_accuracy * demanded:
+                break
+            share = smaller
     report(0.8)
 
     def circuits(means: Tensor) -> Tensor:
@@ -352,7 +364,7 @@ def class_circuit(
 
     votes = vote(scores, circuits, sample=sample, draws=draws, seed=seed, confidence=confidence)
     on = votes.stays(removed)
-    kept = accuracy(on)
+    kept, _ = says_it(on)
     report(1.0)
     passes = classifier.passes.since(began)
     return ClassCircuit(
