@@ -34,6 +34,7 @@ from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
 from suffice.recording import Op, Recording, Value
 
+EDGES = ("folded", "literal")
 LAYERS = ("stages", "blocks", "hidden", "all")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ATTENTION = set(operators_of("attention", "product", "contraction"))
@@ -95,7 +96,12 @@ class Link:
 
 
 def connect(
-    module: nn.Module, recording: Recording, layers: str | Sequence[str] = "blocks", *, follow: bool = True
+    module: nn.Module,
+    recording: Recording,
+    layers: str | Sequence[str] = "blocks",
+    *,
+    follow: bool = True,
+    edges: str = "folded",
 ) -> Network:
     """The layers and their connections.
 
@@ -108,17 +114,23 @@ def connect(
             that not only depthwise kernels read, which would make each its own single successor. `stages`: of the
             blocks the last of each resolution. Or names of modules, whose outputs are taken.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
+        edges: `folded`: the L1 norms of kernels with the norm after each folded into it (what batch norm multiplies
+            each channel by is a part of the weight). `literal`: those of the kernels' own weights, as the paper has
+            them.
 
     Raises:
         InputError: no convolution or linear layer to find channels at, a name that does not exist, or an operator that
             channels cannot be followed through.
     """
+    if edges not in EDGES:
+        raise InputError(f"unknown edges {edges!r}{did_you_mean(edges, EDGES)}; expected {', '.join(EDGES)}")
+    literal = edges == "literal"
     try:
         rules.CIRCUIT_RULES.ask_outside(op.function for op in recording.ops)
         every = _places(recording)
         if not (isinstance(layers, str) and layers in LAYERS):
             names = [layers] if isinstance(layers, str) else list(layers)
-            return _connected(module, recording, _named(module, recording, every, names), names, follow)
+            return _connected(module, recording, _named(module, recording, every, names), names, follow, literal)
         if not every:
             raise InputError(
                 f"expected a model with convolutions or linear layers before its last one; {type(module).__name__} has "
@@ -130,7 +142,7 @@ def connect(
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
-        return _connected(module, recording, every, follow=follow)
+        return _connected(module, recording, every, follow=follow, literal=literal)
     except rules.NoRuleError as error:
         raise InputError(
             f"expected operators that channels can be followed through; got {error}; docs/deactivation.md says how to "
@@ -215,6 +227,7 @@ def _connected(
     values: Sequence[Value],
     names: Sequence[str] | None = None,
     follow: bool = True,
+    literal: bool = False,
 ) -> Network:
     """Follow all channels from each of the values to the next ones and to the logits."""
     chosen = dict(zip(values, names or [""] * len(values), strict=True))
@@ -230,7 +243,7 @@ def _connected(
                 flows.setdefault(value, _nothing(value))
         link = _link(op, flows, link)
         try:
-            outputs = list(rules.flows_out(op, flows))
+            outputs = list(rules.flows_out(op, flows, literal=literal))
         except rules.NoRuleError as error:
             raise rules.NoRuleError(f"{error} in {op.module or 'the model itself'}") from None
         for value, flow in outputs:

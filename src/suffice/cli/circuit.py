@@ -74,6 +74,10 @@ def circuit(
         int | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of each drawn layer. [default: 10]"),
     ] = None,
+    edges: Annotated[
+        str,
+        typer.Option(help="What edges weigh: folded (with the norm after each kernel), literal (the kernel alone)."),
+    ] = "folded",
     ranking: Annotated[
         str,
         typer.Option(
@@ -117,6 +121,19 @@ def circuit(
             help="Other images: what is off is as it is for these; a third is held out. [default: sample photos]",
         ),
     ] = None,
+    of_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="One circuit for all images together, of this class by name or number, certified against taking "
+            "images out; see docs/circuits.md.",
+        ),
+    ] = None,
+    removed: Annotated[
+        int,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="With --class: how many images may be taken out."),
+    ] = 2,
     random: Annotated[
         int, typer.Option(parser=whole_number, metavar="INTEGER", help="Random circuits of the same size to try.")
     ] = 10,
@@ -141,18 +158,9 @@ def circuit(
         keep_stdout_for_results()
 
     # Only now what takes a second to import.
-    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
-    from suffice.circuits.connectivity import LAYERS
-    from suffice.errors import did_you_mean
-    from suffice.images import find_images, read_photo, to_model
+    from suffice.images import find_images
 
-    for option, chosen, known in (
-        ("ranking", ranking, RANKINGS),
-        ("allocation", allocation, ALLOCATIONS),
-        ("ablation", ablation, ABLATIONS),
-    ):
-        if chosen is not None and chosen not in known:
-            raise InputError(f"unknown --{option} {chosen!r}{did_you_mean(chosen, known)}; expected {', '.join(known)}")
+    _check_words(edges, ranking, allocation, ablation)
     found = find_images(images)
     if mask is not None and len(found) > 1 and not Path(mask).is_dir():
         raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(found)}")
@@ -167,20 +175,22 @@ def circuit(
         batch_size=batch_size,
     )
     check_weights(expect, classifier)
-    references = None
-    if reference is not None:
-        import torch
+    references = None if reference is None else _references(reference, classifier)
+    if of_class is not None:
+        if mask is not None or target is not None:
+            raise InputError("expected --class without --mask and --target: it is about whole images of one class")
+        from suffice.cli.class_circuit import trace_class
 
-        references = torch.stack([to_model(read_photo(path), classifier) for path in find_images([reference])])
-
-    def several(text: str | None) -> str | list[str] | None:
-        return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
-
+        return trace_class(
+            classifier, found, of_class, references, out=out, as_json=as_json, show_traceback=show_traceback,
+            layers=_several(switch) or "all", removed=removed, share=share, seed=seed,
+        )  # fmt: skip
     call = {
         "target": target,
-        "layers": several(layers),
-        "switch": several(switch),
+        "layers": _several(layers),
+        "switch": _several(switch),
         "nodes": nodes,
+        "edges": edges,
         "ranking": ranking,
         "allocation": allocation,
         "ablation": ablation,
@@ -192,14 +202,44 @@ def circuit(
     }
     words = {
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
-        "nodes": nodes, "ranking": ranking, "allocation": allocation, "ablation": ablation, "share": share,
-        "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion, "reference": reference,
-        "random": random, "seed": seed, **model_options.words(),
+        "nodes": nodes, "edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation,
+        "share": share, "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion,
+        "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
     named = naming(paths, images, words, out)
     with writable(out) as folder:
         job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback, named, expect)
         return job.run(found)
+
+
+def _check_words(edges: str, ranking: str, allocation: str | None, ablation: str | None) -> None:
+    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
+    from suffice.circuits.connectivity import EDGES
+    from suffice.errors import did_you_mean
+
+    for option, chosen, known in (
+        ("edges", edges, EDGES),
+        ("ranking", ranking, RANKINGS),
+        ("allocation", allocation, ALLOCATIONS),
+        ("ablation", ablation, ABLATIONS),
+    ):
+        if chosen is not None and chosen not in known:
+            raise InputError(f"unknown --{option} {chosen!r}{did_you_mean(chosen, known)}; expected {', '.join(known)}")
+
+
+def _references(folder: str, classifier: Classifier) -> Tensor:
+    import torch
+
+    from suffice.images import find_images, read_photo, to_model
+
+    return torch.stack([to_model(read_photo(path), classifier) for path in find_images([folder])])
+
+
+def _several(text: str | None) -> str | list[str] | None:
+    """A kind of layers as it is, else names of modules."""
+    from suffice.circuits.connectivity import LAYERS
+
+    return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
 
 
 @dataclasses.dataclass
