@@ -29,18 +29,23 @@ format: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The measured results of the README. Give PHOTOS, a folder of ImageNet photos with the label at the end of each name.
-benchmark: .venv/dev
-	$(BIN)/python experiments/explain_photos.py $(PHOTOS) --csv results/explain-photos.csv
+# Below, PHOTOS is a folder of ImageNet photos with the label at the end of each name, or one photo. Rows lie in
+# experiments-out/, where what was stopped goes on; with UPDATE=--update those that were asked for are in results/, too.
+UPDATE ?=
+RUN = OMP_NUM_THREADS=1 $(BIN)/python experiments
 
-# Against rex-xai, which gets an environment of its own (.venv-rex). About two minutes a photo on one thread; it goes on
-# where it was stopped. For a table from one run: make benchmark-rex PHOTOS=FOLDER REDO=--redo
+# The measured results of the README.
+benchmark: .venv/dev
+	$(RUN)/explain_photos.py $(PHOTOS) $(UPDATE)
+
+# Against rex-xai, which gets an environment of its own (.venv-rex). About two minutes a photo on one thread. For times of
+# one run: REDO=--redo
 benchmark-rex: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO)
+	$(RUN)/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO) $(UPDATE)
 
 # On a machine with CUDA: equality with the processor, and time; under eight minutes.
 benchmark-gpu: .venv/dev
-	$(BIN)/python experiments/gpu.py $(PHOTOS) --csv results/gpu.csv
+	$(BIN)/python experiments/gpu.py $(PHOTOS) $(UPDATE)
 
 # What `suffice bench` promises of its runner, on toy models: kills, overhead, memory. See also its `ray`.
 benchmark-runner: .venv/dev
@@ -48,18 +53,17 @@ benchmark-runner: .venv/dev
 	$(BIN)/python experiments/benchmark_runner.py overhead
 	$(BIN)/python experiments/benchmark_runner.py memory
 
-# Activation matching in the paper's condition; goes on where it was stopped.
+# Activation matching in the paper's condition.
 benchmark-matching: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/activation_matching.py photos $(PHOTOS)
+	$(RUN)/activation_matching.py photos $(PHOTOS) $(UPDATE)
 
-# What is certified of the explanations of photos, beside the default; goes on where it was stopped.
+# What is certified of the explanations of photos, beside the default.
 certificates: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/certificates.py $(PHOTOS)
+	$(RUN)/certificates.py $(PHOTOS) $(UPDATE)
 
-# Section 6.3 of activation matching: proved parts of digits beside other masks; DATA holds MNIST/raw. Goes on where it
-# was stopped.
+# Section 6.3 of activation matching: proved parts of digits beside other masks; DATA holds MNIST/raw.
 abductive: .venv/dev
-	PATH=$(BIN):$$PATH OMP_NUM_THREADS=1 $(BIN)/python experiments/abductive.py all $(DATA)
+	PATH=$(BIN):$$PATH $(RUN)/abductive.py all $(DATA) $(UPDATE)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -75,7 +79,7 @@ abductive: .venv/dev
 # Tables of MSI-LAX: what is not yet there is trained and scored. DATA holds the data set (MNIST/raw for table 3).
 DATA ?= data
 table3 table4 table5: .venv/dev
-	$(BIN)/python experiments/msi_lax_tables.py $(@:table%=%) --data $(DATA)
+	$(RUN)/msi_lax_tables.py $(@:table%=%) --data $(DATA) $(UPDATE)
 
 clean:
-	rm -rf .venv .venv-rex .venv-quantus .against-rex .msi-lax .abductive dist build suffice-out
+	rm -rf .venv .venv-rex .venv-quantus experiments-out .msi-lax .abductive dist build suffice-out

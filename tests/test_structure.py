@@ -24,7 +24,8 @@ ORDER = (
     *("outputs", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),
-    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "report", "cli"),
+    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "audit", "report", "cli"),
+    *("captum", "torchmetrics", "lightning", "__main__"),
 )
 HEAVY = ("timm", "torchvision", "pytorch_grad_cam", "transformers", "matplotlib", "sklearn", "lightning")
 

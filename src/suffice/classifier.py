@@ -29,6 +29,7 @@ from suffice.inside import sealed, unwrapped
 from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, real_numbers, shows_logits
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
+from suffice.preprocessing import SIDES as SIDES
 from suffice.preprocessing import Preprocessing as Preprocessing
 from suffice.provenance import Digest, WeightsDigest
 
@@ -38,11 +39,13 @@ class Classifier:
 
     Args:
         module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
-            images (N, C, H, W), in the type of its weights or float32, and returns logits (N, K): a tensor, an array, a
-            tuple that starts with them, a mapping with `logits`, or an object with `.logits`. Or an image
-            classification `pipeline` of transformers. What `torch.compile` or DataParallel wrapped is asked itself.
-        input_size: (height, width) that the model expects. This, what follows and the names: None for what the model
-            carries (such as timm's `pretrained_cfg`), else for an assumption, which `assumptions` names.
+            images (N, C, H, W), signals (N, C, L) or volumes (N, C, D, H, W), in the type of its weights or float32,
+            and returns logits (N, K): a tensor, an array, a tuple that starts with them, a mapping with `logits`, or an
+            object with `.logits`. Or an image classification `pipeline` of transformers. What `torch.compile` or
+            DataParallel wrapped is asked itself.
+        input_size: (height, width) that the model expects; (length,) of signals, (depth, height, width) of volumes.
+            This, what follows and the names: None for what the model carries (such as timm's `pretrained_cfg`), else
+            for an assumption, which `assumptions` names.
         mean, std: normalisation, one value a channel; their length is the number of channels. Or one number for all.
         class_names: names in the order of the logits, or a mapping from index to name or from name to index; None for
             those that the model carries, else numbers.
@@ -128,10 +131,11 @@ class Classifier:
         place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(place)
+        trailing = (-1, *(1 for _ in self.preprocessing.input_size))
         with torch.inference_mode(False):  # or no gradient could flow through a normalised image
             # Their type is said, as a program may have another default.
-            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
-            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
+            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(trailing)
+            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(trailing)
         self.engine = Engine(
             module,
             device=place,
@@ -248,10 +252,10 @@ class Classifier:
         images = as_tensor(images)
         real_numbers(images, "images")
         channels, size = len(self.preprocessing.mean), self.preprocessing.input_size
-        if images.ndim != 4 or images.shape[1] != channels or tuple(images.shape[2:]) != size:
+        if images.ndim != 2 + len(size) or images.shape[1] != channels or tuple(images.shape[2:]) != size:
             raise InputError(
-                f"expected images (N, {channels}, {size[0]}, {size[1]}); got {tuple(images.shape)}"
-                + ("; add the batch dimension with image[None]" if images.ndim == 3 else "")
+                f"expected images (N, {', '.join(map(str, (channels, *size)))}); got {tuple(images.shape)}"
+                + ("; add the batch dimension with image[None]" if images.ndim == 1 + len(size) else "")
             )
         # Of one image many times over, one is checked, and none is copied.
         different = images[:1] if len(images) and images.stride(0) == 0 else images
@@ -259,6 +263,13 @@ class Classifier:
         if different.numel() and not bool(((different >= 0) & (different <= 1)).all()):
             raise InputError("expected pixel values in [0, 1], before normalisation; got values outside, or NaN")
         return different.expand(images.shape)
+
+    def check_image(self, image: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """One image as a float32 tensor (C, H, W); raises InputError as `check_images`."""
+        pixels, rank = as_tensor(image), len(self.preprocessing.input_size)
+        if pixels.ndim != 1 + rank:
+            raise InputError(f"expected one image ({', '.join(('C', *SIDES[rank]))}); got {tuple(pixels.shape)}")
+        return self.check_images(pixels[None])[0]
 
     def logits(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Logits (N, K), float32 on the CPU, of images (N, C, H, W) in [0, 1].

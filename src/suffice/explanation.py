@@ -18,7 +18,7 @@ class Explanation:
     """The part of an image that suffices for a decision, and how it was found.
 
     Attributes:
-        mask: bool (H, W) in model coordinates, True = kept: the explanation.
+        mask: bool (H, W) in model coordinates, True = kept: the explanation; (L,) of a signal, (D, H, W) of a volume.
         saliency: float32 (H, W), the ranking behind it, larger = more important.
         target, target_name: class that is explained, by index and by name.
         confidence: probability of the target for the whole image, in [0, 1]: softmax, or sigmoid where `outputs` are
@@ -131,10 +131,11 @@ class Explanation:
         if self.area == 0 or not self.certificate:
             return ""
         side = self.minimal_block
+        window = " x ".join([str(side)] * self.mask.ndim)
         return {
             "blocks": f"no block of {side} pixels of one grid can be left out alone",
             "pixels": "no single pixel can be left out",
-            "windows": f"no window of {side} x {side} pixels can be left out, wherever it lies",
+            "windows": f"no window of {window} pixels can be left out, wherever it lies",
             "pairs": f"no block of {side} pixels of one grid can be left out, nor two of them together",
             "every": f"no cells of {self.certificate.removeprefix('every subset of ')} can be left out, however many",
         }[self.certificate.split()[0]]
@@ -157,10 +158,10 @@ class Explanation:
     def __repr__(self) -> str:
         """One line: what it is of, how large, and whether it suffices."""
         of = f" of {self.image!r}" if self.image else ""
-        height, width = self.mask.shape
+        size = " x ".join(map(str, self.mask.shape))
         gamma = "" if self.keep_confidence is None else f", γ {self.keep_confidence:g}"
         return (
-            f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {height} x {width} "
+            f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {size} "
             f"pixels, {'' if self.sufficient else 'in'}sufficient, {self.method} under {self.occlusion}{gamma}>"
         )
 
@@ -206,12 +207,13 @@ class Explanation:
     def map_files(self) -> dict[str, str | None]:
         """Names of the files in which `save` puts the maps; None for one that there is not."""
         raw = None if self.raw_saliency is None else "raw_saliency.npy"
-        return {"mask": "mask.png", "saliency": "saliency.npy", "raw_saliency": raw}
+        mask = "mask.png" if self.mask.ndim == 2 else "mask.npy"
+        return {"mask": mask, "saliency": "saliency.npy", "raw_saliency": raw}
 
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
         """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) into `directory`.
 
-        Where there is a `raw_saliency` it becomes `raw_saliency.npy`.
+        The mask of a signal or a volume becomes `mask.npy`, and a `raw_saliency` becomes `raw_saliency.npy`.
 
         The files appear all together or not at all. An explanation that is already there is replaced, if its files are
         as suffice wrote them; what a person has put beside them stays.

@@ -66,7 +66,8 @@ class Question:
 
     Args:
         classifier: whose decision it is.
-        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes; a signal (C, L) or a
+            volume (C, D, H, W) of a classifier that takes these. Masks then have its sizes in the place of (H, W).
         target: class by number or name; None for the model's own choice for the whole image.
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects. Of several, all have to keep the class.
@@ -115,9 +116,7 @@ class Question:
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         self.occlusion = joined_names(occlusion)
         pixels, self.assumed, self.sha256 = given_image(classifier, image)
-        if pixels.ndim != 3:
-            raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
-        self.image = classifier.check_images(pixels[None])[0]
+        self.image = classifier.check_image(pixels)
         self.kind, self._keep_confidence = kind, keep_confidence
         self.region = self._checked_region(region)
         self.also: Callable[[Tensor], bool] | None = None
@@ -254,7 +253,7 @@ class Question:
             bool (…).
         """
         shown = self._shown(masks)
-        return self._verdicts(shown.reshape(-1, *self.region.shape)).view(shown.shape[:-2])
+        return self._verdicts(shown.reshape(-1, *self.region.shape)).view(shown.shape[: -self.region.ndim])
 
     def holds(self, mask: Tensor | npt.NDArray[np.bool_]) -> bool:
         """The verdict on one mask, bool (H, W), in float32 and asked alone: what an explanation reports."""
@@ -410,7 +409,7 @@ class Question:
     def _one(self, mask: Tensor | npt.NDArray[np.bool_]) -> Tensor:
         """One mask inside of the region."""
         shown = self._shown(mask)
-        if shown.ndim != 2:
+        if shown.ndim != self.region.ndim:
             raise InputError(f"expected one mask {tuple(self.region.shape)}; got {tuple(shown.shape)}")
         return shown
 
@@ -419,8 +418,8 @@ class Question:
         given, size = as_tensor(masks), tuple(self.region.shape)
         if given.dtype != torch.bool:
             raise InputError(f"expected masks of type bool, True = shown; got {given.dtype}")
-        if given.shape[-2:] != size:
-            raise InputError(f"expected masks (…, {size[0]}, {size[1]}); got {tuple(given.shape)}")
+        if given.shape[-len(size) :] != size:
+            raise InputError(f"expected masks (…, {', '.join(map(str, size))}); got {tuple(given.shape)}")
         return given.cpu() & self.region
 
     def _checked_region(self, region: Tensor | npt.NDArray[np.bool_] | None) -> Tensor:

@@ -318,6 +318,8 @@ DATASETS: Registry[DatasetSource] = Registry(
     {
         "synthetic-mnist": "suffice.datasets.synthetic_mnist:SYNTHETIC_MNIST",
         "mnist": f"{_SETS}:MNIST",
+        "synthetic-mnist:literal": "suffice.datasets.synthetic_mnist:LITERAL",
+        "synthetic-mnist:black-aware": "suffice.datasets.synthetic_mnist:SYNTHETIC_MNIST",
         "cifar10": f"{_SETS}:CIFAR10",
         "cub200": "suffice.datasets.cub200:CUB200",
         "cub200-20": "suffice.datasets.cub200:CUB200_20",

@@ -45,7 +45,7 @@ class DatasetSpec(Strict):
         root: where the data sets lie; the variable SUFFICE_DATA, or `data`, unless given.
         split: `train`, `test` or `all`; unless given the test images of a data set by name, and all of a folder.
         count: images, drawn by the seed; all unless given.
-        only: of `samples`, the names.
+        only: names of those that are measured, of `samples` their own, else as `run.json` has them; all unless given.
         classes: for names of its classes the model's, by name or number, where the names alone do not say it.
         seed: of that draw, and of the data set where something in it is drawn.
     """

@@ -105,6 +105,11 @@ def wrong_in_words(about: dict[str, Any]) -> list[str]:
 def _verdict(explanation: Explanation) -> str:
     kind, hidden = explanation.kind, printable(explanation.occlusion)
     confidence = f"confidence {explanation.explanation_confidence:.2f}"
+    if (explanation.guarantee or {}).get("verdict") == "proved" and not explanation.sufficient:
+        return (
+            f"{explanation.area:.1%} of what the model sees is kept for a proof (below); with all else hidden "
+            f"({hidden}) that is not enough, {confidence}"
+        )
     if explanation.verdict == "empty":
         return f"NO PIXEL NEEDED under {hidden}: the class is the model's answer to nothing, {confidence}"
     verdict = {

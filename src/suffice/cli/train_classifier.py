@@ -20,6 +20,7 @@ from suffice.cli.options import (
     Seed,
     Strategy,
     Traceback,
+    TrainingImages,
     Workers,
 )
 from suffice.cli.process import complain, keep_stdout_for_results, say
@@ -40,6 +41,7 @@ def train_classifier(
         ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A file of weights to start from. [default: random]")] = None,
+    images: TrainingImages = None,
     out: Annotated[
         str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and weights.")
     ] = "classifier",
@@ -49,7 +51,7 @@ def train_classifier(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="epochs, batch_size, optimizer, learning_rate, schedule, flip, shift, …",
+            help="epochs, batch_size, optimizer, learning_rate, schedule, stop_below, flip, shift, …",
         ),
     ] = None,
     model_options: ModelOptions = NONE_GIVEN,
@@ -81,7 +83,7 @@ def train_classifier(
     settings = make_settings(ClassifierTraining, PRESETS[preset], given)
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
-    training = load_dataset(dataset, data, "train", seed=seed)
+    training = random_subset(load_dataset(dataset, data, "train", seed=seed), images, seed)
     test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images)
     keep_buffers()
     model = model or default_model(dataset, "torchvision:resnet18")
@@ -107,7 +109,7 @@ def train_classifier(
             "model": model,
             "weights": str(folder / WEIGHTS),
             "images": len(training),
-            "steps": settings.steps(len(training)),
+            "steps": task.steps_taken,
             "test_images": len(test),
             "test_accuracy": accuracy(classifier, test),
             "settings": settings.model_dump(),

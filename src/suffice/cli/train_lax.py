@@ -97,7 +97,7 @@ def train_lax(
         "model": classifier.name,
         "adapter": str(folder / ADAPTER),
         "images": len(training),
-        "steps": task.steps,
+        "steps": task.steps_taken,
         "forward_passes": classifier.forward_passes,
         "settings": settings.model_dump(),
     }

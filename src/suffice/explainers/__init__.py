@@ -71,7 +71,8 @@ def explain(
 
     Args:
         classifier: whose decision is explained.
-        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes.
+        image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes; a signal (C, L) or a
+            volume (C, D, H, W) of a classifier that takes these, for `causal` alone.
         method: a name in `METHODS`, or a `Method`.
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects; several mean all of them at once.
@@ -216,6 +217,7 @@ def explain_batch(
         InputError: as `explain`.
     """
     method = activation_matching.METHOD
+    method.check_sides(classifier)
     pixels = classifier.check_images(images)
     checked = check_settings(method, keep_confidence, seed, settings, kind)
     assert isinstance(checked, activation_matching.ActivationMatchingSettings)

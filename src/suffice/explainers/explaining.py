@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.certificates import BLOCK, certificate_name, certified, check_level
 from suffice.explainers.method import Candidate, Method, complete_settings
@@ -43,6 +44,7 @@ def explanation_of(
     chosen = METHODS.find(method)
     _check_minimal(chosen, minimal)
     complete = complete_settings(chosen.name, chosen.settings, settings)
+    chosen.check_sides(question.classifier)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     notes = [*question.assumed, *_notes_on_target(question)]
@@ -86,12 +88,7 @@ def explanation_of(
         forward_passes=passes.forward,
         backward_passes=passes.backward,
         seconds=time.perf_counter() - started,
-        model=classifier.name,
-        weights=classifier.weights,
-        precision=classifier.precision,
-        outputs=classifier.known_meaning.outputs,
-        preprocessing=classifier.preprocessing.to_dict(),
-        assumptions=classifier.assumptions,
+        **_of_model(classifier),
         version=version("suffice"),
         image=question.name,
         notes=tuple(notes),
@@ -100,6 +97,17 @@ def explanation_of(
         activation_distance=distance,
         made=made_by(classifier, question.image, question.sha256, complete.model_dump() if searched else {}),
     )
+
+
+def _of_model(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "precision": classifier.precision,
+        "outputs": classifier.known_meaning.outputs,
+        "preprocessing": classifier.preprocessing.to_dict(),
+        "assumptions": classifier.assumptions,
+    }
 
 
 def _nothing(question: Question) -> Candidate:
@@ -118,9 +126,9 @@ def _certified(question: Question, found: Candidate, level: str | None, block: i
     """What a method found, or less of it, and the name of its certificate; empty for none."""
     block = found.minimal_block or block
     if level is None or not bool(question(found.mask)):
-        return found, certificate_name("blocks", block) if found.minimal_block else ""
+        return found, certificate_name("blocks", block, question.region.ndim) if found.minimal_block else ""
     mask = certified(question, found.mask & question.region.numpy(), level, block)
-    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block)
+    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block, question.region.ndim)
 
 
 def _notes_on_part(question: Question, found: Candidate, sufficient: bool, loses_class: str) -> list[str]:

@@ -150,7 +150,9 @@ def _found(classifier: Classifier) -> _Found:
             return known
     module = classifier.require_module("finding spatial activations")
     seen = probe(classifier, module)
-    maps = spatial(seen, classifier.preprocessing.input_size, len(classifier.preprocessing.mean))
+    maps = spatial(
+        seen, classifier.preprocessing.height_and_width("a map of the image"), len(classifier.preprocessing.mean)
+    )
     calls = outside_of_coarser_blocks([stage for stage in maps if stage.read] or maps)
     if not calls:
         shapes = ", ".join(dict.fromkeys(str(("N", *s.shape)).replace("'", "") for s in seen[-6:]))

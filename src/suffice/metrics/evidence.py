@@ -180,7 +180,9 @@ def gather_evidence(
     saliency = saliency.to("cpu" if device.type == "mps" else device)
     ranking = sweep.rank_pixels(saliency, normalise, options.ties, seed)
     above = sweep.count_above(ranking, torch.tensor([options.alpha_min]), at_threshold=options.at_threshold)
-    parts = ranking.rank < above[..., None] if masks is None else masks.to(saliency.device)
+    parts = (
+        ranking.rank < above.view(-1, *(1 for _ in saliency.shape[1:])) if masks is None else masks.to(saliency.device)
+    )
     order = _Order(ranking, options, above, parts)
     asked = {name: ASKED[name](order) for name in needs}
     runs = [

@@ -28,8 +28,9 @@ from suffice.guarantees.contexts import photos_of_other_classes as photos_of_oth
 from suffice.guarantees.interval import CONFIDENCE, at_least, interval
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
-from suffice.metrics.parts import different_parts, one_mask
+from suffice.metrics.parts import different_parts
 from suffice.metrics.standard_error import mean_with_error
+from suffice.occlusion import one_mask
 from suffice.outputs import as_tensor
 from suffice.verdicts import Tolerance
 
@@ -92,8 +93,10 @@ def robustness_solid(
     Raises:
         InputError: as `robustness_on`, or no colours.
     """
-    colours = solid_colours(len(classifier.preprocessing.mean), count=count, seed=seed)
-    return robustness_on(classifier, image, one_mask(mask), target, colours)[0]
+    preprocessing = classifier.preprocessing
+    sides = len(preprocessing.input_size)
+    colours = solid_colours(len(preprocessing.mean), count=count, seed=seed, sides=sides)
+    return robustness_on(classifier, image, one_mask(mask, classifier), target, colours)[0]
 
 
 def robustness_images(
@@ -116,7 +119,7 @@ def robustness_images(
     Raises:
         InputError: as `robustness_on`.
     """
-    return robustness_on(classifier, image, one_mask(mask), target, classifier.check_images(backgrounds))[0]
+    return robustness_on(classifier, image, one_mask(mask, classifier), target, classifier.check_images(backgrounds))[0]
 
 
 def robustness_on(
@@ -159,16 +162,17 @@ def robustness_on(
     return tuple(results)
 
 
-def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0) -> Tensor:
+def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0, sides: int = 2) -> Tensor:
     """Solid colours as backgrounds: each channel uniform in [0, 1), independently, so uniform in the RGB cube.
 
     Args:
         channels: of an image.
         count: number of colours.
         seed: of the draw; the same colours for the same seed, whatever else has been drawn.
+        sides: 2 of images; 1 of signals, 3 of volumes.
 
     Returns:
-        float32 (N, C, 1, 1).
+        float32 (N, C, 1, 1), with a 1 for each side.
 
     Raises:
         InputError: fewer than one colour, or a negative seed.
@@ -178,17 +182,17 @@ def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0)
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.rand(count, channels, 1, 1, generator=generator, device="cpu", dtype=torch.float32)
+    drawn = torch.rand(count, channels, generator=generator, device="cpu", dtype=torch.float32)
+    return drawn.view(count, channels, *(1,) * sides)
 
 
 def _check_backgrounds(backgrounds: Tensor, image: Tensor) -> Tensor:
     channels, *size = image.shape[1:]
     shape = tuple(backgrounds.shape)
-    if len(shape) != 4 or shape[1] != channels or shape[2:] not in ((1, 1), tuple(size)):
-        raise InputError(
-            f"expected backgrounds (N, {channels}, {size[0]}, {size[1]}), or (N, {channels}, 1, 1) for solid colours; "
-            f"got {shape}"
-        )
+    solid = (1,) * len(size)
+    if shape[1:] not in ((channels, *solid), (channels, *size)):
+        every, one = (", ".join(map(str, ("N", channels, *sizes))) for sizes in (size, solid))
+        raise InputError(f"expected backgrounds ({every}), or ({one}) for solid colours; got {shape}")
     if len(backgrounds) == 0:
         raise InputError("expected at least one background; got none")
     backgrounds = backgrounds.to(torch.float32)
@@ -237,7 +241,8 @@ def _of(evidence: Evidence, backgrounds: Tensor) -> Tensor:
 
 
 def _on_colours(evidence: Evidence) -> Tensor:
-    colours = solid_colours(evidence.images.shape[1], count=evidence.options.count, seed=evidence.seed)
+    channels, *size = evidence.images.shape[1:]
+    colours = solid_colours(channels, count=evidence.options.count, seed=evidence.seed, sides=len(size))
     return _of(evidence, colours)
 
 
