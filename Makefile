@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table4 table5 clean
+.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive screenshots page-types table3 table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -60,6 +60,15 @@ certificates: .venv/dev
 # was stopped.
 abductive: .venv/dev
 	PATH=$(BIN):$$PATH OMP_NUM_THREADS=1 $(BIN)/python experiments/abductive.py all $(DATA)
+
+# The pictures of the page in the docs; needs Chromium.
+screenshots: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/screenshots.py
+
+# The types of the page's own script, by TypeScript, which npx fetches.
+page-types:
+	npx --yes --package typescript tsc --noEmit --allowJs --checkJs --strict --target es2022 --module esnext \
+		--moduleResolution bundler --types "" src/suffice/web/static/main.js
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
