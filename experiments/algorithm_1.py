@@ -37,6 +37,8 @@ class Marks(NamedTuple):
 def algorithm_1(model: nn.Module, image: Tensor, mask: Tensor, threshold: float = 0.0) -> Any:
     """What the model returns of one image, (C, H, W), of which only the mask, bool (H, W), is active.
 
+    Of a signal (C, L) or a volume (C, D, H, W) the mask is (L,) or (D, H, W).
+
     Raises:
         UnreadableError: an operator that this reading does not know.
     """
@@ -160,7 +162,13 @@ def pooled(
     ceil_mode: bool = False, count_include_pad: bool = True, divisor: Any = None,
 ) -> Marks:  # fmt: skip
     """Average pooling: the sum over each window."""
-    return self.counted(self.of(x), lambda part: aten.avg_pool2d(part, kernel, stride, padding, ceil_mode, True, 1))
+    return self.counted(self.of(x), lambda part: summed(func, part, kernel, stride, padding, ceil_mode))
+
+
+def summed(func: Any, part: Tensor, kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> Tensor:
+    """The sum over the windows of a pool of two or three dimensions."""
+    pool = aten.avg_pool3d if "3d" in str(func) else aten.avg_pool2d
+    return pool(part, kernel, stride, padding, ceil_mode, True, 1)
 
 
 def max_pooled(
@@ -169,8 +177,8 @@ def max_pooled(
 ) -> Marks:  # fmt: skip
     """Max pooling reads the windows that average pooling would."""
     if set(_flat(dilation)) != {1}:
-        raise UnreadableError("max_pool2d with dilation")
-    return self.counted(self.of(x), lambda part: aten.avg_pool2d(part, kernel, stride, padding, ceil_mode, True, 1))
+        raise UnreadableError("max pooling with dilation")
+    return self.counted(self.of(x), lambda part: summed(func, part, kernel, stride, padding, ceil_mode))
 
 
 def adaptively_max_pooled(self: Reading, func: Any, out: Any, x: Tensor, size: Any) -> Marks:
@@ -243,9 +251,12 @@ RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("mean", "sum", "amax"), reduced),
     **dict.fromkeys(("upsample_bilinear2d", "upsample_linear1d"), resized),
     "_adaptive_avg_pool2d": averaged,
+    "_adaptive_avg_pool3d": averaged,
     "adaptive_max_pool2d": adaptively_max_pooled,
     "avg_pool2d": pooled,
+    "avg_pool3d": pooled,
     "max_pool2d_with_indices": max_pooled,
+    "max_pool3d_with_indices": max_pooled,
     "convolution": convolved,
     "constant_pad_nd": padded,
     "cat": beside,

@@ -1,6 +1,6 @@
 """How small a circuit keeps the label, by which ranking, and whether that says anything.
 
-    python experiments/circuits.py FOLDER [--switch blocks] [--csv results/circuits-blocks.csv]
+    python experiments/circuits.py FOLDER [--switch blocks] [--update]
     python experiments/circuits.py --print results/circuits-blocks.csv
 
 Every channel outside of a circuit is switched off in every layer of `--switch` (to zero, or to its mean over the other
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
 from suffice.buffers import keep_buffers
 from suffice.circuits import read_out
 from suffice.circuits.ablation import channel_means, switched_logits
@@ -30,56 +31,58 @@ from suffice.circuits.connectivity import connect
 from suffice.circuits.ranking import ACROSS_LAYERS, Decision, best_channels, nested_circuits, weight_scores
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.search import random_circuits, smallest
-from suffice.files import read_csv, write_csv
+from suffice.files import read_csv
 from suffice.metrics import mean_with_error
 
 SIZES = (0.4, 0.2, 0.1)
 SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.14, 0.1, 0.07, 0.04)
 RANDOM = 5
-COLUMNS = ("photo", "switch", "off", "ranking", "goal", "share", "kept", "confidence", "blank", "seconds")
+COLUMNS = ("photo", "switch", "among", "off", "ranking", "goal", "share", "kept", "confidence", "blank", "seconds")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--switch", default="blocks", choices=("stages", "blocks", "all"))
-    parser.add_argument("--csv", type=Path, help="where the rows go as well; photos that it has are not done again")
     parser.add_argument("--print", type=Path, dest="table", help="print the table of these rows, and do nothing else")
+    parser.add_argument("--photos", type=int, help="of these only the first so many; the means are of all")
+    add_options(parser)
     arguments = parser.parse_args()
     if arguments.table:
-        show(read_csv(arguments.table))
+        stored = read_csv(arguments.table)
+        show(stored)
+        print(said_of(stored))
         return 0
     if arguments.folder is None:
         sys.exit("expected a folder of photos")
     torch.set_num_threads(1)
     keep_buffers()
-    photos = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    photos = photos_of(arguments.folder)
     classifier = suffice.load_classifier(device="cpu")
     images = torch.stack([suffice.load_image(photo, classifier) for photo in photos])
-    rows: list[dict[str, object]] = []
-    if arguments.csv and arguments.csv.exists():
-        rows = [*read_csv(arguments.csv)]
-    done = {row["photo"] for row in rows}
+    table = f"circuits-{arguments.switch}.csv"
+    rows = Rows(table, COLUMNS, ("switch", "among"), arguments, code_of("circuits.py"))
     layers = connect(
         classifier.module, read_out(classifier, images[0]).recording, arguments.switch, follow=False
     ).layers
     means = torch.stack([channel_means(classifier, layers, image[None]) for image in images])
-    for i, photo in enumerate(photos):
-        if photo.name in done:
-            continue
+    for i, photo in enumerate(photos[: arguments.photos]):
         began = time.perf_counter()
+        known = {"photo": photo.name, "switch": arguments.switch, "among": known_by(image=images)["image_digest"]}
+        known |= known_by(classifier, images[i])
         others = (means.sum(0) - means[i]) / (len(photos) - 1)
-        rows += of_photo(classifier, images[i], photo.name, arguments.switch, others)
+
+        def compute(i: int = i, others: Tensor = others) -> list[dict[str, object]]:
+            return of_photo(classifier, images[i], arguments.switch, others)
+
+        rows.rows(known, compute)
         print(f"{photo.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        if arguments.csv:
-            write_csv(arguments.csv, COLUMNS, rows)
-    show(rows)
+    show(rows.asked)
+    print(rows.close())
     return 0
 
 
-def of_photo(
-    classifier: suffice.Classifier, image: Tensor, name: str, switch: str, others: Tensor
-) -> list[dict[str, object]]:
+def of_photo(classifier: suffice.Classifier, image: Tensor, switch: str, others: Tensor) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     readout = read_out(classifier, image)
     target, before = readout.target, readout.logits.softmax(0)
@@ -97,10 +100,10 @@ def of_photo(
         began = time.perf_counter()
         said, said_of_blank = ask(image, circuits, fill), ask(blank, circuits, fill)
         for goal, circuit, answer, empty in zip(goals, circuits, said, said_of_blank, strict=True):
-            values = (name, switch, off, ranking, goal, round(float(circuit.float().mean()), 5))
+            values = (off, ranking, goal, round(float(circuit.float().mean()), 5))
             values += (int(answer.argmax() == wanted), round(float(answer[wanted] / before[wanted]), 5))
             values += (int(empty.argmax() == wanted), round(time.perf_counter() - began, 2))
-            rows.append(dict(zip(COLUMNS, values, strict=True)))
+            rows.append(dict(zip(COLUMNS[3:], values, strict=True)))
 
     other = (target + 1) % len(before)
     asked = [(ranking, "zero", target) for ranking in ("energy", "weight", "attribution", "descent", "signed")]
@@ -129,7 +132,7 @@ def of_photo(
     return rows
 
 
-def show(rows: Sequence[dict[str, object]]) -> None:
+def show(rows: Sequence[Mapping[str, object]]) -> None:
     """Label kept by size, with what the circuit says of an image without content; and the smallest circuits."""
     names = list(dict.fromkeys((row["ranking"], row["off"]) for row in rows))
     photos = len({row["photo"] for row in rows})
@@ -154,7 +157,9 @@ def show(rows: Sequence[dict[str, object]]) -> None:
             print(f" | {mean_with_error(half):.1%} | {median(half):.1%} | {blank:.0%} |")
 
 
-def per_photo(rows: Sequence[dict[str, object]], ranking: object, off: object, goal: str, column: str) -> list[float]:
+def per_photo(
+    rows: Sequence[Mapping[str, object]], ranking: object, off: object, goal: str, column: str
+) -> list[float]:
     """The column's mean of each photo: random circuits of one photo are no independent draws."""
     found: dict[object, list[float]] = {}
     for row in rows:
@@ -164,4 +169,4 @@ def per_photo(rows: Sequence[dict[str, object]], ranking: object, off: object, g
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

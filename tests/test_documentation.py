@@ -17,7 +17,16 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "page",
-    ["baselines.md", "circuits.md", "explanations.md", "guarantees.md", "lax.md", "models.md", "scores.md"],
+    [
+        "baselines.md",
+        "circuits.md",
+        "explanations.md",
+        "guarantees.md",
+        "lax.md",
+        "models.md",
+        "other-tools.md",
+        "scores.md",
+    ],
 )
 def test_pages(page: str) -> None:
     failed, tried = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, encoding="utf-8")

@@ -86,7 +86,7 @@ class Engine:
     Args:
         module: an `nn.Module`, or any callable.
         device: where rows are moved to; the module is there already.
-        input_shape: (C, H, W) of an image, from which the size of a batch follows.
+        input_shape: (C, H, W) of an image, or (C, L) or (C, D, H, W), from which the size of a batch follows.
         precision: that of a screen; see `ask`.
         batch_size: rows in one forward pass; None for what fits in memory.
         normalise: images in [0, 1] -> what the module takes; for the images that a faster copy is checked with.
@@ -102,7 +102,7 @@ class Engine:
         module: nn.Module | Callable[[Tensor], Any],
         *,
         device: torch.device,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         precision: Precision = "float32",
         batch_size: int | None = None,
         normalise: Callable[[Tensor], Tensor] = lambda images: images,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
 SPEC = importlib.util.spec_from_file_location("circuits", ROOT / "experiments" / "circuits.py")
 assert SPEC is not None
 assert SPEC.loader is not None
 circuits = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(circuits)
+sys.path.remove(str(ROOT / "experiments"))
 
 
 def row(photo: str, ranking: str, goal: object, kept: int, share: float = 0.1) -> dict[str, object]:
-    values = (photo, "blocks", "zero", ranking, goal, share, kept, 0.5, 0, 1)
+    values = (photo, "blocks", "", "zero", ranking, goal, share, kept, 0.5, 0, 1)
     return dict(zip(circuits.COLUMNS, values, strict=True))
 
 

@@ -73,7 +73,7 @@ def bench(
             chosen = RayEngine(workers, address=address, threads=threads or 1, gpus=gpus)
         else:
             chosen = LocalEngine(threads)
-        with _Shown() as shown:
+        with Shown() as shown:
             outcome = run_benchmark(
                 wanted, folder, chosen, retry=retry, renew=renew, tell=shown.tell, progress=shown.progress
             )
@@ -83,7 +83,7 @@ def bench(
     return 1 if outcome.failed_rows else 0
 
 
-class _Shown:
+class Shown:
     """Progress on stderr: one line that changes on a terminal, a line now and then elsewhere, whatever a cell takes.
 
     To be entered; what is left standing at the end is the last line.
@@ -96,7 +96,7 @@ class _Shown:
         self._line, self._state = "", ""
         self._lock, self._ended = threading.RLock(), threading.Event()
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> Shown:
         threading.Thread(target=self._keep_showing, daemon=True).start()
         return self
 
@@ -108,12 +108,14 @@ class _Shown:
                 self._line = ""
 
     def tell(self, line: str) -> None:
+        """A line of its own."""
         with self._lock:
             self._clear()
             self._last = time.monotonic()
             complain(line)
 
     def progress(self, state: RunProgress) -> None:
+        """How far the run is."""
         with self._lock:
             self._changed, self._state = time.monotonic(), str(state)
             if self._changed - self._last >= (0.2 if self._terminal else self._seconds) or state.done == state.cells:

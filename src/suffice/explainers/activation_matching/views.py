@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from suffice.explainers.activation_matching.losses import slack
 from suffice.occlusion import Occlusion, fill
 
 Drawn = Callable[[Tensor, torch.Generator], Tensor]
-"""Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W) in [0, 1], drawn anew at each call."""
+"""Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W), drawn anew at each call: in [0, 1], but
+for noise that is not clipped."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,13 +55,28 @@ def fixed(occlusion: Occlusion) -> Drawn:
     return drawn
 
 
-def gaussian_noise(classifier: Classifier) -> Drawn:
-    """Noise r of section 3.1.3, N(0, 1) after normalisation, clipped to valid pixels."""
+class Noise(NamedTuple):
+    """The noise r of section 3.1.3, of which the paper says no more than that it is Gaussian.
+
+    Attributes:
+        std: its standard deviation in pixels of [0, 1], around what is zero after normalisation; or `normalised`, which
+            is 1 after normalisation.
+        clip: whether values that no pixel can have are brought to the nearest that one can.
+    """
+
+    std: float | Literal["normalised"] = "normalised"
+    clip: bool = True
+
+
+def gaussian_noise(classifier: Classifier, noise: Noise = Noise()) -> Drawn:  # noqa: B008
+    """Noise r of section 3.1.3."""
     mean, std = classifier.preprocessing.mean, classifier.preprocessing.std
+    spread = std if noise.std == "normalised" else [noise.std] * len(mean)
 
     def drawn(images: Tensor, random: torch.Generator) -> Tensor:
         unit = torch.randn(images.shape, generator=random).to(images.device)
-        return (fill.constant(images, mean) + fill.constant(images, std) * unit).clamp(0, 1)
+        values = fill.constant(images, mean) + fill.constant(images, spread) * unit
+        return values.clamp(0, 1) if noise.clip else values
 
     return drawn
 
@@ -71,9 +87,9 @@ def solid_colour(images: Tensor, random: torch.Generator) -> Tensor:
     return colours.to(images.device).expand(images.shape)
 
 
-def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
+def drawn_kind(classifier: Classifier, kind: str, noise: Noise = Noise()) -> Drawn:  # noqa: B008
     """The backgrounds of a kind that robustness is asked on: `noise` or `colours`."""
-    kinds: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
+    kinds: dict[str, Drawn] = {"noise": gaussian_noise(classifier, noise), "colours": solid_colour}
     return kinds[kind]
 
 
