@@ -45,7 +45,7 @@ benchmark: .venv/dev
 benchmark-rex: .venv/dev
 	$(RUN)/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO) $(UPDATE)
 
-# One row of each file in results/ anew: equal, times apart? Five minutes on a quiet core; DATA holds MNIST/raw.
+# One row of each file in results/ anew: equal, times apart? It takes some minutes; DATA holds MNIST/raw.
 results-check: .venv/dev
 	$(RUN)/results_check.py $(PHOTOS) --data $(DATA)
 
