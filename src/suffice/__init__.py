@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from suffice.metrics import score_maps as score_maps
     from suffice.models import load_classifier as load_classifier
     from suffice.occlusion import masked_logits as masked_logits
+    from suffice.places import DetectedBox as DetectedBox
+    from suffice.places import Pixel as Pixel
+    from suffice.places import Region as Region
     from suffice.question import Question as Question
     from suffice.saved import load_explanation as load_explanation
 
@@ -57,6 +60,9 @@ _HOME = {
     "score_maps": "suffice.metrics",
     "load_classifier": "suffice.models",
     "masked_logits": "suffice.occlusion",
+    "Pixel": "suffice.places",
+    "Region": "suffice.places",
+    "DetectedBox": "suffice.places",
     "Circuit": "suffice.circuits",
     "compare_circuits": "suffice.circuits",
     "load_circuit": "suffice.circuits",

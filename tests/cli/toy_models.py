@@ -57,6 +57,13 @@ class BrightCorner(nn.Module):
         return logits * torch.nan if MARKERS["nan"] in seen else logits
 
 
+class QuietCorner(nn.Module):
+    """Class 1 where the top left corner is brighter than 0.5 on average, whatever else is there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(x),), 0.5), x[:, :, :CORNER, :CORNER].mean((1, 2, 3))], 1) * 20
+
+
 class SmallConvolution(nn.Module):
     """A convolutional network, so that batches and precision make a difference to the last bits."""
 
@@ -108,6 +115,10 @@ def _classifier(module: nn.Module, names: str | None = None) -> Classifier:
 
 def corner() -> Classifier:
     return _classifier(BrightCorner(), "plain,bright corner")
+
+
+def quiet_corner() -> Classifier:
+    return _classifier(QuietCorner())
 
 
 def convolution() -> Classifier:

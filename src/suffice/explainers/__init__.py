@@ -42,6 +42,7 @@ from suffice.explanation import Explanation
 from suffice.guarantees.certifying import OVER, RHO
 from suffice.images import Photo
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions
+from suffice.places import Place
 from suffice.progress import Progress
 from suffice.question import KINDS as KINDS
 from suffice.question import Question, check_demands
@@ -53,7 +54,7 @@ def explain(
     image: Tensor | np.ndarray[Any, Any] | Photo,
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
-    target: int | str | None = None,
+    target: int | str | Place | None = None,
     keep_confidence: float = 0.5,
     seed: int = 0,
     *,
@@ -76,7 +77,8 @@ def explain(
         method: a name in `METHODS`, or a `Method`.
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects; several mean all of them at once.
-        target: class by number or name; None for the model's own choice.
+        target: class by number or name; None for the model's own choice; or a place in the output of a segmentation
+            network or a detector, such as `suffice.Pixel(row, column, target)` (see `suffice.places`).
         keep_confidence: γ in [0, 1]; the explanation keeps the class on top with at least γ x its confidence.
         seed: of every random draw.
         kind: `sufficient`; `contrastive`, where besides the class is lost when the part is hidden and all else shown:
@@ -118,7 +120,7 @@ def explain_series(
     keep_confidences: Sequence[float] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
-    target: int | str | None = None,
+    target: int | str | Place | None = None,
     seed: int = 0,
     *,
     kind: str = "sufficient",
@@ -157,7 +159,7 @@ def explain_several(
     count: int = 3,
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
-    target: int | str | None = None,
+    target: int | str | Place | None = None,
     keep_confidence: float = 0.5,
     seed: int = 0,
     *,

@@ -78,7 +78,9 @@ def holds_under(
     passes, networks = classifier.passes.forward - before, {}
     for other in others:
         known, before = other.class_index(classifier.class_name(target)), other.passes.forward
-        part, whole = (_resized(pictures, other.preprocessing.input_size) for pictures in (parts, image[None]))
+        part, whole = (
+            _resized(pictures, other.preprocessing.height_and_width("a picture")) for pictures in (parts, image[None])
+        )
         networks[other.name] = _counted(other, part, whole, known)
         passes += other.passes.forward - before
     return {"changes": changes, "networks": networks, "forward_passes": passes}
