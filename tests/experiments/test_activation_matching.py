@@ -59,7 +59,7 @@ def test_parts_are_compared_at_equal_area(script: Any) -> None:
     assert int(transfer.random_blocks(torch.Size((64, 64)), 500, 3).sum()) == 500
 
 
-@pytest.mark.parametrize(("module", "table"), [("am_mnist_noise", "am-mnist-noise")])
+@pytest.mark.parametrize(("module", "table"), [("am_mnist_noise", "am-mnist-noise"), ("am_transfer", "am-transfer")])
 def test_the_committed_rows_have_the_columns_of_the_script(script: Any, module: str, table: str) -> None:
     rows = read_csv(ROOT / "results" / f"{table}.csv")
     assert rows
