@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table4 table5 clean
+.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table3-forms table4 table5 clean
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -80,6 +80,10 @@ abductive: .venv/dev
 DATA ?= data
 table3 table4 table5: .venv/dev
 	$(RUN)/msi_lax_tables.py $(@:table%=%) --data $(DATA) $(UPDATE)
+
+# Table 3 on both forms of Synthetic MNIST, `literal` and `black-aware`, with three seeds and a small network.
+table3-forms: .venv/dev
+	$(BIN)/python experiments/msi_lax_scenes.py --data $(DATA) $(UPDATE)
 
 clean:
 	rm -rf .venv .venv-rex .venv-quantus experiments-out .msi-lax .abductive dist build suffice-out
