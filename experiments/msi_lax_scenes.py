@@ -342,7 +342,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     folder.mkdir(parents=True, exist_ok=True)
                     tables.train(table_of(noise), args.data, folder, "float32", seed)
                     score_pass(name, noise, seed, args)
-    report(args.work, RESULTS if args.update else args.out, args.seeds)
+    out = RESULTS if args.update else args.out
+    report(args.work, out, args.seeds)
+    print(f"tables: {out}" + ("" if args.update else "; --update: in results/"))
 
 
 if __name__ == "__main__":
