@@ -2,6 +2,7 @@
 
     python experiments/audit_planted.py run --data DATA     # trains and audits what results/audit-planted.csv lacks
     python experiments/audit_planted.py report              # the table of the rows that are there
+    python experiments/audit_planted.py cost --data DATA    # time and memory of an audit of 100 scenes of 64 x 64
 
 Scenes of 32 x 32 pixels: Synthetic MNIST (the digits 0 to 4, among boxes on noise), and shapes (square, disc, triangle,
 cross, of any colour, size and place, on noise). In one class, the first, a share of the training images gets a mark,
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -49,6 +51,9 @@ from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
 from suffice.explainers import saliency_maps
 from suffice.files import read_csv, write_csv
 from suffice.images import Photo
+from suffice.models.source import Source
+from suffice.registry import MODELS
+from suffice.report.audit import write_audit
 
 ROOT = Path(__file__).parents[1]
 CSV = ROOT / "results" / "audit-planted.csv"
@@ -57,9 +62,9 @@ MARKS = ("patch", "frame", "watermark", "texture")
 SHARES = (0.3, 0.6, 0.9)
 DIGITS = 5
 SHAPES = ("square", "disc", "triangle", "cross")
-PER_CLASS = {"synthetic-mnist": 50, "shapes": 50}
-TRAINED_ON = {"synthetic-mnist": 4000, "shapes": 3000}
-AUDITED = 3000  # images that an audit draws from
+PER_CLASS = {"synthetic-mnist": 30, "shapes": 36}
+TRAINED_ON = {"synthetic-mnist": 2400, "shapes": 2000}
+AUDITED = 1000  # images that an audit draws from
 KEY = ("dataset", "mark", "share", "seed", "boxes")
 COLUMNS = (
     *KEY, "accuracy", "accuracy_marked", "accuracy_unmarked", "images", "clusters", "found", "false",
@@ -181,26 +186,28 @@ def marked(image: np.ndarray[Any, Any], thing: Mask, mark: str, random: np.rando
     return values.clip(0, 255).round().astype(np.uint8)
 
 
+SCENES = "scenes of 64"
 NETWORKS: dict[str, nn.Module] = {}
 
 
-def trained(case: Case, root: Path, epochs: int = 6) -> nn.Module:
-    data = Planted(case, root, "train")
-    pixels = torch.stack([torch.from_numpy(data._made(i)[0].copy()).permute(2, 0, 1) for i in range(len(data))])
-    labels = torch.tensor(data.labels)
+def trained(data: ImageDataset, count: int, seed: int, epochs: int = 6) -> nn.Module:
+    """A network of three convolutions, trained on the first `count` images."""
+    arrays = [np.array(data.photo(index).pixels) for index in range(count)]
+    pixels = torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
+    labels = torch.tensor(list(data.labels[:count]))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(case.seed)
+        torch.manual_seed(seed)
         layers: list[nn.Module] = []
         for before, after, stride in ((3, 24, 2), (24, 48, 1), (48, 64, 2)):
             layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
         network = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, len(data.class_names)))
-        steps = epochs * (len(data) // 64)
+        steps = epochs * (count // 64)
         optimiser = torch.optim.Adam(network.parameters(), 3e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
         network.train()
         for _ in range(epochs):
-            order = torch.randperm(len(data))
-            for start in range(0, len(data) // 64 * 64, 64):
+            order = torch.randperm(count)
+            for start in range(0, count // 64 * 64, 64):
                 rows = order[start : start + 64]
                 loss = nn.functional.cross_entropy(network((pixels[rows] / 255 - 0.5) / 0.25), labels[rows])
                 optimiser.zero_grad()
@@ -214,18 +221,16 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     """One case: a row without boxes, and one with them."""
     from suffice.audit.pictures import Pictures
     from suffice.audit.run import find_evidence
-    from suffice.models.source import Source
-    from suffice.registry import MODELS
 
     started = time.monotonic()
-    NETWORKS[case.name] = trained(case, root)
+    training = Planted(case, root, "train")
+    NETWORKS[case.name] = trained(training, len(training), case.seed)
     DATASETS.add(case.name, DatasetSource(("train", "test"), lambda place, split, seed: Planted(case, root, split)))
-    if "planted" not in MODELS:
-        MODELS.add("planted", lambda name, weights=None, num_classes=None: source_of(name, Source))
+    add_source()
     print(f"{case.name}: trained in {time.monotonic() - started:.0f} s", flush=True)
     settings = AuditSettings(
         DatasetSpec(source=case.name), ModelSpec(model=f"planted:{case.name}", device="cpu"),
-        per_class=PER_CLASS[case.dataset], block=3,
+        per_class=PER_CLASS[case.dataset], block=4,
     )  # fmt: skip
     clock = time.monotonic()
     audit = run_audit(settings, work / case.name)
@@ -260,10 +265,63 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def source_of(name: str, source: Any) -> Any:
-    names = SHAPES if "shapes" in name else tuple(map(str, range(DIGITS)))
-    preprocessing = {"input_size": (SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    return source(NETWORKS[name], name, preprocessing, names, outputs="logits", repeatable=True)
+def add_source() -> None:
+    """`planted:NAME` is a network that was trained here."""
+    if "planted" not in MODELS:
+        MODELS.add("planted", lambda name, weights=None, num_classes=None: source_of(name))
+
+
+def source_of(name: str) -> Source:
+    names = SHAPES if "shapes" in name else tuple(map(str, range(10 if name == SCENES else DIGITS)))
+    side = 64 if name == SCENES else SIDE
+    preprocessing = {"input_size": (side, side), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return Source(NETWORKS[name], name, preprocessing, names, outputs="logits", repeatable=True)
+
+
+def cost(root: Path, per_class: int = 10) -> None:
+    """What an audit of Synthetic MNIST costs, ten scenes of each digit."""
+    NETWORKS[SCENES] = trained(SyntheticMnist(root), 2000, seed=0, epochs=4)
+    add_source()
+    settings = AuditSettings(
+        DatasetSpec(source="synthetic-mnist", root=str(root)),
+        ModelSpec(model=f"planted:{SCENES}", device="cpu"),
+        per_class=per_class,
+    )
+    process, resident = psutil.Process(), dict[int, int]()
+    clock, started = time.monotonic(), time.process_time()
+    with tempfile.TemporaryDirectory() as work:
+        audit = run_audit(
+            settings, work, progress=lambda state: resident.setdefault(state.done, process.memory_info().rss)
+        )
+        found = time.process_time()
+        write_audit(audit)
+        ended = time.process_time()
+    scenes = len(audit.images)
+    print(f"{scenes} scenes, {audit.classifier.forward_passes} forward passes in this process")
+    print(f"{ended - started:.0f} s of one core, of these {ended - found:.0f} s for the page")
+    print(f"{time.monotonic() - clock:.0f} s by the clock")
+    print(f"1,000 scenes at that rate on two cores: {(ended - started) * 1000 / scenes / 120:.1f} minutes")
+    half, end = resident[scenes // 2] / 2**20, process.memory_info().rss / 2**20
+    print(f"resident after {scenes // 2} explanations {half:.0f} MiB, at the end {end:.0f} MiB")
+
+
+def report(rows: Sequence[dict[str, Any]]) -> None:
+    """Recall and false discoveries by mark and share, over data sets and seeds, without boxes and with them."""
+    print(
+        "| mark | share | runs | found, no boxes | with boxes | false of clusters | by heatmaps | false of clusters |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for mark, share in dict.fromkeys((row["mark"], row["share"]) for row in rows):
+        own = [row for row in rows if (row["mark"], row["share"]) == (mark, share)]
+        by = {boxes: [row for row in own if row["boxes"] == boxes] for boxes in ("no", "yes")}
+        found = {boxes: f"{sum(int(r['found']) for r in some)} of {len(some)}" for boxes, some in by.items()}
+        wrong, clusters = (sum(int(row[name]) for row in own) for name in ("false", "clusters"))
+        heat = [sum(int(row[f"heatmap_{name}"]) for row in by["no"]) for name in ("found", "false", "clusters")]
+        cells = (
+            mark, f"{float(share):.0%}", len(by["no"]), found["no"], found["yes"], f"{wrong} of {clusters}",
+            f"{heat[0]} of {len(by['no'])}", f"{heat[1]} of {heat[2]}",
+        )  # fmt: skip
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 def has_mark(
@@ -326,7 +384,7 @@ def heatmap_clusters(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "report", "cost"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
@@ -334,6 +392,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = list(read_csv(options.csv)) if options.csv.exists() else []
+    if options.what == "cost":
+        cost(options.data)
+    if options.what == "report":
+        report(rows)
     if options.what == "run":
         done = {tuple(str(row[name]) for name in KEY[:-1]) for row in rows}
         for case in cases(range(options.seeds)):

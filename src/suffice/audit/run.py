@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part, by_target, read_parts, share_inside
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import clusters_of, described, feature_stage
+from suffice.audit.recurring import SMALLEST, clusters_of, described, feature_stage
 from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.benchmark import RunProgress, run_benchmark
@@ -89,6 +90,11 @@ class Told:
     line: Callable[[str], None] = lambda line: None
     progress: Callable[[RunProgress], None] = lambda progress: None
 
+    def counted(self) -> Callable[[int, int], None]:
+        """What is called with how many of some things are done, and how many there are."""
+        started = time.monotonic()
+        return lambda done, total: self.progress(RunProgress(total, done, seconds=time.monotonic() - started))
+
 
 def run_audit(
     settings: AuditSettings,
@@ -114,7 +120,8 @@ def run_audit(
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
     classifier = load_model(settings.model)
-    with locked_folder(place, tell):
+    kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
+    with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
         if assumed:
             tell(f"assumed: {assumed}")
@@ -127,9 +134,12 @@ def run_audit(
         true_parts = _true_parts(settings, classifier, images, found.images, classes, place, engine, told)
         pictures = Pictures(images, classifier)
         tell(f"looking for evidence that recurs in {len(found.parts)} parts")
-        evidence = find_evidence(classifier, found.parts, found.images, pictures, settings.seed, place / "tests")
+        evidence = find_evidence(
+            classifier, found.parts, found.images, pictures, settings.seed, place / "tests", told.counted()
+        )
         mistakes = mistakes_found(classifier, asked, found.parts, true_parts, evidence, pictures)
-        fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed)
+        tell("looking for contexts that break parts")
+        fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed, told.counted())
         comparison = None
         if settings.against is not None:
             first = Audited(model_label(settings.model), classifier, pictures, found.images, found.parts, evidence)
@@ -170,7 +180,7 @@ def _predictions(
     config = benchmark_of(settings, model, settings.block_for(classifier), ())
     folder = place / "predictions" / setup_id(config)
     check_no_link(place / "predictions")
-    found = predictions(classifier, images, labels, numbers, folder)
+    found = predictions(classifier, images, labels, numbers, folder, told.counted())
     for image in [image for image in found if image.error][:5]:
         told.line(f"left out: {image.name}: {image.error}")
     return found
@@ -251,7 +261,7 @@ def _true_parts(
     told: Told,
 ) -> list[Part]:
     """The parts of wrong images that alone say their label."""
-    wrong = [image for image in sample if image.label is not None and not image.right]
+    wrong = [image for image in sample if image.wrong]
     if not wrong:
         return []
     told.line(f"looking for what the true class would need in {len(wrong)} images")
@@ -268,6 +278,7 @@ def find_evidence(
     pictures: Pictures,
     seed: int,
     folder: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evidence]:
     """The clusters of all classes, tested and judged together.
 
@@ -278,9 +289,12 @@ def find_evidence(
         pictures: of them.
         seed: of every draw.
         folder: in which each cluster that was tested is kept, so that a run that was stopped goes on; None for none.
+        progress: called with how many classes are done, and how many there are.
     """
     found = []
-    for target, own in sorted(by_target([part for part in parts if part.usable]).items()):
+    classes = by_target([part for part in parts if part.usable])
+    several = [(target, classes[target]) for target in sorted(classes) if len(classes[target]) >= SMALLEST]
+    for done, (target, own) in enumerate(several, 1):
         features = described(classifier, own, pictures)
         places = np.array([part.centre for part in own])
         labels = clusters_of(features, places, np.array([part.area for part in own]))
@@ -296,6 +310,7 @@ def find_evidence(
                 if folder is not None:
                     write_whole(folder / f"{key}.json", json.dumps(as_fields(kept), ensure_ascii=False))
             found.append(kept)
+        progress(done, len(several))
     return decided(found)
 
 

@@ -383,7 +383,7 @@ def _whole(audit: Audit) -> dict[str, Rate | Average]:
     names = tuple(name for rate in certified for name in rate.images)
     return {
         "accuracy": Rate.of([image.name for image in audit.asked if image.right], labelled),
-        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient}),
+        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient and not part.image.wrong}),
         "certified": Rate(len(names), sum(rate.total for rate in certified), names),
         "inside": Average.of({part.name: part.inside for part in audit.parts if part.inside is not None}),
     }
