@@ -68,7 +68,7 @@ AUDITED = 1000  # images that an audit draws from
 KEY = ("dataset", "mark", "share", "seed", "boxes")
 COLUMNS = (
     *KEY, "accuracy", "accuracy_marked", "accuracy_unmarked", "images", "clusters", "found", "false",
-    "heatmap_clusters", "heatmap_found", "heatmap_false", "forward_passes", "seconds",
+    "heatmap_clusters", "heatmap_found", "heatmap_false", "seconds",
 )  # fmt: skip
 
 
@@ -259,8 +259,7 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
             "images": len(audit.images), "clusters": len(evidence),
             "found": int(any(found)), "false": found.count(False),
             "heatmap_clusters": len(heatmaps), "heatmap_found": int(any(suspected)),
-            "heatmap_false": suspected.count(False), "forward_passes": audit.classifier.forward_passes,
-            "seconds": round(seconds),
+            "heatmap_false": suspected.count(False), "seconds": round(seconds),
         })  # fmt: skip
     return rows
 
@@ -297,7 +296,7 @@ def cost(root: Path, per_class: int = 10) -> None:
         write_audit(audit)
         ended = time.process_time()
     scenes = len(audit.images)
-    print(f"{scenes} scenes, {audit.classifier.forward_passes} forward passes in this process")
+    print(f"{scenes} scenes, {len(audit.asked)} asked about")
     print(f"{ended - started:.0f} s of one core, of these {ended - found:.0f} s for the page")
     print(f"{time.monotonic() - clock:.0f} s by the clock")
     print(f"1,000 scenes at that rate on two cores: {(ended - started) * 1000 / scenes / 120:.1f} minutes")

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from suffice.audit import Audit, AuditSettings, run_audit
+from suffice.audit.classes import classes_found
 from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.audit.sample import Prediction
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.report.audit import render_audit, write_audit
 
@@ -137,3 +140,13 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
     assert "http" not in page.replace("http-equiv", "")
     with pytest.raises(InputError, match=r"inside .* is not known here"):
         held([Condition.read("inside < 50%")], numbers_of(found))
+
+
+def test_ten_thousand_classes_are_a_page_of_the_worst(found: Audit) -> None:
+    asked = [Prediction(n, f"{n}.png", n, n if n % 4 else 0, 0.9) for n in range(10_000)]
+    model = Classifier(lambda x: x.mean((2, 3)), input_size=(SIDE, SIDE), class_names=[f"c{n}" for n in range(10_000)])
+    classes = classes_found(model, asked, [])
+    assert (len(classes), sum(each.accuracy.count for each in classes)) == (10_000, 7_501)
+    page = render_audit(dataclasses.replace(found, asked=asked, classes=classes, mistakes=[], classifier=model))
+    assert "The 500 classes of the least accuracy; 9,500 others are in audit.json." in page
+    assert len(page) < 2_000_000
