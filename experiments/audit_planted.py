@@ -18,7 +18,8 @@ and the same share of the images that are audited; no other class has it:
 A network of three convolutions is trained on each, then audited without boxes and with them. What is counted, over all
 clusters of a run: `found`, whether a cluster that is called a shortcut has the mark (it is of the marked class, most of
 its images have the mark, and most of their parts hold more than half of it, or lie on it with more than half of their
-own pixels); `false`, how many others are called so.
+own pixels); `false`, how many others are called so. A mark that a network does not use is no shortcut: `rise` is by how
+much it raises the log-odds of its class when it is put on images of the others, `comes` how often the class then comes.
 
 Beside it stand clusters of Grad-CAM heatmaps of the same images, as SpRAy makes them (spectral clustering, the number
 of clusters by the largest gap of eigenvalues), which tests nothing: every cluster but the largest of a class is a
@@ -67,7 +68,7 @@ TRAINED_ON = {"synthetic-mnist": 2400, "shapes": 2000}
 AUDITED = 1000  # images that an audit draws from
 KEY = ("dataset", "mark", "share", "seed", "boxes")
 COLUMNS = (
-    *KEY, "accuracy", "accuracy_marked", "accuracy_unmarked", "images", "clusters", "found", "false",
+    *KEY, "accuracy", "accuracy_marked", "accuracy_unmarked", "rise", "comes", "images", "clusters", "found", "false",
     "heatmap_clusters", "heatmap_found", "heatmap_false", "seconds",
 )  # fmt: skip
 
@@ -238,25 +239,27 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     data = Planted(case, root, "test")
     marked_class = [image for image in audit.asked if image.label == 0]
     right = {has: [image.right for image in marked_class if data.marked[image.number] == has] for has in (True, False)}
-    without = [dataclasses.replace(part, inside=None) for part in audit.parts]
+    every = [*audit.parts, *audit.second_parts]
+    without = [dataclasses.replace(part, inside=None) for part in every]
     pictures = Pictures(audit.source, audit.classifier)
     both = {
         "yes": audit.evidence,
         "no": find_evidence(audit.classifier, without, audit.images, pictures, settings.seed),
     }
+    rise, comes = used(case, data, audit.classifier)
     heatmaps = heatmap_clusters(audit.classifier, audit.parts, pictures)
     rows = []
     for boxes, evidence in both.items():
         called = [(each.target, each.members.images) for each in evidence if each.verdict == "shortcut"]
-        masks = {part.name: part.mask for part in audit.parts}
-        found = [has_mark(case, data, audit.parts, target, names, masks) for target, names in called]
-        suspected = [has_mark(case, data, audit.parts, target, names, cut) for target, names, cut in heatmaps]
+        masks = {part.name: part.mask for part in every}
+        found = [has_mark(case, data, every, target, names, masks) for target, names in called]
+        suspected = [has_mark(case, data, every, target, names, cut) for target, names, cut in heatmaps]
         rows.append({
             **dataclasses.asdict(case), "boxes": boxes,
             "accuracy": round(float(np.mean([image.right for image in audit.asked])), 4),
             "accuracy_marked": round(float(np.mean(right[True])), 4) if right[True] else "",
             "accuracy_unmarked": round(float(np.mean(right[False])), 4) if right[False] else "",
-            "images": len(audit.images), "clusters": len(evidence),
+            "rise": rise, "comes": comes, "images": len(audit.images), "clusters": len(evidence),
             "found": int(any(found)), "false": found.count(False),
             "heatmap_clusters": len(heatmaps), "heatmap_found": int(any(suspected)),
             "heatmap_false": suspected.count(False), "seconds": round(seconds),
@@ -306,21 +309,38 @@ def cost(root: Path, per_class: int = 10) -> None:
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Recall and false discoveries by mark and share, over data sets and seeds, without boxes and with them."""
-    print(
-        "| mark | share | runs | found, no boxes | with boxes | false of clusters | by heatmaps | false of clusters |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| mark | share | runs | rise | no boxes | boxes | false of clusters | heatmaps | false of clusters |")
+    print("|---" * 9 + "|")
     for mark, share in dict.fromkeys((row["mark"], row["share"]) for row in rows):
         own = [row for row in rows if (row["mark"], row["share"]) == (mark, share)]
         by = {boxes: [row for row in own if row["boxes"] == boxes] for boxes in ("no", "yes")}
         found = {boxes: f"{sum(int(r['found']) for r in some)} of {len(some)}" for boxes, some in by.items()}
         wrong, clusters = (sum(int(row[name]) for row in own) for name in ("false", "clusters"))
+        rises = ", ".join(row["rise"] for row in by["no"] if row["rise"])
         heat = [sum(int(row[f"heatmap_{name}"]) for row in by["no"]) for name in ("found", "false", "clusters")]
         cells = (
-            mark, f"{float(share):.0%}", len(by["no"]), found["no"], found["yes"], f"{wrong} of {clusters}",
+            mark, f"{float(share):.0%}", len(by["no"]), rises or "–", found["no"], found["yes"],
+            f"{wrong} of {clusters}",
             f"{heat[0]} of {len(by['no'])}", f"{heat[1]} of {heat[2]}",
         )  # fmt: skip
         print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def used(case: Case, data: Planted, classifier: Classifier, count: int = 200) -> tuple[Any, Any]:
+    """What the mark alone does on images of other classes: rise of the log-odds, share that becomes its class."""
+    if case.mark == "none":
+        return "", ""
+    plain, with_mark = [], []
+    for index in [index for index, label in enumerate(data.labels) if label][:count]:
+        image, thing = data._made(index)
+        plain.append(image)
+        with_mark.append(marked(image, thing, case.mark, np.random.default_rng([index, 9])))
+    logits = [
+        classifier.logits(torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2).float() / 255)
+        for some in (plain, with_mark)
+    ]
+    before, after = (classifier.log_odds(each, 0) for each in logits)
+    return round(float((after - before).mean()), 2), round(float((logits[1].argmax(1) == 0).float().mean()), 3)
 
 
 def has_mark(
@@ -390,7 +410,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=CSV)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = list(read_csv(options.csv)) if options.csv.exists() else []
+    there = read_csv(options.csv) if options.csv.exists() else []
+    rows: list[dict[str, Any]] = [{name: row.get(name, "") for name in COLUMNS} for row in there]
     if options.what == "cost":
         cost(options.data)
     if options.what == "report":

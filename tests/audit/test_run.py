@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from suffice.audit import Audit, AuditSettings, run_audit
 from suffice.audit.classes import classes_found
@@ -19,6 +20,7 @@ from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.images import prepare
 from suffice.report.audit import render_audit, write_audit
 
 HERE = Path(__file__).parent
@@ -150,3 +152,15 @@ def test_ten_thousand_classes_are_a_page_of_the_worst(found: Audit) -> None:
     page = render_audit(dataclasses.replace(found, asked=asked, classes=classes, mistakes=[], classifier=model))
     assert "The 500 classes of the least accuracy; 9,500 others are in audit.json." in page
     assert len(page) < 2_000_000
+
+
+def test_a_second_part_alone_keeps_the_class_where_the_first_was_hidden(found: Audit) -> None:
+    first = {part.image.name: part for part in found.parts}
+    assert len(found.second_parts) > COUNT  # a part is a corner of a square, and the rest of the square would do
+    for part in found.second_parts:
+        image = prepare(found.source.photo(part.image.number), found.classifier)
+        alone = torch.where(torch.from_numpy(part.mask), image, 0.1)
+        assert int(found.classifier.logits(alone[None]).argmax()) == part.target == first[part.image.name].target
+        assert not (part.mask & first[part.image.name].mask).any()
+    marked = {part.image.name for part in found.second_parts} & set(found.shortcuts[0].members.images)
+    assert not marked  # without the mark a faint horse is nothing
