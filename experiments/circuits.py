@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--switch", default="blocks", choices=("stages", "blocks", "all"))
     parser.add_argument("--print", type=Path, dest="table", help="print the table of these rows, and do nothing else")
+    parser.add_argument("--photos", type=int, help="of these only the first so many; the means are of all")
     add_options(parser)
     arguments = parser.parse_args()
     if arguments.table:
@@ -65,7 +66,7 @@ def main() -> int:
         classifier.module, read_out(classifier, images[0]).recording, arguments.switch, follow=False
     ).layers
     means = torch.stack([channel_means(classifier, layers, image[None]) for image in images])
-    for i, photo in enumerate(photos):
+    for i, photo in enumerate(photos[: arguments.photos]):
         began = time.perf_counter()
         known = {"photo": photo.name, "switch": arguments.switch, "among": known_by(image=images)["image_digest"]}
         known |= known_by(classifier, images[i])

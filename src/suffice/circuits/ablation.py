@@ -12,17 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.connectivity import Layer
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
 from suffice.operators import operator_name
-from suffice.recording import returns_tensors
+from suffice.recording import EveryOperator, returns_tensors
 
 
-class SwitchedOff(TorchFunctionMode):
+class SwitchedOff(EveryOperator):
     """While it is active, a model's channels are scaled by gates.
 
     Args:

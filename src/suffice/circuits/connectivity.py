@@ -36,7 +36,7 @@ from suffice.recording import Op, Recording, Value
 
 LAYERS = ("stages", "blocks", "all")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ATTENTION = set(operators_of("attention", "product"))
+_ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
 
 
@@ -140,9 +140,9 @@ def _places(recording: Recording) -> list[Value]:
     places: list[Value] = []
     for op in recording.ops:
         sources = [value for value in op.inputs if value in derived]
-        if not (sources or op.function in rules.MIXES):
+        if not (sources or rules.mixes(op)):
             continue
-        if op.function in rules.MIXES or (op.function in rules.MERGES and len(sources) > 1):
+        if rules.mixes(op) or (op.function in rules.MERGES and len(sources) > 1):
             is_fresh = True
         elif op.function in rules.JOINS:
             is_fresh = False
@@ -156,7 +156,7 @@ def _places(recording: Recording) -> list[Value]:
                 continue
             fresh.add(value)
             readers = value.consumers
-            wanted = len(readers) > 1 or any(r.function in rules.MIXES or r.function in rules.JOINS for r in readers)
+            wanted = len(readers) > 1 or any(rules.mixes(r) or r.function in rules.JOINS for r in readers)
             if wanted and value is not recording.logits:
                 chain = _unmoved(value, fresh)
                 places.append(chain[-1])
@@ -178,7 +178,7 @@ def _unmoved(value: Value, fresh: set[Value]) -> list[Value]:
 def _is_end(value: Value, recording: Recording) -> bool:
     """Whether only pooling and the like lie between a value and the logits."""
     while value is not recording.logits:
-        if len(value.consumers) != 1 or value.consumers[0].function in rules.MIXES:
+        if len(value.consumers) != 1 or rules.mixes(value.consumers[0]):
             return False
         value = value.consumers[0].outputs[0]
     return True
@@ -218,9 +218,9 @@ def _connected(
     connections: list[Connection] = []
     link: Link | None = None
     for op in recording.ops:
-        if op.function not in rules.MIXES and not any(value in flows for value in op.inputs):
+        if not rules.mixes(op) and not any(value in flows for value in op.inputs):
             continue
-        if op.function in rules.MIXES:
+        if rules.mixes(op):
             for value in op.inputs:  # the image, or what was made of it by pointwise operators alone
                 flows.setdefault(value, _nothing(value))
         link = _link(op, flows, link)
@@ -331,7 +331,7 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
     found: dict[str, Value] = {}
     for op in recording.ops:
         before = set().union(*(sources[value] for value in op.inputs))
-        makes = op.function in rules.MIXES or (op.function in (rules.MERGES | rules.JOINS) and len(op.inputs) > 1)
+        makes = rules.mixes(op) or (op.function in (rules.MERGES | rules.JOINS) and len(op.inputs) > 1)
         for value in op.outputs:
             if value.op is not op:
                 continue
@@ -358,11 +358,16 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
 def _holding_all(paths: Sequence[str]) -> list[str]:
     """The parts of the path to the innermost module around all: a network in a wrapper, which is no block of itself.
 
+    It may be one of them, if it joins what its parts return.
+
     >>> _holding_all(["net.features.0", "net.features.3", "net.head"]), _holding_all(["features.0", "head"])
     (['net'], [])
+    >>> _holding_all(["net", "net.stem"]), _holding_all(["net.stem", "net.stem"])
+    (['net'], ['net'])
     """
-    at_each_depth = zip(*(path.split(".")[:-1] for path in paths), strict=False)
-    return [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, at_each_depth)]
+    at_each_depth = zip(*(path.split(".") for path in paths), strict=False)
+    shared = [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, at_each_depth)]
+    return shared[:-1] if len(set(paths)) == 1 else shared
 
 
 def _number(value: Value) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
+import torch
+
 from suffice.circuits.flow import Flow
 from suffice.operator_rules import RuleTable
+from suffice.operators import operators_of
 from suffice.recording import Op, Value
 
 Flows = dict[Value, Flow]
@@ -53,6 +56,17 @@ def circuit_rule(
         return rule
 
     return register
+
+
+_PRODUCTS = frozenset(operators_of("product", "product and sum", "contraction"))
+
+
+def mixes(op: Op) -> bool:
+    """Whether a call makes new channels out of all channels it reads: a kernel, or a product with a parameter."""
+    if op.function in MIXES:
+        return True
+    weights = [a for a in (*op.args, *op.kwargs.values()) if isinstance(a, torch.Tensor) and a.ndim > 1]
+    return op.function in _PRODUCTS and len(op.inputs) == 1 and len(weights) > 0
 
 
 def argument(op: Op, index: int, name: str, default: Any = None) -> Any:
