@@ -16,10 +16,10 @@ and the same share of the images that are audited; no other class has it:
 | texture | the background behind the object is striped, with another phase in each image |
 
 A network of three convolutions is trained on each, then audited without boxes and with them. What is counted, over all
-clusters of a run: `found`, whether a cluster that is called a shortcut has the mark (it is of the marked class, most of
-its images have the mark, and most of their parts hold more than half of it, or lie on it with more than half of their
-own pixels); `false`, how many others are called so. A mark that a network does not use is no shortcut: `rise` is by how
-much it raises the log-odds of its class when it is put on images of the others, `comes` how often the class then comes.
+clusters of a run: `found`, whether a cluster that is called a shortcut is the mark (it is of the marked class, most of
+its images have the mark, and in most of them the part covers more of the mark than of the object, in pixels); `false`,
+how many others are called so. A mark that a network does not use is no shortcut: `rise` is by how much it raises the
+log-odds of its class when it is put on images of the others, `comes` how often the class then comes.
 
 Beside it stand clusters of Grad-CAM heatmaps of the same images, as SpRAy makes them (spectral clustering, the number
 of clusters by the largest gap of eigenvalues), which tests nothing: every cluster but the largest of a class is a
@@ -346,21 +346,19 @@ def used(case: Case, data: Planted, classifier: Classifier, count: int = 200) ->
 def has_mark(
     case: Case, data: Planted, parts: Sequence[Part], target: int, names: Sequence[str], masks: dict[str, Mask]
 ) -> bool:
-    """Whether a cluster is the mark: of its class, most of its images have it, and parts hold it or lie on it.
+    """Whether a cluster is the mark: of its class, and most of its parts cover more of the mark than of the object.
 
-    A part holds a mark if more than half of the mark is in it; it lies on it if more than half of the part is.
+    An image without the mark counts as one where it does not.
     """
     number = {part.name: part.image.number for part in parts}
     if target != 0 or case.mark == "none":
         return False
-    marked = [name for name in names if data.marked[number[name]]]
-    if 2 * len(marked) <= len(names):
-        return False
-    on = []
-    for name in marked:
-        where = where_marked(case.mark, data._made(number[name])[1])
-        on.append((masks[name] & where).sum() > 0.5 * min(where.sum(), masks[name].sum()))
-    return float(np.mean(on)) > 0.5
+    covers = 0
+    for name in names:
+        thing = data._made(number[name])[1]
+        mark = where_marked(case.mark, thing)
+        covers += data.marked[number[name]] and (masks[name] & mark).sum() > (masks[name] & thing).sum()
+    return 2 * covers > len(names)
 
 
 def heatmap_clusters(
