@@ -37,6 +37,9 @@ TRIED = {
     ".venv/bin/python experiments/lax_cost.py": [
         EXPERIMENT + "lax_cost.py --rounds 1 --models suffice.models.resnet18:synthetic_mnist --out {out}"
     ],
+    ".venv/bin/python experiments/responsibility.py FOLDER": [
+        EXPERIMENT + "responsibility.py {two} --photos 1 --out {out}"
+    ],
     ".venv/bin/python experiments/circuits.py FOLDER": [EXPERIMENT + "circuits.py {two} --photos 1 --out {out}"],
     ".venv/bin/python experiments/deactivation_coverage.py --print": [EXPERIMENT + "deactivation_coverage.py --print"],
     "SUFFICE_DATA=FOLDER suffice bench configs/am-photos.toml --out am": [
