@@ -23,8 +23,8 @@ CHROMIUM = "/usr/bin/chromium"
 
 
 @contextmanager
-def serving(*words: str) -> Iterator[str]:
-    """`suffice web` with the default model in a process of its own: its address."""
+def serving(*words: str) -> Iterator[tuple[str, int]]:
+    """`suffice web` with the default model in a process of its own: its address, and the number of the process."""
     code = "import sys; sys.argv[0] = 'suffice'; from suffice.cli import main; main()"
     command = [sys.executable, "-c", code, "web", "--no-browser", "--port", "0", *words]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -32,7 +32,7 @@ def serving(*words: str) -> Iterator[str]:
         assert running.stdout is not None
         found = re.search(r"http://\S+", running.stdout.readline())
         assert found, "suffice web printed no address"
-        yield found[0]
+        yield found[0], running.pid
     finally:
         running.terminate()
         running.wait()
@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.all:
         views["web-dark"] = {**views["web"], "color_scheme": "dark"}
         views["web-phone"] = {"viewport": {"width": 360, "height": 740}}
-    with serving() as address, sync_playwright() as driver:
+    with serving() as (address, _), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for name, view in views.items():
             page = browser.new_context(**view).new_page()

@@ -3,7 +3,7 @@
 Measured in a Chromium without a screen that uses the page of `suffice web`: until the page can be used, until the first
 explanation, from a move of the slider to the frame with the new part and to the model's confidence for it, from the end
 of a stroke of the brush to its answer, from the button to the end of a run that is cancelled. It prints medians and the
-largest of each.
+largest of each; and the time of the server's processor, which other programs on the machine lengthen less.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import time
 from typing import Any
 
+import psutil
 from playwright.sync_api import expect, sync_playwright
 
 from screenshots import CHROMIUM, serving
@@ -47,6 +48,12 @@ def said(name: str, values: list[float], unit: str = "ms") -> None:
     )
 
 
+def spent(server: psutil.Process) -> float:
+    """Milliseconds of processor that the server has used: what a wait would be if no other program ran."""
+    times = server.cpu_times()
+    return 1000 * float(times.user + times.system)
+
+
 def strokes(page: Any, count: int) -> list[float]:
     """Milliseconds from the end of each stroke to its answer."""
     page.check("input[value=erase]")
@@ -70,7 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=40)
     times = parser.parse_args().times
-    with serving() as address, sync_playwright() as driver:
+    with serving() as (address, pid), sync_playwright() as driver:
+        server = psutil.Process(pid)
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         sizes: list[int] = []
@@ -80,18 +88,23 @@ def main() -> None:
         page.wait_for_selector("body[data-ready]")
         said("until the page can be used", [1000 * (time.perf_counter() - started)])
         page.wait_for_timeout(5000)  # the server makes the faster copy of its model meanwhile
-        started = time.perf_counter()
+        started, before = time.perf_counter(), spent(server)
         page.click("#samples button:has-text('cat')")
         page.wait_for_selector("#verdict .verdict", timeout=300_000)
         said("first explanation after the drop", [time.perf_counter() - started], "s")
+        print(f"first explanation: {(spent(server) - before) / 1000:.1f} s of the server's processor")
         expect(page.locator("#status")).to_have_text("Done.", timeout=300_000)
         for occlusion in ("robust", "mean"):
             page.select_option("#occlusion", occlusion)
             page.wait_for_timeout(1000)
-            moves = [page.evaluate(_MOVED, 150 + 20 * index) for index in range(times)]
+            before = spent(server)
+            moves = [page.evaluate(_MOVED, 150 + 800 * index // times) for index in range(times)]
+            print(f"slider, {occlusion}: {(spent(server) - before) / times:.0f} ms of the server's processor for each")
             for index, name in enumerate(("the part is made", "the frame with it", "its confidence")):
                 said(f"slider, {occlusion}: {name}", [move[index] for move in moves])
+        before = spent(server)
         said("brush, mean: its answer", strokes(page, times))
+        print(f"brush, mean: {(spent(server) - before) / times:.0f} ms of the server's processor for each")
         stopped = []
         for _ in range(max(3, times // 8)):
             page.click("#explain")

@@ -195,3 +195,17 @@ def test_a_network_of_volumes_has_to_say_how_large_they_are(tmp_path: Path) -> N
     file.write_bytes(b"\x93NUMPY")
     with pytest.raises(suffice.InputError, match=r"is an array, which suffice\.explain takes"):
         read_photo(file)
+
+
+def test_a_network_itself_is_loaded_like_a_name() -> None:
+    network = residual(1)
+    classifier = suffice.load_classifier(network, input_size=(40,), mean=(0.5,) * 3, std=(0.5,) * 3, outputs="logits")
+    assert classifier.module is network
+    assert list(classifier.assumed) == ["names"]  # nothing is resized to a signal
+    signal = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(classifier.logits(signal[None]), network(2 * signal[None] - 1))
+    with pytest.raises(suffice.InputError, match="expected a model by name for weights and prompts"):
+        suffice.load_classifier(network, weights="random", input_size=(40,))
+    with pytest.raises(suffice.InputError, match="expected preprocessing options among"):
+        suffice.load_classifier(network, inputsize=(40,))
