@@ -68,7 +68,10 @@ def circuit(
     ] = "stages",
     switch: Annotated[
         str | None,
-        typer.Option(help="Whose channels are switched off, likewise. [default: hidden, or the named --layers]"),
+        typer.Option(
+            help="Whose channels are switched off, likewise; or tokens, of a transformer. "
+            "[default: hidden, or the named --layers]"
+        ),
     ] = None,
     nodes: Annotated[
         int | None,
