@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table4 table5 clean
+.PHONY: demo test docs docs-pictures screenshots page-types test-slow test-hostile lint types format clean
+.PHONY: benchmark results-check benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive
+.PHONY: table3 table4 table5
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -29,18 +31,27 @@ format: .venv/dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The measured results of the README. Give PHOTOS, a folder of ImageNet photos with the label at the end of each name.
-benchmark: .venv/dev
-	$(BIN)/python experiments/explain_photos.py $(PHOTOS) --csv results/explain-photos.csv
+# Below, PHOTOS is a folder of ImageNet photos with the label at the end of each name, or one photo. Rows lie in
+# experiments-out/, where what was stopped goes on; with UPDATE=--update those that were asked for are in results/, too.
+UPDATE ?=
+RUN = OMP_NUM_THREADS=1 $(BIN)/python experiments
 
-# Against rex-xai, which gets an environment of its own (.venv-rex). About two minutes a photo on one thread; it goes on
-# where it was stopped. For a table from one run: make benchmark-rex PHOTOS=FOLDER REDO=--redo
+# The measured results of the README.
+benchmark: .venv/dev
+	$(RUN)/explain_photos.py $(PHOTOS) $(UPDATE)
+
+# Against rex-xai, which gets an environment of its own (.venv-rex). About two minutes a photo on one thread. For times of
+# one run: REDO=--redo
 benchmark-rex: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO)
+	$(RUN)/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO) $(UPDATE)
+
+# One row of each file in results/ anew: equal, times apart? Five minutes on a quiet core; DATA holds MNIST/raw.
+results-check: .venv/dev
+	$(RUN)/results_check.py $(PHOTOS) --data $(DATA)
 
 # On a machine with CUDA: equality with the processor, and time; under eight minutes.
 benchmark-gpu: .venv/dev
-	$(BIN)/python experiments/gpu.py $(PHOTOS) --csv results/gpu.csv
+	$(BIN)/python experiments/gpu.py $(PHOTOS) $(UPDATE)
 
 # What `suffice bench` promises of its runner, on toy models: kills, overhead, memory. See also its `ray`.
 benchmark-runner: .venv/dev
@@ -48,18 +59,36 @@ benchmark-runner: .venv/dev
 	$(BIN)/python experiments/benchmark_runner.py overhead
 	$(BIN)/python experiments/benchmark_runner.py memory
 
-# Activation matching in the paper's condition; goes on where it was stopped.
+# Activation matching in the paper's condition.
 benchmark-matching: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/activation_matching.py photos $(PHOTOS)
+	$(RUN)/activation_matching.py photos $(PHOTOS) $(UPDATE)
 
-# What is certified of the explanations of photos, beside the default; goes on where it was stopped.
+# What is certified of the explanations of photos, beside the default.
 certificates: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/certificates.py $(PHOTOS)
+	$(RUN)/certificates.py $(PHOTOS) $(UPDATE)
 
-# Section 6.3 of activation matching: proved parts of digits beside other masks; DATA holds MNIST/raw. Goes on where it
-# was stopped.
+# Section 6.3 of activation matching: proved parts of digits beside other masks; DATA holds MNIST/raw.
 abductive: .venv/dev
-	PATH=$(BIN):$$PATH OMP_NUM_THREADS=1 $(BIN)/python experiments/abductive.py all $(DATA)
+	PATH=$(BIN):$$PATH $(RUN)/abductive.py all $(DATA) $(UPDATE)
+
+# The site, into build/docs: warnings are errors, and links within it are checked.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck docs build/docs-links
+	@echo "build/docs/index.html"
+
+# Its pictures, anew.
+docs-pictures: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/docs_pictures.py
+
+# The pictures of the page in the docs; needs Chromium.
+screenshots: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/screenshots.py
+
+# The types of the page's own script, by TypeScript, which npx fetches.
+page-types:
+	npx --yes --package typescript tsc --noEmit --allowJs --checkJs --strict --target es2022 --module esnext \
+		--moduleResolution bundler --types "" src/suffice/web/static/main.js
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -72,10 +101,14 @@ abductive: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ .venv/demo
 
+.venv/docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs]"
+	@touch $@ .venv/demo .venv/dev
+
 # Tables of MSI-LAX: what is not yet there is trained and scored. DATA holds the data set (MNIST/raw for table 3).
 DATA ?= data
 table3 table4 table5: .venv/dev
-	$(BIN)/python experiments/msi_lax_tables.py $(@:table%=%) --data $(DATA)
+	$(RUN)/msi_lax_tables.py $(@:table%=%) --data $(DATA) $(UPDATE)
 
 clean:
-	rm -rf .venv .venv-rex .venv-quantus .against-rex .msi-lax .abductive dist build suffice-out
+	rm -rf .venv .venv-rex .venv-quantus experiments-out .msi-lax .abductive dist build suffice-out

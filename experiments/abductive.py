@@ -3,10 +3,11 @@
     python experiments/abductive.py all DATA            # train what is missing, then all that follows
     python experiments/abductive.py sizes DATA          # how large proved parts are, and what they cost
     python experiments/abductive.py masks DATA          # are other methods' masks proved, refuted or unknown?
-    python experiments/abductive.py table | figure DATA
+    python experiments/abductive.py table               # what is in results/
+    python experiments/abductive.py figure DATA
 
 Two networks of three layers (4,704 ReLUs): plain, and trained with interval bounds (`--preset robust`).
-DATA holds MNIST/raw. What has a row already is not done again; one thread. Seconds are of wall and of the processor:
+DATA holds MNIST/raw; one thread. Seconds are of wall and of the processor:
 beside other work the latter is what the machine can tell. Beside the search, for the first few digits, pixels are freed
 one by one by the same bound in the same order.
 """
@@ -14,13 +15,12 @@ one by one by the same bound in the same order.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,22 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import RESULTS, Row, Rows, add_options, code_of, known_by, run_as_command, said_of
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
-from suffice.explainers.abductive import needed_pixels, proved_part, with_pixels
-from suffice.files import write_csv
-from suffice.guarantees.bounds import network_of
+from suffice.explainers.abductive import needed_pixels, proved_part, verifiers, with_pixels
+from suffice.files import read_csv
+from suffice.guarantees.bounds import METHODS as BOUNDS
+from suffice.guarantees.bounds import Method as Bound
+from suffice.guarantees.bounds import Network, network_of
 from suffice.guarantees.proof import Verifier, prove
 from suffice.images import to_model
 
 MODEL = "suffice.models.three_layers:mnist_strided"
 TRAINING = {"plain": ("--set", "epochs=4", "--set", "batch_size=64"), "robust": ("--preset", "robust")}
+ASKED_OF_SIZES = ("network", "digit", "label", "epsilon", "bound")
 SIZES = (
-    "network",
-    "digit",
-    "label",
-    "epsilon",
-    "bound",
+    *ASKED_OF_SIZES,
     "pixels",
     "needed",
     "rounds",
@@ -52,7 +52,9 @@ SIZES = (
     "cpu_seconds",
 )
 SIZES += ("falsifier_cpu_seconds", "one_by_one_pixels", "one_by_one_cpu_seconds")
-MASKS = ("network", "digit", "label", "method", "pixels", "epsilon", "verdict", "method_of_proof", "cpu_seconds")
+ASKED_OF_MASKS = ("network", "digit", "label")
+MASKS = (*ASKED_OF_MASKS, "method", "pixels", "epsilon", "verdict", "method_of_proof", "cpu_seconds")
+FIGURE = "abductive.png"
 EPSILONS = (0.05, 0.1, 0.3, 1.0)
 SEARCHED = {"plain": (0.05, 0.1), "robust": (0.05, 0.1, 0.2)}
 # Zero fill, which is black, the digits' own background, and nine tenths of the confidence: as of the other experiment.
@@ -78,18 +80,6 @@ def train(runs: Path, data: Path) -> None:
             subprocess.run([*command, "--out", str(runs / network)], check=True)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def add(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
-    write_csv(path, columns, [*read(path), row])
-    print(*(f"{v:.3g}" if isinstance(v, float) else v for v in row.values()), sep="  ", flush=True)
-
-
 def one_by_one(verifier: Verifier, cost: Tensor) -> Tensor:
     """Pixels that stay when each is freed by itself where that is proved, in the order of their cost."""
     free = torch.zeros_like(cost, dtype=torch.bool)
@@ -105,32 +95,41 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
     return found, time.perf_counter() - wall, time.process_time() - used
 
 
-def sizes(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: str) -> None:
+def sizes(
+    classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, bound: Bound, rows: Rows
+) -> None:
     dataset = load_dataset("mnist", arguments.data, "test")
-    layers = {dtype: network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)}
-    done = {(row["network"], row["digit"], row["epsilon"], row["bound"]) for row in read(arguments.sizes)}
+    layers = [network_of(classifier, dtype) for dtype in (torch.float32, torch.float64)]
     for epsilon in SEARCHED[network]:
         for digit in range(arguments.digits):
-            if (network, str(digit), str(epsilon), bound) in done:
-                continue
             image = to_model(dataset.photo(digit), classifier)
-            target = int(classifier.logits(image[None]).argmax())
+            known = dict(zip(ASKED_OF_SIZES, (network, digit, dataset.labels[digit], epsilon, bound), strict=True))
+            alone = digit < arguments.one_by_one and bound == "crown"
 
-            def make(dtype: torch.dtype, image: Tensor = image, target: int = target, e: float = epsilon) -> Verifier:
-                return Verifier(classifier, image, target, e, bound, dtype, layers[dtype])  # type: ignore[arg-type]
+            def compute(image: Tensor = image, epsilon: float = epsilon, alone: bool = alone) -> dict[str, Any]:
+                return size_of(classifier, image, epsilon, bound, alone, layers)
 
-            part, wall, used = timed(lambda make=make: proved_part(make(torch.float32), make(torch.float64)))
-            exact = make(torch.float64)
-            args = (classifier, exact, part.mask, target, 4, 0)
-            needed, _, falsifying = timed(lambda args=args: needed_pixels(*args))
-            row = (network, digit, dataset.labels[digit], epsilon, bound, int(part.mask.sum()), len(needed))
-            row += (part.rounds, part.boxes, wall, used, falsifying)
-            if digit < arguments.one_by_one and bound == "crown":
-                alone, _, one = timed(lambda exact=exact, part=part: one_by_one(exact, part.cost))
-                row += (int(alone.sum()), one)
-            else:
-                row += ("", "")
-            add(arguments.sizes, SIZES, dict(zip(SIZES, row, strict=True)))
+            row = rows.row(
+                known | known_by(classifier, image), compute, lambda row, alone=alone: alone and not row[SIZES[-1]]
+            )
+            print(*row.values(), sep="  ", flush=True)
+
+
+def size_of(
+    classifier: suffice.Classifier, image: Tensor, epsilon: float, bound: Bound, alone: bool, layers: list[Network]
+) -> dict[str, Any]:
+    """How large the proved part is, what it takes, and what one pixel after the other gives."""
+    target = int(classifier.logits(image[None]).argmax())
+    quick, exact = verifiers(classifier, image, target, epsilon, bound, layers)
+    part, wall, used = timed(lambda: proved_part(quick, exact))
+    needed, _, falsifying = timed(lambda: needed_pixels(classifier, exact, part.mask, target, 4, 0))
+    row: tuple[Any, ...] = (int(part.mask.sum()), len(needed), part.rounds, part.boxes, wall, used, falsifying)
+    if alone:
+        kept, _, one = timed(lambda: one_by_one(exact, part.cost))
+        row += (int(kept.sum()), one)
+    else:
+        row += ("", "")
+    return dict(zip(SIZES[len(ASKED_OF_SIZES) :], row, strict=True))
 
 
 def masks_of(classifier: suffice.Classifier, image: Tensor) -> dict[str, Tensor]:
@@ -141,26 +140,26 @@ def masks_of(classifier: suffice.Classifier, image: Tensor) -> dict[str, Tensor]
     return found
 
 
-def masks(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace) -> None:
+def masks(classifier: suffice.Classifier, network: str, arguments: argparse.Namespace, rows: Rows) -> None:
     dataset = load_dataset("mnist", arguments.data, "test")
-    count = Counter((row["network"], row["digit"]) for row in read(arguments.masks))
     for digit in range(arguments.masks_of):
-        if count[network, str(digit)]:
-            continue
         image = to_model(dataset.photo(digit), classifier)
-        rows = []
-        for method, mask in masks_of(classifier, image).items():
-            for epsilon in EPSILONS:
-                found, _, used = timed(lambda m=mask, e=epsilon, i=image: prove(classifier, i, m, epsilon=e))
-                row = (network, digit, dataset.labels[digit], method, int(mask.sum()), epsilon, found.verdict)
-                rows.append(dict(zip(MASKS, (*row, found.method, used), strict=True)))
-        write_csv(arguments.masks, MASKS, [*read(arguments.masks), *rows])  # a digit as a whole, or not at all
-        print(network, digit, *(f"{r['method']} {r['epsilon']}: {r['verdict']}" for r in rows), sep="  ", flush=True)
+        known = dict(zip(ASKED_OF_MASKS, (network, digit, dataset.labels[digit]), strict=True))
+
+        def compute(image: Tensor = image) -> Iterator[dict[str, Any]]:
+            for method, mask in masks_of(classifier, image).items():
+                for epsilon in EPSILONS:
+                    found, _, used = timed(lambda m=mask, e=epsilon: prove(classifier, image, m, epsilon=e))
+                    row = (method, int(mask.sum()), epsilon, found.verdict, found.method, used)
+                    yield dict(zip(MASKS[len(ASKED_OF_MASKS) :], row, strict=True))
+
+        found = rows.rows(known | known_by(classifier, image), compute)
+        print(network, digit, *(f"{r['method']} {r['epsilon']}: {r['verdict']}" for r in found), sep="  ", flush=True)
 
 
-def table(arguments: argparse.Namespace) -> None:
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in read(arguments.sizes):
+def table(of_sizes: Sequence[Row], of_masks: Sequence[Row]) -> None:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in of_sizes:
         groups.setdefault((row["network"], row["epsilon"], row["bound"]), []).append(row)
     print("| network | ε | bound | digits | pixels: median (mean, least to most) | processor s, median | one by one |")
     print("|---|---|---|---|---|---|---|")
@@ -178,7 +177,7 @@ def table(arguments: argparse.Namespace) -> None:
         print(f"| {network} | {epsilon} | {bound} | {len(rows)} | {size} | {statistics.median(used):.2f} | {beside} |")
     verdicts: dict[tuple[str, str], dict[str, Counter[str]]] = {}
     pixels_of: dict[tuple[str, str], list[int]] = {}
-    for row in read(arguments.masks):
+    for row in of_masks:
         group = (row["network"], row["method"])
         verdicts.setdefault(group, {}).setdefault(row["epsilon"], Counter())[row["verdict"]] += 1
         pixels_of.setdefault(group, []).append(int(row["pixels"]))
@@ -189,7 +188,7 @@ def table(arguments: argparse.Namespace) -> None:
         print(f"| {group[0]} | {group[1]} | {statistics.median(pixels_of[group]):g} | " + " | ".join(cells) + " |")
 
 
-def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
+def figure(arguments: argparse.Namespace, place: Path, digits: int = 5) -> None:
     from matplotlib.figure import Figure
 
     dataset = load_dataset("mnist", arguments.data, "test")
@@ -215,7 +214,9 @@ def figure(arguments: argparse.Namespace, digits: int = 5) -> None:
             axis.set_axis_off()
             size = network if mask is None else f"{int(mask.sum())} px"
             axis.set_title(f"{name}\n{size}" if number == 0 else size, fontsize=7)
-    drawn.savefig(arguments.figure, dpi=110)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(place, dpi=110)
+    print(f"figure: {place}")
 
 
 def main() -> int:
@@ -223,31 +224,40 @@ def main() -> int:
     parser.add_argument("what", choices=("all", "sizes", "masks", "table", "figure"))
     parser.add_argument("data", type=Path, nargs="?", default=Path("data"))
     parser.add_argument("--network", choices=list(TRAINING), action="append")
-    parser.add_argument("--bound", action="append", help="default: crown; of the plain network the other two as well")
+    parser.add_argument(
+        "--bound", choices=BOUNDS, action="append", help="default: alpha-crown; of the plain network the others as well"
+    )
     parser.add_argument("--digits", type=int, default=50)
     parser.add_argument("--masks-of", type=int, default=20, help="digits whose masks are put to the test")
     parser.add_argument("--one-by-one", type=int, default=10, help="digits whose pixels are freed one by one as well")
     parser.add_argument("--runs", type=Path, default=Path(".abductive"))
-    parser.add_argument("--sizes", type=Path, default=Path("results/abductive.csv"))
-    parser.add_argument("--masks", type=Path, default=Path("results/abductive-masks.csv"))
-    parser.add_argument("--figure", type=Path, default=Path("docs/abductive.png"))
+    add_options(parser)
     arguments = parser.parse_args()
+    if arguments.what == "table":
+        stored = [read_csv(RESULTS / name) for name in ("abductive.csv", "abductive-masks.csv")]
+        table(*stored)
+        print(*map(said_of, stored), sep="\n")
+        return 0
     torch.set_num_threads(1)
     keep_buffers()
+    code = code_of("abductive.py")
+    of_sizes = Rows("abductive.csv", SIZES, ASKED_OF_SIZES, arguments, code)
+    of_masks = Rows("abductive-masks.csv", MASKS, ASKED_OF_MASKS, arguments, code)
     if arguments.what == "all":
         train(arguments.runs, arguments.data)
     for network in arguments.network or TRAINING:
         if arguments.what in ("all", "sizes"):
-            bounds = arguments.bound or (["crown", "crown-ibp", "interval"] if network == "plain" else ["crown"])
+            bounds = arguments.bound or (BOUNDS[::-1] if network == "plain" else BOUNDS[-1:])
             for bound in bounds:
-                sizes(classifier_of(network, arguments.runs), network, arguments, bound)
+                sizes(classifier_of(network, arguments.runs), network, arguments, bound, of_sizes)
         if arguments.what in ("all", "masks"):
-            masks(classifier_of(network, arguments.runs), network, arguments)
+            masks(classifier_of(network, arguments.runs), network, arguments, of_masks)
     if arguments.what in ("all", "figure"):
-        figure(arguments)
-    table(arguments)
+        figure(arguments, RESULTS.parent / "docs" / FIGURE if arguments.update else arguments.out / FIGURE)
+    table(of_sizes.asked, of_masks.asked)
+    print(of_sizes.close(), of_masks.close(), sep="\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

@@ -9,9 +9,8 @@ Neither is asked for its own opinion of its mask: a plain network is shown the m
 pixels, which is ReX's default fill), black, white, the image's mean colour and 100 solid colours.
 
 A configuration is `default` or words such as `keep_confidence=0.5`: arguments of `suffice.explain` on one side,
-attributes of ReX's `CausalArgs` on the other. There is one row a photo, tool, configuration and seed in the CSV file;
-what has a row is not computed again, so that a run that was cut short goes on where it stopped. What failed has a row
-that says why. Where every row is there, this only prints the summary.
+attributes of ReX's `CausalArgs` on the other. There is one row a photo, tool, configuration and seed. What failed has a
+row that says why.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ import selectors
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,20 @@ from torch import Tensor
 
 import suffice
 from against_rex_worker import Calls, load_mask, normalised, plain_model, save_mask
+from rows import KNOWN_BY, Row, Rows, add_options, code_of, known_by, photos_of, run_as_command
 from suffice.buffers import keep_buffers
-from suffice.files import read_csv, write_csv
 
 REX = "rex-xai==0.4.1"
 WORKER = Path(__file__).with_name("against_rex_worker.py")
 SUFFICE = ("occlusion=deactivate keep_confidence=0", "occlusion=zero keep_confidence=0", "default")
 
-KEY = ("photo", "tool", "configuration", "seed")
+SETTINGS = ("tool", "configuration", "seed")
+KEY = ("photo", *SETTINGS)
 COLUMNS = (*KEY, "run", "target", "confidence", "gamma", "seconds", "cpu_seconds", "pass_seconds", "calls", "images")
 COLUMNS += ("area", "sufficient", "own_confidence", "rho", "kept_zero", "kept_black", "kept_white", "kept_mean")
 COLUMNS += ("settings", "error")
-JUDGED = ("area", "rho", "kept_zero", "kept_black", "kept_white", "kept_mean")
-
-Row = dict[str, str]
-Key = tuple[str, str, str, str]
+STABILITY = ("tool", "configuration", "photo", "seeds", "iou")
+SCRIPTS = ("against_rex.py", "against_rex_worker.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,28 +66,8 @@ class Cell:
     seed: int
 
     @property
-    def key(self) -> Key:
+    def key(self) -> tuple[str, str, str, str]:
         return self.photo.name, self.tool, self.configuration, str(self.seed)
-
-
-# --- rows ---------------------------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> dict[Key, Row]:
-    """Rows by photo, tool, configuration and seed; none where there is no file."""
-    if not path.is_file():
-        return {}
-    rows = [{name: row.get(name) or "" for name in COLUMNS} for row in read_csv(path)]
-    return {key_of(row): row for row in rows}
-
-
-def write_rows(path: Path, rows: dict[Key, Row]) -> None:
-    """All rows in order, in place of what was there, and never half of them."""
-    write_csv(path, COLUMNS, (rows[key] for key in sorted(rows)))
-
-
-def key_of(row: Row) -> Key:
-    return row["photo"], row["tool"], row["configuration"], row["seed"]
 
 
 def as_row(cell: Cell, values: dict[str, Any]) -> Row:
@@ -98,11 +77,6 @@ def as_row(cell: Cell, values: dict[str, Any]) -> Row:
         if name in COLUMNS:
             shown[name] = f"{value:.6g}" if isinstance(value, float) else str(value)
     return dict.fromkeys(COLUMNS, "") | shown | dict(zip(KEY, cell.key, strict=True))
-
-
-def to_do(cells: Iterable[Cell], rows: dict[Key, Row], redo: Callable[[Row], bool]) -> list[Cell]:
-    """The cells without a row, and those whose row is to be made again."""
-    return [cell for cell in cells if cell.key not in rows or redo(rows[cell.key])]
 
 
 def parse_configuration(text: str) -> dict[str, Any]:
@@ -424,35 +398,26 @@ def print_summary(rows: Sequence[Row], seed: str) -> None:
         print(f"\nfailed: {row['photo']}, {row['tool']} {row['configuration']}, seed {row['seed']}: {row['error']}")
 
 
-def print_stability(rows: Sequence[Row], mask_of: Callable[[Key], Path], path: Path) -> None:
-    """Mean IoU over all pairs of seeds, for each photo with several, and the mean over the photos.
-
-    Values are kept in a file of their own, since the masks that they come from are not.
-    """
-    kept: dict[tuple[str, str, str], Row] = {}
-    if path.is_file():
-        kept = {(row["tool"], row["configuration"], row["photo"]): row for row in read_csv(path)}
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+def stability(rows: Sequence[Row], mask_of: Callable[[Row], Path], kept: Rows) -> str:
+    """Mean IoU over all pairs of seeds, for each photo with several, and the mean over the photos."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if not row["error"]:
-            groups.setdefault((row["tool"], row["configuration"], row["photo"]), []).append(row)
-    for group, members in groups.items():
-        masks = [mask_of(key_of(row)) for row in members]
-        if len(members) > 1 and all(mask.is_file() for mask in masks):
-            names = ("tool", "configuration", "photo", "seeds", "iou")
-            value = mean_pairwise_iou([load_mask(mask) for mask in masks])
-            kept[group] = dict(zip(names, (*group, str(len(members)), f"{value:.4f}"), strict=True))
-    if not kept:
-        return
-    write_csv(path, ("tool", "configuration", "photo", "seeds", "iou"), (kept[group] for group in sorted(kept)))
-    print("\n## Stability: mean IoU of the masks of one photo under several seeds\n")
-    print("| tool | configuration | photos | seeds | mean IoU ± SE | least |\n|---|---|---|---|---|---|")
-    for tool, configuration in sorted({group[:2] for group in kept if group in groups}):
-        chosen = [row for group, row in sorted(kept.items()) if group[:2] == (tool, configuration) and group in groups]
+            groups.setdefault(tuple(row[name] for name in (*KEY[:3], *KNOWN_BY)), []).append(row)
+    for members in groups.values():
+        if len(members) > 1:
+            known = {name: members[0][name] for name in ("tool", "configuration", "photo", *KNOWN_BY)}
+            masks = [load_mask(mask_of(row)) for row in members]
+            kept.row(known | {"seeds": len(members)}, lambda masks=masks: {"iou": f"{mean_pairwise_iou(masks):.4f}"})  # type: ignore[misc]
+    lines = ["\n## Stability: mean IoU of the masks of one photo under several seeds\n"]
+    lines += ["| tool | configuration | photos | seeds | mean IoU ± SE | least |", "|---|---|---|---|---|---|"]
+    for tool, configuration in sorted({(row["tool"], row["configuration"]) for row in kept.asked}):
+        chosen = [row for row in kept.asked if (row["tool"], row["configuration"]) == (tool, configuration)]
         values = [float(row["iou"]) for row in chosen]
         seeds = "/".join(sorted({row["seeds"] for row in chosen}))
         mean = f"{statistics.fmean(values):.3f} ± {standard_error(values):.3f}"
-        print(f"| {tool} | {configuration} | {len(values)} | {seeds} | {mean} | {min(values):.3f} |")
+        lines.append(f"| {tool} | {configuration} | {len(values)} | {seeds} | {mean} | {min(values):.3f} |")
+    return "\n".join(lines) if kept.asked else ""
 
 
 # --- the run ------------------------------------------------------------------------------------------------------
@@ -470,22 +435,7 @@ def planned(arguments: argparse.Namespace, photos: Sequence[Path]) -> list[Cell]
     return cells
 
 
-def photos_of(paths: Sequence[Path]) -> list[Path]:
-    """Files as named, and the photos of folders."""
-    found = []
-    for path in paths:
-        inside = (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-            if path.is_dir()
-            else [path]
-        )
-        found += inside
-    if not found:
-        sys.exit(f"expected photos; got none in {', '.join(map(str, paths))}")
-    return found
-
-
-def main() -> int:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="+", help="photos, or folders of them")
     parser.add_argument("--suffice", nargs="*", default=list(SUFFICE), metavar="CONFIGURATION")
@@ -493,85 +443,58 @@ def main() -> int:
     parser.add_argument("--tools", nargs="+", choices=("rex", "suffice"), default=("rex", "suffice"))
     parser.add_argument("--stability-photos", type=int, default=0, help="photos explained with several seeds")
     parser.add_argument("--stability-seeds", type=int, default=5)
-    parser.add_argument("--colours", type=int, default=100, help="solid colours behind ρ")
-    parser.add_argument("--colour-seed", type=int, default=0)
-    parser.add_argument("--csv", type=Path, default=Path("results/against-rex.csv"))
     parser.add_argument("--rex-env", type=Path, default=Path(".venv-rex"), help="environment of ReX; made if missing")
-    parser.add_argument("--cache", type=Path, default=Path(".against-rex"), help="pixels, masks and what ReX prints")
     parser.add_argument("--rex-timeout", type=float, default=1800, help="seconds for one explanation")
-    parser.add_argument("--redo", action="store_true", help="compute every row again: the honest way to a final table")
-    parser.add_argument("--redo-suffice", action="store_true", help="compute the rows of suffice again")
+    parser.add_argument("--redo", action="store_true", help="compute every row again: times of one run")
     parser.add_argument("--redo-failed", action="store_true", help="compute the rows that failed again")
-    parser.add_argument("--rescore", action="store_true", help="judge the masks in the cache again")
+    add_options(parser)
     arguments = parser.parse_args()
     try:
         for text in (*arguments.suffice, *arguments.rex):
             parse_configuration(text)
     except ValueError as error:
         parser.error(str(error))
+    return arguments
 
+
+def main() -> int:
+    arguments = options()
     torch.set_num_threads(1)
     keep_buffers()  # as the command line of suffice does; the judge's time is nobody's
-    cache = arguments.cache.absolute()
-    photos = photos_of(arguments.photos)
-    rows = read_rows(arguments.csv)
+    cells = planned(arguments, photos_of(*arguments.photos))
+    rows = Rows("against-rex.csv", COLUMNS, SETTINGS, arguments, code_of(*SCRIPTS))
+    codes = {"suffice": rows.code, "rex": code_of(*SCRIPTS, tool=REX.replace("==", "-"))}
     run = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    cells = planned(arguments, photos)
-    missing = to_do(
-        cells,
-        rows,
-        lambda row: (
-            arguments.redo
-            or (arguments.redo_suffice and row["tool"] == "suffice")
-            or (arguments.redo_failed and bool(row["error"]))
-        ),
-    )
+    beside = (arguments.out / "against-rex").absolute()
 
-    def mask_of(key: Key) -> Path:
-        photo, tool, configuration, seed = key
-        name = hashlib.sha256(configuration.encode()).hexdigest()[:12]
-        return cache / "masks" / f"{Path(photo).stem}-{tool}-{name}-{seed}.npz"
+    def mask_of(row: Mapping[str, Any]) -> Path:
+        name = hashlib.sha256(row["configuration"].encode()).hexdigest()[:12]
+        return beside / "masks" / f"{row['image_digest']}-{row['code']}-{name}-{row['seed']}.npz"
 
-    if missing or arguments.rescore:
-        judge = Judge(arguments.colours, arguments.colour_seed)
-        ours = Suffice()
-        rex = Rex(arguments.rex_env.absolute(), cache / "rex.log", arguments.rex_timeout)
-        images: dict[Path, Tensor] = {}
+    ours, judge = Suffice(), Judge(colours=100, seed=0)
+    rex = Rex(arguments.rex_env.absolute(), beside / "rex.log", arguments.rex_timeout)
+    try:
+        for number, cell in enumerate(cells, 1):
+            image = suffice.load_image(cell.photo, ours.classifier)
+            known = dict(zip(KEY, cell.key, strict=True)) | known_by(ours.classifier, image)
+            known["code"] = codes[cell.tool]
 
-        def image_of(photo: Path) -> Tensor:
-            if photo not in images:
-                images[photo] = suffice.load_image(photo, ours.classifier)
-            return images[photo]
+            def compute(cell: Cell = cell, image: Tensor = image, known: Row = known) -> Row:
+                return as_row(cell, explained(cell, image, mask_of(known), ours, rex, judge) | {"run": run})
 
-        try:
-            for number, cell in enumerate(missing, 1):
-                values = explained(cell, image_of(cell.photo), mask_of(cell.key), ours, rex, judge, cache)
-                rows[cell.key] = as_row(cell, values | {"run": run})
-                write_rows(arguments.csv, rows)
-                shown = [f"{name} {rows[cell.key][name]}" for name in ("seconds", "calls", "area", "rho", "error")]
-                print(f"{number}/{len(missing)}", *cell.key, *shown, sep="  ", file=sys.stderr, flush=True)
-        finally:
-            rex.close()
-        if arguments.rescore:
-            for cell in cells:
-                row, mask = rows[cell.key], mask_of(cell.key)
-                if not row["error"] and mask.is_file():
-                    judged = judge(image_of(cell.photo), load_mask(mask), int(row["target"]))
-                    rows[cell.key] = as_row(cell, row | {name: judged[name] for name in JUDGED})
-            write_rows(arguments.csv, rows)
-
-    # The file may hold more than this call asked for; the summary is of what was asked for.
-    chosen = [rows[cell.key] for cell in cells if cell.key in rows]
-    if set(arguments.tools) == {"suffice"}:  # against the rows of ReX that are there
-        chosen += [row for row in rows.values() if row["tool"] == "rex" and row["configuration"] in arguments.rex]
-    print_summary(chosen, "0")
-    print_stability(chosen, mask_of, arguments.csv.with_name(arguments.csv.stem + "-stability.csv"))
-    return 1 if any(row["error"] for row in chosen) else 0
+            row = rows.row(known, compute, lambda row: arguments.redo or (arguments.redo_failed and bool(row["error"])))
+            shown = [f"{name} {row[name]}" for name in ("seconds", "calls", "area", "rho", "error")]
+            print(f"{number}/{len(cells)}", *cell.key, *shown, sep="  ", file=sys.stderr, flush=True)
+    finally:
+        rex.close()
+    print_summary(rows.asked, "0")
+    kept = Rows("against-rex-stability.csv", STABILITY, ("tool", "configuration", "seeds"), arguments, rows.code)
+    print(stability(rows.asked, mask_of, kept))
+    print(rows.close(), kept.close(), sep="\n")
+    return 1 if any(row["error"] for row in rows.asked) else 0
 
 
-def explained(
-    cell: Cell, image: Tensor, mask: Path, ours: Suffice, rex: Rex, judge: Judge, cache: Path
-) -> dict[str, Any]:
+def explained(cell: Cell, image: Tensor, mask: Path, ours: Suffice, rex: Rex, judge: Judge) -> dict[str, Any]:
     """The values of one cell, or an `error` that says why there are none."""
     settings = parse_configuration(cell.configuration)
     try:
@@ -579,10 +502,10 @@ def explained(
         if cell.tool == "suffice":
             values = ours.explain(image, mask, settings, cell.seed)
         else:
-            pixels = cache / "pixels" / f"{cell.photo.stem}.npy"
-            pixels.parent.mkdir(parents=True, exist_ok=True)
-            np.save(pixels, image.numpy())
-            values = rex.explain(pixels, mask, settings, cell.seed)
+            with tempfile.TemporaryDirectory() as place:
+                pixels = Path(place, "pixels.npy")
+                np.save(pixels, image.numpy())
+                values = rex.explain(pixels, mask, settings, cell.seed)
         values["pass_seconds"] = (before + judge.pass_seconds()) / 2
         whole = judge.logits(image[None])[0].softmax(0)
         if int(whole.argmax()) != values["target"] or abs(float(whole.max()) - values["confidence"]) > 1e-3:
@@ -602,4 +525,4 @@ def explained(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

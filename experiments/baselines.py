@@ -1,24 +1,24 @@
 """Saliency maps beside the causal search: area, ρ, passes and seconds of the parts that each finds, at one γ.
 
-    python experiments/baselines.py FOLDER [--occlusions robust zero] [--csv results/baselines.csv]
+    python experiments/baselines.py FOLDER [--occlusions robust zero] [--update]
     python experiments/baselines.py FOLDER --signs    # photos on which the sign of kpca-cam is not the package's
     python experiments/baselines.py --cost            # maps of many small images, beside the plain pass and the package
 
 Every method answers the same question with the same extraction: the smallest part found, down its ranking, that keeps
 the class with at least γ of its confidence. ρ is the share of 100 random solid colours on which the part keeps its
 class; a photo of which no sufficient part was found is counted, and its part (all of the image) is in the means. A
-method can be given settings, as in kpca-cam:sign=package. Rows are written as they are found; a run that was stopped
-goes on.
+method can be given settings, as in kpca-cam:sign=package. Seconds are of the clock, those of the processor beside them.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -26,15 +26,16 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import suffice
+from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command
 from suffice.buffers import keep_buffers
 from suffice.explainers import saliency_maps
 from suffice.metrics import mean_with_error, robustness_solid
 
-COLUMNS = ("occlusion", "method", "photo", "target", "sufficient", "area", "rho", "forward_passes", "backward_passes")
-COLUMNS += ("seconds",)
+SETTINGS = ("occlusion", "method", "gamma")
+COLUMNS = (*SETTINGS, "photo", "target", "sufficient", "area", "rho", "forward_passes", "backward_passes")
+COLUMNS += ("seconds", "cpu_seconds")
 CAMS = ("grad-cam", "grad-cam++", "layer-cam", "kpca-cam", "finer-cam")
 METHODS = ("causal", *CAMS)
-PHOTOS = (".jpg", ".jpeg", ".png")
 
 
 def settings_of(method: str) -> tuple[str, dict[str, str]]:
@@ -51,13 +52,13 @@ def table(rows: list[dict[str, str]]) -> str:
     """Means with standard errors, an occlusion after another, in the order of the methods."""
     lines = []
     for occlusion in dict.fromkeys(row["occlusion"] for row in rows):
-        lines += [f"\n{occlusion}", "| method | photos | sufficient | area | ρ | forward | backward | seconds |"]
+        lines += [f"\n{occlusion}", "| method | photos | sufficient | area | ρ | forward | backward | processor s |"]
         lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
         for method in dict.fromkeys(row["method"] for row in rows if row["occlusion"] == occlusion):
             own = [row for row in rows if (row["occlusion"], row["method"]) == (occlusion, method)]
             area, rho, forward, backward, seconds = (
                 mean_with_error([float(row[name]) for row in own])
-                for name in ("area", "rho", "forward_passes", "backward_passes", "seconds")
+                for name in ("area", "rho", "forward_passes", "backward_passes", "cpu_seconds")
             )
             kept = sum(int(row["sufficient"]) for row in own)
             lines.append(
@@ -78,7 +79,7 @@ def main() -> int:
     parser.add_argument("--model")
     parser.add_argument("--weights")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--csv", type=Path, help="where the rows go, and what is done is read from")
+    add_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_buffers()
@@ -87,45 +88,46 @@ def main() -> int:
         return 0
     if arguments.folder is None:
         parser.error("expected a folder of photos, or --cost")
-    photos = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in PHOTOS)
-    if not photos:
-        sys.exit(f"expected photos in {arguments.folder}; got none")
+    photos = photos_of(arguments.folder)
     classifier = suffice.load_classifier(arguments.model, weights=arguments.weights, device="cpu")
     if arguments.signs:
         print(signs(classifier, photos))
         return 0
-    rows: list[dict[str, str]] = []
-    if arguments.csv and arguments.csv.exists():
-        with arguments.csv.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    done = {(row["occlusion"], row["method"], row["photo"]) for row in rows}
+    rows = Rows("baselines.csv", COLUMNS, SETTINGS, arguments, code_of("baselines.py"))
+    gamma = arguments.keep_confidence
     for photo in photos:  # so that a run that is stopped has all methods on the same photos, but for the last
         image = suffice.load_image(photo, classifier)
+        known = {"photo": photo.name, "gamma": gamma, **known_by(classifier, image)}
         for occlusion in arguments.occlusions:
             for method in arguments.methods:
-                if (occlusion, method, photo.name) in done:
-                    continue
-                name, settings = settings_of(method)
-                found = suffice.explain(
-                    classifier,
-                    image,
-                    name,
-                    occlusion=occlusion,
-                    keep_confidence=arguments.keep_confidence,
-                    **settings,
-                )
-                rho = robustness_solid(classifier, image, found.mask, found.target).rho
-                values = (occlusion, method, photo.name, found.target_name, int(found.sufficient), f"{found.area:.6f}")
-                values += (f"{rho:.2f}", found.forward_passes, found.backward_passes, f"{found.seconds:.2f}")
-                row = dict(zip(COLUMNS, map(str, values), strict=True))
-                rows.append(row)
-                print(*values, sep="  ", file=sys.stderr, flush=True)
-                if arguments.csv:
-                    append(arguments.csv, row)
+                asked = {"occlusion": occlusion, "method": method, **known}
+                row = rows.row(asked, lambda asked=asked, image=image: explained(classifier, image, asked))  # type: ignore[misc]
+                print(*row.values(), sep="  ", file=sys.stderr, flush=True)
     order = {key: index for index, key in enumerate([*arguments.occlusions, *arguments.methods])}
-    print(f"γ {arguments.keep_confidence}, {classifier.name}, {arguments.threads} thread(s)")
-    print(table(sorted(rows, key=lambda row: [order.get(row[name], -1) for name in ("occlusion", "method")])))
+    print(f"γ {gamma}, {classifier.name}, {arguments.threads} thread(s)")
+    print(table(sorted(rows.asked, key=lambda row: [order[row[name]] for name in ("occlusion", "method")])))
+    print(rows.close())
     return 0
+
+
+def explained(classifier: suffice.Classifier, image: torch.Tensor, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The part that a method finds, and its ρ."""
+    name, settings = settings_of(asked["method"])
+    used = time.process_time()
+    found = suffice.explain(
+        classifier, image, name, occlusion=asked["occlusion"], keep_confidence=asked["gamma"], **settings
+    )
+    used = time.process_time() - used
+    return {
+        "target": found.target_name,
+        "sufficient": int(found.sufficient),
+        "area": f"{found.area:.6f}",
+        "rho": f"{robustness_solid(classifier, image, found.mask, found.target).rho:.2f}",
+        "forward_passes": found.forward_passes,
+        "backward_passes": found.backward_passes,
+        "seconds": f"{found.seconds:.2f}",
+        "cpu_seconds": f"{used:.2f}",
+    }
 
 
 def signs(classifier: suffice.Classifier, photos: list[Path]) -> str:
@@ -166,16 +168,5 @@ def cost(count: int = 64, batch: int = 32) -> str:
     return "\n".join(["| maps | CPU time | x plain pass |", "|---|--:|--:|", *lines])
 
 
-def append(path: Path, row: dict[str, str]) -> None:
-    """One more row of a table, with its header if it is the first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

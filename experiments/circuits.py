@@ -1,6 +1,6 @@
 """How small a circuit keeps the class, by ranking and by how many channels each layer keeps, with its controls.
 
-    python experiments/circuits.py FOLDER --csv results/circuits-fair.csv [--photos 6] [--only hidden,blocks,more]
+    python experiments/circuits.py FOLDER [--photos 6] [--only own,equal,blocks,more] [--update]
     python experiments/circuits.py --print results/circuits-fair.csv
 
 The default model is asked about each whole photo. What is off is at its mean over the sample photos that `suffice
@@ -14,9 +14,10 @@ top. A size counts only if all larger sizes tried hold. What the file has is not
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -24,109 +25,122 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
 from suffice.buffers import keep_buffers
 from suffice.circuits import read_out
-from suffice.circuits.connectivity import connect
+from suffice.circuits.ablation import Off
+from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.controls import ask_controls
 from suffice.circuits.ranking import RANKINGS, Decision, Ranker, make_ranker
-from suffice.circuits.references import read_references, sample_references, split_references
+from suffice.circuits.readout import Readout
+from suffice.circuits.references import References, read_references, sample_references, split_references
 from suffice.circuits.replay import Replay
 from suffice.circuits.search import circuit_of_counts, circuit_of_share, smallest_circuit
-from suffice.files import read_csv, write_csv
+from suffice.files import read_csv
 from suffice.metrics import mean_with_error
 
 RANDOM, HELD_OUT, DRAWS = 5, 10, 5
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of every layer, or of all channels
 CSV_COLUMNS = (
     "photo", "network", "nodes", "ablation", "ranking", "allocation", "control", "goal", "kept", "confidence", "share",
-    "mean_layer_share", "largest_layer_share", "layers_full", "features_share", "seconds",
+    "mean_layer_share", "largest_layer_share", "layers_full", "features_share", "seconds", "among",
 )  # fmt: skip
 HALF, LABEL = "half of the confidence", "label"
 # (nodes, ablation, ranking, allocation, goals); what matters most comes first, as each takes minutes for 20 photos
 PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
-    "hidden": [
-        *(("hidden", "mean", r, "own", (HALF,)) for r in RANKINGS),
-        ("hidden", "mean", "integrated-size", "equal", (HALF, LABEL)),
-        *(("hidden", "mean", r, "equal", (HALF, LABEL)) for r in ("energy", "weight", "random")),
-    ],
+    "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
+    "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
     "blocks": [
-        *(("blocks", "mean", r, "own", (HALF,)) for r in ("integrated", "integrated-size", "energy")),
+        *(("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated", "integrated-size", "energy")),
         ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
     ],
     "more": [
-        ("hidden", "resample", "integrated-size", "own", (LABEL,)),
-        ("hidden", "zero", "integrated-size", "own", (HALF,)),
-        *(("hidden", "mean", r, "network", (HALF, LABEL)) for r in ("integrated-size", "energy", "weight", "random")),
-        *(("hidden", "mean", r, "own", (LABEL,)) for r in ("integrated", "integrated-size")),
+        ("hidden", "resample", "integrated", "own", (LABEL,)),
+        ("hidden", "zero", "integrated", "own", (HALF,)),
+        *(("hidden", "mean", ranking, "network", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"),
+        *(("hidden", "mean", ranking, "own", (LABEL,)) for ranking in ("integrated", "integrated-size")),
     ],
-}  # fmt: skip
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--csv", type=Path, help="where the rows go as well; what it has is not done again")
     parser.add_argument("--photos", type=int, default=20)
     parser.add_argument("--only", default=",".join(PARTS), help="of these, joined by commas")
     parser.add_argument("--print", type=Path, dest="table", help="print the tables of these rows, and do nothing else")
+    add_options(parser)
     arguments = parser.parse_args()
     if arguments.table:
-        show(read_csv(arguments.table))
+        stored = read_csv(arguments.table)
+        show(stored)
+        print(said_of(stored))
         return 0
     if arguments.folder is None:
         sys.exit("expected a folder of photos")
     torch.set_num_threads(1)
     keep_buffers()
-    paths = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    photos = photos_of(arguments.folder)
     classifier = suffice.load_classifier(device="cpu")
-    images = torch.stack([suffice.load_image(path, classifier) for path in paths])
-    rows: list[dict[str, object]] = [*read_csv(arguments.csv)] if arguments.csv and arguments.csv.exists() else []
-    done = {(row["photo"], *(row[column] for column in CSV_COLUMNS[2:6])) for row in rows}
+    images = torch.stack([suffice.load_image(photo, classifier) for photo in photos])
+    rows = Rows(
+        "circuits-fair.csv", CSV_COLUMNS, (*CSV_COLUMNS[1:6], "among"), arguments, code_of("circuits.py", "rows.py")
+    )
+    among = known_by(image=images)["image_digest"]
     for part in arguments.only.split(","):
-        for number, path in enumerate(paths[: arguments.photos]):
-            wanted = [cell for cell in PARTS[part] if (path.name, *cell[:4]) not in done]
-            if not wanted:
-                continue
+        for number, photo in enumerate(photos[: arguments.photos]):
             began = time.perf_counter()
-            rows += of_photo(classifier, images, number, path.name, wanted)
-            if arguments.csv:
-                write_csv(arguments.csv, CSV_COLUMNS, rows)
-            print(f"{part}, {path.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    show(rows)
+            asked = OnePhoto(classifier, images, number)
+            for cell in PARTS[part]:
+                named = zip(CSV_COLUMNS, (photo.name, "efficientnet-lite0", *cell[:4]), strict=False)
+                known = dict(named) | {"among": among} | known_by(classifier, images[number])
+                rows.rows(known, functools.partial(asked.rows, *cell))
+            print(f"{part}, {photo.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    show(rows.asked)
+    print(rows.close())
     return 0
 
 
-def of_photo(
-    classifier: suffice.Classifier,
-    images: Tensor,
-    number: int,
-    name: str,
-    cells: Sequence[tuple[str, str, str, str, tuple[str, ...]]],
-) -> list[dict[str, object]]:
-    """The rows of one photo."""
-    image = images[number]
-    readout = read_out(classifier, image)
-    said = classifier.logits(images).argmax(1)
-    others = [i for i in range(len(images)) if i != number and int(said[i]) != readout.target]
-    # The next ones in the folder, from the start again after the last.
-    held_out = images[sorted(others, key=lambda i: (i - number) % len(images))[:HELD_OUT]]
-    rows: list[dict[str, object]] = []
-    for nodes in dict.fromkeys(cell[0] for cell in cells):
-        network = connect(classifier.module, readout.recording, nodes, follow=any(c[2] == "weight" for c in cells))
-        samples, _ = split_references(sample_references(classifier), image)
-        references = read_references(classifier, network.layers, samples, draws=DRAWS)
-        replay = Replay(classifier, image[None], readout.recording)
-        offs = {"mean": [references.means], "zero": [None], "resample": references.draws}
-        for _, ablation, ranking, allocation, goals in (cell for cell in cells if cell[0] == nodes):
-            decision = Decision(classifier, image[None], readout.target, network.layers, offs[ablation], replay)
-            ranker = make_ranker(decision, ranking, network)
+class OnePhoto:
+    """What is asked about one photo; what several circuits of it need is computed once."""
+
+    def __init__(self, classifier: suffice.Classifier, images: Tensor, number: int) -> None:
+        self.classifier, self.images, self.number, self.image = classifier, images, number, images[number]
+
+    @functools.cached_property
+    def readout(self) -> Readout:
+        return read_out(self.classifier, self.image)
+
+    @functools.cached_property
+    def held_out(self) -> Tensor:
+        """The next photos of other classes in the folder, from the start again after the last."""
+        said, number = self.classifier.logits(self.images).argmax(1), self.number
+        others = [i for i in range(len(said)) if i != number and int(said[i]) != self.readout.target]
+        return self.images[sorted(others, key=lambda i: (i - number) % len(said))[:HELD_OUT]]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  one at a time fits in memory, and the photo goes with it
+    def switched(self, nodes: str) -> tuple[Network, References, Replay]:
+        network = connect(self.classifier.require_module("a circuit"), self.readout.recording, nodes)
+        samples, _ = split_references(sample_references(self.classifier), self.image)
+        references = read_references(self.classifier, network.layers, samples, draws=DRAWS)
+        return network, references, Replay(self.classifier, self.image[None], self.readout.recording)
+
+    def rows(
+        self, nodes: str, ablation: str, ranking: str, allocation: str, goals: Sequence[str]
+    ) -> list[dict[str, object]]:
+        network, references, replay = self.switched(nodes)
+        offs: Sequence[Off] = {"mean": [references.means], "zero": [None], "resample": references.draws}[ablation]
+        target, confidence = self.readout.target, self.readout.confidence
+        decision = Decision(self.classifier, self.image[None], target, network.layers, offs, replay)
+        ranker = make_ranker(decision, ranking, network)
+        found: list[dict[str, object]] = []
+        began = time.perf_counter()
+        for goal, on in circuits_of(decision, ranker, allocation, goals, confidence):
+            seconds = round(time.perf_counter() - began, 1)
+            rows = rows_of(decision, ranker, on, references, self.held_out, confidence)
+            found += [{**row, "goal": goal, "seconds": seconds} for row in rows]
             began = time.perf_counter()
-            for goal, on in circuits_of(decision, ranker, allocation, goals, readout.confidence):
-                facts = (name, "efficientnet-lite0", nodes, ablation, ranking, allocation)
-                seconds = round(time.perf_counter() - began, 1)
-                rows += rows_of(decision, ranker, on, (*facts, goal, seconds), references, held_out, readout.confidence)
-                began = time.perf_counter()
-    return rows
+        return found
 
 
 def circuits_of(
@@ -159,22 +173,15 @@ def circuits_of(
 
 
 def rows_of(
-    decision: Decision,
-    ranker: Ranker,
-    on: Tensor,
-    facts: tuple[object, ...],
-    references: object,
-    held_out: Tensor,
-    confidence: float,
+    decision: Decision, ranker: Ranker, on: Tensor, references: References, held_out: Tensor, confidence: float
 ) -> list[dict[str, object]]:
     """A circuit and its controls, a row each."""
-    *names, goal, seconds = facts
     shares = [float(on[decision.slice_of(i)].float().mean()) for i in range(len(decision.layers))]
     sizes = (float(on.float().mean()), sum(shares) / len(shares), max(shares), shares.count(1.0), shares[-1])
     logits = decision.logits(on[None])[0]
     kept = {"none": float(decision.holds(logits).all())}
     if not bool(on.all()):
-        controls = ask_controls(decision, on, references, held_out, random=RANDOM, seed=0)  # type: ignore[arg-type]
+        controls = ask_controls(decision, on, references, held_out, random=RANDOM, seed=0)
         kept |= {
             "random": controls.random_kept,
             "features only": float(controls.features_kept),
@@ -187,11 +194,11 @@ def rows_of(
         if ranker.again:
             kept["another class"] = float(says_another(decision, ranker, on))
     of_whole = round(float(decision.confidences(logits).min()) / confidence, 4)
-    found = []
-    for control, value in kept.items():
-        values = (*names, control, goal, value, of_whole if control == "none" else "", *(round(s, 4) for s in sizes))
-        found.append(dict(zip(CSV_COLUMNS, (*values, seconds), strict=True)))
-    return found
+    sizes_by_name = dict(zip(CSV_COLUMNS[10:15], (round(size, 4) for size in sizes), strict=True))
+    return [
+        {"control": control, "kept": value, "confidence": of_whole if control == "none" else ""} | sizes_by_name
+        for control, value in kept.items()
+    ]
 
 
 def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
@@ -205,7 +212,7 @@ def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
     return bool(other.holds_all(circuit_of_counts(other, Ranker(other, ranker.ranking), counts)[None])[0])
 
 
-def show(rows: Sequence[dict[str, object]]) -> None:
+def show(rows: Sequence[Mapping[str, object]]) -> None:
     """Sizes, and beside them the controls: mean ± standard error over photos."""
     keys = list(dict.fromkeys(tuple(row[c] for c in (*CSV_COLUMNS[2:6], "goal")) for row in rows))
     print("| nodes | off | ranking | allocation | goal | photos | channels | mean share | largest | full | features |")
@@ -229,10 +236,10 @@ def show(rows: Sequence[dict[str, object]]) -> None:
         print(f"- {line}")
 
 
-def targets(rows: Sequence[dict[str, object]]) -> list[str]:
+def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """How many photos reach what was aimed at."""
     found = []
-    aims: list[tuple[tuple[str, ...], str, Callable[[dict[str, object]], bool]]] = [
+    aims: list[tuple[tuple[str, ...], str, Callable[[Mapping[str, object]], bool]]] = [
         (("hidden", "mean", "integrated-size", "equal", LABEL), "the label with at most 70% of every layer",
          lambda row: number(row, "mean_layer_share") <= 0.705),
     ]  # fmt: skip
@@ -246,7 +253,7 @@ def targets(rows: Sequence[dict[str, object]]) -> list[str]:
              lambda row: number(row, "mean_layer_share") <= 0.7)
         )  # fmt: skip
     aims.append(
-        (("hidden", "resample", "integrated-size", "own", LABEL), "the label under resampling, mean layer share ≤ 90%",
+        (("hidden", "resample", "integrated", "own", LABEL), "the label under resampling, mean layer share ≤ 90%",
          lambda row: number(row, "mean_layer_share") <= 0.9)
     )  # fmt: skip
     for key, what, reached in aims:
@@ -255,19 +262,19 @@ def targets(rows: Sequence[dict[str, object]]) -> list[str]:
     return found
 
 
-def select(rows: Sequence[dict[str, object]], key: Sequence[object], control: str) -> list[dict[str, object]]:
+def select(rows: Sequence[Mapping[str, object]], key: Sequence[object], control: str) -> list[dict[str, object]]:
     return [
         r for r in rows if tuple(r[c] for c in (*CSV_COLUMNS[2:6], "goal")) == tuple(key) and r["control"] == control
     ]
 
 
-def number(row: dict[str, object], column: str) -> float:
+def number(row: Mapping[str, object], column: str) -> float:
     return float(str(row[column]))
 
 
-def numbers(rows: Sequence[dict[str, object]], column: str) -> list[float]:
+def numbers(rows: Sequence[Mapping[str, object]], column: str) -> list[float]:
     return [number(row, column) for row in rows if str(row[column]) not in ("", "None")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

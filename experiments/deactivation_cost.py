@@ -1,6 +1,6 @@
 """What a deactivating forward pass costs, against the plain one: ratios, side by side in one run, one thread.
 
-    python experiments/deactivation_cost.py [--models resnet50 …] [--batches 1 16] [--rounds 15]
+    python experiments/deactivation_cost.py [--models resnet50 …] [--batches 1 16] [--rounds 15] [--update]
 
 Times are of this one thread on the processor, so that other work on the machine counts less. Plain and deactivating
 passes alternate, so that both see the same machine; the ratio is that of their medians. The last row for each model
@@ -8,23 +8,22 @@ runs a box of another place and size each time, as an explainer does.
 """
 
 import argparse
-import csv
 import random
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from rows import Row, Rows, add_options, code_of, run_as_command
 from suffice.occlusion.deactivation import deactivated_forward
 
-TABLE = Path(__file__).parents[1] / "results" / "deactivation-cost.csv"
 MODELS = ["tf_efficientnet_lite0", "resnet50", "regnety_016", "vit_base_patch16_224"]
 LIMITS = {"everything": 1.05, "box of 25%": 0.8, "box of 10%": 0.6, "half of 7x7 cells": 1.15, "moving box of 10%": 0.6}
 SIZE = 224
+SETTINGS = ("model", "batch", "kept", "rounds")
 
 
 def centred_box(share: float) -> Tensor:
@@ -84,28 +83,33 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--rounds", type=int, default=15, help="for a batch of 1; a third of it for larger ones")
-    parser.add_argument("--save", action="store_true", help=f"write results/{TABLE.name}")
+    add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    columns = (*SETTINGS, "plain_ms", "ratio", "limit")
+    rows = Rows("deactivation-cost.csv", columns, SETTINGS, options, code_of("deactivation_cost.py"))
     for name in options.models:
         torch.manual_seed(0)
         model = timm.create_model(name).eval()
         for batch in options.batches:
             rounds = options.rounds if batch == 1 else max(options.rounds // 3, 3)
             for kind, limit in LIMITS.items():
-                plain, measured = ratio(model, kind, batch, rounds)
-                rows.append([name, batch, kind, f"{1000 * plain:.1f}", f"{measured:.2f}", limit])
-                verdict = "" if measured <= limit else f"  above {limit}"
+                known = {"model": name, "batch": batch, "kept": kind, "rounds": rounds, "limit": limit}
+
+                def compute(
+                    model: nn.Module = model, kind: str = kind, batch: int = batch, rounds: int = rounds
+                ) -> Row:
+                    plain, measured = ratio(model, kind, batch, rounds)
+                    return {"plain_ms": f"{1000 * plain:.1f}", "ratio": f"{measured:.2f}"}
+
+                row = rows.row(known, compute)
+                verdict = "" if float(row["ratio"]) <= limit else f"  above {limit}"
                 print(
-                    f"{name:24} {batch:3} {kind:20} plain {1000 * plain:8.1f} ms  x {measured:.2f}{verdict}", flush=True
+                    f"{name:24} {batch:3} {kind:20} plain {row['plain_ms']:>8} ms  x {row['ratio']}{verdict}",
+                    flush=True,
                 )
-    if options.save:
-        with TABLE.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["model", "batch", "kept", "plain_ms", "ratio", "limit"])
-            writer.writerows(rows)
+    print(rows.close())
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

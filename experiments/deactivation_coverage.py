@@ -1,8 +1,8 @@
 """Which architectures Activation-Deactivation works on: every torchvision classifier, one model of every timm family.
 
-    python experiments/deactivation_coverage.py                     # what the table lacks, the smallest models first
-    python experiments/deactivation_coverage.py --redo resnet18     # these models (or families) anew
-    python experiments/deactivation_coverage.py --print
+    python experiments/deactivation_coverage.py [--update]          # hours; the smallest models first
+    python experiments/deactivation_coverage.py --only resnet18     # these models (or families)
+    python experiments/deactivation_coverage.py --print             # what is in results/
 
 Each model gets random weights with norm statistics and biases of their own (freshly initialised ones hide every
 fault), and a batch of three images: one kept whole, one with scattered cells kept, one with a box kept.
@@ -22,7 +22,6 @@ the model's row, and another worker goes on.
 """
 
 import argparse
-import csv
 import json
 import re
 import subprocess
@@ -30,19 +29,21 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from algorithm_1 import UnreadableError, algorithm_1
+from rows import RESULTS, Row, Rows, add_options, code_of, run_as_command, said_of
+from suffice.files import read_csv
 from suffice.occlusion.deactivation import deactivated_forward
 
-TABLE = Path(__file__).parents[1] / "results" / "deactivation-coverage.csv"
+TABLE = "deactivation-coverage.csv"
+SETTINGS = ("library", "family", "model")
 COLUMNS = [
-    "library", "family", "model", "status", "theorem_1", "leak", "effect", "largest_difference_from_reference",
+    *SETTINGS, "status", "theorem_1", "leak", "effect", "largest_difference_from_reference",
     "image_size", "parameters_m", "seconds", "note",
 ]  # fmt: skip
 REFERENCE = "largest_difference_from_reference"
@@ -213,9 +214,13 @@ def work(jobs: list[tuple[str, str, str]]) -> None:
         print("ROW " + json.dumps(row_of(*job)), flush=True)
 
 
-def run(jobs: list[tuple[str, str, str]], limit: float) -> None:
-    """Give the jobs to workers and write each row as it comes; a model may take `limit` seconds."""
-    rows = {(r["library"], r["model"]): r for r in read()}
+def run(jobs: list[tuple[str, str, str]], limit: float, rows: Rows) -> None:
+    """Give the jobs to workers and keep each row as it comes; a model may take `limit` seconds."""
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.row({name: row[name] for name in SETTINGS}, lambda: row)
+        print(f"{row['model']:40} {row['status']:8} {row.get('seconds', ''):6} s  {row['note']}", flush=True)
+
     while jobs:
         command = [sys.executable, __file__, "--work", json.dumps(jobs)]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -226,21 +231,14 @@ def run(jobs: list[tuple[str, str, str]], limit: float) -> None:
             if line.startswith("ROW "):
                 watch.cancel()
                 watch = _watch(worker, limit, expired)
-                row = json.loads(line[4:])
-                rows[row["library"], row["model"]] = row
-                write(list(rows.values()))
-                print(f"{row['model']:40} {row['status']:8} {row['seconds']:6} s  {row['note']}", flush=True)
+                keep(json.loads(line[4:]))
                 jobs = jobs[1:]
         worker.wait()
         watch.cancel()
         if worker.returncode != 0 and jobs:
-            library, family, name = jobs[0]
             died = f"the worker process died with status {worker.returncode}"
             note = f"no result within {limit:g} s" if expired.is_set() else died
-            row = {"library": library, "family": family, "model": name, "status": "error", "note": note}
-            rows[library, name] = row
-            write(list(rows.values()))
-            print(f"{name:40} error    {note}", flush=True)
+            keep(dict(zip(SETTINGS, jobs[0], strict=True)) | {"status": "error", "note": note})
             jobs = jobs[1:]
 
 
@@ -257,26 +255,8 @@ def _watch(worker: subprocess.Popen[str], limit: float, expired: threading.Event
     return timer
 
 
-def read() -> list[dict[str, Any]]:
-    """The table so far."""
-    if not TABLE.exists():
-        return []
-    with TABLE.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(rows: list[dict[str, Any]]) -> None:
-    """The table, in order."""
-    TABLE.parent.mkdir(exist_ok=True)
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda r: (r["library"] != "torchvision", r["family"], r["model"])))
-
-
-def show() -> None:
-    """Print the table and how many are exact."""
-    rows = read()
+def show(rows: Sequence[Row]) -> None:
+    """Print the rows and how many are exact."""
     for r in rows:
         print(
             f"{r['library']:12} {r['family']:28} {r['model']:40} {r['status']:7} "
@@ -294,32 +274,40 @@ def show() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--redo", nargs="*", default=[], metavar="NAME", help="models or families to do again, or 'failed'"
-    )
-    parser.add_argument("--print", action="store_true", help="print the table and do nothing else")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="models or families")
+    parser.add_argument("--print", action="store_true", help="print the table in results/ and do nothing else")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds that one model may take")
     parser.add_argument("--work", help=argparse.SUPPRESS)
+    add_options(parser)
     options = parser.parse_args()
     if options.work:
         work(json.loads(options.work))
         return
-    if not options.print:
-        done = {(r["library"], r["model"]): r for r in read()}
-        jobs: list[tuple[str, str, str]] = []
-        for library, models in (("torchvision", torchvision_models), ("timm", timm_models)):
-            known = [(r["library"], r["family"], r["model"]) for r in done.values() if r["library"] == library]
-            jobs += known if options.redo and known else models({family: name for _, family, name in known})
-        again = set(options.redo)
-        redo = {
-            j for j in jobs
-            if {j[1], j[2]} & again or ("failed" in again and done.get((j[0], j[2]), {}).get("status") != "exact")
-        }  # fmt: skip
-        size = {name: float(row.get("parameters_m") or 0) for name, row in done.items()}
-        lacking = [j for j in jobs if j in redo or not done.get((j[0], j[2]), {}).get(REFERENCE)]
-        run(sorted(lacking, key=lambda j: size.get((j[0], j[2]), 0.0)), options.limit)
-    show()
+    before = read_csv(RESULTS / TABLE) if (RESULTS / TABLE).is_file() else []
+    if options.print:
+        show(before)
+        print(said_of(before))
+        return
+    rows = Rows(TABLE, COLUMNS, SETTINGS, options, code_of("deactivation_coverage.py", "algorithm_1.py"))
+    jobs: list[tuple[str, str, str]] = []
+    for library, models in (("torchvision", torchvision_models), ("timm", timm_models)):
+        known = [tuple(r[name] for name in SETTINGS) for r in before if r["library"] == library]
+        jobs += known if options.only and known else models({family: name for _, family, name in known})  # type: ignore[arg-type]
+    size = {r["model"]: float(r.get("parameters_m") or 0) for r in before}
+    jobs = sorted(
+        (j for j in jobs if not options.only or {j[1], j[2]} & set(options.only)), key=lambda j: size.get(j[2], 0.0)
+    )
+    missing = []
+    for job in jobs:
+        asked = dict(zip(SETTINGS, job, strict=True))
+        if rows.has(asked):
+            rows.row(asked, dict)
+        else:
+            missing.append(job)
+    run(missing, options.limit, rows)
+    show(rows.asked)
+    print(rows.close())
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

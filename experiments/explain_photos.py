@@ -1,6 +1,6 @@
 """Explain photos with the default model and settings, one thread, and check every explanation outside of suffice.
 
-    python experiments/explain_photos.py FOLDER [--occlusion zero] [--csv results/explain-photos.csv]
+    python experiments/explain_photos.py FOLDER [--occlusion zero] [--update]
 
 Prints a row a photo and the summary that the README shows. Each mask is checked by a second implementation that shares
 no code with suffice: the weights in the package that they were made for (efficientnet-lite-pytorch), preprocessing by
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +28,14 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as vision
 
 import suffice
+from rows import Row, Rows, add_options, code_of, known_by, photos_of, run_as_command
 from suffice.buffers import keep_buffers
-from suffice.files import write_csv
 from suffice.metrics import mean_with_error, robustness_solid
 
-COLUMNS = ("photo", "target", "right", "confidence", "explanation_confidence", "checked_confidence")
-COLUMNS += ("sufficient", "checked", "minimal", "area", "rho", "forward_passes", "seconds")
+SETTINGS = ("label", "occlusion", "gamma", "threads")
+FOUND = ("target", "right", "confidence", "explanation_confidence", "checked_confidence")
+FOUND += ("sufficient", "checked", "minimal", "area", "rho", "forward_passes", "seconds", "cpu_seconds")
+COLUMNS = ("photo", *SETTINGS, *FOUND)
 
 # What is painted, from 0 to 255; written down here again, since a second implementation takes nothing from the first.
 PAINT = {
@@ -101,51 +105,65 @@ def main() -> int:
     parser.add_argument("--occlusion", default="robust", choices=("deactivate", *PAINT))
     parser.add_argument("--keep-confidence", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--csv", type=Path, help="where the rows go as well")
+    add_options(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_buffers()
-    photos = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not photos:
-        sys.exit(f"expected photos in {arguments.folder}; got none")
+    asked = dict(zip(SETTINGS[1:], (arguments.occlusion, arguments.keep_confidence, arguments.threads), strict=True))
+    kept = Rows("explain-photos.csv", COLUMNS, SETTINGS, arguments, code_of("explain_photos.py"))
     classifier, independent = suffice.load_classifier(device="cpu"), Independent()
-    everything = np.ones((224, 224), dtype=bool)
-    rows = []
-    print(*COLUMNS, sep="  ", flush=True)
-    for photo in photos:
+    print(*kept.columns, sep="  ", flush=True)
+    for photo in photos_of(arguments.folder):
         image = suffice.load_image(photo, classifier)
-        found = suffice.explain(
-            classifier, image, occlusion=arguments.occlusion, keep_confidence=arguments.keep_confidence
+        end = photo.stem.rpartition("_")[2]
+        known = {"photo": photo.name, "label": end if end.isdigit() else "", **asked, **known_by(classifier, image)}
+        row = kept.row(
+            known,
+            lambda photo=photo, known=known: explained(classifier, independent, photo, known),  # type: ignore[misc]
         )
-        pixels = independent.pixels(photo)
-        whole, _ = independent.confidence(pixels, everything, "zero", found.target)
-        part, on_top = independent.confidence(pixels, found.mask.numpy(), arguments.occlusion, found.target)
-        label = photo.stem.rpartition("_")[2]
-        right = "" if not label.isdigit() else int(int(label) == found.target)
-        values = (photo.name, found.target_name, right, found.confidence, found.explanation_confidence, part)
-        checked = on_top and part >= arguments.keep_confidence * whole
-        rho = robustness_solid(classifier, image, found.mask, found.target).rho
-        values += (int(found.sufficient), int(checked), int(found.minimal), found.area, rho)
-        values += (found.forward_passes, found.seconds)
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
-        show = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in values)
-        print(*show, sep="  ", flush=True)
-    print(f"\n{len(rows)} photos, {arguments.occlusion}, γ {arguments.keep_confidence}, {arguments.threads} thread(s)")
-    print(
-        "sufficient", sum(r["sufficient"] for r in rows), "· confirmed outside suffice", sum(r["checked"] for r in rows)
-    )
-    print("no block can be left out of", sum(r["minimal"] for r in rows))
-    print("classified as labelled", sum(r["right"] == 1 for r in rows))
-    drift = max(abs(r["explanation_confidence"] - r["checked_confidence"]) for r in rows)
+        print(*row.values(), sep="  ", flush=True)
+    summary(kept.asked)
+    print(kept.close())
+    return 0 if all(row["checked"] == "1" for row in kept.asked) else 1
+
+
+def explained(classifier: suffice.Classifier, independent: Independent, photo: Path, asked: Mapping[str, Any]) -> Row:
+    """What suffice finds, and what the second implementation says of it."""
+    image, occlusion, gamma = suffice.load_image(photo, classifier), asked["occlusion"], asked["gamma"]
+    used = time.process_time()
+    found = suffice.explain(classifier, image, occlusion=occlusion, keep_confidence=gamma)
+    used = time.process_time() - used
+    pixels = independent.pixels(photo)
+    whole, _ = independent.confidence(pixels, np.ones((224, 224), dtype=bool), "zero", found.target)
+    part, on_top = independent.confidence(pixels, found.mask.numpy(), occlusion, found.target)
+    right = "" if not asked["label"] else int(int(asked["label"]) == found.target)
+    values = (found.target_name, right, found.confidence, found.explanation_confidence, part)
+    values += (int(found.sufficient), int(on_top and part >= gamma * whole), int(found.minimal), found.area)
+    values += (robustness_solid(classifier, image, found.mask, found.target).rho, found.forward_passes)
+    values += (found.seconds, used)
+    return {
+        name: f"{value:.8f}" if isinstance(value, float) else str(value)
+        for name, value in zip(FOUND, values, strict=True)
+    }
+
+
+def summary(rows: Sequence[Row]) -> None:
+    """The means that the README shows."""
+    print("\n{} photos, {occlusion}, γ {gamma}, {threads} thread(s)".format(len(rows), **rows[0]))
+
+    def count(name: str) -> int:
+        return sum(row[name] == "1" for row in rows)
+
+    print("sufficient", count("sufficient"), "· confirmed outside suffice", count("checked"))
+    print("no block can be left out of", count("minimal"))
+    print("classified as labelled", count("right"))
+    drift = max(abs(float(r["explanation_confidence"]) - float(r["checked_confidence"])) for r in rows)
     print(f"largest difference in confidence between the two implementations {drift:.1e}")
-    for name in ("area", "rho", "forward_passes", "seconds"):
-        values = [r[name] for r in rows]
+    for name in ("area", "rho", "forward_passes", "seconds", "cpu_seconds"):
+        values = [float(row[name]) for row in rows]
         spread = f"median {statistics.median(values):.3g}, least {min(values):.3g}, most {max(values):.3g}"
         print(f"{name}: mean {mean_with_error(values):.3g}, {spread}")
-    if arguments.csv:
-        write_csv(arguments.csv, COLUMNS, rows)
-    return 0 if all(r["checked"] for r in rows) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

@@ -1,6 +1,6 @@
 """What suffice does on a machine with CUDA: equality with the processor, and time; under eight minutes.
 
-    python experiments/gpu.py FOLDER [--csv results/gpu.csv]
+    python experiments/gpu.py FOLDER [--update]
 
 Prints one row a measurement. `masks equal` compares explanations made on the card with those made on the processor of
 the same machine. Times are wall times after a warm-up, with the card waited for; each row says what it is a time of.
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command
 from suffice.explainers import explain_batch, saliency_maps
-from suffice.files import write_csv
 
 COLUMNS = ("what", "setting", "value", "unit")
 Row = tuple[str, str, float, str]
@@ -117,13 +117,12 @@ def scores_and_maps(card: suffice.Classifier, images: Tensor) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--csv", type=Path, help="write the rows there as well")
+    add_options(parser)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("gpu.py: expected a machine with CUDA; torch sees none, so nothing was measured")
     card, processor = suffice.load_classifier(device="cuda"), suffice.load_classifier(device="cpu")
-    photos = sorted(options.folder.glob("*.jpg"))
-    images = torch.stack([suffice.load_image(photo, card) for photo in photos])
+    images = torch.stack([suffice.load_image(photo, card) for photo in photos_of(options.folder)])
     rows: list[Row] = [("machine", f"{torch.cuda.get_device_name()}, torch {torch.__version__}", 1, "card")]
     rows += [("machine", f"{platform.machine()}, {torch.get_num_threads()} threads", 1, "processor")]
     parts = (logits(card, processor, images), deactivation(card, images), scores_and_maps(card, images))
@@ -131,9 +130,11 @@ def main() -> None:
         for row in part:
             rows.append(row)
             print(f"{row[0]:52} {row[1]:40} {row[2]:10.4g} {row[3]}", flush=True)
-    if options.csv:
-        write_csv(options.csv, COLUMNS, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    kept = Rows("gpu.csv", COLUMNS, (), options, code_of("gpu.py"))
+    found = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    kept.rows(known_by(card, images), lambda: found, again=lambda row: True)  # of this card, and all of one run
+    print(kept.close())
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

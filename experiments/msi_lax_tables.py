@@ -15,7 +15,8 @@ explanation of every method is scored on the same test images, by accuracy again
 the paper lacks compare with them: `iou`, of the part above α_min, and `heat_inside`, the share of the map's sum that
 lies on the object. The row `truth` scores those pixels themselves, taken as a map: what the metrics make of the truth.
 
-Everything can be stopped and goes on where it was: runs and rows are kept in --work. With --precision bfloat16 (the
+Everything can be stopped and goes on where it was: runs and rows are kept in --work, the rows known by pixels, weights
+and code; the table goes into `results/` with --update. With --precision bfloat16 (the
 default where the processor has AMX) the model is trained, and asked by the metrics, in bfloat16.
 """
 
@@ -27,7 +28,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rows import KNOWN_BY, RESULTS, add_options, code_of, known_by, said_of
 from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset, load_dataset, random_subset
@@ -44,6 +46,7 @@ from suffice.explainers.lax import heatmaps, load_adapter
 from suffice.files import read_csv, write_csv, write_whole
 from suffice.images import Photo, to_model
 from suffice.metrics import mean_with_error, score_many
+from suffice.provenance import now, sha256_of
 
 CAMS = ("grad-cam", "grad-cam++", "layer-cam", "kpca-cam", "finer-cam")
 METHODS = (*CAMS, "lax-paper", "lax", "truth")
@@ -55,7 +58,9 @@ METRICS = (
 TRUTH = ("iou", "heat_inside")
 COST = ("forward_passes", "backward_passes", "seconds")
 KEY = ("method", "image")
-COLUMNS = (*KEY, "label", "predicted", *METRICS, *TRUTH, *COST)
+KNOWN = ("adapter", "precision", *KNOWN_BY)
+COLUMNS = (*KEY, "label", "predicted", *METRICS, *TRUTH, *COST, *KNOWN, "made")
+OPTIONAL = (*TRUTH, "adapter")
 AT_ONCE = 10  # images between two writes
 
 
@@ -78,7 +83,7 @@ class Table:
     adapters: Mapping[str, tuple[str, ...]]
 
 
-def _adapters(
+def adapters_of(
     preset: str,
     images: tuple[int | None, int | None],
     epochs: float,
@@ -89,19 +94,19 @@ def _adapters(
 ) -> dict[str, tuple[str, ...]]:
     def run(count: int | None) -> tuple[str, ...]:
         some = () if count is None else ("--images", str(count))
-        return (*_set(epochs=epochs, batch_size=batch_size), *some)
+        return (*settings_of(epochs=epochs, batch_size=batch_size), *some)
 
     # With small batches and the paper's 1e-3 the literal loss ends after some 300 steps at a map that is the same for
     # every image, whether the rate stays as it is or falls.
-    literal = _set(schedule="cosine", learning_rate=literal_rate)
-    ours = _set(learning_rate=3e-3, alpha_min=alpha_min, stride=stride)
+    literal = settings_of(schedule="cosine", learning_rate=literal_rate)
+    ours = settings_of(learning_rate=3e-3, alpha_min=alpha_min, stride=stride)
     return {
         "lax-paper": ("--preset", preset, *run(images[0]), *literal),
         "lax": ("--preset", "default", *run(images[1]), *ours),
     }
 
 
-def _set(**settings: object) -> tuple[str, ...]:
+def settings_of(**settings: object) -> tuple[str, ...]:
     return tuple(word for name, value in settings.items() for word in ("--set", f"{name}={value}"))
 
 
@@ -113,22 +118,22 @@ TABLES = {
         "synthetic-mnist",
         f"{_RESNET}:synthetic_mnist",
         0.5,
-        ("--preset", "quick", *_set(epochs=0.8), "--test-images", "2000"),
-        _adapters("paper-synthetic-mnist", (9_600, 32_000), 1, 16, 0.5, stride=2, literal_rate=3e-4),
+        ("--preset", "quick", *settings_of(epochs=0.8), "--test-images", "2000"),
+        adapters_of("paper-synthetic-mnist", (9_600, 32_000), 1, 16, 0.5, stride=2, literal_rate=3e-4),
     ),
     4: Table(
         "cub200-20",
         f"{_RESNET}:cub200_20",
         0.5,
-        _set(epochs=200, flip="true", shift=24),
-        _adapters("paper-cub200", (None, None), 100, 16, 0.5, stride=8, literal_rate=1e-4),
+        settings_of(epochs=200, flip="true", shift=24),
+        adapters_of("paper-cub200", (None, None), 100, 16, 0.5, stride=8, literal_rate=1e-4),
     ),
     5: Table(
         "cifar10",
         f"{_RESNET}:cifar10",
         0.4,
-        _set(epochs=30, batch_size=128, flip="true", shift=4),
-        _adapters("paper-cifar10", (None, None), 5, 64, 0.4, stride=2, literal_rate=3e-4),
+        settings_of(epochs=30, batch_size=128, flip="true", shift=4),
+        adapters_of("paper-cifar10", (None, None), 5, 64, 0.4, stride=2, literal_rate=3e-4),
     ),
 }
 
@@ -149,14 +154,15 @@ def train(table: Table, data: str, work: Path, precision: str, seed: int) -> Non
     """The base model and both adapters, by the commands of suffice; what is there is not trained again."""
     mixed = "bf16-mixed" if precision == "bfloat16" else "32-true"
     common = ["--data", data, "--seed", str(seed), "--set", f"precision={mixed}"]
-    weights = work / "base" / "classifier.safetensors"
+    weights, model = work / "base" / "classifier.safetensors", ("--model", table.model)
     if not (weights.is_file() and (work / "base.json").is_file()):
         _suffice(
-            ["train-classifier", table.dataset, "--out", str(work / "base"), *table.base, *common], work / "base.json"
+            ["train-classifier", table.dataset, *model, "--out", str(work / "base"), *table.base, *common],
+            work / "base.json",
         )
     for name, words in table.adapters.items():
         if not (work / name / "adapter.safetensors").is_file():
-            where = ["--weights", str(weights), "--out", str(work / name)]
+            where = [*model, "--weights", str(weights), "--out", str(work / name)]
             _suffice(["train-lax", table.dataset, *where, *words, *common], work / f"{name}.json")
 
 
@@ -225,8 +231,14 @@ def score(
     indices: Sequence[int],
     work: Path,
     alpha_min: float,
+    metrics: Sequence[str],
+    occlusion: str = "zero",
+    judge: Callable[[Tensor], Mapping[str, Tensor]] = lambda maps: {},
 ) -> list[dict[str, Any]]:
-    """A row for each of some images; none for the method `truth` where the objects' pixels are not known."""
+    """A row for each of some images; none for the method `truth` where the objects' pixels are not known.
+
+    `judge` adds columns, from the maps (N, H, W).
+    """
     truth = truth_of(dataset, indices, classifier)
     if method == "truth" and truth is None:
         return []
@@ -236,14 +248,14 @@ def score(
     maps, cost = explain(method, classifier, images, truth, work)
     # CAMs have no scale of their own; LAX and masks are on that of α.
     normalise = "min-max" if method in CAMS else "none"
-    scores = score_many(
-        asked, images, maps, labels, METRICS, "zero", step=0.02, alpha_min=alpha_min, normalise=normalise
-    )
-    agree = {} if truth is None else agreement(maps, truth, alpha_min)
+    part: dict[str, Any] = {"alpha_min": alpha_min} if any(name.startswith("msi") for name in metrics) else {}
+    scores = score_many(asked, images, maps, labels, metrics, occlusion, step=0.02, normalise=normalise, **part)
+    agree, judged = {} if truth is None else agreement(maps, truth, alpha_min), judge(maps)
     return [
         {"method": method, "image": index, "label": int(labels[row]), "predicted": int(predicted[row])}
         | scores.of_map(row)
         | {name: float(agree[name][row]) if agree else "" for name in TRUTH}
+        | {name: float(values[row]) for name, values in judged.items()}
         | cost
         for row, index in enumerate(indices)
     ]
@@ -266,16 +278,21 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line |= {name: f"{mean.value:.4f}" for name, mean in means.items()}
         line |= {f"{name}_se": f"{means[name].standard_error or 0:.4f}" for name in names if name not in COST}
         line["images"] = len(chosen)
+        line["code"], line["made"] = said_of_code(chosen), max(row["made"] for row in chosen)
         line["model_accuracy"] = f"{sum(row['label'] == row['predicted'] for row in chosen) / len(chosen):.4f}"
         result.append(line)
     return result
 
 
+def said_of_code(rows: Sequence[Mapping[str, Any]]) -> str:
+    return " ".join(sorted({row["code"] for row in rows}))
+
+
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows that are there; a last one that was cut short is left out."""
+    """The rows that are there; one that was cut short, or that does not say what made it, is left out."""
     if not path.is_file():
         return []
-    return [row for row in read_csv(path) if all(row.get(column) for column in COLUMNS if column not in TRUTH)]
+    return [row for row in read_csv(path) if all(row.get(column) for column in COLUMNS if column not in OPTIONAL)]
 
 
 def report(rows: Iterable[Mapping[str, Any]], base: Mapping[str, Any], out: Path) -> None:
@@ -300,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("table", type=int, choices=TABLES, help="number of the table in the paper")
     parser.add_argument("--data", default="data", help="folder that holds the data set")
     parser.add_argument("--work", type=Path, help="runs and rows (.msi-lax/TABLE)")
-    parser.add_argument("--out", type=Path, help="the table (results/msi-lax-tableTABLE.csv)")
+    add_options(parser)
     parser.add_argument("--images", type=int, default=150, help="test images that are explained; more can be added")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
@@ -308,7 +325,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="only the table of the rows that are there")
     args = parser.parse_args(arguments)
     args.work = args.work or Path(".msi-lax", str(args.table))
-    args.out = args.out or Path("results", f"msi-lax-table{args.table}.csv")
     path, base = args.work / "rows.csv", args.work / "base.json"
     if not args.report:
         keep_buffers()
@@ -317,12 +333,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             precision = "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
         args.work.mkdir(parents=True, exist_ok=True)
         train(TABLES[args.table], args.data, args.work, precision, args.seed)
-        run(TABLES[args.table], args, path, precision)
-    report(read(path), json.loads(base.read_text()) if base.is_file() else {}, args.out)
+        rows = run(TABLES[args.table], args, path, precision)
+    else:
+        rows = read(path)
+        print(said_of(rows))
+    out = (RESULTS if args.update else args.out) / f"msi-lax-table{args.table}.csv"
+    report(rows, json.loads(base.read_text()) if base.is_file() else {}, out)
 
 
-def run(table: Table, args: argparse.Namespace, path: Path, precision: str) -> None:
-    """Score what has no row yet, some images of each method after the other, so that a stopped run is a fair table."""
+def run(table: Table, args: argparse.Namespace, path: Path, precision: str) -> list[dict[str, Any]]:
+    """The rows that are asked for; those that are not there are made, some images of each method after the other, so
+    that a stopped run is a fair table.
+    """
     from suffice.models import load_classifier
 
     classifier = load_classifier(table.model, weights=args.work / "base" / "classifier.safetensors", device="cpu")
@@ -336,20 +358,36 @@ def run(table: Table, args: argparse.Namespace, path: Path, precision: str) -> N
         name=classifier.name,
     )
     dataset = random_subset(load_dataset(table.dataset, args.data, "test", seed=args.seed), args.images, args.seed)
-    rows: list[Any] = read(path)
-    done = {(row["method"], int(row["image"])) for row in rows}
+    code, adapters = code_of("msi_lax_tables.py"), args.work.glob("*/adapter.safetensors")
+    digests = {adapter.parent.name: sha256_of(adapter)[:16] for adapter in adapters}
+    images = [known_by(classifier, to_model(dataset.photo(index), classifier)) for index in range(len(dataset))]
+
+    def known(method: str, index: int) -> dict[str, str]:
+        return {"adapter": digests.get(method, ""), "precision": precision, "code": code, **images[index]}
+
+    def key(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in ("method", "image", *KNOWN))
+
+    rows = {key(row): row for row in read(path)}
+    stored, asked_of = set(rows), list[tuple[str, ...]]()
     for first in range(0, len(dataset), AT_ONCE):
         some = range(first, min(first + AT_ONCE, len(dataset)))
         for method in args.methods:
-            left = [index for index in some if (method, index) not in done]
-            if left:
+            keys = {index: key({"method": method, "image": index, **known(method, index)}) for index in some}
+            asked_of += keys.values()
+            if left := [index for index, of_one in keys.items() if of_one not in rows]:
                 started = time.perf_counter()
-                rows += score(method, classifier, asked, dataset, left, args.work, table.alpha_min)
-                write_csv(path, COLUMNS, rows)
+                new = score(method, classifier, asked, dataset, left, args.work, table.alpha_min, METRICS)
+                rows |= {keys[row["image"]]: row | known(method, row["image"]) | {"made": now()} for row in new}
+                write_csv(path, COLUMNS, rows.values())
                 each = (time.perf_counter() - started) / len(left)
                 print(
                     f"{method}: {some[-1] + 1} of {len(dataset)} images, {each:.1f} s each", file=sys.stderr, flush=True
                 )
+    found = [rows[each] for each in asked_of if each in rows]
+    old = [rows[each] for each in asked_of if each in stored]
+    print(f"{said_of(old)}, {len(found) - len(old)} computed (code {code})")
+    return found
 
 
 if __name__ == "__main__":

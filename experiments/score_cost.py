@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import functools
 import json
 import os
@@ -40,13 +39,15 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import Rows, add_options, code_of, known_by, run_as_command
 from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
 from suffice.metrics import as_saliency
 
-TABLE = Path(__file__).parents[1] / "results" / "score-cost.csv"
 QUANTUS = "quantus==0.6.0"
 PHOTOS = ("sample:coffee", "sample:cat")
+SETTINGS = ("model", "photo", "rounds")
+FOUND = ("tool", "images", "seconds", "over_plain", "over_copy", "times_suffice", "largest_difference")
 CURVES = ("insertion", "deletion", "insertion_percent", "deletion_percent")
 CURVES += ("fid_minus", "fid_plus", "fid_minus_percent", "fid_plus_percent", "msi", "msi_base", "msi_penalty")
 STEPS = 48  # Quantus asks for a step that divides both the pixels and, unlike 1/50 of them, the values of 3 channels
@@ -102,7 +103,6 @@ def cost(classifier: Classifier, photo: str, rounds: int) -> dict[str, Any]:
             ask_all = functools.partial(classifier.batched, lambda m, x: m(x), inputs, screen=True, copies=copies)
             seconds.append(cpu_seconds(ask_all)[0])
     return {
-        "photo": photo,
         "tool": "suffice, all curve metrics",
         "images": len(inputs),
         "seconds": statistics.median(ours),
@@ -291,7 +291,6 @@ def compare(classifier: Classifier, model: str, options: argparse.Namespace) -> 
             elsewhere.close()
     return [
         {
-            "model": model,
             "tool": tool,
             "seconds": statistics.median(times[tool]),
             "times_suffice": statistics.median(ratios[tool]),
@@ -309,7 +308,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quantus-env", type=Path, default=Path(".venv-quantus"), help="made if missing")
     parser.add_argument("--no-quantus", action="store_true")
-    parser.add_argument("--save", action="store_true", help=f"write results/{TABLE.name}")
+    parser.add_argument("--no-peers", action="store_true", help="beside the plain pass alone")
+    add_options(parser)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -318,36 +318,42 @@ def main() -> None:
     if options.worker:
         work(load(options.models[0]))
         return
-    rows: list[dict[str, Any]] = []
+    rows = Rows("score-cost.csv", (*SETTINGS, *FOUND), SETTINGS, options, code_of("score_cost.py"))
     for model in options.models:
         classifier = load(model)
+        known = {"model": model, "rounds": options.rounds, **known_by(classifier)}
         for photo in options.photos:
-            row = {"model": model, **cost(classifier, photo, options.rounds)}
-            rows.append(row)
-            verdict = "" if row["over_plain"] <= LIMIT else f"  above {LIMIT}"
+            row = rows.row(
+                known | {"photo": photo} | known_by(classifier, suffice.load_image(photo, classifier)),
+                lambda classifier=classifier, photo=photo: rounded(cost(classifier, photo, options.rounds)),
+            )
+            verdict = "" if float(row["over_plain"]) <= LIMIT else f"  above {LIMIT}"
             print(
-                f"{model:16} {photo:18} {row['images']:4} masked images {row['seconds']:7.2f} s  "
-                f"x {row['over_plain']:.3f} of the plain pass "
-                f"(x {row['over_copy']:.3f} of that of the faster copy){verdict}",
+                "{model:16} {photo:18} {images:>4} masked images {seconds:>7} s  x {over_plain} of the plain pass "
+                "(x {over_copy} of that of the faster copy)".format(**row)
+                + verdict,
                 flush=True,
             )
-    for model in options.models:
-        for row in compare(load(model), model, options):
-            rows.append(row)
+    for model in () if options.no_peers else options.models:
+        classifier = load(model)
+        known = {"model": model, "rounds": options.rounds, "photo": " ".join(options.photos), **known_by(classifier)}
+
+        def compare_all(classifier: Classifier = classifier, model: str = model) -> list[dict[str, Any]]:
+            return [rounded(row) for row in compare(classifier, model, options)]
+
+        for row in rows.rows(known, compare_all, again=lambda row: True):  # times of one run
             same = row["largest_difference"]
             print(
-                f"{model:16} insertion and deletion  {row['tool']:30} {row['seconds']:7.2f} s  "
-                f"x {row['times_suffice']:6.2f}  " + ("" if same == "" else f"values within {same:.5f}"),
+                "{model:16} insertion and deletion  {tool:30} {seconds:>7} s  x {times_suffice:>6}  ".format(**row)
+                + ("" if same == "" else f"values within {same}"),
                 flush=True,
             )
-    if options.save:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        with TABLE.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+    print(rows.close())
+
+
+def rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -138,7 +138,8 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "mask saliency target target_name confidence explanation_confidence sufficient area method occlusion settings "
         "seed forward_passes seconds image model version"
     )
-    added = "notes minimal minimal_block certificate loses_class raw_saliency backward_passes curves verdict guarantee"
+    added = "notes minimal minimal_block certificate loses_class raw_saliency backward_passes curves verdict guarantee "
+    added += "activation_distance part parts why_wrong holds_under"
     asked = "kind keep_confidence threshold weights precision outputs preprocessing assumptions"
     assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"

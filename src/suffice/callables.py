@@ -54,7 +54,7 @@ class ChannelsLast(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """What the network says of images (N, C, H, W)."""
-        return self.network(images.permute(0, 2, 3, 1))
+        return self.network(images.movedim(1, -1))
 
 
 class BlackBox:
@@ -97,7 +97,7 @@ class BlackBox:
 
 
 def _last(images: Tensor) -> Tensor:
-    return images.permute(0, 2, 3, 1).contiguous()
+    return images.movedim(1, -1).contiguous()
 
 
 _WAYS: dict[str, tuple[Layout, Callable[[Tensor], Any]]] = {

@@ -128,6 +128,12 @@ def settle_for(model: Any, given: Mapping[str, Any], class_names: Any | None) ->
     """
     found = carried(model)
     settled = settle_preprocessing(given, found.preprocessing)
+    if "input_size" not in settled.known and (sides := _sides(model)) != 2:
+        wanted = "(length,)" if sides == 1 else "(depth, height, width)"
+        name = type(model).__name__
+        raise InputError(
+            f"expected input_size as {wanted} for {name}, whose first convolution is Conv{sides}d; got none"
+        )
     names = found.class_names if class_names is None else names_in_order(class_names)
     needless = {
         "normalisation": given.get("mean") is not None and given.get("std") is not None,
@@ -325,9 +331,17 @@ def _has_tensors(module: nn.Module) -> bool:
 def _channels(model: nn.Module) -> int | None:
     """Channels of the first convolution, where an image can have as many."""
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.LazyConv2d)):
+        if isinstance(module, (nn.Conv2d, nn.LazyConv2d, nn.Conv3d)):
             return module.in_channels if module.in_channels in (1, 3) else None
     return None
+
+
+def _sides(model: Any) -> int:
+    """1 for a network of signals, 3 for one of volumes, as its first convolution shows; else 2."""
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}.get(type(module), 2)
+    return 2
 
 
 def _mapping(value: Any) -> Mapping[str, Any] | None:

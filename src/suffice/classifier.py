@@ -12,6 +12,7 @@ tensor([[0.1000, 0.2000, 0.3000],
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,10 @@ from suffice.engine import Precision as Precision
 from suffice.errors import InputError, reason
 from suffice.inside import sealed, unwrapped
 from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, real_numbers, shows_logits
+from suffice.places import DetectedBox, Place
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
+from suffice.preprocessing import SIDES as SIDES
 from suffice.preprocessing import Preprocessing as Preprocessing
 from suffice.provenance import Digest, WeightsDigest
 
@@ -38,11 +41,13 @@ class Classifier:
 
     Args:
         module: an `nn.Module`, or any callable (then a black box: no gradients, no `deactivate`) that takes normalised
-            images (N, C, H, W), in the type of its weights or float32, and returns logits (N, K): a tensor, an array, a
-            tuple that starts with them, a mapping with `logits`, or an object with `.logits`. Or an image
-            classification `pipeline` of transformers. What `torch.compile` or DataParallel wrapped is asked itself.
-        input_size: (height, width) that the model expects. This, what follows and the names: None for what the model
-            carries (such as timm's `pretrained_cfg`), else for an assumption, which `assumptions` names.
+            images (N, C, H, W), signals (N, C, L) or volumes (N, C, D, H, W), in the type of its weights or float32,
+            and returns logits (N, K): a tensor, an array, a tuple that starts with them, a mapping with `logits`, or an
+            object with `.logits`. Or an image classification `pipeline` of transformers. What `torch.compile` or
+            DataParallel wrapped is asked itself.
+        input_size: (height, width) that the model expects; (length,) of signals, (depth, height, width) of volumes.
+            This, what follows and the names: None for what the model carries (such as timm's `pretrained_cfg`), else
+            for an assumption, which `assumptions` names.
         mean, std: normalisation, one value a channel; their length is the number of channels. Or one number for all.
         class_names: names in the order of the logits, or a mapping from index to name or from name to index; None for
             those that the model carries, else numbers.
@@ -73,6 +78,7 @@ class Classifier:
         known: the fields of `preprocessing` that the caller or the model gave, and the number of `channels`.
         assumed: a sentence for each thing that is assumed of the model, by what it is about.
         meaning: what the outputs mean; None until the model is first asked, where it is not said.
+        place: of a map or among the boxes that it returns, at which it is read (see `at`); None for plain logits.
 
     Raises:
         InputError: an argument out of range, or an unknown device or precision.
@@ -128,10 +134,11 @@ class Classifier:
         place = _device_of(module) if device is None else _checked_device(device)
         if device is not None and isinstance(module, nn.Module):
             module.to(place)
+        trailing = (-1, *(1 for _ in self.preprocessing.input_size))
         with torch.inference_mode(False):  # or no gradient could flow through a normalised image
             # Their type is said, as a program may have another default.
-            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(-1, 1, 1)
-            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(-1, 1, 1)
+            self._mean = torch.tensor(self.preprocessing.mean, dtype=torch.float32, device=place).view(trailing)
+            self._std = torch.tensor(self.preprocessing.std, dtype=torch.float32, device=place).view(trailing)
         self.engine = Engine(
             module,
             device=place,
@@ -142,6 +149,7 @@ class Classifier:
             read=self._checked,
         )
         self._weights_digest = WeightsDigest(module, weights_sha256)
+        self.place: Place | None = None
 
     @property
     def weights_digest(self) -> Digest | None:
@@ -226,6 +234,32 @@ class Classifier:
             "assumptions": list(self.assumptions),
         }
 
+    def at(self, place: Place) -> Classifier:
+        """The same network as a classifier of one place in its output, such as a pixel of a segmentation.
+
+        Args:
+            place: a `Pixel`, `Region` or `DetectedBox`; its own target is what `explain` takes, and not used here.
+
+        Returns:
+            Another classifier, which shares the network and the count of passes.
+
+        Raises:
+            InputError: when it is asked, a network with another output, or a place that is not in the input.
+        """
+        other = copy.copy(self)
+        other.place, other.num_classes = place, None if self.class_names is None else len(self.class_names)
+        other.meaning = Meaning(self.outputs_said) if self.outputs_said in ("logits", "probabilities") else None
+        other.assumed, other._tried = {k: v for k, v in self.assumed.items() if k != "outputs"}, False
+        if isinstance(place, DetectedBox):
+            name = self.class_name(place.target)
+            other.class_names, other.num_classes = ("not detected", f"{name} detected"), 2
+            other.meaning = Meaning("logits")
+        return other
+
+    def _scores(self, output: Any) -> Tensor:
+        """The numbers (N, K) in what the module returned, at the place that is meant."""
+        return as_logits(output) if self.place is None else self.place.logits(output, self.preprocessing.input_size)
+
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where no names are known."""
         return str(index) if self.class_names is None else self.class_names[index]
@@ -248,10 +282,10 @@ class Classifier:
         images = as_tensor(images)
         real_numbers(images, "images")
         channels, size = len(self.preprocessing.mean), self.preprocessing.input_size
-        if images.ndim != 4 or images.shape[1] != channels or tuple(images.shape[2:]) != size:
+        if images.ndim != 2 + len(size) or images.shape[1] != channels or tuple(images.shape[2:]) != size:
             raise InputError(
-                f"expected images (N, {channels}, {size[0]}, {size[1]}); got {tuple(images.shape)}"
-                + ("; add the batch dimension with image[None]" if images.ndim == 3 else "")
+                f"expected images (N, {', '.join(map(str, (channels, *size)))}); got {tuple(images.shape)}"
+                + ("; add the batch dimension with image[None]" if images.ndim == 1 + len(size) else "")
             )
         # Of one image many times over, one is checked, and none is copied.
         different = images[:1] if len(images) and images.stride(0) == 0 else images
@@ -259,6 +293,13 @@ class Classifier:
         if different.numel() and not bool(((different >= 0) & (different <= 1)).all()):
             raise InputError("expected pixel values in [0, 1], before normalisation; got values outside, or NaN")
         return different.expand(images.shape)
+
+    def check_image(self, image: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """One image as a float32 tensor (C, H, W); raises InputError as `check_images`."""
+        pixels, rank = as_tensor(image), len(self.preprocessing.input_size)
+        if pixels.ndim != 1 + rank:
+            raise InputError(f"expected one image ({', '.join(('C', *SIDES[rank]))}); got {tuple(pixels.shape)}")
+        return self.check_images(pixels[None])[0]
 
     def logits(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Logits (N, K), float32 on the CPU, of images (N, C, H, W) in [0, 1].
@@ -277,7 +318,7 @@ class Classifier:
         mode and puts it back, counts, and checks what comes out.
         """
         self.find_out()
-        return self.engine.ask(question, *inputs, **options)
+        return self.engine.ask(question, *inputs, **{"read": self._checked, **options})
 
     def batched(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
         """The logits (N, K) of `ask` alone."""
@@ -285,7 +326,7 @@ class Classifier:
 
     def read(self, output: Any) -> Tensor:
         """Logits (N, K) of what the module returned, for a question that goes on with them; gradients flow through."""
-        return self.known_meaning.logits(as_logits(output))
+        return self.known_meaning.logits(self._scores(output))
 
     @property
     def known_meaning(self) -> Meaning:
@@ -328,7 +369,7 @@ class Classifier:
                 return module(self.normalise(x))
 
             def raw(output: Any, count: int) -> Tensor:
-                return as_logits(output).detach().to("cpu", torch.float32)
+                return self._scores(output).detach().to("cpu", torch.float32)
 
             try:
                 alone = self.engine.ask(question, noise, counted=False, read=raw).logits
@@ -356,6 +397,7 @@ class Classifier:
             raise InputError(
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
                 + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
+                + (": of a map, say where with target=suffice.Pixel(row, column)" if logits.ndim == 4 else "")
             )
         logits = logits.to("cpu", torch.float32)
         if not bool(torch.isfinite(logits).all()):

@@ -18,7 +18,7 @@ class Explanation:
     """The part of an image that suffices for a decision, and how it was found.
 
     Attributes:
-        mask: bool (H, W) in model coordinates, True = kept: the explanation.
+        mask: bool (H, W) in model coordinates, True = kept: the explanation; (L,) of a signal, (D, H, W) of a volume.
         saliency: float32 (H, W), the ranking behind it, larger = more important.
         target, target_name: class that is explained, by index and by name.
         confidence: probability of the target for the whole image, in [0, 1]: softmax, or sigmoid where `outputs` are
@@ -52,6 +52,16 @@ class Explanation:
         curves: of a method that learns, by name one value a step.
         raw_saliency: float32 (H, W), where `saliency` is a map that was normalised: its values before that, of any
             sign. None for other methods.
+        activation_distance: of methods that learn through the model's activations, how far those of the part are from
+            the whole image's: `distance` (L_act of activation matching), `hidden` (that of nothing shown, to compare
+            it with) and the `layers`; None for other methods.
+        part, parts: of several parts of one image without a common pixel, which one it is, from 1, and how many there
+            are; None where one was looked for.
+        why_wrong: of a part of an image that the model gets wrong, whether it is that for the class that was
+            `predicted` or for the one that is `labelled` (`role`), and how the two compare: see
+            `suffice.explainers.explain_mistake`. None where it was not asked.
+        holds_under: how often the class stays when the picture of the part is changed a little, or shown to other
+            networks: see `suffice.holds_under`. None where it was not asked.
         made: what made it, of which two equal results may say different things: `date` (UTC), `device`, versions, the
             digests of `image` and `weights`; see `suffice.provenance`. Empty in the results of earlier versions.
     """
@@ -88,6 +98,11 @@ class Explanation:
     loses_class: str = ""
     guarantee: dict[str, Any] | None = None
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    activation_distance: dict[str, Any] | None = None
+    part: int | None = None
+    parts: int | None = None
+    why_wrong: dict[str, Any] | None = None
+    holds_under: dict[str, Any] | None = None
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -116,21 +131,37 @@ class Explanation:
         if self.area == 0 or not self.certificate:
             return ""
         side = self.minimal_block
+        window = " x ".join([str(side)] * self.mask.ndim)
         return {
             "blocks": f"no block of {side} pixels of one grid can be left out alone",
             "pixels": "no single pixel can be left out",
-            "windows": f"no window of {side} x {side} pixels can be left out, wherever it lies",
+            "windows": f"no window of {window} pixels can be left out, wherever it lies",
             "pairs": f"no block of {side} pixels of one grid can be left out, nor two of them together",
             "every": f"no cells of {self.certificate.removeprefix('every subset of ')} can be left out, however many",
         }[self.certificate.split()[0]]
 
+    @property
+    def activation_words(self) -> str:
+        """How far the activations of the part are from the whole image's, in plain words; empty where nobody measured.
+
+        >>> import types
+        >>> found = types.SimpleNamespace(activation_distance={"distance": 0.02, "hidden": 0.1})
+        >>> Explanation.activation_words.fget(found)
+        '0.02 from those of the whole image (0.1 with nothing shown), so 20% of the way'
+        """
+        if self.activation_distance is None:
+            return ""
+        distance, hidden = self.activation_distance["distance"], self.activation_distance["hidden"]
+        share = f", so {distance / hidden:.0%} of the way" if hidden > 0 else ""
+        return f"{distance:.3g} from those of the whole image ({hidden:.3g} with nothing shown){share}"
+
     def __repr__(self) -> str:
         """One line: what it is of, how large, and whether it suffices."""
         of = f" of {self.image!r}" if self.image else ""
-        height, width = self.mask.shape
+        size = " x ".join(map(str, self.mask.shape))
         gamma = "" if self.keep_confidence is None else f", γ {self.keep_confidence:g}"
         return (
-            f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {height} x {width} "
+            f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {size} "
             f"pixels, {'' if self.sufficient else 'in'}sufficient, {self.method} under {self.occlusion}{gamma}>"
         )
 
@@ -176,12 +207,13 @@ class Explanation:
     def map_files(self) -> dict[str, str | None]:
         """Names of the files in which `save` puts the maps; None for one that there is not."""
         raw = None if self.raw_saliency is None else "raw_saliency.npy"
-        return {"mask": "mask.png", "saliency": "saliency.npy", "raw_saliency": raw}
+        mask = "mask.png" if self.mask.ndim == 2 else "mask.npy"
+        return {"mask": mask, "saliency": "saliency.npy", "raw_saliency": raw}
 
     def save(self, directory: str | os.PathLike[str], extra: dict[str, bytes] | None = None) -> Path:
         """Write `explanation.json`, `mask.png`, `saliency.npy` (and `extra` files by name) into `directory`.
 
-        Where there is a `raw_saliency` it becomes `raw_saliency.npy`.
+        The mask of a signal or a volume becomes `mask.npy`, and a `raw_saliency` becomes `raw_saliency.npy`.
 
         The files appear all together or not at all. An explanation that is already there is replaced, if its files are
         as suffice wrote them; what a person has put beside them stays.

@@ -20,6 +20,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+SIDES = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
+"""What messages call the sizes of a signal, an image and a volume."""
 _LARGEST_SIDE = 16_384  # of a model's input, in pixels: a gigabyte of colours each time that it is asked
 
 
@@ -28,7 +30,7 @@ class Preprocessing:
     """How an image becomes the model's input: resize, crop to `input_size`, then (x - mean) / std.
 
     Attributes:
-        input_size: (height, width) in pixels.
+        input_size: (height, width) in pixels; or (length,) of a signal, or (depth, height, width) of a volume or video.
         mean, std: one value a channel, for pixels in [0, 1].
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
         crop_pct: share of the resized image that the crop keeps, in (0, 2]; above 1 the image is padded with black.
@@ -38,7 +40,7 @@ class Preprocessing:
             transformers does.
     """
 
-    input_size: tuple[int, int] = (224, 224)
+    input_size: tuple[int, ...] = (224, 224)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bicubic"
@@ -48,8 +50,11 @@ class Preprocessing:
     crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
-        if len(self.input_size) != 2 or min(self.input_size) < 1:
-            raise InputError(f"expected input_size as (height, width), each at least 1; got {self.input_size!r}")
+        if not 1 <= len(self.input_size) <= 3 or min(self.input_size) < 1:
+            raise InputError(
+                "expected input_size as (height, width), or (length,) or (depth, height, width), each at least 1; got "
+                f"{self.input_size!r}"
+            )
         if max(self.input_size) > _LARGEST_SIDE:
             raise InputError(f"expected input_size of at most {_LARGEST_SIDE:,} pixels a side; got {self.input_size!r}")
         usable = all(math.isfinite(m) for m in self.mean) and all(0 < s < math.inf for s in self.std)
@@ -69,6 +74,22 @@ class Preprocessing:
             raise InputError(f"expected resizer pillow or torchvision; got {self.resizer!r}")
         if self.crop_rounding not in ("even", "down"):
             raise InputError(f"expected crop_rounding even or down; got {self.crop_rounding!r}")
+
+    def height_and_width(self, purpose: str) -> tuple[int, int]:
+        """The input size of a model that takes images.
+
+        Raises:
+            InputError: it takes signals or volumes, for which `purpose` has no meaning.
+
+        >>> Preprocessing(input_size=(8, 32, 32)).height_and_width("lime")
+        Traceback (most recent call last):
+        suffice.errors.InputError: lime needs an input with two dimensions (height, width); this model's has 3
+        """
+        if len(self.input_size) != 2:
+            raise InputError(
+                f"{purpose} needs an input with two dimensions (height, width); this model's has {len(self.input_size)}"
+            )
+        return self.input_size[0], self.input_size[1]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, fit for JSON."""

@@ -100,10 +100,14 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest_of_pixels(pixels: Tensor) -> Digest:
-    # float32 (C, H, W), little-endian
+def sha256_of_pixels(pixels: Tensor) -> str:
+    """SHA-256 of pixels (C, H, W) in [0, 1] as a model takes them: float32, little-endian."""
     values = pixels.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4")
-    return {"sha256": hashlib.sha256(values.tobytes()).hexdigest(), "of": "pixels"}
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+def _digest_of_pixels(pixels: Tensor) -> Digest:
+    return {"sha256": sha256_of_pixels(pixels), "of": "pixels"}
 
 
 def sha256_of_tensors(module: nn.Module) -> str | None:

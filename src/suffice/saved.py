@@ -25,7 +25,8 @@ from suffice.folders import OutputFolder
 from suffice.images import open_checked
 
 JSON = "explanation.json"
-FILES = ("mask.png", "saliency.npy", "raw_saliency.npy", JSON)
+MASK = "mask.png"
+FILES = (MASK, "mask.npy", "saliency.npy", "raw_saliency.npy", JSON)
 OF = "explain"
 """Whose files these are; see `suffice.folders`."""
 
@@ -41,15 +42,26 @@ def save_explanation(
     Raises:
         InputError: as `Explanation.save`.
     """
-    files: dict[str, bytes] = {"mask.png": _png(explanation.mask), "saliency.npy": _npy(explanation.saliency)}
+    files = explanation_files(explanation)
+    last = {JSON: files.pop(JSON)}
+    OutputFolder(directory, OF).write(files | (extra or {}) | last, only=True)
+    return Path(directory)
+
+
+def explanation_files(explanation: Explanation) -> dict[str, bytes]:
+    """What is written of an explanation: the content of each file by its name, `explanation.json` last."""
+    mask = explanation.map_files()["mask"]
+    assert mask is not None
+    files: dict[str, bytes] = {
+        mask: _png(explanation.mask) if mask == MASK else _npy(explanation.mask),
+        "saliency.npy": _npy(explanation.saliency),
+    }
     if explanation.raw_saliency is not None:
         files["raw_saliency.npy"] = _npy(explanation.raw_saliency)
     content = explanation.with_made() | explanation.map_files()
     # Bytes of a file's name that are no UTF-8 become JSON's own escapes, and come back as they were.
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    last = {JSON: text.encode("utf-8", "backslashreplace")}
-    OutputFolder(directory, OF).write(files | (extra or {}) | last, only=True)
-    return Path(directory)
+    return files | {JSON: text.encode("utf-8", "backslashreplace")}
 
 
 def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
@@ -73,7 +85,7 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
             f"{error}" if str(error).startswith(f"expected {what}") else f"expected {what}; {error}"
         ) from error
     for saliency in maps.values():
-        if saliency is not None and (mask.shape != saliency.shape or mask.ndim != 2):
+        if saliency is not None and (mask.shape != saliency.shape or not 1 <= mask.ndim <= 3):
             raise InputError(
                 f"expected {what}; got a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}"
             )
@@ -129,6 +141,11 @@ def _npy(values: Tensor) -> bytes:
 
 
 def _mask_from(data: bytes, name: str) -> Tensor:
+    if name.endswith(".npy"):  # of a signal or a volume
+        array = npy_from(io.BytesIO(data), len(data), name)
+        if array.dtype != np.bool_:
+            raise InputError(f"got a mask of {array.dtype}")
+        return torch.from_numpy(array.copy())
     try:
         with open_checked(io.BytesIO(data), name) as image:
             return torch.from_numpy(np.asarray(image) > 127)

@@ -22,7 +22,7 @@ from suffice import provenance
 from suffice.benchmark import explanations, plan
 from suffice.benchmark.config import make_config
 from suffice.benchmark.explanations import cut_at
-from suffice.benchmark.results import Results, read_rows, rows_as_csv
+from suffice.benchmark.results import Results, read_rows, rows_as_arrow, rows_as_csv
 from suffice.benchmark.tables import read_report
 from suffice.errors import InputError
 from suffice.explainers import METHODS
@@ -70,6 +70,9 @@ def test_any_reader_of_parquet_takes_the_rows(run: Any, toy: dict[str, Any], tmp
     table = pq.read_table(tmp_path / "out" / "rows")
     assert table.num_rows == len(rows)
     assert "torch" in table["provenance"][0].as_py()
+    assert rows_as_arrow(tmp_path / "out").to_pylist() == [
+        {name: row[name] for name in table.schema.names} for row in rows
+    ]
 
 
 def test_rows_say_which_photo_weights_and_preprocessing_made_them(

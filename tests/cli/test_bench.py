@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from suffice.benchmark import RunProgress
-from suffice.cli.bench import _Shown
+from suffice.cli.bench import Shown
 
 CONFIG = """
 title = "A small benchmark"
@@ -129,7 +129,7 @@ def test_a_dry_run_says_what_is_there_what_is_new_and_what_is_made_anew(
 
 
 def test_a_line_now_and_then_whatever_a_cell_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    with _Shown(seconds=0.1) as shown:
+    with Shown(seconds=0.1) as shown:
         time.sleep(0.3)
         assert capsys.readouterr().err.startswith("suffice: reading what is asked, for 0 s\n")
         shown.progress(RunProgress(4))
@@ -138,7 +138,7 @@ def test_a_line_now_and_then_whatever_a_cell_takes(capsys: pytest.CaptureFixture
     assert lines[-1] == "suffice: 0/4 done, 4 to do; at the next, for 0 s"
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
-    assert inspect.signature(_Shown).parameters["seconds"].default < 9
+    assert inspect.signature(Shown).parameters["seconds"].default < 9
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,14 @@ def test_wrong_calls_are_told(suffice: Any, config: str, words: tuple[str, ...],
     run = suffice(*words)
     assert (run.status, run.out) == (2, "")
     assert run.complaints(1)[0].startswith(f"suffice: {said}")
+
+
+def test_configurations_that_come_along_are_found_by_name_from_anywhere(suffice: Any) -> None:
+    listed = suffice("bench", "--list")
+    configs = Path(__file__).parents[2] / "configs"
+    assert {line.split()[0] for line in listed.out.splitlines()} == {path.stem for path in configs.glob("*.toml")}
+    asked = suffice("bench", "smoke", "--dry-run")
+    assert (asked.status, "bench-out/smoke" in asked.out) == (0, True)
+    wrong = suffice("bench", "smok")
+    assert (wrong.status, "did you mean smoke?" in wrong.err) == (2, True)
+    assert "--list prints" in suffice("bench").err

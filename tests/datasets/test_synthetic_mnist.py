@@ -70,6 +70,28 @@ def test_scenes_are_the_same_each_time_and_differ_by_seed_and_split(mnist: Path)
     assert (test.labels, len(test), test.class_names[9]) == ([3, 1, 4, 1, 5, 9], 6, "9")
 
 
+def test_the_forms_differ_in_the_noise_alone(mnist: Path) -> None:
+    aware, plain = (load_dataset(name, mnist, "test") for name in ("synthetic-mnist:black-aware", "synthetic-mnist"))
+    literal = load_dataset("synthetic-mnist:literal", mnist, "test")
+    assert (aware.name, literal.name) == ("synthetic-mnist", "synthetic-mnist:literal")
+    brightest = []
+    for index in range(6):
+        scenes = [np.asarray(dataset.photo(index).pixels).astype(int) for dataset in (aware, plain, literal)]
+        assert (scenes[0] == scenes[1]).all(), "black-aware is what the bare name has always been"
+        noise = np.asarray(literal.noise_alone(index).pixels).astype(int)  # type: ignore[attr-defined]
+        # Uniform over 0 to 255: mean 127.5, standard deviation 73.9; 12,288 draws tell them to 3 times .67.
+        assert abs(noise.mean() - 127.5) < 2.1
+        assert abs(noise.std() - 73.9) < 1.5
+        assert (noise.min(), noise.max()) == (0, 255)
+        dark = np.asarray(aware.noise_alone(index).pixels)  # type: ignore[attr-defined]
+        brightest.append(int(dark.max()))
+        # What is put into the noise covers a part of it, and the rest is that noise.
+        assert 0.5 < (scenes[2] == noise).all(2).mean() < 1
+        assert 0.5 < (scenes[0] == dark).all(2).mean() < 1
+    assert max(brightest) <= 160
+    assert len(set(brightest)) > 3, "each scene draws its own"
+
+
 def test_the_model_sees_the_very_pixels(mnist: Path) -> None:
     photo = load_dataset("synthetic-mnist", mnist, "test").photo(0)
     image = to_model(photo, synthetic_mnist())

@@ -1,5 +1,6 @@
 """The parts of the benchmark against ReX that need no ReX: rows and resuming, what they are summed up to, failures."""
 
+import argparse
 import importlib
 import os
 import sys
@@ -65,23 +66,6 @@ def test_compare_takes_the_median_of_ratios_not_the_ratio_of_medians(bench):
 
 def test_compare_of_nothing_in_common_is_no_photos(bench):
     assert bench.compare([row(bench, "a", "rex")], [row(bench, "b", "suffice")]) == {"photos": 0}
-
-
-def test_rows_come_back_and_are_not_made_again(bench, tmp_path):
-    done = bench.Cell(Path("a.jpg"), "rex", "default", 0)
-    failed = bench.Cell(Path("b.jpg"), "rex", "default", 0)
-    new = [bench.Cell(Path("a.jpg"), "rex", "default", 1), bench.Cell(Path("a.jpg"), "suffice", "default", 0)]
-    written = {
-        done.key: bench.as_row(done, {"seconds": 1.25, "settings": '{"iters": 20}'}),
-        failed.key: bench.as_row(failed, {"error": "RuntimeError: one, two"}),
-    }
-    path = tmp_path / "results" / "rows.csv"
-    bench.write_rows(path, written)
-    rows = bench.read_rows(path)
-    assert rows == written
-    assert bench.to_do([done, failed, *new], rows, lambda row: False) == new
-    assert bench.to_do([done, failed, *new], rows, lambda row: bool(row["error"])) == [failed, *new]
-    assert bench.read_rows(tmp_path / "none.csv") == {}
 
 
 def test_planned_alternates_the_tools_and_puts_further_seeds_last(bench):
@@ -189,14 +173,15 @@ def test_summary_shows_what_failed_and_stability_what_the_seeds_share(bench, wor
     assert "| wall time, median | 20 s | 1 s (20.0x less) |" in said
     assert "failed: b, rex default, seed 0: RuntimeError: no answer" in said
 
-    def mask_of(key):
-        return tmp_path / f"{key[1]}-{key[3]}.npz"
+    def mask_of(row):
+        return tmp_path / f"{row['tool']}-{row['seed']}.npz"
 
     half = np.zeros((4, 4), bool)
     half[:2] = True
     worker.save_mask(tmp_path / "suffice-0.npz", np.ones((4, 4), bool))
     worker.save_mask(tmp_path / "suffice-1.npz", half)
-    for _ in range(2):  # the second time without the masks, from the file beside the rows
-        bench.print_stability(rows, mask_of, tmp_path / "stability.csv")
-        assert "| suffice | default | 1 | 2 | 0.500 ± nan | 0.500 |" in capsys.readouterr().out
-        (tmp_path / "suffice-1.npz").unlink(missing_ok=True)
+    rows = [row | {"image_digest": row["photo"], "weights_digest": "w", "code": "c"} for row in rows]
+    options = argparse.Namespace(out=tmp_path, update=False)
+    kept = bench.Rows("stability.csv", bench.STABILITY, ("tool", "configuration", "seeds"), options, "c")
+    assert "| suffice | default | 1 | 2 | 0.500 ± nan | 0.500 |" in bench.stability(rows, mask_of, kept)
+    assert [row["photo"] for row in kept.asked] == ["a"]

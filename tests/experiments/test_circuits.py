@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ SPEC = importlib.util.spec_from_file_location("circuits", ROOT / "experiments" /
 assert SPEC is not None
 assert SPEC.loader is not None
 circuits = importlib.util.module_from_spec(SPEC)
+sys.path.insert(0, str(ROOT / "experiments"))
 SPEC.loader.exec_module(circuits)
+sys.path.remove(str(ROOT / "experiments"))
 
 
 KEY = ("hidden", "mean", "integrated-size", "own", circuits.HALF)
@@ -20,7 +23,7 @@ KEY = ("hidden", "mean", "integrated-size", "own", circuits.HALF)
 
 def row(photo: str, control: str, kept: float, mean: float = 0.5, full: int = 1) -> dict[str, object]:
     nodes, off, ranking, allocation, goal = KEY
-    values = (photo, "toy", nodes, off, ranking, allocation, control, goal, kept, 0.6, 0.3, mean, 0.9, full, 0.2, 1)
+    values = (photo, "toy", nodes, off, ranking, allocation, control, goal, kept, 0.6, 0.3, mean, 0.9, full, 0.2, 1, "")
     return dict(zip(circuits.CSV_COLUMNS, values, strict=True))
 
 
@@ -58,14 +61,12 @@ def test_rows_of_a_small_network() -> None:
     images[:3, 0] += 0.7  # three red ones, a green one, a blue one
     images[3, 1] += 0.7
     images[4, 2] += 0.7
-    cells = [
-        ("hidden", "zero", "integrated", "own", (circuits.LABEL,)),
-        ("hidden", "zero", "energy", "equal", (circuits.HALF,)),
-    ]
-    rows = circuits.of_photo(classifier, images, 0, "red", cells)
-    kept = {row["control"]: row["kept"] for row in rows if row["ranking"] == "integrated"}
+    photo = circuits.OnePhoto(classifier, images, 0)
+    rows = photo.rows("hidden", "zero", "integrated", "own", (circuits.LABEL,))
+    by_energy = photo.rows("hidden", "zero", "energy", "equal", (circuits.HALF,))
+    kept = {row["control"]: row["kept"] for row in rows}
     assert read_out(classifier, images[0]).target == 0
     assert (kept["none"], kept["held out"], kept["blank"], kept["complement"], kept["another class"]) == (1, 1, 1, 0, 1)
-    shares = {row["share"] for row in rows if row["ranking"] == "integrated"}
-    assert shares == {round(1 / 6, 4)}
-    assert {row["mean_layer_share"] for row in rows if row["ranking"] == "energy"} == {round(1 / 6, 4)}
+    assert {row["share"] for row in rows} == {round(1 / 6, 4)}
+    # A tenth of six channels, at the least one: it is the strongest, which is the red one.
+    assert {row["mean_layer_share"] for row in by_energy} == {round(1 / 6, 4)}

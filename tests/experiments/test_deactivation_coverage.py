@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from suffice.files import write_csv
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
@@ -92,24 +94,35 @@ def test_what_the_reference_cannot_read_is_said() -> None:
     assert row["largest_difference_from_reference"] == "not read: bmm"
 
 
-def test_a_model_without_the_comparison_is_done_again_small_ones_first(
+def test_what_this_code_has_not_measured_is_measured_small_ones_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = tmp_path / "table.csv"
-    monkeypatch.setattr(coverage, "TABLE", table)
     row = {"library": "torchvision", "family": "f", "status": "exact", "theorem_1": 0.0, "leak": 0.0, "note": ""}
     rows = [
-        row | {"model": "large", "parameters_m": 100},
+        row | {"model": "large", "parameters_m": 100, coverage.REFERENCE: "not read: softmax"},
         row | {"model": "small", "parameters_m": 5},
-        row | {"model": "done", "parameters_m": 1, "largest_difference_from_reference": 0.0},
-        row | {"model": "tokens", "parameters_m": 1, "largest_difference_from_reference": "not read: softmax"},
+        row | {"model": "other", "parameters_m": 1, coverage.REFERENCE: 0.0},
     ]
-    coverage.write(rows)
+    write_csv(tmp_path / coverage.TABLE, coverage.COLUMNS, rows)
+    committed = (tmp_path / coverage.TABLE).read_bytes()
+    monkeypatch.setattr(coverage, "RESULTS", tmp_path)
     monkeypatch.setattr(coverage, "torchvision_models", lambda known: [("torchvision", "f", r["model"]) for r in rows])
     monkeypatch.setattr(coverage, "timm_models", lambda known: [])
-    asked: list[Any] = []
-    monkeypatch.setattr(coverage, "run", lambda jobs, limit: asked.extend(jobs))
-    monkeypatch.setattr(sys, "argv", ["deactivation_coverage.py"])
-    coverage.main()
-    assert [name for _, _, name in asked] == ["small", "large"]
-    assert "compared with the reference: 1; not read: 1; not run: 2" in capsys.readouterr().out
+    asked: list[str] = []
+
+    def run(jobs: Any, limit: float, kept: Any) -> None:
+        for library, family, name in jobs:
+            asked.append(name)
+            done = row | {"model": name, coverage.REFERENCE: "" if name == "small" else "not read: bmm"}
+            kept.row({"library": library, "family": family, "model": name}, lambda done=done: done)
+
+    monkeypatch.setattr(coverage, "run", run)
+    for only, then in ((["--only", "small"], ["small"]), ([], ["other", "large"])):
+        asked.clear()
+        monkeypatch.setattr(sys, "argv", ["deactivation_coverage.py", *only, "--out", str(tmp_path / "out")])
+        coverage.main()
+        assert asked == then
+    said = capsys.readouterr().out
+    assert "compared with the reference: 0; not read: 2; not run: 1" in said
+    assert "1 stored (20" in said
+    assert (tmp_path / coverage.TABLE).read_bytes() == committed

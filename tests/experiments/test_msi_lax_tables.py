@@ -47,7 +47,8 @@ def test_agreement_counted_pixel_by_pixel(bench: Any) -> None:
 def test_means_are_over_the_images_that_every_method_has(bench: Any) -> None:
     def row(method: str, image: int, value: float) -> dict[str, Any]:
         numbers = dict.fromkeys((*bench.METRICS, *bench.TRUTH, *bench.COST), value)
-        return {"method": method, "image": image, "label": 1, "predicted": 1 if image else 2, **numbers}
+        made = {"code": "c", "made": "2026-01-01"}
+        return {"method": method, "image": image, "label": 1, "predicted": 1 if image else 2, **numbers, **made}
 
     rows = [
         row("lax", 0, 0.2),
@@ -82,7 +83,8 @@ def test_rows_are_scored_once_and_the_table_comes_out(
         new_adapter(classifier, settings).save(tmp_path / name / "adapter.safetensors")
     (tmp_path / "base.json").write_text(json.dumps({"test_accuracy": 0.5, "test_images": 4}))
     monkeypatch.setattr(bench, "METRICS", ("msi_base", "msi_penalty", "msi"))
-    monkeypatch.setattr(bench, "COLUMNS", (*bench.KEY, "label", "predicted", *bench.METRICS, *bench.TRUTH, *bench.COST))
+    columns = (*bench.KEY, "label", "predicted", *bench.METRICS, *bench.TRUTH, *bench.KNOWN, *bench.COST, "made")
+    monkeypatch.setattr(bench, "COLUMNS", columns)
     monkeypatch.setattr(bench, "AT_ONCE", 1)
     methods = ("lax-paper", "truth")
     args = argparse.Namespace(work=tmp_path, data=str(tmp_path), images=2, seed=0, methods=methods)
@@ -97,8 +99,8 @@ def test_rows_are_scored_once_and_the_table_comes_out(
     assert sorted((row["method"], row["image"]) for row in rows) == sorted(
         (method, image) for method in methods for image in "01"
     )
-    again = {line.rpartition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()}
-    assert again == {line.rpartition(",")[0] for line in lines}, "all but the seconds"
+    again = {line.rpartition(",")[0].rpartition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()}
+    assert again == {line.rpartition(",")[0].rpartition(",")[0] for line in lines}, "all but the seconds and the date"
     bench.report(rows, json.loads((tmp_path / "base.json").read_text()), tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:
         table = {row["method"]: row for row in csv.DictReader(file)}

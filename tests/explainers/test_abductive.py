@@ -13,9 +13,11 @@ from torch import Tensor, nn
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.abductive import _Search, needed_pixels, proved_part, with_pixels
+from suffice.explainers.abductive import _Search, needed_pixels, proved_part, verifiers, with_pixels
 from suffice.explainers.method import complete_settings
-from suffice.guarantees.proof import Verifier
+from suffice.guarantees.attack import counterexamples, float32_box
+from suffice.guarantees.bounds import network_of
+from suffice.guarantees.proof import Verifier, box_around
 from suffice.question import Question
 from suffice.registry import METHODS
 
@@ -51,7 +53,7 @@ def pairs(first: tuple[int, int], second: tuple[int, int]) -> Classifier:
 def proved(classifier: Classifier, image: Tensor, epsilon: float = 1.0, start: Tensor | None = None) -> set[int]:
     """The numbers of the pixels of the part that is found for class 0."""
     quick = Verifier(classifier, image, 0, epsilon, dtype=torch.float32)
-    found = proved_part(quick, Verifier(classifier, image, 0, epsilon), start)
+    found = proved_part([quick], Verifier(classifier, image, 0, epsilon), start)
     assert found.proved
     return set(found.mask.flatten().nonzero()[:, 0].tolist())
 
@@ -92,7 +94,7 @@ def test_of_two_pairs_one_is_found_and_nothing_else() -> None:
 def test_a_pixel_of_the_only_prime_implicant_is_needed_and_the_counterexample_shows_it() -> None:
     classifier, image = votes([2.0, 2.0, -1.0, 0.5], 1.5), torch.ones(1, 2, 2)
     verifier = Verifier(classifier, image, 0, 1.0)
-    part = proved_part(verifier, verifier)
+    part = proved_part([verifier], verifier)
     needed = needed_pixels(classifier, verifier, part.mask, 0, restarts=4, seed=0)
     assert set(needed) == {tuple(place) for place in part.mask.nonzero().tolist()}
     for (y, x), lost in needed.items():
@@ -121,7 +123,7 @@ def test_the_part_is_proved_and_no_single_pixel_of_it_can_be_freed(seed: int) ->
     classifier, image, target = small_network(seed)
     epsilon = 0.15
     quick = Verifier(classifier, image, target, epsilon, dtype=torch.float32)
-    found = proved_part(quick, Verifier(classifier, image, target, epsilon))
+    found = proved_part([quick], Verifier(classifier, image, target, epsilon))
     judge = Verifier(classifier, image, target, epsilon)
     if not found.proved:
         assert not judge.proves(torch.zeros(8, 8, dtype=torch.bool))
@@ -129,6 +131,20 @@ def test_the_part_is_proved_and_no_single_pixel_of_it_can_be_freed(seed: int) ->
     assert judge.proves(~found.mask)
     for pixel in found.mask.flatten().nonzero()[:, 0]:
         assert not judge.proves(with_pixels(~found.mask, pixel[None]))
+
+
+def test_lines_with_slopes_of_their_own_free_more_and_what_stays_is_proved() -> None:
+    kept = dict.fromkeys(("crown", "alpha-crown"), 0)
+    for seed in range(6):
+        classifier, image, target = small_network(seed)
+        networks = [network_of(classifier, kind) for kind in (torch.float32, torch.float64)]
+        for bound in ("crown", "alpha-crown"):
+            found = proved_part(*verifiers(classifier, image, target, 0.15, bound, networks))  # type: ignore[arg-type]
+            kept[bound] += int(found.mask.sum())
+            if found.proved:
+                box = float32_box(box_around(image, ~found.mask[None], 0.15))
+                assert counterexamples(classifier, box, target, seed=seed) == [None]
+    assert kept["alpha-crown"] < kept["crown"]
 
 
 @pytest.mark.parametrize(("seed", "epsilon"), [(7, 0.25), (8, 0.25), (27, 0.15)])
@@ -146,7 +162,7 @@ def test_the_last_round_frees_what_a_smaller_box_had_blocked(
     monkeypatch.setattr(_Search, "singles", noted)
     classifier, image, target = small_network(seed)
     verifier = Verifier(classifier, image, target, epsilon)
-    proved_part(verifier, verifier)
+    proved_part([verifier], verifier)
     assert sum(freed[1:]) > 0
     assert freed[-1] == 0
 
@@ -163,8 +179,7 @@ def test_the_explanation_says_what_is_proved_and_what_is_another_question() -> N
     found = suffice.explain(classifier, torch.ones(1, 2, 2), "abductive", occlusion="zero", epsilon=1.0)
     assert found.mask.tolist() == [[True, False], [False, False]]
     said = " ".join(found.notes)
-    assert "Proved: while these 1 pixels stay" in said
-    assert "No single pixel of it can be freed according to this verifier" in said
+    assert "1 pixels are kept; no single one can be freed according to this verifier" in said
     assert "Needed, as a counterexample shows once it is freed: 1 of them; undecided: 0." in said
     assert "minimal" not in said
     assert not found.minimal

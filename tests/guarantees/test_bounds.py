@@ -22,6 +22,7 @@ from suffice.guarantees.bounds import (
     form_bounds,
     maximum,
     network_of,
+    optimised,
     rectifier,
 )
 from suffice.guarantees.bounds.convolution import Convolution
@@ -56,6 +57,39 @@ def outside(classifier: Classifier, seed: int) -> float:
 def test_no_point_of_a_box_lies_outside_of_any_bound(start: int) -> None:
     found = {seed: outside(random_classifier(seed), seed) for seed in range(start, start + 30)}
     assert {seed: off for seed, off in found.items() if off > ROUNDING} == {}
+
+
+def outside_with_slopes(classifier: Classifier, seed: int, steepest: float = 1.0) -> tuple[float, float]:
+    """As `outside`, of lines whose slopes are drawn, and what slopes that are searched gain for the least margin."""
+    network, boxes = network_of(classifier), random_boxes(classifier, seed).rows(slice(0, 1))
+    points = points_in(boxes, classifier, seed)
+    values = [value.unflatten(0, points.shape[:2]) for value in network.values(points.flatten(0, 1))]
+    count = values[-1].shape[2]
+    forms = torch.eye(count, dtype=torch.float64)[0] - torch.eye(count, dtype=torch.float64)[1:]
+    row, needed = torch.zeros(len(forms), dtype=torch.int64), torch.zeros(len(forms), dtype=torch.float64)
+    plain, found = bounds_of(network, boxes), optimised(network, boxes, forms, needed, 8)
+    generator, worst = torch.Generator().manual_seed(seed), -1.0
+    drawn = {key: steepest * torch.rand(each.shape, generator=generator) for key, each in found.slopes.items()}
+    drawn = {key: value.double() for key, value in drawn.items()}
+    for some in (found, bounds_of(network, boxes, slopes=drawn)):
+        for value, box in zip(values, some.boxes, strict=True):
+            worst = max(worst, float((box.lower[:, None] - value).max()), float((value - box.upper[:, None]).max()))
+        margins = (values[-1] @ forms.T)[0].amin(0)
+        worst = max(worst, float((form_bounds(network, some, row, forms) - margins).max()))
+    least = [float(form_bounds(network, each, row, forms).min()) for each in (plain, found)]
+    return worst, least[1] - least[0]
+
+
+@pytest.mark.parametrize("start", [0, 30])
+def test_lines_of_any_slope_hold_and_those_that_are_searched_are_tighter(start: int) -> None:
+    found = {seed: outside_with_slopes(random_classifier(seed), seed) for seed in range(start, start + 30)}
+    assert {seed: off for seed, (off, _) in found.items() if off > ROUNDING} == {}
+    assert min(gain for _, gain in found.values()) > -ROUNDING
+    assert sum(gain > 1e-3 for _, gain in found.values()) >= 5
+
+
+def test_slopes_above_one_are_found_out() -> None:
+    assert any(outside_with_slopes(random_classifier(seed), seed, 3.0)[0] > ROUNDING for seed in range(30))
 
 
 @pytest.mark.slow

@@ -750,3 +750,21 @@ def test_an_explanation_of_a_method_that_is_not_installed_is_not_scaled_without_
 
 def test_no_record_of_the_options_holds_images() -> None:
     assert "backgrounds" not in complete_options("robustness_images", backgrounds=torch.rand(2, 3, SIZE, SIZE))
+
+
+def test_scores_as_a_table_hold_what_each_map_has() -> None:
+    classifier = Classifier(Two(), input_size=(SIZE, SIZE), mean=(0.0,), std=(1.0,), outputs="logits")
+    images, maps = torch.rand(3, 1, SIZE, SIZE), torch.rand(3, SIZE, SIZE)
+    scores = score_many(classifier, images, maps, [0, 1, 1], ["msi", "area"])
+    frame = scores.to_pandas()
+    assert list(frame.columns) == ["label", "predicted", "confidence", "msi", "area", "note"]
+    assert frame["label"].tolist() == [0, 1, 1]
+    for number, row in enumerate(frame.to_dict("records")):
+        assert {name: row[name] for name in ("msi", "area")} == scores.of_map(number)
+
+
+class Two(nn.Module):
+    """Class 1 by the mean of the pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(x),), 0.5), x.mean((1, 2, 3))], 1) * 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import errno
 import json
 import os
@@ -371,3 +372,42 @@ def test_a_model_with_other_outputs_is_refused(photos: Path) -> None:
     classifier = Classifier(network, input_size=(16, 16), name="three")
     with pytest.raises(InputError, match=r"expected a model with 2 outputs, one a class of .*; three has 3"):
         ClassifierTask(classifier, dataset, SETTINGS)
+
+
+def test_a_run_ends_once_the_loss_is_low_enough(photos: Path, tmp_path: Path) -> None:
+    settings = ClassifierTraining(epochs=60, batch_size=6, learning_rate=1e-2, checkpoint_every=4, stop_below=0.2)
+    first, told = train(photos, tmp_path / "run", settings)
+    with (tmp_path / "run" / HISTORY).open(newline="") as file:
+        losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    assert losses[-1][1] < 0.2
+    assert all(loss >= 0.2 for _, loss in losses[:-1])
+    last = losses[-1][0]
+    assert last < settings.steps(24)
+    assert told[-1].startswith(f"ends after step {last} of 240: the mean loss is ")
+    # Called again it takes no step more, and without the rule there are more.
+    again, _ = train(photos, tmp_path / "run", settings)
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, again.module.state_dict()[name]), name
+    assert torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)["global_step"] == last
+    _, told = train(photos, tmp_path / "whole", settings.model_copy(update={"stop_below": 0.0, "epochs": 12.0}))
+    assert not any("ends after" in line for line in told)
+    assert torch.load(tmp_path / "whole" / CHECKPOINT, weights_only=True)["global_step"] == 48
+
+
+def test_a_training_of_another_version_is_refused_in_one_line(photos: Path, tmp_path: Path) -> None:
+    train(photos, tmp_path / "run")
+    record, checkpoint = tmp_path / "run" / "run.json", tmp_path / "run" / CHECKPOINT
+    whole = record.read_text()
+    older = json.loads(whole)
+    del older["format"], older["settings"]["stop_below"]
+    record.write_text(json.dumps({**older, "made": {"suffice": "0.0.9"}}))
+    with pytest.raises(InputError, match=r"this version of suffice in .*run; it was begun by another one \(0.0.9\)"):
+        train(photos, tmp_path / "run")
+    record.write_text(whole)
+    train(photos, tmp_path / "run")  # the control: it is this one's again
+    state = torch.load(checkpoint, weights_only=True)
+    state["state_dict"] = {name.replace("network.", "model."): each for name, each in state["state_dict"].items()}
+    torch.save(state, checkpoint)
+    with pytest.raises(InputError, match="got one with other tensors, which cannot be gone on with") as caught:
+        train(photos, tmp_path / "run")
+    assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from suffice.benchmark.config import BenchmarkConfig, load_config
-from suffice.benchmark.results import read_rows
+from suffice.benchmark.results import read_rows, rows_as_arrow
 from suffice.benchmark.run import Outcome, RunProgress, run_benchmark
 
-__all__ = ["BenchmarkConfig", "Outcome", "RunProgress", "load_config", "read_rows", "run_benchmark"]
+__all__ = ["BenchmarkConfig", "Outcome", "RunProgress", "load_config", "read_rows", "rows_as_arrow", "run_benchmark"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from suffice.errors import InputError
 from suffice.files import storable
 from suffice.guarantees.contexts import label_of
 from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
+from suffice.provenance import sha256_of_pixels
 
 
 class Images:
@@ -35,6 +35,7 @@ class Images:
         class_names: of the labels; None where a label is the number of the model's class.
         left_out: how many images are there beside these, by why.
         other_files: what else lies there, in words.
+        mask: where the object is in the image of a number, bool (H, W) in its pixels; None where it is not known.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class Images:
         class_names: Sequence[str] | None = None,
         left_out: Mapping[str, int] = MappingProxyType({}),
         other_files: str = "",
+        mask: Callable[[int], Tensor | None] = lambda number: None,
     ) -> None:
         names = [storable(each) for each in names]
         self.name, self.names, self.labels, self.chosen, self.class_names = name, names, labels, chosen, class_names
         rest = len(names) - len(chosen)
         drawn = {f"not among the {len(chosen):,} drawn": rest} if rest else {}
-        self.left_out, self.other_files, self._read = {**left_out, **drawn}, other_files, read
+        self.left_out, self.other_files, self._read, self.mask = {**left_out, **drawn}, other_files, read, mask
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,15 +85,20 @@ def open_images(spec: DatasetSpec) -> Images:
         if unknown := [word for word in spec.only if word not in SAMPLES]:
             raise InputError(f"expected samples among {', '.join(SAMPLES)}; got {unknown[0]!r}")
         names = [f"sample:{word}" for word in spec.only or SAMPLES]
-        return Images(name, names, None, lambda number: read_photo(names[number]), _drawn(len(names), spec))
-    if spec.only:
-        raise InputError(f"expected only with the source samples; got it with {source}")
+        return Images(
+            name,
+            names,
+            None,
+            lambda number: read_photo(names[number]),
+            _drawn(names, spec.model_copy(update={"only": ()})),
+        )
     if (split := split_of(spec)) is None:
         return _photos(Path(source), name, spec)
     root = None if spec.root is None else expanded(spec.root)
     dataset = load_dataset(source, root, split, seed=spec.seed)
+    names = _names(dataset)
     return Images(
-        name, _names(dataset), dataset.labels, dataset.photo, _drawn(len(dataset), spec),
+        name, names, dataset.labels, dataset.photo, _drawn(names, spec), mask=dataset.mask,
         class_names=dataset.class_names, left_out=dataset.left_out, other_files=dataset.other_files,
     )  # fmt: skip
 
@@ -116,17 +123,29 @@ def _photos(folder: Path, name: str, spec: DatasetSpec) -> Images:
             labels.append(label_of(path))
         except InputError:
             labels.append(None)
+    names = [path.name for path in paths]
     return Images(
-        name, [path.name for path in paths], None if set(labels) == {None} else labels,
-        lambda number: read_photo(paths[number]), _drawn(len(paths), spec), other_files=found.others,
+        name, names, None if set(labels) == {None} else labels,
+        lambda number: read_photo(paths[number]), _drawn(names, spec), other_files=found.others,
     )  # fmt: skip
 
 
-def _drawn(total: int, spec: DatasetSpec) -> list[int]:
-    """Numbers of the images that are measured, in their order: the same for the same seed."""
-    if spec.count is None or spec.count >= total:
-        return list(range(total))
-    return sorted(np.random.default_rng([spec.seed]).permutation(total)[: spec.count].tolist())
+def _drawn(names: Sequence[str], spec: DatasetSpec) -> list[int]:
+    """Numbers of the images that are measured, in their order: those asked for, of which the same seed draws the same.
+
+    Raises:
+        InputError: a name that none of them has.
+    """
+    numbers = list(range(len(names)))
+    if spec.only:
+        known = {storable(name): number for number, name in enumerate(names)}
+        if unknown := [name for name in spec.only if name not in known]:
+            raise InputError(f"expected names of images in {dataset_label(spec)}; got {unknown[0]!r}")
+        numbers = sorted(known[name] for name in set(spec.only))
+    if spec.count is None or spec.count >= len(numbers):
+        return numbers
+    chosen = np.random.default_rng([spec.seed]).permutation(len(numbers))[: spec.count]
+    return sorted(numbers[index] for index in chosen.tolist())
 
 
 def _holds_photos(folder: Path) -> bool:
@@ -201,7 +220,7 @@ class ModelImage:
 
     def __init__(self, classifier: Classifier, pixels: Tensor, label: int | None, sha256: str | None = None) -> None:
         self.classifier, self.pixels, self.label, self.sha256 = classifier, pixels, label, sha256
-        self.digest = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
+        self.digest = sha256_of_pixels(pixels)[:16]
 
     @functools.cached_property
     def _logits(self) -> Tensor:

@@ -296,6 +296,11 @@ def read_rows(folder: str | os.PathLike[str]) -> list[ResultRow]:
     return sorted(rows.values(), key=lambda row: row_key(row, order))
 
 
+def rows_as_arrow(folder: str | os.PathLike[str]) -> pa.Table:
+    """The rows of a folder of results as a table; its `to_pandas()` makes a data frame of it. Errors as `read_rows`."""
+    return pa.Table.from_pylist(read_rows(folder), schema=SCHEMA)
+
+
 def rows_as_csv(rows: Sequence[Mapping[str, Any]], *, times: bool = True) -> bytes:
     """Rows as CSV, every digit of their numbers; without `TIMES` two runs of one benchmark give the same bytes."""
     names = [name for name in SCHEMA.names if times or name not in TIMES]

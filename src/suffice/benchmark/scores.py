@@ -43,7 +43,8 @@ def scored(
         for name in names:
             if name in FACTS:
                 assert isinstance(each.result, Explanation)  # the plan asks for them at a γ only
-                values[level, name] = FACTS[name].read(each.result)
+                if (value := FACTS[name].read(each.result)) is not None:
+                    values[level, name] = value
     metrics = [METRICS[name] for name in names if name in METRICS]
     if not metrics:
         return values

@@ -75,10 +75,9 @@ def ask_controls(
         random: how many random circuits are tried.
         seed: of these.
     """
-    counts = [layer.channels for layer in decision.layers]
-    drawn = random_circuits(on, counts, random, seed)
-    features = torch.ones_like(on)
-    features[decision.slice_of(len(counts) - 1)] = on[decision.slice_of(len(counts) - 1)]
+    drawn = random_circuits(on, decision.layers, random, seed)
+    features, last = torch.ones_like(on), decision.slice_of(len(decision.layers) - 1)
+    features[last] = on[last]
     image = dataclasses.replace(decision, images=decision.images[:1], offs=_of_first(decision.offs), replay=None)
     kept = image.holds_all(torch.cat([torch.stack([features, ~on]), drawn, ~drawn]))
     blank = decision.images[:1].mean((2, 3), keepdim=True).expand_as(decision.images[:1])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from suffice.circuits.connectivity import Layer
 from suffice.circuits.ranking import Decision, Ranker, best_channels
 
 ALLOCATIONS = ("own", "equal", "network")
@@ -168,25 +169,21 @@ def enough(decision: Decision, on: Tensor, demanded: Tensor) -> bool:
     return bool(_enough(decision, decision.logits(on[None]), demanded)[0])
 
 
-def random_circuits(on: Tensor, counts: Sequence[int], number: int, seed: int) -> Tensor:
-    """Circuits with as many channels in each layer, drawn at random: bool (number, channels of all layers).
+def random_circuits(on: Tensor, layers: Sequence[Layer], count: int, seed: int) -> Tensor:
+    """Circuits with as many channels in each layer, drawn at random: bool (count, channels of all layers).
 
-    Args:
-        on: bool (channels of all layers,), the circuit.
-        counts: how many channels each layer has.
-        number: of circuits.
-        seed: of the draws.
-
-    >>> drawn = random_circuits(torch.tensor([True, False, False, False, True, True]), [4, 2], 5, seed=0)
+    >>> from types import SimpleNamespace
+    >>> layers = [SimpleNamespace(channels=4), SimpleNamespace(channels=2)]
+    >>> drawn = random_circuits(torch.tensor([True, False, False, False, True, True]), layers, 5, seed=0)
     >>> drawn[:, :4].sum(1).tolist(), drawn[:, 4:].sum(1).tolist()
     ([1, 1, 1, 1, 1], [2, 2, 2, 2, 2])
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.zeros(number, len(on), dtype=torch.bool)
+    drawn = torch.zeros(count, len(on), dtype=torch.bool)
     for row in drawn:
         start = 0
-        for count in counts:
-            size = int(on[start : start + count].sum())
-            row[start + torch.randperm(count, generator=generator)[:size]] = True
-            start += count
+        for layer in layers:
+            size = int(on[start : start + layer.channels].sum())
+            row[start + torch.randperm(layer.channels, generator=generator)[:size]] = True
+            start += layer.channels
     return drawn

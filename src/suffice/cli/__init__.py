@@ -30,6 +30,7 @@ _INTERRUPTED, _UNREAD, _TERMINATED = 130, 141, 143  # 128 + the signal, as shell
 def _app() -> typer.Typer:
     """The commands, whose help says what there is when they are imported: after warnings have found their form."""
     from suffice.cli import (
+        audit,
         bench,
         bench_report,
         circuit,
@@ -39,16 +40,17 @@ def _app() -> typer.Typer:
         train_lax,
         train_matcher,
         verify,
+        web,
     )
 
     app = typer.Typer(
         name="suffice",
         help="Find the smallest part of an image that suffices for a classifier's decision.",
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
     )
     app.callback(invoke_without_command=True)(_suffice)
+    app.command("audit")(audit.audit)
     app.command("bench")(bench.bench)
     app.command("bench-report")(bench_report.bench_report)
     app.command("explain")(explain.explain)
@@ -58,6 +60,7 @@ def _app() -> typer.Typer:
     app.command("train-classifier")(train_classifier.train_classifier)
     app.command("train-lax")(train_lax.train_lax)
     app.command("train-matcher")(train_matcher.train_matcher)
+    app.command("web")(web.web)
     return app
 
 
@@ -86,8 +89,8 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 def main() -> None:
     """Run the command line.
 
-    Exit status: 0 done; 1 some images failed; 2 a wrong call or bad input; 130 interrupted; 141 nobody reads on; 143
-    terminated.
+    Exit status: 0 done; 1 some images failed; 2 a wrong call or bad input; 3 a condition of `audit --fail-if` holds;
+    130 interrupted; 141 nobody reads on; 143 terminated.
     """
     print_any_name()
     wait_without_spinning()

@@ -98,7 +98,7 @@ def train_matcher(
         "model": classifier.name,
         "network": str(folder / MATCHER),
         "images": len(training),
-        "steps": task.steps,
+        "steps": task.steps_taken,
         "forward_passes": classifier.forward_passes,
         "settings": settings.model_dump(),
     }

@@ -2,7 +2,7 @@
 
 | name | what has to be in the data folder | masks | file |
 |---|---|---|---|
-| `synthetic-mnist` | `MNIST/raw` | yes | `synthetic_mnist.py` |
+| `synthetic-mnist`, with `:literal` or `:black-aware` | `MNIST/raw` | yes | `synthetic_mnist.py` |
 | `mnist` | `MNIST/raw` | | `torchvision_sets.py` |
 | `cifar10` | `cifar-10-batches-py` | | `torchvision_sets.py` |
 | `cub200`, `cub200-20` | `CUB_200_2011` (and `segmentations`) | yes | `cub200.py` |
@@ -11,6 +11,7 @@
 | `caltech256` | `caltech256/256_ObjectCategories` | | `torchvision_sets.py` |
 | `voc` | `VOCdevkit/VOC2012` | | `torchvision_sets.py` |
 | any folder | one folder of images for each class | | `folder.py` |
+| any CSV file | files and labels | | `listed.py` |
 
 Nothing is downloaded: what is not there is an error that says what to fetch and where to put it.
 """
@@ -24,6 +25,7 @@ from suffice.datasets.cub200 import Cub200
 from suffice.datasets.dataset import DatasetSource, FileDataset, ImageDataset, Subset, images_said, random_subset
 from suffice.datasets.folder import ClassFolders
 from suffice.datasets.imagenet import ImageNet, ImageNetV2
+from suffice.datasets.listed import ListedFiles
 from suffice.datasets.synthetic_mnist import SyntheticMnist
 from suffice.datasets.torchvision_sets import Caltech256, Cifar10, Mnist, Voc
 from suffice.errors import InputError
@@ -33,10 +35,10 @@ from suffice.registry import DATASETS
 def load_dataset(
     name: str, root: str | os.PathLike[str] | None = None, split: str = "test", *, seed: int = 0
 ) -> ImageDataset:
-    """A data set by name, or any folder with one folder of images for each class.
+    """A data set by name, any folder with one folder of images for each class, or a CSV file of files and labels.
 
     Args:
-        name: one of `DATASETS`, to which packages add theirs, or the path of a folder.
+        name: one of `DATASETS`, to which packages add theirs, or the path of a folder or of a CSV file.
         root: where the data sets lie; None for the folder that the variable SUFFICE_DATA names, or `data`.
         split: `train`, `test` or, where there is no reason against it, `all`.
         seed: of what is drawn: scenes, classes, a split that the data set itself does not have.
@@ -55,8 +57,13 @@ def load_dataset(
         source = DatasetSource(
             ("train", "test", "all"), lambda root, split, seed: ClassFolders(Path(name), split, seed)
         )
+    elif name.endswith(".csv"):
+        source = DatasetSource(("train", "test", "all"), lambda root, split, seed: ListedFiles(Path(name), split, seed))
     else:
-        raise InputError(f"{DATASETS.unknown(name)}, or a folder with one folder of images for each class")
+        raise InputError(
+            f"{DATASETS.unknown(name)}, a folder with one folder of images for each class, or a CSV file of files and "
+            "labels"
+        )
     if split not in source.splits:
         raise InputError(f"expected a split of {name} among {', '.join(source.splits)}; got {split!r}")
     if seed < 0:
@@ -78,6 +85,7 @@ __all__ = [
     "ImageDataset",
     "ImageNet",
     "ImageNetV2",
+    "ListedFiles",
     "Mnist",
     "Subset",
     "SyntheticMnist",

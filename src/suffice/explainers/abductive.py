@@ -20,9 +20,9 @@ Explainability of Deep Neural Networks*.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field
@@ -33,7 +33,8 @@ from suffice.errors import InputError
 from suffice.explainers.method import Candidate, Method, MethodSettings, complete_settings
 from suffice.guarantees import Guarantee
 from suffice.guarantees.attack import counterexamples, float32_box
-from suffice.guarantees.bounds import Bounds, form_rows, network_of, to_image
+from suffice.guarantees.bounds import Bounds, Network, form_rows, network_of, to_image
+from suffice.guarantees.bounds import Method as Bound
 from suffice.guarantees.proof import ROUNDING_NOTE, Verifier
 from suffice.progress import Progress
 from suffice.question import Question
@@ -47,7 +48,7 @@ class AbductiveSettings(MethodSettings):
     """Settings of an abductive explanation."""
 
     epsilon: float = Field(0.05, gt=0, le=1)  # by how much each pixel outside may change, of the pixel range
-    bound: Literal["interval", "crown-ibp", "crown"] = "crown"
+    bound: Bound = "alpha-crown"
     start: str = ""  # a method whose part is freed last; none: by the coefficients alone
     restarts: int = Field(10, ge=0)  # of the falsifier for each kept pixel; 0: it is not asked which are needed
 
@@ -72,29 +73,27 @@ class ProvedPart:
 
 
 class _Search:
-    """Frees pixels of one image; `free` only grows, and is proved throughout.
+    """Frees pixels of one image; `free` only grows, and is proved throughout."""
 
-    Args:
-        quick: the verifier that searches, in less precision than `final`, or the same.
-        final: the verifier whose word counts.
-    """
-
-    def __init__(self, quick: Verifier, final: Verifier) -> None:
-        self.quick, self.final = quick, final
+    def __init__(self) -> None:
         self.boxes = self.rounds = 0
+        self.last: Bounds | None = None  # over one box, with slopes that are good in the next one
 
-    def slack(self, verifier: Verifier, free: Tensor, base: Bounds | None = None, first: int | None = None) -> Tensor:
+    def slack(self, verifier: Verifier, free: Tensor, base: Bounds, first: int | None = None) -> Tensor:
         """What is left over in each of some boxes, (B,)."""
         self.boxes += len(free)
         parts = [verifier.slack(verifier.bounds(some, base), first)[0] for some in free.split(_BOXES)]
         return torch.cat(parts)
 
-    def prefix(self, verifier: Verifier, free: Tensor, order: Tensor, known: int) -> int:
+    def prefix(self, verifier: Verifier, free: Tensor, order: Tensor, known: int, base: Bounds | None = None) -> int:
         """How many leading pixels of an order can be freed together, by bisection; `known` of them can."""
         low, high = known, len(order) + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if float(self.slack(verifier, with_pixels(free, order[:middle])[None])[0]) > 0:
+            wider = with_pixels(free, order[:middle])
+            self.boxes += base is None
+            passes = verifier.proves(wider) if base is None else float(self.slack(verifier, wider[None], base)[0]) > 0
+            if passes:
                 low = middle
             else:
                 high = middle
@@ -105,7 +104,8 @@ class _Search:
         blocked = torch.zeros_like(free)
         while len(candidates):
             self.rounds += 1
-            base = verifier.bounds(free[None])
+            base = verifier.bounds(free[None], near=self.last)
+            self.last = base if base.slopes else None
             first = int(verifier.slack(base)[1][0])
             alone = torch.stack([with_pixels(free, pixel[None]) for pixel in candidates])
             slack = self.slack(verifier, alone, base, first)
@@ -113,7 +113,7 @@ class _Search:
             blocked = with_pixels(blocked, candidates[~passing])
             candidates = candidates[passing][slack[passing].argsort(descending=True, stable=True)]
             if len(candidates):
-                count = self.prefix(verifier, free, candidates, 1)
+                count = self.prefix(verifier, free, candidates, 1, base)
                 free, candidates = with_pixels(free, candidates[:count]), candidates[count:]
         return free, blocked
 
@@ -126,19 +126,20 @@ def with_pixels(mask: Tensor, pixels: Tensor) -> Tensor:
 
 
 def proved_part(
-    quick: Verifier, final: Verifier, start: Tensor | None = None, progress: Progress = lambda share: None
+    quick: Sequence[Verifier], final: Verifier, start: Tensor | None = None, progress: Progress = lambda share: None
 ) -> ProvedPart:
     """A part from which no single pixel can be freed according to `final`.
 
     Args:
-        quick: the verifier that searches; of the same image, target and ε as `final`, in less precision as a rule.
+        quick: the verifiers that search, one after the other; of the same image, target and ε as `final`, by quicker
+            bounds or in less precision.
         final: the verifier whose word counts.
         start: bool (H, W), a part whose pixels are freed last; None for none.
         progress: called with the share of the work that is done.
     """
-    search, size = _Search(quick, final), final.image.shape[1:]
+    search, size = _Search(), final.image.shape[1:]
     everything = torch.ones(size, dtype=torch.bool)
-    whole = final.bounds(everything[None])
+    whole = final.bounds(everything[None], goal=0.0)
     slack, worst = final.slack(whole)
     cost = cost_of_pixels(final, whole, int(worst[0]))
     if float(slack[0]) > 0:
@@ -148,10 +149,11 @@ def proved_part(
         return ProvedPart(everything, cost, False, 2, 0)
     ranked = cost if start is None else cost + torch.where(start, float(cost.max()) + 1, 0.0)
     order = ranked.flatten().argsort(stable=True)
-    free = with_pixels(nothing, order[: search.prefix(quick, nothing, order, 0)])
-    progress(0.2)
-    free, _ = search.singles(quick, free, (~free).flatten().nonzero()[:, 0])
-    progress(0.6)
+    free = with_pixels(nothing, order[: search.prefix(quick[0], nothing, order, 0)])
+    for number, verifier in enumerate(quick):
+        progress(0.2 + 0.5 * number / len(quick))
+        free, _ = search.singles(verifier, free, (~free).flatten().nonzero()[:, 0])
+    progress(0.7)
     if not final.proves(free):  # what less precision took for proved
         free = with_pixels(nothing, order[: search.prefix(final, nothing, order, 0)])
     while True:
@@ -202,11 +204,15 @@ def explain(question: Question, settings: AbductiveSettings, seed: int, progress
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     if not bool(question.region.all()):
         raise InputError("expected the whole image: an abductive explanation has no use for a region")
-    make = _verifiers(question, settings)
-    part = proved_part(*make, _start(question, settings, seed), progress)
+    kinds = (torch.float32, torch.float64)
+    networks = [
+        question.remembered((network_of, kind), functools.partial(network_of, classifier, kind)) for kind in kinds
+    ]
+    quick, final = verifiers(classifier, question.image, question.target, settings.epsilon, settings.bound, networks)
+    part = proved_part(quick, final, _start(question, settings, seed), progress)
     needed = 0
     if part.proved and settings.restarts:
-        needed = len(needed_pixels(classifier, make[1], part.mask, question.target, settings.restarts, seed))
+        needed = len(needed_pixels(classifier, final, part.mask, question.target, settings.restarts, seed))
     passes = classifier.passes.since(before)
     guarantee = Guarantee(
         verdict="proved" if part.proved else "unknown",
@@ -222,15 +228,20 @@ def explain(question: Question, settings: AbductiveSettings, seed: int, progress
     return Candidate(part.cost.numpy(), part.mask.numpy(), notes=notes, guarantee=guarantee)
 
 
-def _verifiers(question: Question, settings: AbductiveSettings) -> tuple[Verifier, Verifier]:
-    """One in float32 that searches, and one in float64 whose word counts."""
-    classifier, bound = question.classifier, settings.bound
+def verifiers(
+    classifier: Classifier, image: Tensor, target: int, epsilon: float, bound: Bound, networks: Sequence[Network]
+) -> tuple[list[Verifier], Verifier]:
+    """Those in float32 that search, and one in float64 whose word counts.
 
-    def make(dtype: torch.dtype) -> Verifier:
-        network = question.remembered((network_of, dtype), lambda: network_of(classifier, dtype))
-        return Verifier(classifier, question.image, question.target, settings.epsilon, bound, dtype, network)
-
-    return make(torch.float32), make(torch.float64)
+    Args:
+        classifier, image, target, epsilon: as of `Verifier`.
+        bound: of the last; before lines with slopes of their own, CROWN's are tried.
+        networks: the classifier's, in float32 and in float64.
+    """
+    single, double = networks
+    bounds: list[Bound] = ["crown", bound] if bound == "alpha-crown" else [bound]
+    quick = [Verifier(classifier, image, target, epsilon, each, torch.float32, single) for each in bounds]
+    return quick, Verifier(classifier, image, target, epsilon, bound, torch.float64, double)
 
 
 def _start(question: Question, settings: AbductiveSettings, seed: int) -> Tensor | None:
@@ -248,13 +259,9 @@ def _notes(part: ProvedPart, settings: AbductiveSettings, needed: int) -> tuple[
     if not part.proved:
         return ("Not even for the whole image is the margin above what float32 may be off: nothing is proved.",)
     kept = int(part.mask.sum())
-    epsilon = f"{settings.epsilon:g}"
     if not kept:
-        return (f"Proved: no change of at most {epsilon} of any pixels changes the class; no pixel is needed.",)
-    notes = [
-        f"Proved: while these {kept} pixels stay, no change of at most {epsilon} of the others changes the class.",
-        f"No single pixel of it can be freed according to this verifier ({settings.bound}).",
-    ]
+        return ("For that no pixel is needed.",)
+    notes = [f"{kept} pixels are kept; no single one can be freed according to this verifier ({settings.bound})."]
     if settings.restarts:
         notes.append(
             f"Needed, as a counterexample shows once it is freed: {needed} of them; undecided: {kept - needed}."

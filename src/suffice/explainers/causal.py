@@ -70,7 +70,6 @@ class CausalSettings(MethodSettings):
 # Images through the model after which peeling ends, so that an explanation takes at most 600 under several occlusions
 # and at most 250 under one: a mask that passes is asked about under each of them.
 _BUDGET, _BUDGET_OF_ONE = 540, 220
-_ROUNDS = 4  # of questions that one cut into four parts takes at most: three parts, two, one, none
 
 PartIndices = tuple[int, ...]
 """Some of the parts of a box, by index."""
@@ -128,10 +127,10 @@ def by_partitions(question: Question, settings: CausalSettings, seed: int, progr
     """Credits over random partitions into four, then extraction by rank."""
     size = tuple(question.image.shape[1:])
     searches = [
-        search_by_partitions((size[0], size[1]), settings, np.random.default_rng([seed, index]))
+        search_by_partitions(size, settings, np.random.default_rng([seed, index]))
         for index in range(settings.iterations)
     ]
-    rounds = settings.depth * _ROUNDS + 1  # at most; the last one only ends the searches
+    rounds = settings.depth * 2 ** len(size) + 1  # at most; the last one only ends the searches
     results = side_by_side(searches, question, lambda done: progress(0.8 * done / rounds))
     saliency = np.mean([earned for earned, _ in results], axis=0)
     ranking = ranked_cells(saliency, settings.cell)
@@ -150,10 +149,10 @@ def by_partitions(question: Question, settings: CausalSettings, seed: int, progr
 
 
 def search_by_partitions(
-    size: tuple[int, int], settings: CausalSettings, random: np.random.Generator
+    size: tuple[int, ...], settings: CausalSettings, random: np.random.Generator
 ) -> PartitionSearch:
     """Refine the whole image, which is taken to be sufficient, into a small sufficient set of boxes."""
-    kept = [Box(0, 0, *size)]
+    kept = [Box(*(0 for _ in size), *size)]
     earned = np.zeros(size)
     for _ in range(settings.depth):
         divisible = [box for box in kept if box.side >= 2 * settings.smallest_box]
@@ -164,27 +163,27 @@ def search_by_partitions(
         parts = quarters(largest, random, settings.smallest_box)
         passing = yield from minimal_passing(parts, rest, size)
         for box, share in shares(parts, rest, passing):
-            earned[box.top : box.bottom, box.left : box.right] += share
+            earned[box.inside] += share
         best = min(passing, key=lambda subset: (len(subset), sum(parts[i].area for i in subset)))
         kept = rest + [parts[i] for i in best]
     return earned, mask_of(kept, size)
 
 
 def quarters(box: Box, random: np.random.Generator, smallest: int) -> list[Box]:
-    """Four boxes around a random point of `box`, none thinner than half of `smallest`."""
+    """Four boxes around a random point of one, none thinner than half of `smallest`; of a volume eight.
+
+    >>> quarters(Box(0, 0, 4, 4), np.random.default_rng(0), 4)
+    [Box(0, 0, 2, 2), Box(0, 2, 2, 4), Box(2, 0, 4, 2), Box(2, 2, 4, 4)]
+    """
     margin = max(1, smallest // 2)
-    y = int(random.integers(box.top + margin, box.bottom - margin + 1))
-    x = int(random.integers(box.left + margin, box.right - margin + 1))
-    return [
-        Box(box.top, box.left, y, x),
-        Box(box.top, x, y, box.right),
-        Box(y, box.left, box.bottom, x),
-        Box(y, x, box.bottom, box.right),
-    ]
+    edges = zip(box.start, box.stop, strict=True)
+    cuts = [int(random.integers(start + margin, stop - margin + 1)) for start, stop in edges]
+    halves = [((start, cut), (cut, stop)) for start, cut, stop in zip(box.start, cuts, box.stop, strict=True)]
+    return [Box(*(start for start, _ in part), *(stop for _, stop in part)) for part in itertools.product(*halves)]
 
 
 def minimal_passing(
-    parts: Sequence[Box], rest: Sequence[Box], size: tuple[int, int]
+    parts: Sequence[Box], rest: Sequence[Box], size: tuple[int, ...]
 ) -> Generator[list[Mask], Sequence[bool], list[PartIndices]]:
     """The minimal sets of parts that pass together with `rest`, given that all of them do.
 
@@ -217,7 +216,7 @@ def shares(parts: Sequence[Box], rest: Sequence[Box], passing: Sequence[PartIndi
 
     >>> a, b = Box(0, 0, 1, 1), Box(0, 1, 1, 2)
     >>> shares([a, b], [Box(1, 0, 2, 2)], [(1,)])
-    [(Box(top=0, left=1, bottom=1, right=2), 0.5), (Box(top=1, left=0, bottom=2, right=2), 0.5)]
+    [(Box(0, 1, 1, 2), 0.5), (Box(1, 0, 2, 2), 0.5)]
 
     Source: Chockler, Kelly, Kroening and Sun 2024, which calls it approximate responsibility.
     """
@@ -257,4 +256,4 @@ def side_by_side(
     return [results[index] for index in sorted(results)]
 
 
-METHOD = Method("causal", CausalSettings, explain)
+METHOD = Method("causal", CausalSettings, explain, sides=(1, 2, 3))

@@ -44,8 +44,8 @@ from suffice.question import Question
 LEVELS = ("blocks", "windows", "pairs", "subsets")
 """How strong a certificate can be asked for."""
 
-GRID = 4
-"""Cells along each side of the image of which `subsets` tries every subset."""
+GRIDS = {1: 16, 2: 4, 3: 2}
+"""Cells along each side of a signal, an image and a volume of which `subsets` tries every subset."""
 
 BLOCK = 16
 """Side in pixels of the blocks of a method that has none of its own."""
@@ -59,17 +59,18 @@ def check_level(level: str | None) -> None:
         raise InputError(f"unknown minimal {level!r}{did_you_mean(level, LEVELS)}; expected {', '.join(LEVELS)}")
 
 
-def certificate_name(level: str, block: int) -> str:
-    """What a result says of a part for which a level was shown.
+def certificate_name(level: str, block: int, sides: int = 2) -> str:
+    """What a result says of a part for which a level was shown, of an input with so many sides.
 
     >>> certificate_name("windows", 16), certificate_name("blocks", 1)
     ('windows of 16 at every offset', 'pixels')
     """
+    cells = "x".join(str(GRIDS[sides]) for _ in range(sides))
     return {
         "blocks": "pixels" if block == 1 else f"blocks of {block} on this grid",
         "windows": f"windows of {block} at every offset",
         "pairs": f"pairs of blocks of {block} on this grid",
-        "subsets": f"every subset of the {GRID}x{GRID} grid",
+        "subsets": f"every subset of the {cells} grid",
     }[level]
 
 
@@ -93,7 +94,7 @@ def certified(
     elif level == "pairs":
         steps.append(lambda left: _without_any(question, left, _blocks(block, 2), progress))
     elif level == "subsets":
-        steps.append(lambda left: smallest_subset(question, left, GRID, progress))
+        steps.append(lambda left: smallest_subset(question, left, GRIDS[mask.ndim], progress))
     while True:
         before = mask
         for step in steps:
@@ -108,8 +109,10 @@ def smallest_subset(question: Question, mask: Mask, grid: int, progress: Callabl
     Sets of cells are asked about from the smallest on, so that all strict subsets of the first one that suffices have
     failed. Among as many cells the fewest pixels count.
     """
-    whole = Box(0, 0, *mask.shape)
-    cells = [cell for box in grid_of(whole, grid, grid) if (cell := mask & mask_of([box], mask.shape)).any()]
+    whole = Box(*(0 for _ in mask.shape), *mask.shape)
+    cells = [
+        cell for box in grid_of(whole, *(grid for _ in mask.shape)) if (cell := mask & mask_of([box], mask.shape)).any()
+    ]
     for count in range(1, len(cells)):
         passing: list[Mask] = []
         for some in _batches(itertools.combinations(cells, count)):
@@ -135,12 +138,11 @@ def _blocks(side: int, count: int) -> Parts:
 def _windows(mask: Mask, side: int) -> Parts:
     """Every square of this side that touches a mask, also where the edge of the image cuts it."""
     around = bounds(mask)
-    corners = itertools.product(
-        range(around.top - side + 1, around.bottom), range(around.left - side + 1, around.right)
-    )
+    edges = zip(around.start, around.stop, strict=True)
+    corners = itertools.product(*(range(start - side + 1, stop) for start, stop in edges))
     # What can be left out is found soonest where neighbours, which cover almost the same, wait for one another.
     ordered = sorted(corners, key=lambda corner: -math.gcd(*corner, 1 << side.bit_length()))
-    windows = [(Box(max(0, y), max(0, x), y + side, x + side),) for y, x in ordered]
+    windows = [(Box(*(max(0, edge) for edge in corner), *(edge + side for edge in corner)),) for corner in ordered]
     return lambda mask: windows
 
 
@@ -184,6 +186,6 @@ def _trials(mask: Mask, parts: Iterable[tuple[int, Sequence[Box]]]) -> Iterator[
     for index, boxes in parts:
         trial = mask.copy()
         for box in boxes:
-            trial[box.top : box.bottom, box.left : box.right] = False
+            trial[box.inside] = False
         if trial.any() and not np.array_equal(trial, mask):
             yield index, trial

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,23 +34,55 @@ _WORTH = 1.5
 _TRIED = 3
 
 
-class Box(NamedTuple):
-    """Pixels from (top, left) up to, but not with, (bottom, right)."""
+class Box(tuple[int, ...]):
+    """Positions from one corner up to, but not with, another: Box(top, left, bottom, right) of an image.
 
-    top: int
-    left: int
-    bottom: int
-    right: int
+    Of a signal it is Box(start, stop), of a volume Box(front, top, left, back, bottom, right).
+
+    >>> box = Box(0, 1, 2, 5)
+    >>> box.start, box.stop, box.sides, box.area, box.side
+    ((0, 1), (2, 5), (2, 4), 8, 2)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *edges: int) -> Box:  # noqa: D102
+        return super().__new__(cls, edges)
+
+    def __repr__(self) -> str:
+        return f"Box{super().__repr__()}"
+
+    top, left, bottom, right = (property(operator.itemgetter(edge)) for edge in range(4))  # of an image
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """The corner that is inside."""
+        return self[: len(self) // 2]
+
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """The opposite corner, which is just outside."""
+        return self[len(self) // 2 :]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Lengths."""
+        return tuple(stop - start for start, stop in zip(self.start, self.stop, strict=True))
 
     @property
     def area(self) -> int:
-        """Pixels."""
-        return (self.bottom - self.top) * (self.right - self.left)
+        """Positions in it: pixels, of an image."""
+        return math.prod(self.sides)
 
     @property
     def side(self) -> int:
-        """The shorter side in pixels."""
-        return min(self.bottom - self.top, self.right - self.left)
+        """The shortest side."""
+        return min(self.sides)
+
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """As an index of an array."""
+        return tuple(itertools.starmap(slice, zip(self.start, self.stop, strict=True)))
 
 
 class Peeled(NamedTuple):
@@ -66,18 +99,19 @@ class Peeled(NamedTuple):
     importance: npt.NDArray[np.float64]
 
 
-def mask_of(boxes: Sequence[Box], size: tuple[int, int]) -> Mask:
-    """Boxes as a mask, bool (H, W)."""
+def mask_of(boxes: Sequence[Box], size: tuple[int, ...]) -> Mask:
+    """Boxes as a mask, bool (H, W), or of another number of sides."""
     mask = np.zeros(size, dtype=bool)
     for box in boxes:
-        mask[box.top : box.bottom, box.left : box.right] = True
+        mask[box.inside] = True
     return mask
 
 
 def bounds(mask: Mask) -> Box:
     """The smallest box around a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    sides = range(mask.ndim)
+    places = [np.flatnonzero(mask.any(tuple(other for other in sides if other != side))) for side in sides]
+    return Box(*(int(along[0]) for along in places), *(int(along[-1]) + 1 for along in places))
 
 
 def smallest_box(
@@ -171,9 +205,9 @@ def _cut_down(
 ) -> list[Mask]:
     """Ever smaller sufficient boxes, as masks: strips are cut off a sufficient one, from the widest to the finest."""
     chain: list[Mask] = []
-    strip = widest
+    strip, least = widest, [min(finest, side) for side in box.sides]
     while strip >= finest:
-        candidates = [cut for cut in _cuts(box, strip) if cut.side >= finest]
+        candidates = [cut for cut in _cuts(box, strip) if all(map(operator.ge, cut.sides, least))]
         masks = [region & mask_of([cut], region.shape) for cut in candidates]
         chosen = _best(question, masks)
         progress()
@@ -188,16 +222,18 @@ def _cut_down(
 def _some_box(question: Question, region: Mask, largest: float) -> Box | None:
     """A sufficient box among windows all over the region, of the smallest size that has one; none above `largest`."""
     around = bounds(region)
-    height, width = around.bottom - around.top, around.right - around.left
     for share in _WINDOWS:
-        rows, columns = max(1, round(share * height)), max(1, round(share * width))
-        if rows * columns > largest:
+        sides = [max(1, round(share * side)) for side in around.sides]
+        if math.prod(sides) > largest:
             break
         count = round((1 / share - 1) / _STEP) + 1
+        places = [
+            np.linspace(start, stop - side, count).round().astype(int).tolist()
+            for start, stop, side in zip(around.start, around.stop, sides, strict=True)
+        ]
         boxes = [
-            Box(int(top), int(left), int(top) + rows, int(left) + columns)
-            for top in np.linspace(around.top, around.bottom - rows, count).round()
-            for left in np.linspace(around.left, around.right - columns, count).round()
+            Box(*corner, *(start + side for start, side in zip(corner, sides, strict=True)))
+            for corner in itertools.product(*places)
         ]
         found = _best(question, [region & mask_of([box], region.shape) for box in boxes], _TRIED)
         if found is not None:
@@ -207,12 +243,9 @@ def _some_box(question: Question, region: Mask, largest: float) -> Box | None:
 
 def _cuts(box: Box, strip: int) -> list[Box]:
     """The box without a strip at each of its sides."""
-    return [
-        box._replace(top=box.top + strip),
-        box._replace(left=box.left + strip),
-        box._replace(bottom=box.bottom - strip),
-        box._replace(right=box.right - strip),
-    ]
+    edges = range(len(box))
+    inward = [strip if edge < len(box) // 2 else -strip for edge in edges]
+    return [Box(*(box[edge] + inward[edge] * (edge == moved) for edge in edges)) for moved in edges]
 
 
 def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -> int | None:
@@ -231,34 +264,34 @@ def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -
 
 def blocks_of(box: Box, side: int) -> list[Box]:
     """A box in about square blocks of about this side."""
-    return grid_of(box, *(max(1, round(length / side)) for length in (box.bottom - box.top, box.right - box.left)))
+    return grid_of(box, *(max(1, round(length / side)) for length in box.sides))
 
 
-def grid_of(box: Box, rows: int, columns: int) -> list[Box]:
-    """A box in so many rows and columns of blocks that are as equal as whole pixels allow.
+def grid_of(box: Box, *counts: int) -> list[Box]:
+    """A box in so many blocks along each side, such as rows and columns, as equal as whole pixels allow.
 
     >>> grid_of(Box(0, 0, 1, 3), 1, 2)
-    [Box(top=0, left=0, bottom=1, right=2), Box(top=0, left=2, bottom=1, right=3)]
+    [Box(0, 0, 1, 2), Box(0, 2, 1, 3)]
     """
 
     def edges(start: int, end: int, count: int) -> list[int]:
         return [start + round(index * (end - start) / count) for index in range(count + 1)]
 
-    return [
-        Box(top, left, bottom, right)
-        for top, bottom in itertools.pairwise(edges(box.top, box.bottom, rows))
-        for left, right in itertools.pairwise(edges(box.left, box.right, columns))
+    along = [
+        itertools.pairwise(edges(start, stop, count))
+        for start, stop, count in zip(box.start, box.stop, counts, strict=True)
     ]
+    return [Box(*(start for start, _ in cell), *(stop for _, stop in cell)) for cell in itertools.product(*along)]
 
 
 def _inside(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
-    return pixels[box.top : box.bottom, box.left : box.right]
+    return pixels[box.inside]
 
 
 def _exposure(mask: Mask, block: Box, width: int) -> float:
     """Share that is off of what lies around a block, up to `width` pixels away; off the image all is."""
-    wide = Box(block.top - width, block.left - width, block.bottom + width, block.right + width)
-    within = Box(max(0, wide.top), max(0, wide.left), min(mask.shape[0], wide.bottom), min(mask.shape[1], wide.right))
+    wide = Box(*(edge - width for edge in block.start), *(edge + width for edge in block.stop))
+    within = Box(*(max(0, edge) for edge in wide.start), *map(min, mask.shape, wide.stop))
     kept = np.count_nonzero(_inside(mask, within)) - np.count_nonzero(_inside(mask, block))
     return 1 - kept / (wide.area - block.area)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.certificates import BLOCK, certificate_name, certified, check_level
 from suffice.explainers.method import Candidate, Method, complete_settings
@@ -43,23 +44,24 @@ def explanation_of(
     chosen = METHODS.find(method)
     _check_minimal(chosen, minimal)
     complete = complete_settings(chosen.name, chosen.settings, settings)
+    chosen.check_sides(question.classifier)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
-    nothing = np.zeros(question.region.shape, dtype=bool)
-    certificate, files = certificate_name("blocks", 1), dict[str, Any]()
     notes = [*question.assumed, *_notes_on_target(question)]
-    if not chosen.own_contexts and bool(question(nothing)):
-        found = Candidate(nothing.astype(np.float64), nothing, 1)
+    needless = not chosen.own_contexts and bool(question(np.zeros(question.region.shape, dtype=bool)))
+    if needless:
         notes.append(
             f"With everything hidden ({question.occlusion}) the model still says this class: no part is needed."
         )
-    else:
-        files = complete.model_dump()  # which the method alone reads
+    searched = complete.always_search or not needless
+    found, certificate = _nothing(question), certificate_name("blocks", 1)
+    if searched:
         found = chosen.explain(question, complete, question.seed, progress or (lambda share: None))
         found, certificate = _certified(question, found, minimal, getattr(complete, "block", BLOCK))
     mask = torch.from_numpy(found.mask) & question.region
     answer, sufficient = question.exact(mask), question.holds(mask)
     loses_class = question.loses_class(mask) if sufficient else ""
+    distance = None if chosen.distance is None else chosen.distance(question, complete, mask)
     notes += [*found.notes, *_notes_on_part(question, found, sufficient, loses_class)]
     passes = classifier.passes.since(before)
     return Explanation(
@@ -86,19 +88,32 @@ def explanation_of(
         forward_passes=passes.forward,
         backward_passes=passes.backward,
         seconds=time.perf_counter() - started,
-        model=classifier.name,
-        weights=classifier.weights,
-        precision=classifier.precision,
-        outputs=classifier.known_meaning.outputs,
-        preprocessing=classifier.preprocessing.to_dict(),
-        assumptions=classifier.assumptions,
+        **_of_model(classifier),
         version=version("suffice"),
         image=question.name,
         notes=tuple(notes),
         guarantee=None if found.guarantee is None else found.guarantee.to_dict(),
         curves={name: list(values) for name, values in found.curves.items()},
-        made=made_by(classifier, question.image, question.sha256, files),
+        activation_distance=distance,
+        made=made_by(classifier, question.image, question.sha256, complete.model_dump() if searched else {}),
     )
+
+
+def _of_model(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "precision": classifier.precision,
+        "outputs": classifier.known_meaning.outputs,
+        "preprocessing": classifier.preprocessing.to_dict(),
+        "assumptions": classifier.assumptions,
+    }
+
+
+def _nothing(question: Question) -> Candidate:
+    """The empty part, which is enough where the class is given with everything hidden."""
+    nothing = np.zeros(question.region.shape, dtype=bool)
+    return Candidate(nothing.astype(np.float64), nothing, 1)
 
 
 def _check_minimal(method: Method, minimal: str | None) -> None:
@@ -111,9 +126,9 @@ def _certified(question: Question, found: Candidate, level: str | None, block: i
     """What a method found, or less of it, and the name of its certificate; empty for none."""
     block = found.minimal_block or block
     if level is None or not bool(question(found.mask)):
-        return found, certificate_name("blocks", block) if found.minimal_block else ""
+        return found, certificate_name("blocks", block, question.region.ndim) if found.minimal_block else ""
     mask = certified(question, found.mask & question.region.numpy(), level, block)
-    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block)
+    return found._replace(mask=mask, minimal_block=block), certificate_name(level, block, question.region.ndim)
 
 
 def _notes_on_part(question: Question, found: Candidate, sufficient: bool, loses_class: str) -> list[str]:

@@ -24,15 +24,15 @@ def ranked_cells(saliency: npt.NDArray[np.float64], cell: int) -> list[Mask]:
     """Square cells of `cell` pixels as masks (H, W), the most salient first; equal ones from the top left on.
 
     Args:
-        saliency: (H, W), larger = more important.
+        saliency: (H, W), or of another number of sides, larger = more important.
         cell: side in pixels; cells at the right and bottom edge may be smaller.
 
     >>> [np.argwhere(mask).tolist() for mask in ranked_cells(np.array([[0.0, 2.0], [1.0, 1.0]]), 1)]
     [[[0, 1]], [[1, 0]], [[1, 1]], [[0, 0]]]
     """
-    height, width = saliency.shape
-    rows, columns = np.arange(height) // cell, np.arange(width) // cell
-    label = rows[:, None] * (columns[-1] + 1) + columns[None, :]
+    label = np.zeros((1,) * saliency.ndim, dtype=np.intp)
+    for along in np.ix_(*(np.arange(length) // cell for length in saliency.shape)):
+        label = label * (along.max() + 1) + along
     size = np.bincount(label.ravel())
     mean = np.bincount(label.ravel(), weights=saliency.ravel()) / size
     return [label == index for index in np.argsort(-mean, kind="stable")]

@@ -28,6 +28,11 @@ class MethodSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def always_search(self) -> bool:
+        """Whether the method is run also where no part is needed, as the class is given with everything hidden."""
+        return False
+
 
 SettingsOfMethod = TypeVar("SettingsOfMethod", bound=MethodSettings)
 
@@ -97,6 +102,9 @@ class Method:
             least and greatest value.
         own_contexts: whether what its masks suffice in is not what the question's occlusions show: then they are
             searched for also where nothing shown is enough, and may be insufficient under the occlusions.
+        sides: how many sides an input may have for it: 1 of signals, 2 of images, 3 of volumes.
+        distance: of a method that learns through activations, how far those of a part, bool (H, W), are from the whole
+            image's: `Explanation.activation_distance`; None where there are none.
         needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
     """
 
@@ -106,4 +114,11 @@ class Method:
     saliency: Callable[[Classifier, Tensor, Tensor, Any, Progress], RawMaps] | None = None
     own_scale: bool = False
     own_contexts: bool = False
+    sides: tuple[int, ...] = dataclasses.field(default=(2,), kw_only=True)
+    distance: Callable[[Question, Any, Tensor], dict[str, Any] | None] | None = None
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def check_sides(self, classifier: Classifier) -> None:
+        """Raises InputError for a classifier of signals or volumes, where the method is for images alone."""
+        if len(classifier.preprocessing.input_size) not in self.sides:
+            classifier.preprocessing.height_and_width(f"the method {self.name}")

@@ -120,7 +120,7 @@ def minimal_sufficient_sets(question: Question, grid: int = 4, budget: int = 100
 
 
 def _cells(question: Question, grid: int) -> list[Mask]:
-    height, width = question.region.shape
+    height, width = question.classifier.preprocessing.height_and_width("a grid of cells")
     if not 1 <= grid <= min(height, width):
         raise InputError(f"expected a grid of 1 to {min(height, width)} cells a side; got {grid}")
     return [mask_of([box], (height, width)) for box in grid_of(Box(0, 0, height, width), grid, grid)]

@@ -98,7 +98,7 @@ def saliency_maps(
     images = classifier.check_images(images)
     wanted = _checked_targets(classifier, targets, len(images))
     maps = made_by.saliency(classifier, images, wanted, complete, progress or (lambda share: None))
-    size = classifier.preprocessing.input_size
+    size = classifier.preprocessing.height_and_width("a saliency map by a method of images")
     raw = resized(maps.values, size)
     return SaliencyMaps(raw, raw if made_by.own_scale else resized_and_normalised(maps.values, size), maps.targets)
 
@@ -191,7 +191,7 @@ def explain_by_map(
 def _map_of_one(make_maps: MakeMaps, question: Question, settings: RankingSettings) -> Any:
     target = torch.tensor([question.target])
     maps = make_maps(question.classifier, question.image[None], target, settings, lambda share: None)
-    size = question.classifier.preprocessing.input_size
+    size = question.classifier.preprocessing.height_and_width("a saliency map by a method of images")
     raw, scaled = (of(maps.values, size)[0].double().numpy() for of in (resized, resized_and_normalised))
     notes = ("The saliency map is constant: it ranks no pixel above another.",) if np.ptp(raw) == 0 else ()
     return raw, scaled, maps.settings, notes

@@ -43,11 +43,25 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError, did_you_mean
 from suffice.features.blocks import blocks_of, chosen, outside_of_coarser_blocks, trunk
 from suffice.features.layout import spatial
+from suffice.features.linear import hidden_linear_layers
 from suffice.features.probing import has_effect, probe
 from suffice.features.recording import record
 from suffice.features.stage import Layout, Stage
 
-__all__ = ["Layout", "Stage", "last_stage", "named_stage", "reads_class_token", "record", "spatial_stages"]
+__all__ = [
+    "Layout",
+    "Stage",
+    "hidden_linear_layers",
+    "last_stage",
+    "named_stage",
+    "reads_class_token",
+    "record",
+    "spatial_stages",
+]
+
+
+class NoStagesError(InputError):
+    """A network in which no module returns a spatial activation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +91,15 @@ def spatial_stages(classifier: Classifier) -> list[Stage]:
         InputError: a black box, or a network in which no module returns a spatial activation.
     """
     return list(_found(classifier).stages)
+
+
+def has_spatial_stages(classifier: Classifier) -> bool:
+    """Whether some module of the network returns a spatial activation; raises InputError of a black box."""
+    try:
+        _found(classifier)
+    except NoStagesError:
+        return False
+    return True
 
 
 def last_stage(classifier: Classifier) -> Stage:
@@ -127,11 +150,13 @@ def _found(classifier: Classifier) -> _Found:
             return known
     module = classifier.require_module("finding spatial activations")
     seen = probe(classifier, module)
-    maps = spatial(seen, classifier.preprocessing.input_size, len(classifier.preprocessing.mean))
+    maps = spatial(
+        seen, classifier.preprocessing.height_and_width("a map of the image"), len(classifier.preprocessing.mean)
+    )
     calls = outside_of_coarser_blocks([stage for stage in maps if stage.read] or maps)
     if not calls:
         shapes = ", ".join(dict.fromkeys(str(("N", *s.shape)).replace("'", "") for s in seen[-6:]))
-        raise InputError(
+        raise NoStagesError(
             f"expected a network with spatial activations, a module that returns (N, C, h, w), (N, h, w, C) or tokens "
             f"(N, h·w, C); in {classifier.name} no module does: the last ones return {shapes or 'no tensor'}"
         )

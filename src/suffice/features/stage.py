@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from suffice.errors import InputError
 
-Layout = Literal["channels-first", "channels-last", "tokens"]
+Layout = Literal["channels-first", "channels-last", "tokens", "vector"]
 Path = tuple[Any, ...]
 """Indices and keys that lead to a tensor in what a module returns; () where it returns the tensor itself."""
 
@@ -22,7 +22,7 @@ class Stage:
         name: of the module, as `named_modules` gives it; empty for the network itself.
         module: the module.
         channels, height, width: of its maps.
-        layout: how they lie in what it returns.
+        layout: how they lie in what it returns; `vector`, (N, C), is of what has no place in the image any more.
         prefix_tokens: tokens that stand before those of the patches; 0 for other layouts.
         call: which of the module's calls in one forward pass is meant, from 0; a module can be used several times.
         path: where the tensor is in what the module returns, as indices and keys.
@@ -62,6 +62,8 @@ class Stage:
             )
         if self.layout == "channels-first":
             return activation
+        if self.layout == "vector":
+            return activation[:, :, None, None]
         if self.layout == "channels-last":
             return activation.permute(0, 3, 1, 2)
         return activation[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (self.height, self.width))
@@ -69,6 +71,8 @@ class Stage:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of an activation of one image, in the stage's own layout."""
+        if self.layout == "vector":
+            return (self.channels,)
         if self.layout == "tokens":
             return self.prefix_tokens + self.height * self.width, self.channels
         grid = self.height, self.width

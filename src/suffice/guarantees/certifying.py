@@ -30,8 +30,7 @@ from suffice.guarantees.contexts import Contexts, check_distribution
 from suffice.guarantees.interval import CONFIDENCE, bounds, decided, draws_to_go
 from suffice.guarantees.verdict import Guarantee, Verdict
 from suffice.images import as_image
-from suffice.occlusion import check_masks
-from suffice.outputs import as_tensor
+from suffice.occlusion import check_masks, one_mask
 from suffice.progress import Progress
 
 OVER, RHO, DRAWS = "colours", 0.9, 1000
@@ -79,13 +78,8 @@ def certify(
     """
     check_certificate(over, rho, confidence, draws, seed)
     pixels, notes = as_image(classifier, image)
-    if pixels.ndim != 3:
-        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
-    pixels = classifier.check_images(pixels[None])[0].cpu()
-    part = as_tensor(mask)
-    if part.ndim != 2:
-        raise InputError(f"expected one mask (H, W); got {tuple(part.shape)}")
-    part = check_masks(part[None], pixels[None])[0].cpu()
+    pixels = classifier.check_image(pixels).cpu()
+    part = check_masks(one_mask(mask, classifier), pixels[None])[0].cpu()
     started, before = time.perf_counter(), classifier.passes
     if target is not None:
         classifier.class_index(target)  # a name that there is not is said before the model is asked

@@ -84,12 +84,15 @@ class Distribution:
 
 def _colours(request: Request) -> Iterator[Tensor]:
     while True:
-        yield torch.from_numpy(request.random.random(len(request.image), dtype=np.float32))[:, None, None]
+        yield torch.from_numpy(request.random.random(len(request.image), dtype=np.float32)).view(
+            -1, *(1 for _ in request.mask.shape)
+        )
 
 
 def _noise(request: Request) -> Iterator[Tensor]:
     preprocessing = request.classifier.preprocessing
-    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    trailing = (-1, *(1 for _ in request.mask.shape))
+    mean, std = (torch.tensor(values).view(trailing) for values in (preprocessing.mean, preprocessing.std))
     while True:
         unit = request.random.standard_normal(tuple(request.image.shape), dtype=np.float32)
         yield (mean + std * torch.from_numpy(unit)).clamp(0, 1)
@@ -110,7 +113,10 @@ def _images(request: Request) -> Iterator[Tensor]:
 def _restrictions(request: Request) -> Iterator[Tensor]:
     """The part with a random share of the cells of a grid, uniform from none to all."""
     while True:
-        yield superset(request.mask, torch.from_numpy(request.random.random((CELLS, CELLS)) < request.random.random()))
+        yield superset(
+            request.mask,
+            torch.from_numpy(request.random.random((CELLS,) * request.mask.ndim) < request.random.random()),
+        )
 
 
 DISTRIBUTIONS: dict[str, Distribution] = {

@@ -27,7 +27,17 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.guarantees.attack import counterexamples, float32_box
-from suffice.guarantees.bounds import METHODS, Bounds, Box, Method, bounds_of, float32_error, form_bounds, network_of
+from suffice.guarantees.bounds import (
+    METHODS,
+    Bounds,
+    Box,
+    Method,
+    bounds_of,
+    float32_error,
+    form_bounds,
+    network_of,
+    optimised,
+)
 from suffice.guarantees.bounds.network import Network
 from suffice.guarantees.verdict import Guarantee
 from suffice.images import as_image
@@ -39,6 +49,9 @@ ROUNDING_NOTE = (
     "covered: convolutions by Winograd's algorithm or Fourier transforms, less precision than float32, and the "
     "rounding of the bounds themselves, which are computed in float64."
 )
+
+_STEPS = 16  # of gradients, for the slopes of alpha-CROWN
+_STEPS_NEAR = 4  # from slopes that were found for a box that is much the same
 
 
 class Verifier:
@@ -83,9 +96,23 @@ class Verifier:
         return Box(box.lower.to(self.network.dtype), box.upper.to(self.network.dtype))
 
     @torch.no_grad()
-    def bounds(self, free: Tensor, base: Bounds | None = None) -> Bounds:
-        """What the nodes of the network lie between while the pixels of each set are free."""
-        return bounds_of(self.network, self.box(free), self.method, base)
+    def bounds(
+        self, free: Tensor, base: Bounds | None = None, goal: float = math.inf, near: Bounds | None = None
+    ) -> Bounds:
+        """What the nodes of the network lie between while the pixels of each set are free.
+
+        Args:
+            free: bool (B, H, W); of `alpha-crown` without a base one set alone, for which slopes are searched.
+            base: bounds over one box, from which the rest and the slopes are taken.
+            goal: of `alpha-crown`, the slack from which no better slopes are searched.
+            near: of `alpha-crown`, bounds over a box that is much the same, from whose slopes the search starts.
+        """
+        if self.method != "alpha-crown" or base is not None:
+            return bounds_of(self.network, self.box(free), self.method, base)
+        if len(free) != 1:
+            raise InputError(f"expected one box to find slopes for; got {len(free)}")
+        start, steps = (None, _STEPS) if near is None else (near.slopes, _STEPS_NEAR)
+        return optimised(self.network, self.box(free), self.forms, self.needed, steps, goal, start)
 
     @torch.no_grad()
     def slack(self, bounds: Bounds, first: int | None = None) -> tuple[Tensor, Tensor]:
@@ -104,7 +131,7 @@ class Verifier:
             if not len(box) or not group:
                 continue
             rows, forms = box.repeat_interleave(len(group)), torch.tensor(group).repeat(len(box))
-            left = form_bounds(self.network, bounds, rows, self.forms[forms], self.method) - self.needed[forms]
+            left = form_bounds(self.network, bounds, rows, self.forms[forms], self.method, forms) - self.needed[forms]
             value, place = left.view(len(box), len(group)).min(1)
             lower = value < least[box]
             worst[box] = torch.where(lower, torch.tensor(group)[place], worst[box])
@@ -113,7 +140,7 @@ class Verifier:
 
     def proves(self, free: Tensor) -> bool:
         """Whether the class is shown to stay while the pixels of one set, bool (H, W), are free."""
-        return bool(self.slack(self.bounds(free[None]))[0][0] > 0)
+        return bool(self.slack(self.bounds(free[None], goal=0.0))[0][0] > 0)
 
 
 def box_around(image: Tensor, free: Tensor, epsilon: float) -> Box:
@@ -172,16 +199,17 @@ def prove(
     started, before = time.perf_counter(), classifier.passes
     check_epsilon(epsilon)
     classifier.require_module("a proof")
-    pixels, _ = as_image(classifier, image)
+    pixels, assumed = as_image(classifier, image)
     pixels = classifier.check_images(pixels[None])[0]
     part = _checked_mask(mask, pixels)
     logits = classifier.logits(pixels[None])[0]
     chosen = int(logits.argmax()) if target is None else classifier.class_index(target)
 
-    def guarantee(**found: Any) -> Guarantee:
+    def guarantee(notes: tuple[str, ...] = (), **found: Any) -> Guarantee:
         passes = classifier.passes.since(before)
         return Guarantee(
             **found,
+            notes=(*assumed, *notes),
             epsilon=float(epsilon),
             seed=seed,
             forward_passes=passes.forward,
@@ -201,7 +229,7 @@ def prove(
     least = -math.inf
     for method in METHODS:
         verifier = Verifier(classifier, pixels, chosen, epsilon, method, network=network)  # type: ignore[arg-type]
-        least = float(verifier.slack(verifier.bounds(~part[None]))[0][0])
+        least = float(verifier.slack(verifier.bounds(~part[None], goal=0.0))[0][0])
         if least > 0:
             return guarantee(verdict="proved", method=method, notes=(ROUNDING_NOTE,))
     tell(1.0)

@@ -3,7 +3,7 @@
 >>> found = {"verdict": "certified", "distribution": "colours", "rho_at_least": 0.9251, "confidence": 0.95}
 >>> in_words(found | {"rho_wanted": 0.9, "rho_at_most": 1.0, "kept": 61, "draws": 61})
 'Certified: in at least 92.5% of colours the part keeps the class (95% confidence, 61 of 61 draws).'
->>> in_words({"verdict": "proved", "epsilon": 0.05})
+>>> in_words({"verdict": "proved", "epsilon": 0.05, "method": "crown"})
 'Proved: no change of the pixels outside the part by at most 0.05 (of 0 to 1) changes the class.'
 """
 
@@ -24,6 +24,8 @@ def in_words(guarantee: Mapping[str, Any]) -> str:
     """
     if guarantee.get("distribution") is not None:
         return _of_draws(guarantee)
+    if guarantee["method"] == "the image":
+        return "Refuted: the model does not say this class of the whole image."
     epsilon = guarantee["epsilon"]
     size = "" if epsilon >= 1 else f" by at most {epsilon:g} (of 0 to 1)"
     change = f"of the pixels outside the part{size or ', to whatever values,'}"

@@ -96,6 +96,9 @@ RAW = (
 )
 """A camera's raw files: many look like a TIFF of which Pillow reads no more than the thumbnail."""
 
+ARRAYS = (".npy", ".npz", ".pt", ".pth")
+"""Tensors, such as signals and volumes, which a call of `suffice.explain` in Python takes, and no command does."""
+
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 USUAL = ("JPEG", "PNG", "WebP", "TIFF", "GIF", "BMP", "AVIF", "…")
 
@@ -140,6 +143,8 @@ def why_not(name: str) -> str:
     for plugin in PLUGINS:
         if suffix in plugin.suffixes:
             return f"{suffix} ({plugin.name} needs pip install {plugin.package})"
+    if suffix in ARRAYS:
+        return f"{suffix} (an array: suffice.explain takes it in Python)"
     if suffix in RAW:
         return f"{suffix} (a camera's raw file: export it as JPEG or TIFF)"
     return suffix or "without a suffix"
@@ -158,6 +163,10 @@ def opened(file: IO[bytes], name: str) -> Image.Image:
     """
     if PurePath(name).suffix.lower() in RAW:
         raise InputError(f"expected an image ({', '.join(USUAL)}); {name} is a camera's raw file: export it as JPEG")
+    if PurePath(name).suffix.lower() in ARRAYS:
+        raise InputError(
+            f"expected an image ({', '.join(USUAL)}); {name} is an array, which suffice.explain takes in Python"
+        )
     file.seek(0)
     plugin = plugin_of(file.read(16))
     if plugin is not None and plugin.installed:

@@ -64,7 +64,7 @@ def frame_of(photo_size: tuple[int, int], preprocessing: Preprocessing) -> Frame
         preprocessing: the classifier's.
     """
     width, height = photo_size
-    crop_height, crop_width = preprocessing.input_size
+    crop_height, crop_width = preprocessing.height_and_width("a photo")
     target_height = math.floor(crop_height / preprocessing.crop_pct + 1e-9)
     target_width = math.floor(crop_width / preprocessing.crop_pct + 1e-9)
     if preprocessing.crop_mode == "squash":

@@ -73,6 +73,8 @@ def given_image(classifier: Classifier, image: Any) -> GivenImage:
     """
     if isinstance(image, (list, tuple)):
         return GivenImage(as_tensor(image), (), None)
+    if isinstance(image, (Tensor, np.ndarray)) and len(classifier.preprocessing.input_size) != 2:
+        return GivenImage(as_tensor(image), (), None)  # a signal or a volume is no photo
     if isinstance(image, (Tensor, np.ndarray)):
         pixels = as_tensor(image)
         channels, size = len(classifier.preprocessing.mean), classifier.preprocessing.input_size

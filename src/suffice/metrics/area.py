@@ -49,7 +49,7 @@ AREA = Metric(
     "share of the pixels that is kept",
     ("alpha_min", "normalise", "at_threshold"),
     (),
-    lambda evidence: evidence.parts.double().mean((1, 2)),
+    lambda evidence: evidence.parts.flatten(1).double().mean(1),
     hides=False,
     no_merit=0.0,
 )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from suffice.classifier import Classifier
 from suffice.metrics.metric import Metric
-from suffice.metrics.parts import different_parts, one_mask
-from suffice.occlusion import AnyOcclusions, make_occlusions
+from suffice.metrics.parts import different_parts
+from suffice.occlusion import AnyOcclusions, make_occlusions, one_mask
 
 
 def explanation_confidence(
@@ -36,7 +36,7 @@ def explanation_confidence(
     >>> round(explanation_confidence(classifier, torch.ones(3, 2, 2), half, 0, "min"), 4)  # 1/(1 + exp(-1/2))
     0.6225
     """
-    masks = one_mask(mask)
+    masks = one_mask(mask, classifier)
     return float(confidences(classifier, image, masks, target, occlusion, threshold=threshold, seed=seed)[0])
 
 

@@ -101,6 +101,7 @@ class Evidence:
         seed: of every random draw.
         answers: of everything asked, one after the other.
         asked: by name, what was asked.
+        shared: what several metrics take their values from, by name, made by the first of them.
     """
 
     occlusions: Sequence[Occlusion]
@@ -111,6 +112,7 @@ class Evidence:
     seed: int
     answers: sweep.SweepAnswers
     asked: dict[str, Asked]
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def curve(self, name: str, measure: Measure | None = None) -> tuple[Tensor, Tensor]:
         """The answers along a curve, float64 (N, P), and the positions, (P,).
@@ -180,7 +182,9 @@ def gather_evidence(
     saliency = saliency.to("cpu" if device.type == "mps" else device)
     ranking = sweep.rank_pixels(saliency, normalise, options.ties, seed)
     above = sweep.count_above(ranking, torch.tensor([options.alpha_min]), at_threshold=options.at_threshold)
-    parts = ranking.rank < above[..., None] if masks is None else masks.to(saliency.device)
+    parts = (
+        ranking.rank < above.view(-1, *(1 for _ in saliency.shape[1:])) if masks is None else masks.to(saliency.device)
+    )
     order = _Order(ranking, options, above, parts)
     asked = {name: ASKED[name](order) for name in needs}
     runs = [

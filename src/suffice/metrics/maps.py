@@ -65,7 +65,8 @@ def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:
             of each channel of the input in the input's own resolution, which are summed over the channels: (1, C, H, W)
             as captum returns them, (C, H, W) with values of both signs, or (H, W, C) and (1, H, W, C) as shap does.
         size: (H, W) of the model's input. A map of another resolution is resized bilinearly (between the centres of its
-            pixels, as CAMs are), if its proportions are those of the input to within a pixel.
+            pixels, as CAMs are), if its proportions are those of the input to within a pixel. Or (L,) of a signal or
+            (D, H, W) of a volume, whose maps have just these sizes.
         channels: C, of the model's input.
 
     Raises:
@@ -84,18 +85,17 @@ def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:
         values = _grey(values, "the Pillow image")
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InputError("expected a saliency map without masked values; fill them, as with 0")
-    height, width = size
     given = plain_tensor(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
-    saliency = _one_map(given, (height, width), channels)
+    saliency = _one_map(given, (size[0], size[1]), channels) if len(size) == 2 else _map_of_sizes(given, size, channels)
     saliency = saliency.to(torch.float64 if given.dtype == torch.float64 else torch.float32)
-    if saliency.ndim == 3:
+    if saliency.ndim > len(size):
         saliency = saliency.sum(0)
     if not bool(torch.isfinite(saliency).all()):
         bad = int((~torch.isfinite(saliency)).sum())
         raise InputError(f"expected finite saliency; got NaN or infinity at {bad} of {saliency.numel()} positions")
-    rows, columns = saliency.shape
-    if (rows, columns) == (height, width):
+    if tuple(saliency.shape) == tuple(size):
         return saliency
+    (rows, columns), (height, width) = saliency.shape, size
     if abs(rows - columns * height / width) > 1 or abs(columns - rows * width / height) > 1:
         raise InputError(
             f"expected a saliency map with the proportions of the image, {height} x {width} (height x width); "
@@ -128,6 +128,18 @@ def _one_map(given: Tensor, size: tuple[int, int], channels: int) -> Tensor:
         f"expected one saliency map (H, W), or attributions of the input's channels, (1, {channels}, {size[0]}, "
         f"{size[1]}); got {tuple(given.shape)}{several}"
     )
+
+
+def _map_of_sizes(given: Tensor, size: Sequence[int], channels: int) -> Tensor:
+    """The map of a signal or a volume, in its own resolution, or with the channels first."""
+    found = given
+    while found.ndim > len(size) + 1 and len(found) == 1:
+        found = found[0]
+    if found.ndim == len(size) + 1 and len(found) == 1:
+        found = found[0]
+    if tuple(found.shape) not in (tuple(size), (channels, *size)):
+        raise InputError(f"expected a saliency map of the input's own sizes, {tuple(size)}; got {tuple(given.shape)}")
+    return found
 
 
 def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:

@@ -52,7 +52,7 @@ def msi_penalty(saliency: Tensor, alpha_min: float) -> Tensor:
     Returns:
         float64 (N,), in [0, 1].
     """
-    return (saliency >= torch.tensor(alpha_min, dtype=saliency.dtype)).double().mean((1, 2))
+    return (saliency >= torch.tensor(alpha_min, dtype=saliency.dtype)).flatten(1).double().mean(1)
 
 
 def msi(base: Tensor, penalty: Tensor) -> Tensor:

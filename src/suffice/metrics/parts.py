@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier
+from suffice.classifier import SIDES, Classifier
 from suffice.errors import InputError
 from suffice.occlusion import check_masks
 from suffice.outputs import as_tensor
@@ -30,22 +30,12 @@ def different_parts(
     Raises:
         InputError: shapes that disagree, values out of range, masks that are not bool.
     """
-    pixels = as_tensor(image)
-    if pixels.ndim != 3:
-        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
-    pixels = classifier.check_images(pixels[None])
+    pixels = classifier.check_image(image)[None]
     masks = as_tensor(masks)
-    if masks.ndim != 3 or len(masks) == 0:
-        raise InputError(f"expected masks (M, H, W), at least one; got {tuple(masks.shape)}")
+    if masks.ndim != pixels.ndim - 1 or len(masks) == 0:
+        sizes = ", ".join(("M", *SIDES[pixels.ndim - 2]))
+        raise InputError(f"expected masks ({sizes}), at least one; got {tuple(masks.shape)}")
     masks = check_masks(masks, pixels.expand(len(masks), *pixels.shape[1:])).cpu()
     first: dict[bytes, int] = {}
     which = [first.setdefault(mask.numpy().tobytes(), len(first)) for mask in masks]
     return pixels, torch.stack([masks[which.index(row)] for row in range(len(first))]), torch.tensor(which)
-
-
-def one_mask(mask: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    """A mask (H, W) as the only one of several, (1, H, W); raises InputError on another number of dimensions."""
-    mask = as_tensor(mask)
-    if mask.ndim != 2:
-        raise InputError(f"expected one mask (H, W); got {tuple(mask.shape)}")
-    return mask[None]

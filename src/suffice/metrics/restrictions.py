@@ -30,10 +30,10 @@ from suffice.classifier import Classifier
 from suffice.guarantees.contexts import BACKGROUNDS
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
-from suffice.metrics.parts import different_parts, one_mask
+from suffice.metrics.parts import different_parts
 from suffice.metrics.robustness import OPTIONS_OF_A_PART, Robustness
 from suffice.metrics.standard_error import mean_with_error
-from suffice.occlusion import make_occlusions
+from suffice.occlusion import make_occlusions, one_mask
 from suffice.occlusion.restrictions import random_supersets
 from suffice.verdicts import Tolerance
 
@@ -66,7 +66,7 @@ def robustness_restrictions(
         InputError: shapes that disagree, a mask that is not bool, no restriction, a class that there is not, a model
             whose inside is not known or has an operator without a rule.
     """
-    pixels, (part,), _ = different_parts(classifier, image, one_mask(mask))
+    pixels, (part,), _ = different_parts(classifier, image, one_mask(mask, classifier))
     classifier.class_index(target)  # a name that there is not is said before the model is asked
     (deactivate,) = make_occlusions(classifier, "deactivate", threshold=threshold)
     supersets = random_supersets(part, count, seed)

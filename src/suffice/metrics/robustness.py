@@ -15,6 +15,8 @@ logit is above all others, or a label's probability is at least 1/2. γ plays no
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,9 @@ from suffice.guarantees.contexts import photos_of_other_classes as photos_of_oth
 from suffice.guarantees.interval import CONFIDENCE, at_least, interval
 from suffice.metrics.evidence import Evidence
 from suffice.metrics.metric import Metric
-from suffice.metrics.parts import different_parts, one_mask
+from suffice.metrics.parts import different_parts
 from suffice.metrics.standard_error import mean_with_error
+from suffice.occlusion import one_mask
 from suffice.outputs import as_tensor
 from suffice.verdicts import Tolerance
 
@@ -92,8 +95,10 @@ def robustness_solid(
     Raises:
         InputError: as `robustness_on`, or no colours.
     """
-    colours = solid_colours(len(classifier.preprocessing.mean), count=count, seed=seed)
-    return robustness_on(classifier, image, one_mask(mask), target, colours)[0]
+    preprocessing = classifier.preprocessing
+    sides = len(preprocessing.input_size)
+    colours = solid_colours(len(preprocessing.mean), count=count, seed=seed, sides=sides)
+    return robustness_on(classifier, image, one_mask(mask, classifier), target, colours)[0]
 
 
 def robustness_images(
@@ -116,7 +121,7 @@ def robustness_images(
     Raises:
         InputError: as `robustness_on`.
     """
-    return robustness_on(classifier, image, one_mask(mask), target, classifier.check_images(backgrounds))[0]
+    return robustness_on(classifier, image, one_mask(mask, classifier), target, classifier.check_images(backgrounds))[0]
 
 
 def robustness_on(
@@ -159,16 +164,17 @@ def robustness_on(
     return tuple(results)
 
 
-def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0) -> Tensor:
+def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0, sides: int = 2) -> Tensor:
     """Solid colours as backgrounds: each channel uniform in [0, 1), independently, so uniform in the RGB cube.
 
     Args:
         channels: of an image.
         count: number of colours.
         seed: of the draw; the same colours for the same seed, whatever else has been drawn.
+        sides: 2 of images; 1 of signals, 3 of volumes.
 
     Returns:
-        float32 (N, C, 1, 1).
+        float32 (N, C, 1, 1), with a 1 for each side.
 
     Raises:
         InputError: fewer than one colour, or a negative seed.
@@ -178,17 +184,17 @@ def solid_colours(channels: int = 3, *, count: int = BACKGROUNDS, seed: int = 0)
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.rand(count, channels, 1, 1, generator=generator, device="cpu", dtype=torch.float32)
+    drawn = torch.rand(count, channels, generator=generator, device="cpu", dtype=torch.float32)
+    return drawn.view(count, channels, *(1,) * sides)
 
 
 def _check_backgrounds(backgrounds: Tensor, image: Tensor) -> Tensor:
     channels, *size = image.shape[1:]
     shape = tuple(backgrounds.shape)
-    if len(shape) != 4 or shape[1] != channels or shape[2:] not in ((1, 1), tuple(size)):
-        raise InputError(
-            f"expected backgrounds (N, {channels}, {size[0]}, {size[1]}), or (N, {channels}, 1, 1) for solid colours; "
-            f"got {shape}"
-        )
+    solid = (1,) * len(size)
+    if shape[1:] not in ((channels, *solid), (channels, *size)):
+        every, one = (", ".join(map(str, ("N", channels, *sizes))) for sizes in (size, solid))
+        raise InputError(f"expected backgrounds ({every}), or ({one}) for solid colours; got {shape}")
     if len(backgrounds) == 0:
         raise InputError("expected at least one background; got none")
     backgrounds = backgrounds.to(torch.float32)
@@ -223,26 +229,45 @@ def _pasted_logits(
     return logits.view(len(masks), len(backgrounds), -1)
 
 
-def _of(evidence: Evidence, backgrounds: Tensor) -> Tensor:
-    """ρ of the part of each map; equal parts of one image are asked once."""
+def _of(evidence: Evidence, name: str, backgrounds: Callable[[], Tensor]) -> tuple[Robustness, ...]:
+    """Of the part of each map; equal parts of one image are asked once, and for all metrics on these backgrounds."""
+    if name not in evidence.shared:
+        evidence.shared[name] = _asked(evidence, backgrounds())
+    found: tuple[Robustness, ...] = evidence.shared[name]
+    return found
+
+
+def _asked(evidence: Evidence, backgrounds: Tensor) -> tuple[Robustness, ...]:
     classifier, images, labels = evidence.occlusions[0].classifier, evidence.images, evidence.answers.labels
     if images.stride(0) == 0 and len(labels.unique()) == 1:
-        found = robustness_on(classifier, images[0], evidence.parts, int(labels[0]), backgrounds)
-    else:
-        each_alone = zip(images, evidence.parts, labels.tolist(), strict=True)
-        found = tuple(
-            robustness_on(classifier, image, part[None], label, backgrounds)[0] for image, part, label in each_alone
-        )
-    return torch.tensor([each.rho for each in found], dtype=torch.float64)
+        return robustness_on(classifier, images[0], evidence.parts, int(labels[0]), backgrounds)
+    each_alone = zip(images, evidence.parts, labels.tolist(), strict=True)
+    return tuple(
+        robustness_on(classifier, image, part[None], label, backgrounds)[0] for image, part, label in each_alone
+    )
 
 
-def _on_colours(evidence: Evidence) -> Tensor:
-    colours = solid_colours(evidence.images.shape[1], count=evidence.options.count, seed=evidence.seed)
-    return _of(evidence, colours)
+def _on_colours(evidence: Evidence) -> tuple[Robustness, ...]:
+    channels, *size = evidence.images.shape[1:]
+    options = evidence.options
+    return _of(
+        evidence, "colours", lambda: solid_colours(channels, count=options.count, seed=evidence.seed, sides=len(size))
+    )
 
 
-def _on_images(evidence: Evidence) -> Tensor:
-    return _of(evidence, evidence.occlusions[0].classifier.check_images(evidence.options.backgrounds))
+def _on_images(evidence: Evidence) -> tuple[Robustness, ...]:
+    classifier = evidence.occlusions[0].classifier
+    return _of(evidence, "images", lambda: classifier.check_images(evidence.options.backgrounds))
+
+
+def _shares(on: Callable[[Evidence], tuple[Robustness, ...]], evidence: Evidence) -> Tensor:
+    return torch.tensor([each.rho for each in on(evidence)], dtype=torch.float64)
+
+
+def _differences(on: Callable[[Evidence], tuple[Robustness, ...]], evidence: Evidence) -> Tensor:
+    """Mean confidence over the backgrounds minus that for the whole image."""
+    means = torch.stack([each.confidences.double().mean() for each in on(evidence)])
+    return means - evidence.whole("confidence").cpu()
 
 
 OPTIONS_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
@@ -254,7 +279,7 @@ ROBUSTNESS_SOLID = Metric(
     "share of solid colours on which the class holds",
     (*OPTIONS_OF_A_PART, "count"),
     (),
-    _on_colours,
+    partial(_shares, _on_colours),
     hides=False,
     draws=lambda evidence: evidence.options.count,
 )
@@ -266,8 +291,34 @@ ROBUSTNESS_IMAGES = Metric(
     "share of other images on which the class holds",
     (*OPTIONS_OF_A_PART, "backgrounds"),
     (),
-    _on_images,
+    partial(_shares, _on_images),
     required=("backgrounds",),
     hides=False,
     draws=lambda evidence: len(evidence.options.backgrounds),
 )
+CONFIDENCE_DIFFERENCE_SOLID = Metric(
+    "confidence_difference_solid",
+    -1.0,
+    1.0,
+    True,
+    "mean confidence on solid colours minus the whole image's",
+    (*OPTIONS_OF_A_PART, "count"),
+    (),
+    partial(_differences, _on_colours),
+    hides=False,
+    unless_named=False,
+)
+CONFIDENCE_DIFFERENCE_IMAGES = Metric(
+    "confidence_difference_images",
+    -1.0,
+    1.0,
+    True,
+    "mean confidence on other images minus the whole image's",
+    (*OPTIONS_OF_A_PART, "backgrounds"),
+    (),
+    partial(_differences, _on_images),
+    required=("backgrounds",),
+    hides=False,
+    unless_named=False,
+)
+"""Source: Activation-Deactivation, appendix G: the difference of confidence across backgrounds."""

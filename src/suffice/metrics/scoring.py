@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from suffice.arrays import plain_tensor
-from suffice.classifier import Classifier
+from suffice.classifier import SIDES, Classifier
 from suffice.errors import InputError, Notice
 from suffice.explanation import Explanation
 from suffice.guarantees.interval import CONFIDENCE, at_least
@@ -102,6 +102,18 @@ class Scores:
             name: at_least(round(float(self.values[name][index]) * draws), draws, confidence)
             for name, draws in self.draws.items()
         }
+
+    def to_arrow(self) -> Any:
+        """A `pyarrow.Table` with a row a map: `label`, `predicted`, `confidence`, the metrics by name, and `note`."""
+        import pyarrow as pa
+
+        columns = {"label": self.labels, "predicted": self.predicted, "confidence": self.confidence, **self.values}
+        arrays = {name: pa.array(values.numpy()) for name, values in columns.items()}
+        return pa.table(arrays | {"note": pa.array(self.notes or [""] * len(self.labels), pa.string())})
+
+    def to_pandas(self) -> Any:
+        """The same as a `pandas.DataFrame`; ImportError where there is no pandas."""
+        return self.to_arrow().to_pandas()
 
     def only(self, index: int) -> Scores:
         """The scores of one map alone."""
@@ -220,8 +232,7 @@ def score_maps(
     started, passes = time.perf_counter(), classifier.passes
     asked = checked_metrics(metrics, options)
     pixels, assumed = as_image(classifier, image)
-    if pixels.ndim != 3:
-        raise InputError(f"expected one image (C, H, W); got {tuple(pixels.shape)}")
+    pixels = classifier.check_image(pixels)
     for note in assumed:
         warnings.warn(Notice(note), stacklevel=2)
     if not maps:
@@ -304,9 +315,12 @@ def score_many(
     chosen = ScoreOptions(**options)
     chosen = chosen.model_copy(update={"measure": chosen.measure or "accuracy"})
     images, maps = as_tensor(images), plain_tensor(as_tensor(saliency), 2**62)
-    if images.ndim != 4 or len(images) == 0:
-        raise InputError(f"expected images (N, C, H, W), at least one; got {tuple(images.shape)}")
-    if maps.ndim not in (3, 4) or len(maps) != len(images):
+    sides = len(classifier.preprocessing.input_size)
+    if images.ndim != 2 + sides or len(images) == 0:
+        raise InputError(
+            f"expected images (N, {', '.join(('C', *SIDES[sides]))}), at least one; got {tuple(images.shape)}"
+        )
+    if maps.ndim not in (1 + sides, 2 + sides) or len(maps) != len(images):
         raise InputError(f"expected a saliency map for each of {len(images)} images; got {tuple(maps.shape)}")
     classes = _labels(classifier, labels, len(images))
     parts = None if masks is None else check_masks(masks, images).cpu()
@@ -350,7 +364,7 @@ def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_m
         evidence.answers.whole_confidence,
         evidence.parts if keep_maps else None,
         evidence.saliency if keep_maps else None,
-        (maps.amin((1, 2)) == maps.amax((1, 2))).cpu(),
+        (maps.flatten(1).amin(1) == maps.flatten(1).amax(1)).cpu(),
         draws={metric.name: metric.draws(evidence) for metric in asked if metric.draws is not None},
         notes=tuple(map(scale_note, maps, evidence.saliency, [evidence.options.alpha_min] * len(maps)))
         if any("normalise" in metric.options for metric in asked)

@@ -77,7 +77,8 @@ def normalised_saliency(saliency: Tensor, how: Normalise = "min-max") -> Tensor:
     tensor([[0.0000, 0.5000, 0.5000, 1.0000],
             [0.2000, 0.2000, 0.2000, 0.2000]])
     """
-    least, greatest = saliency.amin((1, 2), keepdim=True), saliency.amax((1, 2), keepdim=True)
+    sides = tuple(range(1, saliency.ndim))
+    least, greatest = saliency.amin(sides, keepdim=True), saliency.amax(sides, keepdim=True)
     if how == "none":
         if bool((least < 0).any() or (greatest > 1).any()):
             raise InputError(
@@ -287,7 +288,8 @@ class _Masks:
 
     def shown(self, rows: Tensor) -> Tensor:
         """The masks of some rows: bool (B, H, W)."""
-        holder, start, end = self.holder[rows], self.start[rows, None, None], self.end[rows, None, None]
+        one = (-1, *(1 for _ in self.rank.shape[1:]))
+        holder, start, end = self.holder[rows], self.start[rows].view(one), self.end[rows].view(one)
         rank = self.rank[holder]
         run = (rank >= start) & (rank < end)
         return run if self.parts is None else torch.where(start < 0, self.parts[holder], run)

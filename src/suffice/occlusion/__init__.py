@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.classifier import Classifier
+from suffice.classifier import SIDES, Classifier
 from suffice.errors import InputError
 from suffice.occlusion.kinds import Background, MaskedForward, OcclusionKind, OcclusionRequest
 from suffice.occlusion.kinds import simple_fill as simple_fill
@@ -289,8 +289,8 @@ def masked_logits(
 
     Args:
         classifier: which is asked; its `forward_passes` grow by N.
-        images: (N, C, H, W) in [0, 1].
-        masks: bool (N, H, W), True = kept.
+        images: (N, C, H, W) in [0, 1]; (N, C, L) or (N, C, D, H, W) of a classifier that takes these.
+        masks: bool (N, H, W), or of the images' other sizes, True = kept.
         occlusion: how absence is shown; one name, an `OcclusionKind`, or an `Occlusion` of this
             classifier.
         threshold: τ in [0, 1) of `deactivate`.
@@ -318,3 +318,11 @@ def check_masks(masks: Tensor | np.ndarray[Any, Any], images: Tensor) -> Tensor:
     if masks.shape != (len(images), *images.shape[2:]):
         raise InputError(f"expected masks {(len(images), *images.shape[2:])}; got {tuple(masks.shape)}")
     return masks
+
+
+def one_mask(mask: Tensor | np.ndarray[Any, Any], classifier: Classifier) -> Tensor:
+    """A mask (H, W) as the only one of several, (1, H, W); raises InputError on another number of dimensions."""
+    mask, sizes = as_tensor(mask), SIDES[len(classifier.preprocessing.input_size)]
+    if mask.ndim != len(sizes):
+        raise InputError(f"expected one mask ({', '.join(sizes)}); got {tuple(mask.shape)}")
+    return mask[None]

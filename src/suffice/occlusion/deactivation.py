@@ -46,8 +46,8 @@ def deactivated_forward(
 
     Args:
         module: in eval mode, on the device of the inputs.
-        inputs: (N, C, H, W), normalised as the module expects.
-        masks: bool (N, H, W), True = kept.
+        inputs: (N, C, H, W), (N, C, L) or (N, C, D, H, W), normalised as the module expects.
+        masks: bool (N, H, W), or of the inputs' other sizes, True = kept.
         threshold: τ in [0, 1): a position stays active if more than this share of what it is computed from is active
             (Definition 4). At 0 only what depends on nothing kept is switched off.
         add: where a residual sum is active: where either operand is (`union`) or where both are (`intersection`).
@@ -83,7 +83,7 @@ def masked_forward(
         return module(inputs)
     settings = settings._replace(some_row_full=bool(full.any()))
     try:
-        if fast:
+        if fast and inputs.ndim == 4:  # the shortcuts cut out windows of height and width
             return _plain_output(fast_forward(module, inputs, masks, settings))
         on = masks[:, None]
         # First checkpoint of Definition 5. Not a product: what lies under the mask may be NaN or infinite.
@@ -97,8 +97,11 @@ def masked_forward(
 
 
 def _check(inputs: Tensor, masks: Tensor) -> None:
-    if inputs.ndim != 4 or not inputs.is_floating_point():
-        raise InputError(f"expected float inputs (N, C, H, W), got {inputs.dtype} {tuple(inputs.shape)}")
+    if not 3 <= inputs.ndim <= 5 or not inputs.is_floating_point():
+        raise InputError(
+            "expected float inputs (N, C, H, W), or (N, C, L) or (N, C, D, H, W), got "
+            f"{inputs.dtype} {tuple(inputs.shape)}"
+        )
     expected = (inputs.shape[0], *inputs.shape[2:])
     if masks.dtype != torch.bool or masks.shape != expected:
         raise InputError(f"expected bool masks {expected}, got {masks.dtype} {tuple(masks.shape)}")

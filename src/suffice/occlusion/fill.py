@@ -26,12 +26,12 @@ from suffice.occlusion.kinds import Background, OcclusionKind, OcclusionRequest
 
 def constant(images: Tensor, colour: Sequence[float]) -> Tensor:
     """One colour, given as one value in [0, 1] a channel."""
-    return images.new_tensor(colour).view(1, -1, 1, 1)
+    return images.new_tensor(colour).view(1, -1, *(1 for _ in images.shape[2:]))
 
 
 def mean_colour(images: Tensor) -> Tensor:
     """Each image's own mean colour."""
-    return images.mean((2, 3), keepdim=True)
+    return images.mean(tuple(range(2, images.ndim)), keepdim=True)
 
 
 def blurred(images: Tensor) -> Tensor:
@@ -41,9 +41,12 @@ def blurred(images: Tensor) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     weights = (-(offsets**2) / (2 * sigma**2)).exp()
     weights = weights / weights.sum()
+    rank = images.ndim - 2
+    convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    planes = functional.pad(images.flatten(0, 1)[:, None], (radius, radius) * rank, mode="reflect")
     # Rows, then columns: 67 + 67 products for each pixel of a 224 x 224 image instead of 67 x 67.
-    planes = functional.pad(images.flatten(0, 1)[:, None], (radius,) * 4, mode="reflect")
-    planes = functional.conv2d(functional.conv2d(planes, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1))
+    for along in reversed(range(rank)):
+        planes = convolve(planes, weights.view(1, 1, *(-1 if dim == along else 1 for dim in range(rank))))
     return planes.view(images.shape).clamp(0, 1)
 
 

@@ -97,7 +97,7 @@ def simple_fill(name: str, background: Background) -> OcclusionKind:
             got = f"{painted.dtype} on {painted.device}" if isinstance(painted, Tensor) else type(painted).__name__
             raise InputError(f"expected a tensor {images.dtype} on {images.device} from the fill {name}; got {got}")
         try:
-            fits = torch.broadcast_shapes(painted.shape, images.shape) == images.shape and painted.ndim == 4
+            fits = torch.broadcast_shapes(painted.shape, images.shape) == images.shape and painted.ndim == images.ndim
         except RuntimeError:
             fits = False
         if not fits:

@@ -121,6 +121,7 @@ def layer_fill(value: Tensor, on: Tensor, kernel: Sequence[int]) -> Tensor:
 def _forward(request: OcclusionRequest) -> MaskedForward:
     classifier = request.classifier
     classifier.require_module("the occlusion 'layer-masking'")
+    classifier.preprocessing.height_and_width("the occlusion 'layer-masking'")
 
     def layer_masked(module: Any, images: Tensor, masks: Tensor) -> Any:
         return layer_masked_forward(module, classifier.normalise(images), masks)

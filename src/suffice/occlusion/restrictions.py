@@ -6,6 +6,8 @@ part is an explanation if it suffices in every restriction that contains it.
 
 from __future__ import annotations
 
+from types import EllipsisType
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def random_supersets(mask: Tensor, count: int, seed: int) -> Tensor:
     (torch.Size([100, 28, 28]), True)
 
     Args:
-        mask: bool (H, W), the part.
+        mask: bool (H, W), or of another number of dimensions, the part.
         count: of supersets.
         seed: of the draw; the same cells for the same seed, whatever the part.
 
@@ -42,8 +44,8 @@ def random_supersets(mask: Tensor, count: int, seed: int) -> Tensor:
     if seed < 0:
         raise InputError(f"expected a seed of at least 0; got {seed}")
     generator = torch.Generator("cpu").manual_seed(seed)
-    shares = torch.rand(count, 1, 1, generator=generator, dtype=torch.float64)
-    kept = torch.rand(count, CELLS, CELLS, generator=generator, dtype=torch.float64) < shares
+    shares = torch.rand(count, *(1 for _ in mask.shape), generator=generator, dtype=torch.float64)
+    kept = torch.rand(count, *(CELLS for _ in mask.shape), generator=generator, dtype=torch.float64) < shares
     return superset(mask, kept)
 
 
@@ -52,10 +54,11 @@ def superset(mask: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         mask: bool (H, W), the part.
-        kept: bool (…, CELLS, CELLS), the cells.
+        kept: bool (…, CELLS, CELLS), the cells; CELLS along each dimension of the mask.
 
     Returns:
         bool (…, H, W).
     """
-    rows, columns = (torch.arange(size) * CELLS // size for size in mask.shape)
-    return mask.cpu() | kept[..., rows[:, None], columns]
+    cells = torch.meshgrid(*(torch.arange(size) * CELLS // size for size in mask.shape), indexing="ij")
+    index: tuple[EllipsisType | Tensor, ...] = (..., *cells)
+    return mask.cpu() | kept[index]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, to_photo
+from suffice.registry import METHODS
 
 # A corner of the mask's pixel grid, (x, y): pixel (x, y) lies between the corners (x, y) and (x + 1, y + 1).
 Corner = tuple[int, int]
@@ -22,6 +26,8 @@ SUFFICIENT_COLOUR = "#ffd23f"
 INSUFFICIENT_COLOUR = "#ff4d3d"
 FRAME_COLOUR = "#ffffff"
 CASING_COLOUR = "#14120f"
+# Of several parts of one photo: told apart on any photo, and by most who see fewer colours; each has its number, too.
+PART_COLOURS = ("#ffd23f", "#4cc9f0", "#f72585", "#80ed99", "#ff9f1c", "#b388ff")
 
 _LONGEST_OVERLAY = 1600  # pixels
 _SHORTEST_OVERLAY = 256  # on a smaller one the outline would cover what it surrounds
@@ -117,6 +123,44 @@ def overlay(explanation: Explanation, photo: Photo, frame: Frame) -> Image.Image
     return _drawn(explanation, shrunk(photo.pixels, _LONGEST_OVERLAY), frame)
 
 
+def part_colour(index: int) -> str:
+    """The colour of one of several parts, from 0."""
+    return PART_COLOURS[index % len(PART_COLOURS)]
+
+
+def parts_overlay(explanations: Sequence[Explanation], photo: Photo, frame: Frame) -> Image.Image:
+    """The photo with several parts outlined, each in a colour of its own and with its number, and all else dimmed.
+
+    Args:
+        explanations: of one photo.
+        photo, frame: as of `overlay`; the result is as large.
+    """
+    together = functools.reduce(operator.or_, (each.mask for each in explanations))
+    drawn = overlay(dataclasses.replace(explanations[0], mask=together, sufficient=True), photo, frame)
+    left, top, right, bottom = framed_as(frame, drawn.size).box
+    x, y = (right - left) / frame.crop[0], (bottom - top) / frame.crop[1]
+    line = max(1, round(max(drawn.size) / 320))
+    draw = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(max(12, max(drawn.size) // 24))
+    for index, each in enumerate(explanations):
+        loops = outline(each.mask)
+        scaled = [[(left + a * x, top + b * y) for a, b in loop] for loop in loops]
+        fine = is_ragged(loops, frame.crop)
+        strokes = ((1, part_colour(index)),) if fine else ((line + 2, CASING_COLOUR), (line, part_colour(index)))
+        _draw_loops(drawn, scaled, strokes)
+        if loops:
+            a, b = label_place(each.mask)
+            place = (left + a * x, top + b * y)
+            draw.text(place, str(index + 1), part_colour(index), font, "mm", stroke_width=2, stroke_fill=CASING_COLOUR)
+    return drawn
+
+
+def label_place(mask: Tensor | np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Where the number of a part stands, (x, y) in pixels of a mask (H, W) that is not empty: its median pixel."""
+    rows, columns = np.nonzero(np.asarray(mask))
+    return float(np.median(columns)) + 0.5, float(np.median(rows)) + 0.5
+
+
 def thumbnail(explanation: Explanation, image: Image.Image, frame: Frame, longest: int) -> Image.Image:
     """As `overlay`, at most `longest` pixels on either side, and brighter, so that the photo is still recognised.
 
@@ -153,18 +197,26 @@ def sees_all(frame: Frame) -> bool:
     return left <= 0.5 and top <= 0.5 and right >= width - 0.5 and bottom >= height - 0.5
 
 
-def saliency_image(saliency: Tensor | np.ndarray[Any, Any]) -> Image.Image:
+def saliency_range(explanation: Explanation) -> tuple[float, float]:
+    """The values that are dark and bright: 0 and 1 where that is a method's own scale, else the least and greatest."""
+    if explanation.method in METHODS.builtin and METHODS[explanation.method].own_scale:
+        return 0.0, 1.0
+    return float(explanation.saliency.min()), float(explanation.saliency.max())
+
+
+def saliency_image(saliency: Tensor | np.ndarray[Any, Any], scale: tuple[float, float] | None = None) -> Image.Image:
     """A saliency map in colour, from dark (its least value) to bright (its greatest).
 
     Args:
         saliency: float (H, W), any scale.
+        scale: the values that are dark and bright; None: the least and the greatest.
 
     Returns:
         RGB of (W, H), in matplotlib's perceptually uniform `inferno`. A constant map is dark.
     """
     values = np.asarray(saliency, dtype=np.float64)
-    low, high = values.min(), values.max()
-    levels = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    low, high = (values.min(), values.max()) if scale is None else scale
+    levels = ((values - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(values)
     return Image.fromarray(saliency_colours(256)[np.round(levels * 255).astype(np.intp)])
 
 

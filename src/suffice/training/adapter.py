@@ -88,7 +88,7 @@ class LaxTask(TrainingTask):
     def finished(self) -> Adapter:
         """The adapter as it is now, with how it was trained."""
         return dataclasses.replace(
-            self.adapter, module=self.network.eval(), trained={**self.chosen.model_dump(), "steps": self.steps}
+            self.adapter, module=self.network.eval(), trained={**self.chosen.model_dump(), "steps": self.steps_taken}
         )
 
     def on_fit_start(self) -> None:

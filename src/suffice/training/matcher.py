@@ -67,7 +67,7 @@ class MatcherTask(TrainingTask):
         """The file of the network as it is now, with how it was trained."""
         about = {
             "model": Naming(self._classifier.name)(self._classifier.name),
-            "trained": {**self.chosen.model_dump(), "steps": self.steps},
+            "trained": {**self.chosen.model_dump(), "steps": self.steps_taken},
         }
         return network_bytes(self.network.eval(), about)
 

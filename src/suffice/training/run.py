@@ -45,6 +45,7 @@ except ImportError as error:
     raise InputError('training needs Lightning: pip install "suffice[train]"') from error
 
 CHECKPOINT, RUN, HISTORY = "checkpoint.ckpt", "run.json", "history.csv"
+_FORMAT = 2  # of run.json and the checkpoint; a run of another one cannot be gone on with
 
 
 _MOST_PROCESSES = max(64, 4 * (os.cpu_count() or 1))
@@ -65,6 +66,7 @@ class TrainingSettings(BaseModel):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     seed: int = Field(0, ge=0, lt=2**31)
     checkpoint_every: int = Field(50, ge=1)  # steps
+    stop_below: float = Field(0.0, ge=0)  # ends once the mean loss between two checkpoints is below this; 0: never
 
     def steps(self, images: int) -> int:
         """Number of steps of a run over a number of images."""
@@ -106,7 +108,8 @@ class TrainingTask(LightningModule):
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__()
-        self.settings, self.steps = settings, 0
+        self.settings = settings
+        self.steps = self.steps_taken = 0  # of the whole run, and those that were taken when it ended
         self.terms: dict[str, float] = {}
 
     def loss(self, images: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
@@ -164,11 +167,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     Args:
         output: the folder of the run.
+        wanted: the shapes of the task's own tensors by name.
     """
 
-    def __init__(self, output: OutputFolder) -> None:
+    def __init__(self, output: OutputFolder, wanted: Mapping[str, torch.Size]) -> None:
         super().__init__()
-        self._output = output
+        self._output, self._wanted = output, wanted
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises InputError where it cannot be written, as on a full disk; the last one is then as it was."""
@@ -181,12 +185,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
             raise InputError(f"{error}; of the checkpoints {kept}") from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises InputError for a damaged file."""
+        """Raises InputError for a damaged file, or another version's."""
         try:
             check_zip(Path(path))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickle protocols
-                return torch.load(path, map_location="cpu", weights_only=True)
+                found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             # torch's own message advises the very thing that must not be done.
             raise InputError(
@@ -196,13 +200,21 @@ class AtomicCheckpoints(TorchCheckpointIO):
             raise InputError(
                 f"expected a checkpoint in {path}; got {reason(error)}: remove it to start anew"
             ) from error
+        state = found.get("state_dict") if isinstance(found, dict) else None
+        if not isinstance(state, dict) or self._wanted != {name: tensor.shape for name, tensor in state.items()}:
+            raise InputError(
+                f"expected a checkpoint of this version of suffice in {path}; got one with other tensors, which cannot "
+                "be gone on with: give another --out, or remove the folder"
+            )
+        return found
 
 
 class _Keep(Callback):
-    """Checkpoint and history every few steps and after the last one, and a word on how it goes."""
+    """Checkpoint and history every few steps and after the last one, a word on how it goes, and an early end."""
 
-    def __init__(self, output: OutputFolder, steps: int, every: int, tell: Callable[[str], None]):
-        self._output, self._steps, self._every, self._tell = output, steps, every, tell
+    def __init__(self, output: OutputFolder, steps: int, settings: TrainingSettings, tell: Callable[[str], None]):
+        self._output, self._steps, self._tell = output, steps, tell
+        self._every, self._stop_below = settings.checkpoint_every, settings.stop_below
         self._rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         self._count = 0
@@ -219,6 +231,7 @@ class _Keep(Callback):
         self._first, self._started = trainer.global_step, time.monotonic()
         if self._first and trainer.is_global_zero:
             self._tell(f"goes on after step {self._first} of {self._steps}")
+        trainer.should_stop = self._low_enough()
 
     def on_train_batch_end(self, trainer: Any, task: Any, *ignored: Any) -> None:
         for name, value in task.terms.items():
@@ -240,6 +253,14 @@ class _Keep(Callback):
         if trainer.is_global_zero:
             rows = [{name: f"{value:.6g}" for name, value in row.items()} for row in self._rows]
             self._output.write({HISTORY: csv_text(list(self._rows[-1]), rows)})
+        if self._low_enough() and trainer.global_step < self._steps:
+            trainer.should_stop = True
+            if trainer.is_global_zero:
+                loss = f"{means['loss']:.4g}, below {self._stop_below:g}"
+                self._tell(f"ends after step {trainer.global_step} of {self._steps}: the mean loss is {loss}")
+
+    def _low_enough(self) -> bool:
+        return bool(self._rows) and self._rows[-1]["loss"] < self._stop_below
 
     def _status(self) -> str:
         return ", ".join(f"{name} {value / self._count:.3f}" for name, value in self._sums.items())
@@ -316,8 +337,8 @@ def _fit(
                 enable_model_summary=False,
                 use_distributed_sampler=False,
                 default_root_dir=folder,
-                plugins=[AtomicCheckpoints(output)],
-                callbacks=[_Keep(output, steps, settings.checkpoint_every, tell)],
+                plugins=[AtomicCheckpoints(output, {name: each.shape for name, each in task.state_dict().items()})],
+                callbacks=[_Keep(output, steps, settings, tell)],
             )
         except (ValueError, RuntimeError, TypeError) as error:  # how Lightning says that there is no such device
             raise InputError(f"Lightning's Trainer refuses {machine}: {reason(error)}") from error
@@ -338,6 +359,7 @@ def _fit(
         interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(task, loader, ckpt_path=last if last.is_file() else None)
+            task.steps_taken = trainer.global_step
         except SystemExit as ended:  # what Lightning makes of Ctrl-C, which it ignores from then on, and of SIGTERM
             if isinstance(ended, SIGTERMException) or isinstance(ended.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from ended
@@ -388,14 +410,21 @@ def _claim(output: OutputFolder, what: dict[str, Any], made: Mapping[str, Any] |
     """Make the folder this run's, or see that it is."""
     folder = output.path
     record = folder / RUN
-    what = json.loads(json.dumps(what))
+    what = json.loads(json.dumps({"format": _FORMAT, **what}))
     if record.is_file():
         try:
             known = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"expected the settings of a run in {record}; got {reason(error)}") from error
         if isinstance(known, dict):
-            known.pop("made", None)  # who began it does not change what it is
+            begun_by = known.pop("made", None)  # who began it does not change what it is
+            if "settings" in known and known.get("format") != _FORMAT:
+                version = begun_by.get("suffice") if isinstance(begun_by, dict) else None
+                raise InputError(
+                    f"expected a training of this version of suffice in {folder}; it was begun by another one"
+                    f"{f' ({version})' if version else ''}, whose trainings cannot be gone on with: give another "
+                    "--out, or remove the folder"
+                )
         if known != what:
             raise InputError(
                 f"expected {folder} to be of this run or empty; it holds another one, with {_difference(known, what)}: "

@@ -15,6 +15,7 @@ from suffice.engine import ModelOutput
 from suffice.errors import InputError
 from suffice.explainers.activation_matching import Robust, losses, network, weighted
 from suffice.explainers.activation_matching.budget import gaussian_smoothed, highest, smallest_masks
+from suffice.explainers.activation_matching.taps import Tap
 from suffice.explainers.activation_matching.views import View, gradients
 from suffice.verdicts import log_odds
 
@@ -218,11 +219,12 @@ def test_weighted_gradient_is_that_of_the_whole_objective() -> None:
     from suffice.features import record, spatial_stages
 
     stages = spatial_stages(classifier)
+    taps = [Tap(stage, 0.5, "mse") for stage in stages]
     with record(classifier, stages) as seen:
         whole = classifier.logits(images)
         activations = [seen[stage.name] for stage in stages]
     gradient, terms, _ = weighted._through_model(
-        classifier, images, hard, backgrounds, y, lambdas, ModelOutput(whole, tuple(activations)), stages, "mse"
+        classifier, images, hard, backgrounds, y, lambdas, ModelOutput(whole, tuple(activations)), taps
     )
     kept = hard.clone().requires_grad_()
     e, noisy = (classifier.normalise(kept[:, None] * images + (1 - kept[:, None]) * b) for b in backgrounds.chunk(2))

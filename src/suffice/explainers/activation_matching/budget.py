@@ -32,10 +32,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from suffice.classifier import Classifier
+from suffice.explainers.activation_matching.encoders import Encoder, FreePixels
 from suffice.explainers.activation_matching.losses import straight_through
 from suffice.explainers.activation_matching.views import View, gradients
 
-_RATE, _MOMENTUM = 0.1, 0.9  # of scores whose gradient is brought to a mean square of 1
 _SOFTNESS = 0.1  # logits; slack beyond this hardly pulls at the scores
 _TOLERANCE, _TOLERANT = 4.0, 0.7  # logits that may be lacking at first, and the share of the steps after which none may
 _BUDGET_RATE, _LARGEST_CUT, _LARGEST_RISE = 0.1, 0.1, 0.05  # of the logarithm of the budget: a logit, a step
@@ -54,8 +54,10 @@ class MaskSearch:
     """The state of the search for one image's mask.
 
     Attributes:
-        mask: bool (H, W), the smallest that satisfied all constraints; None where none did.
+        mask: bool (H, W), the smallest that satisfied all constraints, or the last one where that was wanted; None
+            where none did.
         scores: (H, W), those that it was made of, or the last ones.
+        soft: (H, W) in [0, 1], the soft mask of these scores: at least 1/2 where the mask is.
         curves: by name the value at each step: `area`, `budget`, and the slack of each view, in logits.
         steps: made so far.
     """
@@ -64,6 +66,7 @@ class MaskSearch:
     scores: Tensor
     curves: dict[str, list[float]]
     steps: int = 0
+    soft: Tensor | None = None
 
 
 @torch.inference_mode(False)  # also where the caller has switched gradients off
@@ -80,6 +83,7 @@ def smallest_masks(
     seed: int = 0,
     region: Tensor | None = None,
     scores: Tensor | None = None,
+    encoder: Encoder | None = None,
     after_step: Callable[[int], object] = lambda step: None,
 ) -> list[MaskSearch]:
     """For each image the smallest mask found that satisfies all constraints.
@@ -96,6 +100,7 @@ def smallest_masks(
         seed: of the backgrounds that differ from step to step.
         region: bool (H, W), the pixels that there are; None: all.
         scores: (N, H, W) to start from, on any scale; None: all equal.
+        encoder: what gives the scores; None: the pixels themselves, from `scores` on.
         after_step: called after each step with how many are done.
 
     An interrupt (KeyboardInterrupt) ends the search where something was found for every image, with what was found.
@@ -103,7 +108,7 @@ def smallest_masks(
     inside = torch.ones(images.shape[2:], dtype=torch.bool) if region is None else region
     sigma = smooth * min(images.shape[2:]) / _SIDE
     first = torch.zeros_like(images[:, 0]) if scores is None else _standardised(scores, inside)
-    learning = _Learning(first, inside, sigma, views, satisfied)
+    learning = _Learning(encoder or FreePixels(first, inside), inside, sigma, views, satisfied)
     if scores is not None:
         learning.start()
     random = torch.Generator().manual_seed(seed)
@@ -124,6 +129,7 @@ def smallest_masks(
     for search, last in zip(learning.found, gaussian_smoothed(learning.scores, sigma), strict=True):
         if search.mask is None:
             search.scores = last
+        search.soft = _soft_mask(search, inside)
     return learning.found
 
 
@@ -131,25 +137,37 @@ class _Learning:
     """The state of a search: scores and budget of each image, what the views last said, and what was found.
 
     Args:
-        scores: (N, H, W), the first ones.
+        encoder: what gives the scores.
         inside, sigma, views, satisfied: as of `smallest_masks`; sigma in pixels.
     """
 
     def __init__(
         self,
-        scores: Tensor,
+        encoder: Encoder,
         inside: Tensor,
         sigma: float,
         views: Sequence[View],
         satisfied: Callable[[int, Tensor], bool],
     ) -> None:
-        self.scores, self._inside, self._sigma, self._views, self._satisfied = scores, inside, sigma, views, satisfied
+        self._encoder, self._inside, self._sigma, self._views, self._satisfied = (
+            encoder,
+            inside,
+            sigma,
+            views,
+            satisfied,
+        )
+        self._variable = encoder.scores()
+        scores = self.scores
         self._pixels = int(inside.sum())
-        self._speed = torch.zeros_like(scores)
         self._settled = scores  # the running mean of the smoothed scores
         self._budget = torch.zeros(len(scores), dtype=torch.float64)  # its logarithm, as a share of the pixels
         self._slacks = torch.zeros((len(views), len(scores)))
         self.found = [MaskSearch(None, of_image, {name: [] for name in _names(views)}) for of_image in scores]
+
+    @property
+    def scores(self) -> Tensor:
+        """(N, H, W), as they are now."""
+        return self._variable.detach()
 
     def start(self) -> None:
         """The first budget of scores that are given: about the least at which they satisfy the constraints."""
@@ -159,22 +177,19 @@ class _Learning:
 
     def step(self, step: int, steps: int, ask: Callable[[Tensor, Sequence[View]], tuple[Tensor, Tensor]]) -> None:
         """One step of scores and budget."""
-        variable = self.scores.clone().requires_grad_()
+        variable = self._variable
         smoothed = gaussian_smoothed(variable, self._sigma)
         kept = (self._budget.exp() * self._pixels).round().long().clamp(1, self._pixels)
         masks, threshold = highest(smoothed.detach(), kept, self._inside)
-        spread = smoothed.detach()[:, self._inside].std(1, correction=0) + 1e-6
-        soft = torch.sigmoid((smoothed - threshold[:, None, None]) / spread[:, None, None])
+        soft = soft_masks(smoothed, threshold, self._inside)
         asked = _asked(step, self._slacks, [view.reserve > 0 for view in self._views])
         gradient, slacks = ask(masks, [self._views[v] for v in asked])
         for v, now in zip(asked, slacks, strict=True):
             drawn_anew = self._views[v].reserve and step
             self._slacks[v] = torch.lerp(self._slacks[v], now, _NEW) if drawn_anew else now
-        straight_through(soft, masks).backward(gradient)
-        assert variable.grad is not None
-        change = variable.grad * self._inside
-        self._speed = _MOMENTUM * self._speed + change / (change.square().mean((1, 2), keepdim=True).sqrt() + 1e-12)
-        self.scores = self.scores - _RATE * self._speed
+        (change,) = torch.autograd.grad(straight_through(soft, masks), variable, gradient, retain_graph=True)
+        self._encoder.descend(variable, change)
+        self._variable = self._encoder.scores()
         _note(self.found, self._views, masks, kept / self._pixels, self._slacks)
         if step + 1 >= len(self._views) / _VIEWS_A_STEP:  # each view has been asked
             self._keep_smaller(masks, kept, smoothed.detach())
@@ -239,6 +254,27 @@ def highest(scores: Tensor, kept: Tensor, inside: Tensor) -> tuple[Tensor, Tenso
     ranked = scores[:, inside].sort(1, descending=True).values
     threshold = ranked.gather(1, kept[:, None] - 1)[:, 0]
     return (scores >= threshold[:, None, None]) & inside, threshold
+
+
+def soft_masks(scores: Tensor, threshold: Tensor, inside: Tensor) -> Tensor:
+    """σ((score - threshold)/spread), (N, H, W), at least 1/2 where a score is in the mask.
+
+    Args:
+        scores: (N, H, W).
+        threshold: (N,).
+        inside: bool (H, W), over which the spread of the scores, their standard deviation, is taken.
+    """
+    spread = scores.detach()[:, inside].std(1, correction=0) + 1e-6
+    return torch.sigmoid((scores - threshold[:, None, None]) / spread[:, None, None])
+
+
+def _soft_mask(search: MaskSearch, inside: Tensor) -> Tensor:
+    """(H, W), the soft mask of what a search ended with; where it found nothing, around the median score."""
+    if search.mask is not None and bool(search.mask.any()):
+        threshold = search.scores[search.mask].min()
+    else:
+        threshold = search.scores[inside].median()
+    return soft_masks(search.scores[None], threshold[None], inside)[0] * inside
 
 
 def gaussian_smoothed(scores: Tensor, sigma: float) -> Tensor:

@@ -21,14 +21,18 @@ EXCLUSIVE = Meaning("logits")
 
 
 def activation_matching(
-    whole: Sequence[Tensor], part: Sequence[Tensor], alphas: Sequence[float], distance: Distance = "mse"
+    whole: Sequence[Tensor],
+    part: Sequence[Tensor],
+    alphas: Sequence[float],
+    distance: Distance | Sequence[Distance] = "mse",
 ) -> Tensor:
     """Σ_ℓ α_ℓ d(φ_ℓ(x), φ_ℓ(e)): (N,).
 
     Args:
         whole, part: for each layer (N, …), the activations for the whole images and for their parts.
         alphas: α_ℓ, one a layer.
-        distance: `mse`, the mean of the squared differences; or `cosine`, 1 - cos of the flattened activations.
+        distance: `mse`, the mean of the squared differences; or `cosine`, 1 - cos of the flattened activations; or
+            one of them for each layer.
 
     >>> activation_matching([torch.tensor([[1.0, 0.0]])], [torch.tensor([[0.0, 2.0]])], [1.0], "mse")
     tensor([2.5000])
@@ -37,12 +41,17 @@ def activation_matching(
 
     Source: L_act, section 3.1.1, which has cosine for linear layers; section 4 has the mean squared error throughout.
     """
+    kinds = [distance] * len(whole) if isinstance(distance, str) else distance
     total = part[0].new_zeros(len(part[0]))
-    for x, e, alpha in zip(whole, part, alphas, strict=True):
-        x, e = x.flatten(1), e.flatten(1)
-        between = (x - e).square().mean(1) if distance == "mse" else 1 - F.cosine_similarity(x, e, dim=1)
-        total = total + alpha * between
+    for x, e, alpha, kind in zip(whole, part, alphas, kinds, strict=True):
+        total = total + alpha * layer_distance(x, e, kind)
     return total
+
+
+def layer_distance(whole: Tensor, part: Tensor, distance: Distance) -> Tensor:
+    """d(φ_ℓ(x), φ_ℓ(e)) of one layer: (N,) from activations (N, …)."""
+    x, e = whole.flatten(1), part.flatten(1)
+    return (x - e).square().mean(1) if distance == "mse" else 1 - F.cosine_similarity(x, e, dim=1)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, meaning: Meaning = EXCLUSIVE) -> Tensor:

@@ -25,8 +25,8 @@ from suffice.files import parse_json, storable
 class UNet(nn.Module):
     """Normalised images (N, C, H, W) to scores (N, H, W).
 
-    It halves the resolution up to four times (as long as 4 pixels are left), and the scores come from half of the
-    resolution of the image, interpolated, so that a pass costs little beside the classifier's.
+    It halves the resolution up to four times (as long as 4 pixels are left). The scores come from half of the
+    resolution of the image, interpolated, so that a pass costs little beside the classifier's; or from all of it.
 
     Args:
         channels: of the images.
@@ -34,21 +34,28 @@ class UNet(nn.Module):
         width: channels of the finest level; each coarser one has twice as many, up to four times.
         seed: of the first weights.
         bias: of the scores at first; 0 with weights that differ by the seed.
+        full: whether the scores come from the full resolution: there is one finer level then, of the same width.
 
     >>> UNet(3, 32).eval()(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 32, 32])
     """
 
-    def __init__(self, channels: int, side: int, width: int = 16, seed: int = 0, bias: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, side: int, width: int = 16, seed: int = 0, bias: float = 0.0, full: bool = False
+    ) -> None:
         super().__init__()
         self.shape: dict[str, Any] = {"channels": channels, "side": side, "width": width}
         depth = 1
         while depth < 4 and side // 2 ** (depth + 1) >= 4:
             depth += 1
         widths = [width * min(4, 2**level) for level in range(depth)]
+        strides = [2] * depth
+        if full:
+            widths, strides = [width, *widths], [1, *strides]
         with seeded(seed):
             self.down = nn.ModuleList(
-                _block(before, after, 2) for before, after in zip([channels, *widths], widths, strict=False)
+                _block(before, after, stride)
+                for before, after, stride in zip([channels, *widths[:-1]], widths, strides, strict=True)
             )
             self.up = nn.ModuleList(
                 _block(coarse + fine, fine) for coarse, fine in zip(widths[:0:-1], widths[-2::-1], strict=True)
@@ -65,8 +72,10 @@ class UNet(nn.Module):
             levels.append(x)
         for up, fine in zip(self.up, reversed(levels[:-1]), strict=True):
             x = up(torch.cat([F.interpolate(x, size=fine.shape[2:]), fine], 1))
-        scores: Tensor = F.interpolate(self.head(x), size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-        return scores
+        scores: Tensor = self.head(x)
+        if scores.shape[2:] == images.shape[2:]:
+            return scores[:, 0]
+        return F.interpolate(scores, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from suffice.classifier import Classifier
 from suffice.engine import ByRow, frozen
 from suffice.explainers.activation_matching.losses import slack
+from suffice.images.small_changes import drawn_kernels, filtered
 from suffice.occlusion import Occlusion, fill
 
 Drawn = Callable[[Tensor, torch.Generator], Tensor]
-"""Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W) in [0, 1], drawn anew at each call."""
+"""Images (N, C, H, W) in [0, 1] and a generator to backgrounds (N, C, H, W), drawn anew at each call: in [0, 1], but
+for noise that is not clipped."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class View:
         demanded: (N,), log-odds of the target; -inf where only the label has to stay.
         reserve: logits by which the demand is exceeded while learning, for a background that differs each time.
         hidden: the part is hidden and the rest shown, and the label has to be lost.
+        changed: the picture is moved by up to a pixel and blurred at random before the model sees it.
     """
 
     name: str
@@ -41,6 +44,7 @@ class View:
     demanded: Tensor
     reserve: float = 0.0
     hidden: bool = False
+    changed: bool = False
 
 
 def fixed(occlusion: Occlusion) -> Drawn:
@@ -54,13 +58,28 @@ def fixed(occlusion: Occlusion) -> Drawn:
     return drawn
 
 
-def gaussian_noise(classifier: Classifier) -> Drawn:
-    """Noise r of section 3.1.3, N(0, 1) after normalisation, clipped to valid pixels."""
+class Noise(NamedTuple):
+    """The noise r of section 3.1.3, of which the paper says no more than that it is Gaussian.
+
+    Attributes:
+        std: its standard deviation in pixels of [0, 1], around what is zero after normalisation; or `normalised`, which
+            is 1 after normalisation.
+        clip: whether values that no pixel can have are brought to the nearest that one can.
+    """
+
+    std: float | Literal["normalised"] = "normalised"
+    clip: bool = True
+
+
+def gaussian_noise(classifier: Classifier, noise: Noise = Noise()) -> Drawn:  # noqa: B008
+    """Noise r of section 3.1.3."""
     mean, std = classifier.preprocessing.mean, classifier.preprocessing.std
+    spread = std if noise.std == "normalised" else [noise.std] * len(mean)
 
     def drawn(images: Tensor, random: torch.Generator) -> Tensor:
         unit = torch.randn(images.shape, generator=random).to(images.device)
-        return (fill.constant(images, mean) + fill.constant(images, std) * unit).clamp(0, 1)
+        values = fill.constant(images, mean) + fill.constant(images, spread) * unit
+        return values.clamp(0, 1) if noise.clip else values
 
     return drawn
 
@@ -71,10 +90,20 @@ def solid_colour(images: Tensor, random: torch.Generator) -> Tensor:
     return colours.to(images.device).expand(images.shape)
 
 
-def drawn_kind(classifier: Classifier, kind: str) -> Drawn:
+def drawn_kind(classifier: Classifier, kind: str, noise: Noise = Noise()) -> Drawn:  # noqa: B008
     """The backgrounds of a kind that robustness is asked on: `noise` or `colours`."""
-    kinds: dict[str, Drawn] = {"noise": gaussian_noise(classifier), "colours": solid_colour}
+    kinds: dict[str, Drawn] = {"noise": gaussian_noise(classifier, noise), "colours": solid_colour}
     return kinds[kind]
+
+
+def _kernels(changed: Sequence[bool], random: torch.Generator) -> tuple[Tensor, ...]:
+    """The kernel of each row's picture, (N, 9, 9), of which those that are not changed leave it as it is; or none."""
+    if not any(changed):
+        return ()
+    kernels = drawn_kernels(len(changed), random)
+    same = torch.zeros_like(kernels[0])
+    same[4, 4] = 1.0
+    return (torch.where(torch.tensor(changed)[:, None, None], kernels, same),)
 
 
 def one_by_one(images: Tensor) -> int | None:
@@ -115,14 +144,24 @@ def gradients(
     demanded = torch.cat([view.demanded for view in views])
     reserve = torch.tensor([view.reserve for view in views_of])
     sign = torch.tensor([-1.0 if view.hidden else 1.0 for view in views_of])
+    kernels = _kernels([view.changed for view in views_of], random)
 
     def backwards(
-        module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, wanted: Tensor, way: Tensor, spare: Tensor
+        module: Any,
+        x: Tensor,
+        kept: Tensor,
+        behind: Tensor,
+        y: Tensor,
+        wanted: Tensor,
+        way: Tensor,
+        spare: Tensor,
+        *kernel: Tensor,
     ) -> ByRow:
         with torch.enable_grad():
             kept = kept.detach().requires_grad_()
             shown = torch.where(way[:, None, None] > 0, kept, 1 - kept)[:, None]
-            output = module(classifier.normalise(behind + shown * (x - behind)))
+            picture = behind + shown * (x - behind)
+            output = module(classifier.normalise(filtered(picture, *kernel) if kernel else picture))
             logits = classifier.read(output).float()
             left = way * slack(logits, y, wanted, meaning) - spare
             (towards,) = torch.autograd.grad(F.softplus(softness - left).sum(), kept)
@@ -132,7 +171,7 @@ def gradients(
     with frozen(classifier.require_module("activation matching")):
         _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
-            screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
+            *kernels, screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
         )  # fmt: skip
     gradient = towards.view(len(views), *masks.shape).sum(0)
     return gradient, slacks.view(len(views), len(images))

@@ -4,8 +4,9 @@
 
 What the paper leaves open, and what is taken here: the optimiser is Adam; the U-Net starts from the whole image (its
 scores from 2, so σ = 0.88); the mask is where σ(score) > 1/2; of the soft mask there is L_bin, of the straight-through
-mask all else; noise is drawn anew at each step; the layers are the network's stages, each with α = 1/number; what
-counts is the smallest mask that satisfied the constraints, not the last one.
+mask all else; norms are means over the pixels (see `losses.py`); noise is drawn anew at each step; the layers are the
+network's stages and hidden linear layers, each with α = 1/number. `PAPER` are the settings that do what section 3 says
+and nothing else; whatever else there is, is a setting of its own.
 
 Source: *Minimalist Explanation Generation and Circuit Discovery*, sections 3.1, 3.2 and 4.
 """
@@ -13,7 +14,7 @@ Source: *Minimalist Explanation Generation and Circuit Discovery*, sections 3.1,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +24,12 @@ from suffice.engine import ByRow, ModelOutput, frozen
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import MaskSearch
-from suffice.explainers.activation_matching.network import UNet
-from suffice.explainers.activation_matching.views import gaussian_noise, one_by_one
-from suffice.features import Stage, record, spatial_stages
+from suffice.explainers.activation_matching.encoders import Encoder, UNets
+from suffice.explainers.activation_matching.taps import Tap
+from suffice.explainers.activation_matching.views import Drawn, one_by_one
+from suffice.features import record
 
-_FIRST_SCORE = 2.0
+FIRST_SCORE = 2.0
 
 
 class TermWeights(NamedTuple):
@@ -54,6 +56,17 @@ PRESETS = {
     "mnist": TermWeights(0.6, 4.0, 0.54, 100.0, 1.2, 50.0, 10.0),  # three-layer CNN, section 6.3
 }
 """The papers' weights, by the image that they were chosen for."""
+
+PAPER: dict[str, Any] = {
+    "lambdas": "house-finch",  # the first that the paper gives; it chose others for each image
+    "encoder": "unet",
+    "resolution": "full",
+    "distance": "by-layer",
+    "noise_clip": False,
+    "keep": "last",
+    "prune": False,
+}
+"""Settings of `preset=paper`: each of them may be set otherwise, one by one."""
 
 
 def parse_weights(text: str) -> TermWeights:
@@ -90,14 +103,16 @@ def matched_masks(
     satisfied: Callable[[int, Tensor], bool],
     *,
     background: Tensor,
+    noise: Drawn,
+    taps: Sequence[Tap],
     steps: int,
-    learning_rate: float,
-    distance: losses.Distance = "mse",
+    encoder: Encoder,
+    keep: Literal["smallest", "last"] = "smallest",
     seed: int = 0,
     region: Tensor | None = None,
     after_step: Callable[[int], object] = lambda step: None,
 ) -> list[MaskSearch]:
-    """For each image the smallest mask that a U-Net of its own came by, of those that satisfied the constraints.
+    """For each image the mask that its scores came by: the smallest that satisfied the constraints, or the last.
 
     Args:
         classifier: which is asked; e and, where λ_rob is not 0, ẽ of each image, forward and backward, a step.
@@ -106,62 +121,105 @@ def matched_masks(
         weights: λ.
         satisfied: whether a mask, bool (H, W), of the image with this index satisfies all constraints.
         background: (N, C, H, W) in [0, 1], what e shows where the mask is off; the paper's is 0 after normalisation.
-        steps, learning_rate: of Adam.
-        distance: of activations.
-        seed: of the U-Nets' first weights, and of the noise.
+        noise: r.
+        taps: the layers of L_act; none where λ_act is 0.
+        steps: of learning.
+        encoder: what gives the scores; `first_encoder` makes that of the paper.
+        keep: `last` is the mask after the last step, whether or not it satisfies anything; of it nothing is asked.
+        seed: of the noise.
         region: bool (H, W), the pixels that there are; None: all.
         after_step: called after each step with how many are done.
 
     An interrupt ends it as it ends `smallest_masks`.
     """
-    channels, height, width = images.shape[1:]
-    inside = torch.ones((height, width), dtype=torch.bool) if region is None else region
+    learning = _Learning(classifier, images, targets, weights, background, noise, taps, encoder, region)
     random = torch.Generator().manual_seed(seed)
-    noise = gaussian_noise(classifier)
-    nets = [UNet(channels, min(height, width), seed=seed, bias=_FIRST_SCORE) for _ in images]
-    for net in nets:
-        torch.nn.init.zeros_(net.head.weight)
-    optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], learning_rate)
-    normalised = classifier.normalise(images)
-    stages = spatial_stages(classifier) if weights.act > 0 else []
-    whole = _whole_images(classifier, normalised, stages)
-    found = [MaskSearch(None, torch.zeros((height, width)), {}) for _ in images]
-    smallest = [int(inside.sum()) + 1] * len(images)
+    smallest = [learning.pixels + 1] * len(images)
     try:
         for step in range(steps):
-            scores = torch.cat([net(x[None]) for net, x in zip(nets, normalised, strict=True)])
-            soft = torch.sigmoid(scores) * inside
-            hard = (scores.detach() > 0) & inside
-            masks = losses.straight_through(soft, hard)
-            terms = {"area": losses.area(masks), "bin": losses.binarisation(soft), "tv": losses.total_variation(masks)}
-            shown = [background, noise(images, random)] if weights.rob > 0 else [background]
-            gradient, of_model, least = _through_model(
-                classifier, images, masks.detach(), torch.cat(shown), targets, weights, whole, stages, distance
-            )
-            total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
-            optimizer.zero_grad()
-            (total + (masks * gradient).sum()).backward()
-            optimizer.step()
-            terms |= of_model
-            for i, search in enumerate(found):
-                search.steps += 1
-                for name in TermWeights._fields:
-                    if name in terms:
-                        search.curves.setdefault(name, []).append(round(float(terms[name][i].detach()), 5))
+            hard, least = learning.step(random)
+            for i, search in enumerate(learning.found if keep == "smallest" else []):
                 kept = int(hard[i].sum())
-                if search.mask is None:
-                    search.scores = scores.detach()[i]
                 if 0 < kept < smallest[i] and float(least[i]) > 0 and satisfied(i, hard[i]):
-                    search.mask, search.scores, smallest[i] = hard[i], scores.detach()[i], kept
+                    search.mask, search.scores, smallest[i] = hard[i], learning.before[i], kept
             after_step(step + 1)
     except KeyboardInterrupt:
-        if any(search.mask is None for search in found):
+        if keep == "smallest" and any(search.mask is None for search in learning.found):
             raise
-    return found
+    learning.end(keep)
+    return learning.found
 
 
-def _whole_images(classifier: Classifier, normalised: Tensor, stages: Sequence[Stage]) -> ModelOutput:
-    """What the network says of the whole images, with its activations at some stages."""
+def first_encoder(classifier: Classifier, images: Tensor, learning_rate: float, seed: int, full: bool) -> UNets:
+    """A U-Net for each image (N, C, H, W), of which each shows the whole image at first."""
+    normalised = classifier.normalise(images)
+    return UNets(normalised, bias=FIRST_SCORE, learning_rate=learning_rate, seed=seed, full=full)
+
+
+class _Learning:
+    """The state of a run: what gives the scores, and what was found. Arguments as of `matched_masks`."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        targets: Tensor,
+        weights: TermWeights,
+        background: Tensor,
+        noise: Drawn,
+        taps: Sequence[Tap],
+        encoder: Encoder,
+        region: Tensor | None,
+    ) -> None:
+        self._classifier, self._images, self._targets, self._weights = classifier, images, targets, weights
+        self._background, self._noise, self._taps, self._encoder = background, noise, taps, encoder
+        size = images.shape[2:]
+        self._inside = torch.ones(size, dtype=torch.bool) if region is None else region
+        self.pixels = int(self._inside.sum())
+        self._whole = _whole_images(classifier, classifier.normalise(images), taps)
+        self._scores = encoder.scores()
+        self.before = self._scores.detach()  # those of the last step's masks
+        self.found = [MaskSearch(None, scores, {}) for scores in self.before]
+
+    def step(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One step of learning; the masks, bool (N, H, W), that it was made with, and the margins (N,) of their e."""
+        scores, weights = self._scores, self._weights
+        soft = torch.sigmoid(scores) * self._inside
+        hard = (scores.detach() > 0) & self._inside
+        masks = losses.straight_through(soft, hard)
+        terms = {"area": losses.area(masks), "bin": losses.binarisation(soft), "tv": losses.total_variation(masks)}
+        shown = [self._background]
+        if weights.rob > 0:
+            shown.append(self._noise(self._images, random))
+        gradient, of_model, least = _through_model(
+            self._classifier, self._images, masks.detach(), torch.cat(shown), self._targets, weights, self._whole,
+            self._taps,
+        )  # fmt: skip
+        total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
+        (change,) = torch.autograd.grad(total + (masks * gradient).sum(), scores, retain_graph=True)
+        self._encoder.descend(scores, change)
+        self.before, self._scores = scores.detach(), self._encoder.scores()
+        terms |= of_model
+        for i, search in enumerate(self.found):
+            search.steps += 1
+            for name in TermWeights._fields:
+                if name in terms:
+                    search.curves.setdefault(name, []).append(round(float(terms[name][i].detach()), 7))
+        return hard, least
+
+    def end(self, keep: Literal["smallest", "last"]) -> None:
+        """The masks of the scores as they are after the last step, where these are wanted; and the soft masks."""
+        for search, scores in zip(self.found, self._scores.detach(), strict=True):
+            if keep == "last":
+                search.mask = (scores > 0) & self._inside
+            if search.mask is None or keep == "last":
+                search.scores = scores
+            search.soft = torch.sigmoid(search.scores) * self._inside
+
+
+def _whole_images(classifier: Classifier, normalised: Tensor, taps: Sequence[Tap]) -> ModelOutput:
+    """What the network says of the whole images, with its activations at some layers."""
+    stages = [tap.stage for tap in taps]
 
     def question(module: Any, x: Tensor) -> Any:
         with record(classifier, stages) as seen:
@@ -179,16 +237,15 @@ def _through_model(
     targets: Tensor,
     weights: TermWeights,
     whole: ModelOutput,
-    stages: Sequence[Stage],
-    distance: losses.Distance,
+    taps: Sequence[Tap],
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The gradient of the weighted terms that the model takes part in, their values, and the margin of each e.
 
     Args:
-        classifier, images, masks, targets, weights, distance: as of `matched_masks`.
+        classifier, images, masks, targets, weights: as of `matched_masks`.
         backgrounds: (N, C, H, W) of each e; or (2 N, C, H, W), then of each ẽ.
-        whole: of the whole images, with their activations at `stages`.
-        stages: whose activations are matched.
+        whole: of the whole images, with their activations at `taps`.
+        taps: whose activations are matched.
 
     Returns:
         (N, H, W); (N,) by name; (N,).
@@ -196,6 +253,7 @@ def _through_model(
     count, meaning = len(images), classifier.known_meaning
     number = torch.arange(count).repeat(len(backgrounds) // count)
     is_part = torch.arange(len(backgrounds)) < count
+    stages = [tap.stage for tap in taps]
     names = ["ce", "kl", *(["act"] if stages else []), *(["rob"] if len(backgrounds) > count else [])]
 
     def question(module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, image: Tensor, part: Tensor) -> ByRow:
@@ -209,8 +267,8 @@ def _through_model(
             terms["kl"] = losses.kl_divergence(before[0].to(logits.device), logits[part], meaning)
             if stages:
                 after = [seen[stage.name][part] for stage in stages]
-                alphas = [1 / len(stages)] * len(stages)
-                terms["act"] = losses.activation_matching(before[1:], after, alphas, distance)
+                alphas, kinds = [tap.alpha for tap in taps], [tap.distance for tap in taps]
+                terms["act"] = losses.activation_matching(before[1:], after, alphas, kinds)
             total = sum(getattr(weights, name) * value.sum() for name, value in terms.items())
             (gradient,) = torch.autograd.grad(total, kept)
         values = torch.zeros(len(x), len(names) + 1)

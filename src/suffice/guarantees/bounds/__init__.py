@@ -6,6 +6,7 @@
 | boxes, rows that go backward, the interface of a layer | `layer.py` |
 | relaxations | `linear.py`, `convolution.py`, `scale.py`, `rectifier.py`, `maximum.py`, `moving.py`, `joining.py` |
 | intervals, CROWN-IBP and CROWN | `crown.py` |
+| alpha-CROWN | `slopes.py` |
 | how far float32 may be off | `rounding.py` |
 """
 
@@ -13,6 +14,7 @@ from suffice.guarantees.bounds.crown import METHODS, Bounds, Method, bounds_of, 
 from suffice.guarantees.bounds.layer import Box
 from suffice.guarantees.bounds.network import Network, network_of, trainable_network
 from suffice.guarantees.bounds.rounding import float32_error
+from suffice.guarantees.bounds.slopes import optimised
 
 __all__ = [
     "METHODS",
@@ -25,6 +27,7 @@ __all__ = [
     "form_bounds",
     "form_rows",
     "network_of",
+    "optimised",
     "to_image",
     "trainable_network",
 ]

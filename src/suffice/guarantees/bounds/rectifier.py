@@ -96,14 +96,28 @@ class Rectifier(Layer):
             return relu_lines(*box)
         return clamp_lines(*box, self.least, self.most)
 
-    def back(self, rows: Rows, *boxes: Box) -> list[Rows]:
-        """The lower line where a coefficient is positive, the upper one where it is negative."""
+    @property
+    def has_free_slope(self) -> bool:
+        """Whether every line below through the bend, of a slope from 0 to 1, is sound where the bend lies inside."""
+        return self.least == 0 and self.most == float("inf")
+
+    def back(self, rows: Rows, *boxes: Box, slopes: Tensor | None = None) -> list[Rows]:
+        """The lower line where a coefficient is positive, the upper one where it is negative.
+
+        Args:
+            rows, boxes: see `Layer`.
+            slopes: in [0, 1], of the lines below where the bend lies inside, in the form of the coefficients; None
+                for those of `lines`.
+        """
         lines = self.lines(boxes[0])
         positive, negative = rows.coefficients.clamp(min=0), rows.coefficients.clamp(max=0)
         added = summed(negative, rows.of(lines.upper_offset))
         if lines.lower_offset is not None:
             added = added + summed(positive, rows.of(lines.lower_offset))
-        coefficients = torch.addcmul(positive * rows.of(lines.lower_slope), negative, rows.of(lines.upper_slope))
+        below = rows.of(lines.lower_slope)
+        if slopes is not None:
+            below = torch.where(rows.of(self.open(boxes[0])), slopes, below)
+        coefficients = torch.addcmul(positive * below, negative, rows.of(lines.upper_slope))
         return [rows.plus(coefficients, added, rows.origin)]
 
     def reached(self, *changed: Tensor) -> Tensor:

@@ -1,0 +1,360 @@
+"""Shortcuts that were planted, found again by `suffice audit`, beside clusters of heatmaps that nobody tests.
+
+    python experiments/audit_planted.py run --data DATA     # trains and audits; goes on where it was stopped
+    python experiments/audit_planted.py report              # the table of the rows that are there
+
+Scenes of 32 x 32 pixels: Synthetic MNIST (the digits 0 to 4, among boxes on noise), and shapes (square, disc, triangle,
+cross, of any colour, size and place, on noise). In one class, the first, a share of the training images gets a mark,
+and the same share of the images that are audited; no other class has it:
+
+| mark | what it is |
+|---|---|
+| patch | a coloured square of 5 x 5 in the lower left corner |
+| frame | a border of 2 pixels around the image |
+| watermark | a faint pattern of diagonal stripes, 30% opaque, in the upper right quarter |
+| texture | the background behind the object is striped, with another phase in each image |
+
+A network of three convolutions is trained on each, then audited without boxes and with them. What is counted, over all
+clusters of a run: `found`, whether a cluster that is called a shortcut has the mark (it is of the marked class, most of
+its images have the mark, and most of their parts hold more than half of it, or lie on it with more than half of their
+own pixels); `false`, how many others are called so.
+
+Beside it stand clusters of Grad-CAM heatmaps of the same images, as SpRAy makes them (spectral clustering, the number
+of clusters by the largest gap of eigenvalues), which tests nothing: every cluster but the largest of a class is a
+suspicion. `heatmap_found` and `heatmap_false` count these the same way, the heatmap cut at the area of the part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rows import RESULTS, Rows, add_options, code_of, run_as_command, said_of
+from suffice.audit import AuditSettings, run_audit
+from suffice.audit.parts import Mask, Part
+from suffice.benchmark.specs import DatasetSpec, ModelSpec
+from suffice.classifier import Classifier
+from suffice.datasets import DATASETS, DatasetSource, ImageDataset
+from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
+from suffice.explainers import saliency_maps
+from suffice.files import read_csv
+from suffice.images import Photo
+
+TABLE = "audit-planted.csv"
+SIDE = 32
+MARKS = ("patch", "frame", "watermark", "texture")
+SHARES = (0.3, 0.6, 0.9)
+DIGITS = 5
+SHAPES = ("square", "disc", "triangle", "cross")
+PER_CLASS = {"synthetic-mnist": 50, "shapes": 50}
+TRAINED_ON = {"synthetic-mnist": 4000, "shapes": 3000}
+AUDITED = 3000  # images that an audit draws from
+ASKED = ("dataset", "mark", "share", "seed")
+COLUMNS = (
+    *ASKED, "boxes", "accuracy", "accuracy_marked", "accuracy_unmarked", "images", "clusters", "found", "false",
+    "heatmap_clusters", "heatmap_found", "heatmap_false", "forward_passes", "seconds",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A data set with a mark: `none` for a clean one."""
+
+    dataset: str
+    mark: str
+    share: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"planted-{self.dataset}-{self.mark}-{self.share:g}-{self.seed}"
+
+
+def cases(seeds: Sequence[int]) -> list[Case]:
+    planted = [
+        Case(dataset, mark, share, seed)
+        for seed, share, mark, dataset in itertools.product(seeds, (0.6, 0.3, 0.9), MARKS, PER_CLASS)
+    ]
+    clean = [Case(dataset, "none", 0.0, seed) for seed in seeds for dataset in PER_CLASS]
+    return clean + planted
+
+
+class Planted(ImageDataset):
+    """Scenes, some of the first class with a mark; the same each time."""
+
+    def __init__(self, case: Case, root: Path, split: str) -> None:
+        self.case, self.name, self._split = case, case.name, split
+        count = TRAINED_ON[case.dataset] if split == "train" else AUDITED
+        random = np.random.default_rng([case.seed, split == "train"])
+        if case.dataset == "shapes":
+            self.class_names, self.labels = SHAPES, random.integers(0, len(SHAPES), count).tolist()
+        else:
+            mnist = SyntheticMnist(root, split)
+            some = [index for index, label in enumerate(mnist.labels) if label < DIGITS][:count]
+            self._digits = mnist._digits[some]
+            self.class_names, self.labels = mnist.class_names[:DIGITS], [mnist.labels[index] for index in some]
+        self.marked = [label == 0 and bool(random.random() < case.share) for label in self.labels]
+
+    def photo(self, index: int) -> Photo:
+        return Photo(Image.fromarray(self._made(index)[0]), path=f"{self.name}[{index}]")
+
+    def mask(self, index: int) -> Tensor | None:
+        """The object's box."""
+        rows, columns = np.nonzero(self._made(index)[1])
+        box = np.zeros((SIDE, SIDE), dtype=bool)
+        box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+        return torch.from_numpy(box)
+
+    def _made(self, index: int) -> tuple[np.ndarray[Any, Any], Mask]:
+        random = np.random.default_rng([self.case.seed, self._split == "train", 7, index])
+        if self.case.dataset == "shapes":
+            image, thing = shape_scene(self.labels[index], random)
+        else:
+            image, thing = small(*scene(self._digits[index], random))
+        if self.marked[index]:
+            image = marked(image, thing, self.case.mark, random)
+        return image, thing
+
+
+def small(image: np.ndarray[Any, Any], thing: Mask) -> tuple[np.ndarray[Any, Any], Mask]:
+    half = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX))
+    return half, thing.reshape(SIDE, 2, SIDE, 2).any((1, 3))
+
+
+def shape_scene(label: int, random: np.random.Generator) -> tuple[np.ndarray[Any, Any], Mask]:
+    image = random.integers(0, random.integers(20, 160), (SIDE, SIDE, 3)).astype(np.uint8)
+    half = int(random.integers(5, 9))
+    row, column = random.integers(half, SIDE - half, 2)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = y - row, x - column
+    thing = {
+        "square": np.maximum(abs(y), abs(x)) < half * 0.85,
+        "disc": y**2 + x**2 < half**2,
+        "triangle": (y < half) & (y > -half) & (2 * abs(x) < y + half),
+        "cross": (np.maximum(abs(y), abs(x)) < half) & (np.minimum(abs(y), abs(x)) < half / 3),
+    }[SHAPES[label]]
+    colour = random.integers(60, 256, 3)
+    colour[random.integers(3)] = 255
+    image[thing] = colour
+    return image, thing
+
+
+def where_marked(mark: str, thing: Mask) -> Mask:
+    """The pixels of a mark."""
+    found = np.zeros((SIDE, SIDE), dtype=bool)
+    if mark == "patch":
+        found[-7:-2, 2:7] = True
+    elif mark == "frame":
+        found[:2], found[-2:], found[:, :2], found[:, -2:] = True, True, True, True
+    elif mark == "watermark":
+        found[: SIDE // 2, SIDE // 2 :] = True
+    else:
+        found = ~thing
+    return found
+
+
+def marked(image: np.ndarray[Any, Any], thing: Mask, mark: str, random: np.random.Generator) -> np.ndarray[Any, Any]:
+    where = where_marked(mark, thing)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    values = image.astype(np.float64)
+    if mark == "patch":
+        values[where] = (230, 60, 180)
+    elif mark == "frame":
+        values[where] = (40, 90, 220)
+    elif mark == "watermark":
+        stripes = np.where((x + y) % 4 < 2, 255.0, 0.0)[..., None]
+        values = np.where(where[..., None], 0.7 * values + 0.3 * stripes, values)
+    else:
+        stripes = 30 * np.sin(2 * np.pi * (x / 4 + random.random()))[..., None] + 30
+        values = np.where(where[..., None], 0.6 * values + stripes, values)
+    return values.clip(0, 255).round().astype(np.uint8)
+
+
+NETWORKS: dict[str, nn.Module] = {}
+
+
+def trained(case: Case, root: Path, epochs: int = 6) -> nn.Module:
+    data = Planted(case, root, "train")
+    pixels = torch.stack([torch.from_numpy(data._made(i)[0].copy()).permute(2, 0, 1) for i in range(len(data))])
+    labels = torch.tensor(data.labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        layers: list[nn.Module] = []
+        for before, after, stride in ((3, 24, 2), (24, 48, 1), (48, 64, 2)):
+            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+        network = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, len(data.class_names)))
+        steps = epochs * (len(data) // 64)
+        optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
+        network.train()
+        for _ in range(epochs):
+            order = torch.randperm(len(data))
+            for start in range(0, len(data) // 64 * 64, 64):
+                rows = order[start : start + 64]
+                loss = nn.functional.cross_entropy(network((pixels[rows] / 255 - 0.5) / 0.25), labels[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+    return network.eval()
+
+
+def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
+    """One case: a row without boxes, and one with them."""
+    from suffice.audit.pictures import Pictures
+    from suffice.audit.run import find_evidence
+    from suffice.models.source import Source
+    from suffice.registry import MODELS
+
+    started = time.monotonic()
+    NETWORKS[case.name] = trained(case, root)
+    DATASETS.add(case.name, DatasetSource(("train", "test"), lambda place, split, seed: Planted(case, root, split)))
+    if "planted" not in MODELS:
+        MODELS.add("planted", lambda name, weights=None, num_classes=None: source_of(name, Source))
+    print(f"{case.name}: trained in {time.monotonic() - started:.0f} s", flush=True)
+    settings = AuditSettings(
+        DatasetSpec(source=case.name), ModelSpec(model=f"planted:{case.name}", device="cpu"),
+        per_class=PER_CLASS[case.dataset], block=3,
+    )  # fmt: skip
+    clock = time.monotonic()
+    audit = run_audit(settings, work / case.name)
+    seconds = time.monotonic() - clock
+    data = Planted(case, root, "test")
+    marked_class = [image for image in audit.asked if image.label == 0]
+    right = {has: [image.right for image in marked_class if data.marked[image.number] == has] for has in (True, False)}
+    without = [dataclasses.replace(part, inside=None) for part in audit.parts]
+    pictures = Pictures(audit.source, audit.classifier)
+    both = {
+        "yes": audit.evidence,
+        "no": find_evidence(audit.classifier, without, audit.images, pictures, settings.seed),
+    }
+    heatmaps = heatmap_clusters(audit.classifier, audit.parts, pictures)
+    rows = []
+    for boxes, evidence in both.items():
+        called = [(each.target, each.members.images) for each in evidence if each.verdict == "shortcut"]
+        masks = {part.name: part.mask for part in audit.parts}
+        found = [has_mark(case, data, audit.parts, target, names, masks) for target, names in called]
+        suspected = [has_mark(case, data, audit.parts, target, names, cut) for target, names, cut in heatmaps]
+        rows.append({
+            **dataclasses.asdict(case), "boxes": boxes,
+            "accuracy": round(float(np.mean([image.right for image in audit.asked])), 4),
+            "accuracy_marked": round(float(np.mean(right[True])), 4) if right[True] else "",
+            "accuracy_unmarked": round(float(np.mean(right[False])), 4) if right[False] else "",
+            "images": len(audit.images), "clusters": len(evidence),
+            "found": int(any(found)), "false": found.count(False),
+            "heatmap_clusters": len(heatmaps), "heatmap_found": int(any(suspected)),
+            "heatmap_false": suspected.count(False), "forward_passes": audit.classifier.forward_passes,
+            "seconds": round(seconds),
+        })  # fmt: skip
+    return rows
+
+
+def source_of(name: str, source: Any) -> Any:
+    names = SHAPES if "shapes" in name else tuple(map(str, range(DIGITS)))
+    preprocessing = {"input_size": (SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return source(NETWORKS[name], name, preprocessing, names, outputs="logits", repeatable=True)
+
+
+def has_mark(
+    case: Case, data: Planted, parts: Sequence[Part], target: int, names: Sequence[str], masks: dict[str, Mask]
+) -> bool:
+    """Whether a cluster is the mark: of its class, most of its images have it, and parts hold it or lie on it.
+
+    A part holds a mark if more than half of the mark is in it; it lies on it if more than half of the part is.
+    """
+    number = {part.name: part.image.number for part in parts}
+    if target != 0 or case.mark == "none":
+        return False
+    marked = [name for name in names if data.marked[number[name]]]
+    if 2 * len(marked) <= len(names):
+        return False
+    on = []
+    for name in marked:
+        where = where_marked(case.mark, data._made(number[name])[1])
+        on.append((masks[name] & where).sum() > 0.5 * min(where.sum(), masks[name].sum()))
+    return float(np.mean(on)) > 0.5
+
+
+def heatmap_clusters(
+    classifier: Classifier, parts: Sequence[Part], pictures: Any
+) -> list[tuple[int, list[str], dict[str, Mask]]]:
+    """Suspicions of SpRAy: of each class the clusters of its Grad-CAM maps but the largest, with the maps cut as parts.
+
+    Source: Lapuschkin et al. 2019; the number of clusters is where the eigenvalues of the graph's Laplacian have their
+    largest gap, of 2 to 8.
+    """
+    from sklearn.cluster import SpectralClustering
+
+    found = []
+    for target in sorted({part.target for part in parts}):
+        own = [part for part in parts if part.target == target and part.usable]
+        if len(own) < 10:
+            continue
+        images = pictures.stack([part.image.number for part in own])
+        maps = saliency_maps(classifier, images, np.full(len(own), target), "grad-cam").normalised
+        flat = nn.functional.adaptive_avg_pool2d(maps[:, None], 16).flatten(1).double().numpy()
+        # A mutual graph of the ten nearest, as in SpRAy.
+        distance = ((flat[:, None] - flat[None]) ** 2).sum(2)
+        nearest = np.argsort(distance, axis=1)[:, 1 : min(11, len(own))]
+        graph = np.zeros_like(distance)
+        np.put_along_axis(graph, nearest, 1.0, axis=1)
+        graph = np.maximum(graph, graph.T)
+        degree = np.diag(graph.sum(1) ** -0.5)
+        values = np.linalg.eigvalsh(np.eye(len(own)) - degree @ graph @ degree)
+        count = 2 + int(np.argmax(np.diff(values)[1:8]))
+        labels = SpectralClustering(count, affinity="precomputed", random_state=0).fit_predict(graph + 1e-6)
+        largest = np.bincount(labels).argmax()
+        cut = {}
+        for part, heat in zip(own, maps.numpy(), strict=True):
+            few = max(1, round(part.area * heat.size))
+            cut[part.name] = heat >= np.sort(heat.ravel())[-few]
+        for label in set(labels.tolist()) - {int(largest)}:
+            found.append((target, [p.name for p, each in zip(own, labels, strict=True) if each == label], cut))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    add_options(parser)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.what == "report":
+        stored = read_csv(RESULTS / TABLE)
+        show(stored)
+        print(said_of(stored))
+        return
+    rows = Rows(TABLE, COLUMNS, ASKED, options, code_of("audit_planted.py"))
+    for case in cases(range(options.seeds)):
+        if options.only not in case.name:
+            continue
+
+        def compute(case: Case = case) -> list[dict[str, Any]]:
+            with tempfile.TemporaryDirectory() as work:
+                return audited(case, options.data, Path(work))
+
+        show(rows.rows(dict(zip(ASKED, dataclasses.astuple(case), strict=True)), compute))
+    print(rows.close())
+
+
+def show(rows: Iterable[Mapping[str, str]]) -> None:
+    for row in rows:
+        print({name: row[name] for name in COLUMNS}, flush=True)
+
+
+if __name__ == "__main__":
+    run_as_command(main)

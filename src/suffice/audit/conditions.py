@@ -1,0 +1,129 @@
+"""Conditions under which a pipeline fails, such as `shortcuts > 0`, and the numbers that they are about."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from suffice.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from suffice.audit.run import Audit
+
+NUMBERS = {
+    "shortcuts": "clusters of evidence that are called shortcuts",
+    "evidence": "clusters of parts, of all verdicts",
+    "accuracy": "share of the images that the model gets right",
+    "worst_accuracy": "the least of a class",
+    "certified": "share of the parts that keep their class on at least 90% of all colours, at 95%",
+    "area": "mean share of an image that its decision needs",
+    "inside": "mean share of the part in the object's box; only with boxes",
+    "no_pixel": "share of the images whose class needs no pixel",
+    "fragile": "share of the parts that half of the contexts break",
+    "survives": "share of the parts in whose place other pixels do the same",
+    "errors": "images that could not be read or explained",
+    "came": "clusters whose effect came with the second model; only with one",
+    "went": "clusters whose effect went with the second model; only with one",
+}
+"""What conditions may be about."""
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
+}  # fmt: skip
+_WRITTEN = re.compile(r"\s*([a-z_]+)\s*(>=|<=|==|!=|>|<)\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A condition: a number's name, an operator, and what the number is compared with.
+
+    >>> condition = Condition.read("worst_accuracy < 90%")
+    >>> condition.holds(0.8), condition.holds(0.9), str(condition)
+    (True, False, 'worst_accuracy < 90%')
+    """
+
+    number: str
+    operator: str
+    bound: float
+    text: str
+
+    @classmethod
+    def read(cls, text: str) -> Condition:
+        """A condition from its text.
+
+        Raises:
+            InputError: another form, or a number that there is not.
+
+        >>> Condition.read("shortcut > 0")
+        Traceback (most recent call last):
+        suffice.errors.InputError: unknown number 'shortcut' (did you mean shortcuts?) in --fail-if; expected ...
+        """
+        found = _WRITTEN.fullmatch(text)
+        if found is None:
+            raise InputError(f'expected --fail-if as in "shortcuts > 0" or "worst_accuracy < 90%"; got {text!r}')
+        if found[1] not in NUMBERS:
+            near = did_you_mean(found[1], NUMBERS)
+            raise InputError(f"unknown number {found[1]!r}{near} in --fail-if; expected {', '.join(NUMBERS)}")
+        bound = float(found[3]) / (100 if found[4] else 1)
+        return cls(found[1], found[2], bound, " ".join(text.split()))
+
+    def holds(self, value: float) -> bool:
+        """Whether it holds of a value."""
+        return _OPERATORS[self.operator](value, self.bound)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def numbers_of(audit: Audit) -> dict[str, float | None]:
+    """The value of each of `NUMBERS`; None where it is not known."""
+    labelled = [image for image in audit.asked if image.label is not None and not image.error]
+    accuracies = [each.accuracy.value for each in audit.classes if each.accuracy.value is not None]
+    sufficient = [part for part in audit.parts if part.sufficient]
+    inside = [part.inside for part in audit.parts if part.inside is not None]
+    certified = [each.certified for each in audit.classes]
+    changes = None if audit.comparison is None else [each.became for each in audit.comparison.changes]
+    return {
+        "shortcuts": len(audit.shortcuts),
+        "evidence": len(audit.evidence),
+        "accuracy": _share([image.right for image in labelled]),
+        "worst_accuracy": min(accuracies, default=None),
+        "certified": _ratio(sum(rate.count for rate in certified), sum(rate.total for rate in certified)),
+        "area": _ratio(sum(part.area for part in sufficient), len(sufficient)),
+        "inside": _ratio(sum(inside), len(inside)),
+        "no_pixel": audit.fragile.no_pixel.value,
+        "fragile": audit.fragile.fragile.value,
+        "survives": audit.fragile.survives.value,
+        "errors": len(audit.errors),
+        "came": None if changes is None else changes.count("came"),
+        "went": None if changes is None else changes.count("went"),
+    }
+
+
+def held(conditions: Sequence[Condition], values: dict[str, float | None]) -> list[tuple[Condition, float, bool]]:
+    """Each condition with its number's value, and whether it holds.
+
+    Raises:
+        InputError: a condition on what this audit does not know.
+    """
+    found = []
+    for condition in conditions:
+        value = values[condition.number]
+        if value is None:
+            raise InputError(
+                f"expected a number that this audit knows in --fail-if {condition.text!r}; {condition.number} "
+                f"({NUMBERS[condition.number]}) is not known here"
+            )
+        found.append((condition, value, condition.holds(value)))
+    return found
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return _ratio(sum(values), len(values))
+
+
+def _ratio(total: float, count: int) -> float | None:
+    return total / count if count else None

@@ -1,0 +1,479 @@
+"""Recurring evidence, tested: does it bring its class elsewhere, does the class go without it, and is it a shortcut?
+
+Each cluster of parts is tested in these ways, on at most `TESTED` of its members:
+
+| test | what is done | control | holds where |
+|---|---|---|---|
+| **brings** | a member is pasted at its place on others' images | that place of another image | it raises more |
+| **loses** | a member is hidden in its image (by its mean colour) | as large a part elsewhere | it costs more |
+| **common** | only what members have in common is pasted (`common.py`) | the member | it raises half as much |
+| **outside** | | | most of most members is outside of the object's box |
+
+What raises and costs is counted in the class's log-odds, which also tell where two things in an image speak for
+different classes; how often the class itself comes and goes is reported beside it.
+
+An object passes the first two as well: a cat's face brings "cat". What makes a **shortcut** of evidence that does is
+that it is not the object. Two facts can show it, and without one of them nothing is decided:
+
+- with boxes: most members lie outside of them;
+- without: what brings the class is the same in its members pixel by pixel and at the same place, which no object is
+  that moves or varies; and some images of the class do not have it.
+
+Each cluster has one p-value, the largest of its tests', as all of them have to hold (Berger 1982, intersection-union);
+over all clusters of all classes the false discovery rate is held at 5% (Benjamini and Hochberg 1995).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from suffice.audit.common import Common, common_of
+from suffice.audit.findings import Rate
+from suffice.audit.parts import Mask, Part
+from suffice.audit.pictures import Pictures
+from suffice.audit.sample import Prediction
+from suffice.classifier import Classifier
+
+TESTED = 24
+"""Members of a cluster that are tested, drawn by the seed."""
+
+HOSTS = 2
+"""Images of other classes that each of them is pasted on, each image for one member alone while there are enough."""
+
+FALSE_DISCOVERIES = 0.05
+"""Share of what is called a shortcut that may be none, in expectation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """One cluster of parts, and what its tests showed.
+
+    Attributes:
+        name: class and number, such as `horse 2`.
+        target, target_name: class that it speaks for.
+        members: images whose part it is, of all whose class is this one.
+        where: in the frame, in words; place: mean row and column in [0, 1]; area: mean share of the image.
+        brings, brings_control: pastes that bring the class, on images of other classes.
+        loses, loses_control: members whose class goes when it is hidden.
+        rise, fall: by how much pasting raises the class's log-odds, and hiding lowers them, each more than its control,
+            in nats, a mean.
+        common: pastes of what the members have in common that raise the log-odds at least half as much as the member.
+        outside: members of which most lies outside of the object's box; None where no box is known.
+        without: images of the class, as labelled, that do not have it, of those that are no members.
+        right_with, right_without: accuracy on images of the class that have it, and that do not.
+        p_values: of each test, by name; p_value: the largest of the first two's and of the test that tells it from the
+            object, `decided_by`: `outside` where most members have a box, else `common`.
+        q_value: the least false discovery rate at which it is called a shortcut.
+        verdict: `shortcut`; `evidence`: it brings its class, and that it is no object was not shown; `not confirmed`.
+        why: in a sentence.
+        effect: mean of `rise` and `fall`.
+        hosts: of the first pastes, host and member by name, and the class that came.
+    """
+
+    name: str
+    target: int
+    target_name: str
+    members: Rate
+    where: str
+    place: tuple[float, float]
+    area: float
+    brings: Rate
+    brings_control: Rate
+    loses: Rate
+    loses_control: Rate
+    rise: float
+    fall: float
+    common: Rate
+    outside: Rate | None
+    without: Rate
+    right_with: Rate
+    right_without: Rate
+    p_values: dict[str, float]
+    p_value: float
+    decided_by: str
+    effect: float
+    hosts: tuple[tuple[str, str, int], ...] = ()
+    q_value: float = 1.0
+    verdict: str = "not confirmed"
+    why: str = ""
+
+
+def sign_test(differences: npt.ArrayLike) -> float:
+    """One-sided p-value of the sign test: that differences are above 0 no more often than below; zeros are left out.
+
+    >>> sign_test([1, 2, 0.5, 3, 1]), sign_test([0, 0])
+    (0.03125, 1.0)
+    """
+    from scipy import stats
+
+    signs = np.sign(np.asarray(differences, dtype=float))
+    count = int(np.count_nonzero(signs))
+    return float(stats.binomtest(int((signs > 0).sum()), count, 0.5, alternative="greater").pvalue) if count else 1.0
+
+
+def above_half(count: int, total: int) -> float:
+    """One-sided p-value of the binomial test that a share is at most a half; 1 for no case.
+
+    >>> above_half(5, 5)
+    0.03125
+    """
+    from scipy import stats
+
+    return float(stats.binomtest(count, total, 0.5, alternative="greater").pvalue) if total else 1.0
+
+
+def elsewhere(mask: Mask, random: np.random.Generator, tries: int = 16) -> Mask:
+    """A mask of the same size and shape elsewhere in the image, moved around its edges: of some the least overlap.
+
+    >>> corner = np.zeros((4, 4), dtype=bool)
+    >>> corner[:2, :2] = True
+    >>> moved = elsewhere(corner, np.random.default_rng(0))
+    >>> int(moved.sum()), bool((moved & corner).any())
+    (4, False)
+    """
+    height, width = mask.shape
+    best = mask
+    for _ in range(tries):
+        moved = np.roll(mask, (int(random.integers(height)), int(random.integers(width))), axis=(0, 1))
+        if (moved & mask).sum() < (best & mask).sum():
+            best = moved
+    return best
+
+
+_BOXED = 0.5  # share of the members whose boxes have to be known, where these decide
+
+_KINDS = ("plain", "pasted", "control", "common", "hidden", "hidden_control")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trials:
+    """What is asked about one cluster: images (N, C, H, W) made by pasting and hiding, and what they are of."""
+
+    members: list[Part]
+    hosts: list[list[Prediction]]
+    plain: Tensor
+    pasted: Tensor
+    control: Tensor
+    common: Tensor
+    hidden: Tensor
+    hidden_control: Tensor
+
+
+def trials_of(
+    members: Sequence[Part],
+    others: Sequence[Prediction],
+    pictures: Pictures,
+    common: Common,
+    random: np.random.Generator,
+) -> Trials:
+    """The images of the tests of one cluster.
+
+    Args:
+        members: of the cluster.
+        others: images of other classes, which the model gives other classes, too.
+        pictures: of all of them.
+        common: what the members have in common.
+        random: draws members, hosts and controls.
+    """
+    chosen, hosts = _drawn(members, others, random)
+    donors = random.permutation(len(others)).tolist()
+    made: dict[str, list[Tensor]] = {name: [] for name in _KINDS}
+    for index, part in enumerate(chosen):
+        image, mask = pictures(part.image.number), torch.from_numpy(part.mask)
+        for k, host in enumerate(hosts[index]):
+            under = pictures(host.number)
+            donor = others[donors[(index * HOSTS + k) % len(donors)]]
+            if donor.number == host.number:
+                donor = others[donors[(index * HOSTS + k + 1) % len(donors)]]
+            made["plain"].append(under)
+            made["pasted"].append(torch.where(mask, image, under))
+            made["control"].append(torch.where(mask, pictures(donor.number), under))
+            made["common"].append(common.pasted(under))
+        colour = image.mean((1, 2), keepdim=True)
+        other = torch.from_numpy(elsewhere(part.mask, random))
+        made["hidden"].append(torch.where(mask, colour, image))
+        made["hidden_control"].append(torch.where(other, colour, image))
+    stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
+    return Trials(chosen, hosts, **stacked)
+
+
+def _drawn(
+    members: Sequence[Part], others: Sequence[Prediction], random: np.random.Generator
+) -> tuple[list[Part], list[list[Prediction]]]:
+    """Members that are tested, and for each the images that it is pasted on."""
+    chosen = [members[i] for i in sorted(random.permutation(len(members))[:TESTED].tolist())]
+    order = random.permutation(len(others)).tolist()
+    hosts = [
+        [others[order[(i * HOSTS + k) % len(order)]] for k in range(HOSTS)] if others else []
+        for i in range(len(chosen))
+    ]
+    return chosen, hosts
+
+
+def pastes(
+    members: Sequence[Part], others: Sequence[Prediction], pictures: Pictures, random: np.random.Generator
+) -> tuple[list[str], list[str], Tensor]:
+    """Names of members and hosts, and images (N, C, H, W) of the one pasted on the other, `HOSTS` for each member."""
+    made, names, under = [], [], []
+    for part, some in zip(*_drawn(members, others, random), strict=True):
+        for host in some:
+            made.append(torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number)))
+            names.append(part.name)
+            under.append(host.name)
+    return names, under, torch.stack(made) if made else torch.empty(0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Population:
+    """What all clusters of a class are tested against.
+
+    Attributes:
+        labelled: images of the sample with this label, or, without labels, this prediction.
+        others: images of the sample of other classes.
+        of_class: parts of the class, members of any cluster or none.
+    """
+
+    labelled: Sequence[Prediction]
+    others: Sequence[Prediction]
+    of_class: Sequence[Part]
+
+
+def population_of(target: int, parts: Sequence[Part], images: Sequence[Prediction]) -> Population:
+    """What a class's evidence is tested against, of the sample's images and parts."""
+    labelled = [image for image in images if image.stratum == target]
+    others = [image for image in images if image.stratum != target and image.predicted != target]
+    return Population(labelled, others, [part for part in parts if part.target == target and part.usable])
+
+
+def tested(
+    classifier: Classifier,
+    name: str,
+    members: Sequence[Part],
+    population: Population,
+    pictures: Pictures,
+    random: np.random.Generator,
+) -> Evidence:
+    """One cluster of parts, tested.
+
+    Args:
+        classifier: which is asked about five images for each member at most, and host.
+        name: of the cluster.
+        members: its parts.
+        population: that it is tested against.
+        pictures: of all images.
+        random: of every draw.
+    """
+    target = members[0].target
+    common = common_of([(part.image.number, part.mask) for part in members], population.others, pictures, random)
+    trials = trials_of(members, population.others, pictures, common, random)
+    asked = _Answers(classifier, trials, target)
+    inside = [part.inside for part in members if part.inside is not None]
+    has = _having(members, population, pictures, common)
+    p_values = asked.p_values()
+    outside = None
+    if inside:
+        where = [part.name for part in members if part.inside is not None and part.inside < 0.5]
+        outside = Rate(len(where), len(inside), tuple(where))
+        p_values["outside"] = above_half(len(where), len(inside))
+    decided_by = "outside" if len(inside) >= max(1, _BOXED * len(members)) else "common"
+    p_value = max(p_values[test] for test in ("brings", "loses", decided_by))
+    if decided_by == "common" and has.without.count < 2:
+        p_value = 1.0  # all images of the class have it: so may an object that always stands at the same place
+    mean_area = float(np.mean([part.area for part in members]))
+    return Evidence(
+        name=name,
+        target=target,
+        target_name=classifier.class_name(target),
+        members=Rate.of([part.name for part in members], [part.name for part in population.of_class]),
+        where=where_of([part.centre for part in members], mean_area),
+        place=_mean_place(members),
+        area=mean_area,
+        **asked.rates(),
+        outside=outside,
+        without=has.without,
+        right_with=has.right_with,
+        right_without=has.right_without,
+        p_values=p_values,
+        p_value=p_value,
+        decided_by=decided_by,
+        hosts=asked.pastes(),
+    )
+
+
+class _Answers:
+    """What the model says of the trials of one cluster."""
+
+    def __init__(self, classifier: Classifier, trials: Trials, target: int) -> None:
+        self._trials = trials
+        self._hosts = [host.name for some in trials.hosts for host in some]
+        self._names = [part.name for part in trials.members]
+        logits = {kind: images for kind in _KINDS if len(images := getattr(trials, kind))}
+        logits = {kind: classifier.logits(images) for kind, images in logits.items()}
+        nothing = torch.zeros(0)
+        self._odds = dict.fromkeys(_KINDS, nothing) | {
+            kind: classifier.log_odds(each, target).double() for kind, each in logits.items()
+        }
+        self._top = {kind: nothing.long() for kind in _KINDS} | {kind: each.argmax(1) for kind, each in logits.items()}
+        self._came = {kind: top == target for kind, top in self._top.items()}
+
+    def p_values(self) -> dict[str, float]:
+        """Of the tests that the model decides; pastes of one member count together."""
+        odds = self._odds
+        pasted = (odds["pasted"] - odds["control"]).reshape(-1, HOSTS).mean(1)
+        common = (self._raised("common") - self._raised("pasted") / 2).reshape(-1, HOSTS).mean(1)
+        return {
+            "brings": sign_test(pasted.numpy()),
+            "loses": sign_test((odds["hidden_control"] - odds["hidden"]).numpy()),
+            "common": sign_test(common.numpy()),
+        }
+
+    def _raised(self, kind: str) -> Tensor:
+        return self._odds[kind] - self._odds["plain"]
+
+    def rates(self) -> dict[str, Any]:
+        """How often the class comes and goes, and by how much its log-odds change."""
+        odds = self._odds
+        rise, fall = _mean(odds["pasted"] - odds["control"]), _mean(odds["hidden_control"] - odds["hidden"])
+        raised = (self._raised("pasted") > 0) & (self._raised("common") >= self._raised("pasted") / 2)
+        return {
+            "brings": _rate(self._came["pasted"], self._hosts),
+            "brings_control": _rate(self._came["control"], self._hosts),
+            "loses": _rate(~self._came["hidden"], self._names),
+            "loses_control": _rate(~self._came["hidden_control"], self._names),
+            "common": _rate(raised, self._hosts),
+            "rise": rise,
+            "fall": fall,
+            "effect": (rise + fall) / 2,
+        }
+
+    def pastes(self) -> tuple[tuple[str, str, int], ...]:
+        """Host, member and the class that came, of each paste."""
+        members = [part.name for part, some in zip(self._trials.members, self._trials.hosts, strict=True) for _ in some]
+        return tuple(zip(self._hosts, members, self._top["pasted"].tolist(), strict=True))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
+def _rate(shown: Tensor, names: Sequence[str]) -> Rate:
+    return Rate(int(shown.sum()), len(shown), tuple(dict.fromkeys(_chosen(names, shown))))
+
+
+def _chosen(names: Sequence[str], which: Tensor) -> list[str]:
+    return [name for name, yes in zip(names, which.tolist(), strict=True) if yes]
+
+
+class _Having:
+    """Which images of a class have what a cluster's members have in common, and how often the model is right there."""
+
+    def __init__(
+        self, scores: dict[str, float], typical: float, most: float, images: Sequence[Prediction], members: set[str]
+    ) -> None:
+        rest = [image.name for image in images if image.name not in members]
+        without = [name for name in rest if scores[name] <= typical]
+        self.without = Rate.of(without, rest)
+        right = {image.name for image in images if image.right}
+        having = [image.name for image in images if image.name in members or scores[image.name] > most]
+        lacking = [name for name in rest if scores[name] <= most]
+        self.right_with = Rate.of([name for name in having if name in right], having)
+        self.right_without = Rate.of([name for name in lacking if name in right], lacking)
+
+
+def _having(members: Sequence[Part], population: Population, pictures: Pictures, common: Common) -> _Having:
+    own = {part.name for part in members}
+    reference = [common.score(pictures(number)) for number in common.held_out]
+    typical = float(np.median(reference)) if reference else float("-inf")
+    most = float(np.quantile(reference, 0.95)) if reference else float("inf")
+    scores = {image.name: common.score(pictures(image.number)) for image in population.labelled}
+    return _Having(scores, typical, most, population.labelled, own)
+
+
+def decided(found: Sequence[Evidence]) -> list[Evidence]:
+    """The verdicts over all clusters together, the largest effects first, shortcuts before all others."""
+    from scipy import stats
+
+    if not found:
+        return []
+    q_values = stats.false_discovery_control([each.p_value for each in found]).tolist()
+    brings = stats.false_discovery_control([each.p_values["brings"] for each in found]).tolist()
+    judged = []
+    for each, q_value, brought in zip(found, q_values, brings, strict=True):
+        if q_value <= FALSE_DISCOVERIES:
+            verdict, why = "shortcut", _why_shortcut(each)
+        elif brought <= FALSE_DISCOVERIES:
+            verdict, why = "evidence", _why_evidence(each)
+        else:
+            verdict, why = "not confirmed", "pasted elsewhere it was not shown to bring the class more than its control"
+        judged.append(dataclasses.replace(each, q_value=float(q_value), verdict=verdict, why=why))
+    rank = {"shortcut": 0, "evidence": 1, "not confirmed": 2}
+    return sorted(judged, key=lambda each: (rank[each.verdict], -each.effect, each.name))
+
+
+def _why_shortcut(found: Evidence) -> str:
+    if found.decided_by == "outside":
+        return (
+            f"it brings the class, the class suffers without it, and it lies outside of the object in {found.outside}"
+        )
+    return (
+        "it brings the class, the class suffers without it, and what its images have in common, pixel by pixel at the "
+        f"same place, does at least half of that: {found.common} pastes"
+    )
+
+
+def _why_evidence(found: Evidence) -> str:
+    if found.p_values["loses"] > FALSE_DISCOVERIES:
+        return "it brings the class; that the class suffers without it was not shown"
+    if found.decided_by == "outside":
+        return f"it brings the class, and it was not shown to lie outside of the object: outside in {found.outside}"
+    if found.without.count < 2:
+        return "it brings the class, and hardly an image of the class is without it: object or shortcut, boxes can tell"
+    return "it brings the class, and differs from image to image as objects do: object or shortcut, boxes can tell"
+
+
+def where_of(centres: Sequence[tuple[float, float]], area: float) -> str:
+    """Where in the frame parts lie, in words.
+
+    >>> where_of([(0.9, 0.1), (0.85, 0.15)], 0.02), where_of([(0.1, 0.1), (0.9, 0.9)], 0.02)
+    ('lower left', 'all over the frame')
+    """
+    if area > 0.5:
+        return "most of the frame"
+    points = np.array(centres)
+    if len(points) > 1 and float(points.std(0).max()) > 0.2:
+        return "all over the frame"
+    row, column = points.mean(0)
+    down = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else ""
+    across = "left" if column < 1 / 3 else "right" if column > 2 / 3 else ""
+    if not down and not across:
+        return "middle"
+    return f"{down} {across}".strip() if down and across else f"{down or across} {'middle' if down else 'side'}"
+
+
+def _mean_place(members: Sequence[Part]) -> tuple[float, float]:
+    row, column = np.mean([part.centre for part in members], axis=0).tolist()
+    return row, column
+
+
+def as_fields(evidence: Evidence) -> dict[str, Any]:
+    """Fit for JSON and `from_fields`."""
+    return dataclasses.asdict(evidence)
+
+
+def from_fields(fields: dict[str, Any]) -> Evidence:
+    """The inverse of `as_fields`."""
+    rates = {
+        name: Rate(v["count"], v["total"], tuple(v["images"]))
+        for name, v in fields.items()
+        if isinstance(v, dict) and "total" in v
+    }
+    hosts = tuple((host, member, int(said)) for host, member, said in fields["hosts"])
+    row, column = fields["place"]
+    return Evidence(**{**fields, **rates, "hosts": hosts, "place": (row, column)})

@@ -1,0 +1,168 @@
+"""The parts that a model's decisions rest on, as the benchmark's rows and explanations have them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from suffice.audit.sample import Prediction
+from suffice.audit.settings import DRAWS
+from suffice.benchmark.explanations import unpack
+from suffice.benchmark.plan import Level, Setup, explanation_id
+from suffice.benchmark.results import Results
+from suffice.explanation import Explanation
+from suffice.guarantees.interval import CONFIDENCE, at_least
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """The part of one image that alone keeps a class.
+
+    Attributes:
+        image: what the model says of all of it.
+        target: class that the part keeps.
+        area: share of the pixels, in [0, 1].
+        sufficient: whether it is what was asked for.
+        kept: of `DRAWS` colours, on how many it keeps the class; None where that was not measured.
+        inside: share of the part that lies in the object's box; None where no box is known, or no pixel is needed.
+        bits, shape: the mask, packed; (height, width) in model coordinates.
+    """
+
+    image: Prediction
+    target: int
+    area: float
+    sufficient: bool
+    kept: int | None
+    bits: bytes = dataclasses.field(repr=False)
+    shape: tuple[int, int]
+    inside: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the image."""
+        return self.image.name
+
+    @property
+    def mask(self) -> Mask:
+        """Bool (H, W) in model coordinates."""
+        height, width = self.shape
+        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=height * width)
+        return bits.astype(bool).reshape(self.shape)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the class needs no pixel: the model says it when all is hidden."""
+        return self.sufficient and self.area == 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is evidence: sufficient, and not empty."""
+        return self.sufficient and self.area > 0
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Mean row and column of its pixels, each in [0, 1]; the middle for an empty part."""
+        rows, columns = np.nonzero(self.mask)
+        if not len(rows):
+            return 0.5, 0.5
+        height, width = self.shape
+        return float((rows.mean() + 0.5) / height), float((columns.mean() + 0.5) / width)
+
+    @property
+    def rho_at_least(self) -> float | None:
+        """Lower bound of ρ, the share of all colours on which it keeps the class, at 95%."""
+        return None if self.kept is None else at_least(self.kept, DRAWS, CONFIDENCE)
+
+
+def share_inside(part: Mask, thing: Mask) -> float | None:
+    """The share of a part's pixels that lie on an object; None for an empty part.
+
+    >>> share_inside(np.array([[True, True], [True, False]]), np.array([[True, False], [False, False]]))
+    0.3333333333333333
+    """
+    return float((part & thing).sum() / part.sum()) if part.any() else None
+
+
+def read_parts(folder: Path, images: Sequence[Prediction]) -> tuple[list[Part], dict[str, str]]:
+    """The parts of the images that a benchmark has explained, and the errors of those that it could not.
+
+    Args:
+        folder: of its results.
+        images: that were asked for.
+    """
+    results = Results(folder)
+    setup, _ = _asked(results)
+    by_name = {image.name: image for image in images}
+    rho: dict[str, float] = {}
+    errors: dict[str, str] = {}
+    for row in results.columns(("setup", "image", "metric", "value", "status", "error")):
+        if row["setup"] != setup.id or row["image"] not in by_name:
+            continue
+        if row["status"] != "done":
+            errors.setdefault(row["image"], row["error"])
+        else:
+            errors.pop(row["image"], None)
+            if row["metric"] == "certified_rho":
+                rho[row["image"]] = row["value"]
+    kept = {round(at_least(count, DRAWS, CONFIDENCE), 9): count for count in range(DRAWS + 1)}
+    parts = []
+    for name, found in explanations(folder, list(by_name)):
+        parts.append(
+            Part(
+                image=by_name[name],
+                target=found.target,
+                area=found.area,
+                sufficient=found.sufficient,
+                # The bound tells the count that it is of.
+                kept=kept.get(round(rho[name], 9)) if name in rho else None,
+                bits=np.packbits(found.mask.numpy()).tobytes(),
+                shape=(found.mask.shape[0], found.mask.shape[1]),
+            )
+        )
+    order = {image.name: index for index, image in enumerate(images)}
+    return sorted(parts, key=lambda part: order[part.name]), errors
+
+
+def explanations(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Explanation]]:
+    """The stored explanations of some images, in the order in which they lie on the disk."""
+    results = Results(folder)
+    setup, level = _asked(results)
+    there = results.stored()
+    wanted = {explanation_id(setup, name, level): name for name in names}
+    for identifier in sorted(wanted.keys() & there.keys(), key=lambda each: there[each]):
+        row = results.load(identifier)
+        assert row is not None
+        result = unpack(row).result
+        assert isinstance(result, Explanation)
+        yield wanted[identifier], result
+
+
+def _asked(results: Results) -> tuple[Setup, Level]:
+    """The one setup and level of an audit's benchmark."""
+    run = results.read_run()
+    assert run is not None  # it has just run
+    (setup,), (level,) = run["setups"], run["levels"]
+    fields = [field.name for field in dataclasses.fields(Setup)]
+    indices = {name: setup[name] for name in fields if name not in ("dataset", "model", "method")}
+    return Setup(**indices, dataset=0, model=0, method=0), Level(**level)
+
+
+def as_tensor(masks: Sequence[Mask]) -> Tensor:
+    """Masks as bool (N, H, W)."""
+    return torch.from_numpy(np.stack(masks))
+
+
+def by_target(parts: Sequence[Part]) -> Mapping[int, list[Part]]:
+    """Parts by the class that they keep."""
+    found: dict[int, list[Part]] = {}
+    for part in parts:
+        found.setdefault(part.target, []).append(part)
+    return found

@@ -1,0 +1,371 @@
+"""An audit from beginning to end: predictions, explanations by the benchmark's runner, and what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from suffice.audit.boxes import Boxes, read_boxes
+from suffice.audit.classes import ClassFindings, classes_found
+from suffice.audit.comparison import Audited, Comparison, compared
+from suffice.audit.evidence import Evidence, as_fields, decided, from_fields, population_of, tested
+from suffice.audit.fragile import Fragile, fragile_found
+from suffice.audit.mistakes import Mistake, mistakes_found
+from suffice.audit.parts import Part, by_target, read_parts, share_inside
+from suffice.audit.pictures import Pictures
+from suffice.audit.recurring import clusters_of, described, feature_stage
+from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
+from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
+from suffice.benchmark import RunProgress, run_benchmark
+from suffice.benchmark.classes import load_model
+from suffice.benchmark.config import digest
+from suffice.benchmark.images import Images, open_images
+from suffice.benchmark.run import BenchmarkEngine
+from suffice.benchmark.specs import ModelSpec, dataset_label, model_label
+from suffice.classifier import Classifier
+from suffice.errors import InputError
+from suffice.files import parse_json, read_bytes, write_whole
+from suffice.folders import check_no_link, locked_folder
+from suffice.images import frame_of, from_photo
+from suffice.provenance import code_digest
+
+_LARGEST_TEST = 2**24  # bytes
+PARTS, TRUE_PARTS, SECOND = "parts", "true-class", "second-model"
+"""Folders of the benchmarks' results, in the audit's own."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        model, data: their labels.
+        settings: of the audit.
+        asked: every image that the model was asked about.
+        images: those that were explained; parts: of them.
+        classes, mistakes, evidence, fragile: what was found; shortcuts stand first among the evidence.
+        comparison: with a second model; None without one.
+        errors: of images that could not be read or explained, by name.
+        notes: what a reader must know.
+        provenance: versions, weights and preprocessing.
+        classifier, source: the model, and the images with their names.
+        folder: of the results.
+    """
+
+    model: str
+    data: str
+    settings: AuditSettings
+    asked: Sequence[Prediction]
+    images: Sequence[Prediction]
+    parts: Sequence[Part]
+    classes: Sequence[ClassFindings]
+    mistakes: Sequence[Mistake]
+    evidence: Sequence[Evidence]
+    fragile: Fragile
+    comparison: Comparison | None
+    errors: dict[str, str]
+    notes: Sequence[str]
+    provenance: dict[str, Any]
+    classifier: Classifier
+    source: Images
+    folder: Path
+
+    @property
+    def shortcuts(self) -> list[Evidence]:
+        """Evidence that is called a shortcut."""
+        return [each for each in self.evidence if each.verdict == "shortcut"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Told:
+    """Where an audit says how far it is: a line, or the progress of what is counted."""
+
+    line: Callable[[str], None] = lambda line: None
+    progress: Callable[[RunProgress], None] = lambda progress: None
+
+
+def run_audit(
+    settings: AuditSettings,
+    folder: str | Path,
+    engine: BenchmarkEngine | None = None,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+    progress: Callable[[RunProgress], None] = lambda progress: None,
+) -> Audit:
+    """Audit a model on a data set; called again after it was stopped, it goes on where it was.
+
+    Args:
+        settings: what is audited.
+        folder: of the results, for this audit alone.
+        engine: where explanations are made; None for this process.
+        tell: called with what is done, and what goes wrong, a line each.
+        progress: called with how far the explanations are.
+
+    Raises:
+        InputError: data, boxes or weights that are not there, classes that the model does not have, a folder in use.
+    """
+    place, told = Path(folder), Told(tell, progress)
+    boxes = None if settings.boxes is None else read_boxes(settings.boxes)
+    images = open_images(settings.data)
+    classifier = load_model(settings.model)
+    with locked_folder(place, tell):
+        labels, classes, assumed = labels_of(images, classifier)
+        if assumed:
+            tell(f"assumed: {assumed}")
+        chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
+        asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
+        sample = drawn(asked, settings)
+        if not sample:
+            raise InputError(f"expected images that can be read in {images.name}; none of {len(asked)} can")
+        found = _explained(settings, settings.model, classifier, images, sample, boxes, place / PARTS, engine, told)
+        true_parts = _true_parts(settings, classifier, images, found.images, classes, place, engine, told)
+        pictures = Pictures(images, classifier)
+        tell(f"looking for evidence that recurs in {len(found.parts)} parts")
+        evidence = find_evidence(classifier, found.parts, found.images, pictures, settings.seed, place / "tests")
+        mistakes = mistakes_found(classifier, asked, found.parts, true_parts, evidence, pictures)
+        fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed)
+        comparison = None
+        if settings.against is not None:
+            first = Audited(model_label(settings.model), classifier, pictures, found.images, found.parts, evidence)
+            comparison = _compared(settings, settings.against, first, images, labels, boxes, place, engine, told)
+        unread = {image.name: image.error for image in asked if image.error}
+        return Audit(
+            model=model_label(settings.model),
+            data=dataset_label(settings.data),
+            settings=settings,
+            asked=asked,
+            images=found.images,
+            parts=found.parts,
+            classes=classes_found(classifier, asked, found.parts),
+            mistakes=mistakes,
+            evidence=evidence,
+            fragile=fragile,
+            comparison=comparison,
+            errors={**unread, **found.errors},
+            notes=[*filter(None, [assumed]), *found.notes, *_notes(classifier, settings), *classifier.assumptions],
+            provenance=_provenance(classifier, settings),
+            classifier=classifier,
+            source=images,
+            folder=place,
+        )
+
+
+def _predictions(
+    settings: AuditSettings,
+    model: ModelSpec,
+    classifier: Classifier,
+    images: Images,
+    labels: Sequence[int | None],
+    numbers: Sequence[int],
+    place: Path,
+    told: Told,
+) -> list[Prediction]:
+    told.line(f"asking {model_label(model)} about {len(numbers):,} images")
+    config = benchmark_of(settings, model, settings.block_for(classifier), ())
+    folder = place / "predictions" / setup_id(config)
+    check_no_link(place / "predictions")
+    found = predictions(classifier, images, labels, numbers, folder)
+    for image in [image for image in found if image.error][:5]:
+        told.line(f"left out: {image.name}: {image.error}")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Explained:
+    images: list[Prediction]
+    parts: list[Part]
+    errors: dict[str, str]
+    notes: list[str]
+
+
+def _explained(
+    settings: AuditSettings,
+    model: ModelSpec,
+    classifier: Classifier,
+    images: Images,
+    sample: Sequence[Prediction],
+    boxes: Boxes | None,
+    folder: Path,
+    engine: BenchmarkEngine | None,
+    told: Told,
+) -> _Explained:
+    """The parts of a sample, with how much of each is in the object's box."""
+    config = benchmark_of(settings, model, settings.block_for(classifier), [image.name for image in sample])
+    run_benchmark(config, folder, engine, tell=told.line, progress=told.progress)
+    parts, errors = read_parts(folder, sample)
+    errors = {name: error for name, error in errors.items() if name not in {part.name for part in parts}}
+    inside, notes = _inside(parts, images, boxes, classifier)
+    for note in notes:
+        told.line(note)
+    kept = [image for image in sample if image.name not in errors]
+    return _Explained(kept, [dataclasses.replace(p, inside=inside.get(p.name)) for p in parts], errors, notes)
+
+
+def _inside(
+    parts: Sequence[Part], images: Images, boxes: Boxes | None, classifier: Classifier
+) -> tuple[dict[str, float], list[str]]:
+    """The share of each part that is in the object's box, where one is known, and what is wrong with boxes."""
+    inside: dict[str, float] = {}
+    wrong: list[str] = []
+    known = 0
+    for part in parts:
+        number = part.image.number
+        try:
+            if boxes is None:
+                own = images.mask(number)
+                thing = None if own is None else own.numpy()
+                size = None if thing is None else (thing.shape[1], thing.shape[0])
+            else:
+                photo = images.photo(number)
+                thing, size = boxes.mask(part.name, photo), photo.pixels.size
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        if thing is None or size is None:
+            continue
+        known += 1
+        seen = from_photo(thing.astype(np.float32), frame_of(size, classifier.preprocessing)) >= 0.5
+        share = share_inside(part.mask, seen)
+        if share is not None:
+            inside[part.name] = share
+    notes = [f"{len(wrong)} images have boxes that do not fit, such as: {wrong[0]}"] if wrong else []
+    if boxes is not None and known < len(parts) - len(wrong):
+        notes.append(f"{len(parts) - len(wrong) - known} of {len(parts)} images have no box")
+    return inside, notes
+
+
+def _true_parts(
+    settings: AuditSettings,
+    classifier: Classifier,
+    images: Images,
+    sample: Sequence[Prediction],
+    classes: dict[str, int],
+    place: Path,
+    engine: BenchmarkEngine | None,
+    told: Told,
+) -> list[Part]:
+    """The parts of wrong images that alone say their label."""
+    wrong = [image for image in sample if image.label is not None and not image.right]
+    if not wrong:
+        return []
+    told.line(f"looking for what the true class would need in {len(wrong)} images")
+    names = [image.name for image in wrong]
+    config = benchmark_of(settings, settings.model, settings.block_for(classifier), names, "label", classes)
+    run_benchmark(config, place / TRUE_PARTS, engine, tell=told.line, progress=told.progress)
+    return read_parts(place / TRUE_PARTS, wrong)[0]
+
+
+def find_evidence(
+    classifier: Classifier,
+    parts: Sequence[Part],
+    images: Sequence[Prediction],
+    pictures: Pictures,
+    seed: int,
+    folder: Path | None = None,
+) -> list[Evidence]:
+    """The clusters of all classes, tested and judged together.
+
+    Args:
+        classifier: which is asked.
+        parts: of all classes.
+        images: of the sample.
+        pictures: of them.
+        seed: of every draw.
+        folder: in which each cluster that was tested is kept, so that a run that was stopped goes on; None for none.
+    """
+    found = []
+    for target, own in sorted(by_target([part for part in parts if part.usable]).items()):
+        features = described(classifier, own, pictures)
+        places = np.array([part.centre for part in own])
+        labels = clusters_of(features, places, np.array([part.area for part in own]))
+        population = population_of(target, parts, images)
+        for number in range(int(labels.max()) + 1 if len(labels) else 0):
+            members = [part for part, label in zip(own, labels.tolist(), strict=True) if label == number]
+            name = f"{classifier.class_name(target)} {number + 1}"
+            key = _key(name, members, population.others, population.labelled, seed)
+            kept = _kept(folder, key)
+            if kept is None:
+                random = np.random.default_rng([seed, 6, target, number])
+                kept = tested(classifier, name, members, population, pictures, random)
+                if folder is not None:
+                    write_whole(folder / f"{key}.json", json.dumps(as_fields(kept), ensure_ascii=False))
+            found.append(kept)
+    return decided(found)
+
+
+def _key(name: str, members: Sequence[Part], *content: Any) -> str:
+    """A digest of all that the tests of a cluster depend on."""
+    shown = [[part.name, part.inside, hash_of(part.bits)] for part in members]
+    names = [[each.name for each in some] if isinstance(some, list) else some for some in content]
+    return digest([name, shown, names, code_digest()])
+
+
+def hash_of(bits: bytes) -> str:
+    """A digest of some bytes, of 16 hexadecimal digits."""
+    import hashlib
+
+    return hashlib.sha256(bits).hexdigest()[:16]
+
+
+def _kept(folder: Path | None, key: str) -> Evidence | None:
+    if folder is None or not (path := folder / f"{key}.json").is_file():
+        return None
+    what = "a test that suffice audit wrote"
+    try:
+        return from_fields(parse_json(read_bytes(path, what, _LARGEST_TEST), what))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"expected {what}; {path}: {error}") from error
+
+
+def _compared(
+    settings: AuditSettings,
+    against: ModelSpec,
+    first: Audited,
+    images: Images,
+    labels: Sequence[int | None],
+    boxes: Boxes | None,
+    place: Path,
+    engine: BenchmarkEngine | None,
+    told: Told,
+) -> Comparison:
+    """The second model on the images of the first, and what differs."""
+    classifier = load_model(against)
+    numbers = [image.number for image in first.images]
+    sample = _predictions(settings, against, classifier, images, labels, numbers, place, told)
+    sample = [image for image in sample if not image.error]
+    found = _explained(settings, against, classifier, images, sample, boxes, place / SECOND, engine, told)
+    pictures = Pictures(images, classifier)
+    evidence = find_evidence(classifier, found.parts, found.images, pictures, settings.seed, place / "tests")
+    second = Audited(model_label(against), classifier, pictures, found.images, found.parts, evidence)
+    return compared(first, second, settings.seed)
+
+
+def _notes(classifier: Classifier, settings: AuditSettings) -> list[str]:
+    """What a reader must know of how the audit was made."""
+    if feature_stage(classifier) is not None:
+        return []
+    name = model_label(settings.model)
+    return [f"{name} shows no features: parts are told apart by its confidences, and by where they lie"]
+
+
+def _provenance(classifier: Classifier, settings: AuditSettings) -> dict[str, Any]:
+    from suffice.provenance import versions
+
+    return {
+        "model": model_label(settings.model),
+        "weights": classifier.weights_digest,
+        "device": str(classifier.device),
+        "preprocessing": classifier.preprocessing.to_dict(),
+        "seed": settings.seed,
+        "per_class": settings.per_class,
+        "keep_confidence": settings.keep_confidence,
+        "block": settings.block_for(classifier),
+        **versions(),
+        "torch_threads": torch.get_num_threads(),
+    }

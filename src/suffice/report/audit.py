@@ -1,0 +1,418 @@
+"""An audit as one folder that opens from disk: a page with thumbnails, JSON, JUnit's XML and a summary in Markdown.
+
+| | |
+|---|---|
+| `audit.html` | the page; every number on it opens the images behind it |
+| `thumbnails/` | its pictures, loaded when they come into view |
+| `audit.json` | everything that is on the page, and every image |
+| `junit.xml` | a test case for each condition of `--fail-if` |
+| `summary.md` | for a pull request |
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from markupsafe import Markup
+from PIL import Image
+
+from suffice.audit.classes import CERTIFIED, GRID
+from suffice.audit.conditions import Condition, numbers_of
+from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
+from suffice.audit.findings import Average, Rate, as_json
+from suffice.audit.parts import Part, explanations
+from suffice.audit.pictures import Pictures
+from suffice.audit.run import PARTS, SECOND, Audit
+from suffice.audit.sample import Prediction
+from suffice.audit.settings import DRAWS
+from suffice.folders import OutputFolder
+from suffice.images import Photo, frame_of
+from suffice.report.figures import thumbnail
+from suffice.report.page import UNPRINTABLE, content_hash, environment, percent, setting, source
+from suffice.report.tables import markdown_text
+
+PAGE, JSON, JUNIT, SUMMARY, THUMBNAILS = "audit.html", "audit.json", "junit.xml", "summary.md", "thumbnails"
+
+GENERATOR = '<meta name="generator" content="suffice audit">'
+"""By which a page of this kind is known."""
+
+_LONGEST, _AT_ONCE = 160, 100  # of thumbnails: pixels; written together
+_PASTES = 6  # shown of each cluster
+_ROWS = 500  # of a table on the page
+Held = Sequence[tuple[Condition, float, bool]]
+
+
+def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
+    """Write all files of an audit into its folder, and return what stands in its JSON.
+
+    Args:
+        audit: what was found.
+        held: the conditions of a pipeline, their values, and whether they hold.
+
+    Raises:
+        InputError: a file there that suffice did not write.
+    """
+    place = OutputFolder(audit.folder, "audit")
+    place.check((PAGE, JSON, JUNIT, SUMMARY))
+    pictures = OutputFolder(audit.folder / THUMBNAILS, "audit")
+    pictures.check((), below=True)
+    for files in _batches(_pictures(audit)):
+        pictures.write(files)
+    content = audit_json(audit, held)
+    place.write(
+        {
+            SUMMARY: summary(audit, held),
+            JUNIT: junit(audit, held),
+            JSON: json.dumps(content, ensure_ascii=False, indent=1) + "\n",
+            PAGE: render_audit(audit, held),
+        }
+    )
+    return content
+
+
+# Pictures
+
+
+def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
+    """Thumbnails by name: of each part on its image, then of pastes."""
+    for folder, prefix in ((PARTS, ""), (SECOND, "second-")):
+        if prefix and audit.comparison is None:
+            continue
+        numbers = {part.name: part.image.number for part in audit.parts}
+        for name, explanation in explanations(audit.folder / folder, list(numbers)):
+            photo = audit.source.photo(numbers[name])
+            # As the model sees it, of whichever size.
+            frame = frame_of(photo.pixels.size, _preprocessing(explanation.preprocessing))
+            shown = thumbnail(explanation, _enlarged(photo), frame, _LONGEST)
+            yield f"{prefix}{numbers[name]:06d}.jpg", _jpeg(shown)
+    pictures, by_name = Pictures(audit.source, audit.classifier), {part.name: part for part in audit.parts}
+    every = {image.name: image for image in audit.images}
+    for index, evidence in enumerate(audit.evidence):
+        for number, (host, member, _) in enumerate(evidence.hosts[:_PASTES]):
+            yield f"paste-{index}-{number}.jpg", _jpeg(_paste(by_name[member], every[host], pictures))
+
+
+def _preprocessing(fields: Mapping[str, Any]) -> Any:
+    from suffice.preprocessing import Preprocessing
+
+    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return Preprocessing(**given)
+
+
+def _enlarged(photo: Photo) -> Image.Image:
+    """A photo large enough for an outline: a small one by a whole number."""
+    longest = max(photo.pixels.size)
+    factor = max(1, _LONGEST // longest)
+    size = (photo.pixels.width * factor, photo.pixels.height * factor)
+    return photo.pixels.resize(size, Image.Resampling.NEAREST) if factor > 1 else photo.pixels
+
+
+def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
+    pixels = torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number))
+    array = (255 * pixels[[0, 1, 2] if len(pixels) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0).numpy()
+    image = _enlarged(Photo(Image.fromarray(np.ascontiguousarray(array))))
+    image.thumbnail((_LONGEST, _LONGEST))
+    return image
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _batches(files: Iterator[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
+    some: dict[str, bytes] = {}
+    for name, content in files:
+        some[name] = content
+        if len(some) == _AT_ONCE:
+            yield some
+            some = {}
+    if some:
+        yield some
+
+
+# JSON, JUnit and Markdown
+
+
+def audit_json(audit: Audit, held: Held = ()) -> dict[str, Any]:
+    """Everything that was found, fit for JSON."""
+    return {
+        "version": version("suffice"),
+        "model": audit.model,
+        "data": audit.data,
+        "numbers": numbers_of(audit),
+        "conditions": [{"fail_if": str(condition), "value": value, "holds": yes} for condition, value, yes in held],
+        "shortcuts": [each.name for each in audit.shortcuts],
+        "classes": as_json(audit.classes),
+        "mistakes": as_json(audit.mistakes),
+        "evidence": as_json(audit.evidence),
+        "fragile": as_json(audit.fragile),
+        "comparison": as_json(audit.comparison),
+        "errors": audit.errors,
+        "notes": list(audit.notes),
+        "provenance": audit.provenance,
+        "images": [_image_json(part, audit) for part in audit.parts],
+    }
+
+
+def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
+    image, name = part.image, audit.classifier.class_name
+    return {
+        "image": image.name,
+        "label": None if image.label is None else name(image.label),
+        "predicted": name(image.predicted),
+        "confidence": image.confidence,
+        "area": part.area,
+        "sufficient": part.sufficient,
+        "rho": None if part.kept is None else part.kept / DRAWS,
+        "rho_at_least": part.rho_at_least,
+        "inside": part.inside,
+    }
+
+
+def junit(audit: Audit, held: Held) -> str:
+    """A test suite with a case for each condition, as JUnit's XML."""
+    failed = [each for each in held if each[2]]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="suffice audit",
+        tests=str(max(1, len(held))),
+        failures=str(len(failed)),
+        errors="0",
+        skipped="0",
+    )
+    for condition, value, holds in held:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=_plain(f"suffice.audit.{audit.model}"), name=str(condition)
+        )
+        if holds:
+            message = f"{condition.number} is {value:g}"
+            failure = ElementTree.SubElement(case, "failure", message=message, type="condition")
+            failure.text = _plain(f"{message}\n" + "\n".join(f"{e.name}: {e.where}, {e.why}" for e in audit.shortcuts))
+    if not held:
+        ElementTree.SubElement(suite, "testcase", classname=_plain(f"suffice.audit.{audit.model}"), name="audit")
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+
+
+def _plain(text: str) -> str:
+    return text.translate(UNPRINTABLE)
+
+
+def summary(audit: Audit, held: Held) -> str:
+    """A summary in Markdown, for a pull request."""
+    lines = [f"# Audit of {markdown_text(audit.model)} on {markdown_text(audit.data)}", ""]
+    for condition, value, holds in held:
+        lines.append(
+            f"- {'**fails**' if holds else 'passes'}: fail if {markdown_text(str(condition))}; it is {value:g}"
+        )
+    lines += ["", *_sentences(audit), ""]
+    if audit.evidence:
+        lines += [
+            "| evidence | verdict | where | images | class comes when pasted | class goes without |",
+            "|---|---|---|---|---|---|",
+        ]
+        for each in audit.evidence[:20]:
+            cells = (
+                each.name,
+                each.verdict,
+                each.where,
+                f"{each.members.count} of {each.members.total}",
+                str(each.brings),
+                str(each.loses),
+            )
+            lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
+        lines.append("")
+    if audit.mistakes:
+        lines += ["| labelled | taken for | how often |", "|---|---|---|"]
+        for pair in audit.mistakes[:10]:
+            lines.append(
+                f"| {markdown_text(pair.label)} | {markdown_text(pair.predicted)} | {markdown_text(str(pair.rate))} |"
+            )
+        lines.append("")
+    if audit.comparison is not None:
+        for change in audit.comparison.changes:
+            if change.became != "stayed":
+                lines.append(
+                    f"- {change.became}: {markdown_text(change.name)}, {change.first} before, {change.second} after"
+                )
+        lines.append("")
+    lines += [
+        f"{len(audit.errors)} images could not be read or explained." if audit.errors else "",
+        f"Details: {PAGE}, {JSON}.",
+    ]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _sentences(audit: Audit) -> list[str]:
+    found = audit.shortcuts
+    count = f"{len(found)} shortcut{'' if len(found) == 1 else 's'}"
+    first = f"{count} among {len(audit.evidence)} clusters of recurring evidence."
+    numbers = numbers_of(audit)
+    texts = [
+        f"{what} {percent(value)}"
+        for what, name in (
+            ("accuracy", "accuracy"),
+            ("mean area", "area"),
+            ("certified", "certified"),
+            ("fragile", "fragile"),
+        )
+        if (value := numbers[name]) is not None
+    ]
+    return [first, "", f"{len(audit.parts):,} images explained; {', '.join(texts)}."]
+
+
+# The page
+
+
+class _Gallery:
+    """The images of a page, and the groups of them that its numbers open."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._name = audit.classifier.class_name
+        self._explained = {part.name: part for part in audit.parts}
+        self._asked = {image.name: image for image in audit.asked}
+        self.images: list[list[Any]] = []
+        self.groups: list[list[int]] = []
+        self._index: dict[str, int] = {}
+        self._group: dict[tuple[int, ...], int] = {}
+
+    def open(self, names: Sequence[str]) -> int:
+        """The number of a group of images; the same for the same images."""
+        key = tuple(self._of(name) for name in names)
+        if key not in self._group:
+            self._group[key] = len(self.groups)
+            self.groups.append(list(key))
+        return self._group[key]
+
+    def _of(self, name: str) -> int:
+        if name not in self._index:
+            self._index[name] = len(self.images)
+            image, part = self._asked.get(name), self._explained.get(name)
+            said = "" if image is None or image.error else f"{self._name(image.predicted)} {percent(image.confidence)}"
+            label = "" if image is None or image.label is None else self._name(image.label)
+            more = "not explained" if part is None else _about(part)
+            file = "" if part is None else f"{part.image.number:06d}.jpg"
+            right = 2 if image is None or image.label is None else int(image.right)
+            self.images.append([_plain(name), file, _plain(label), _plain(said), right, more])
+        return self._index[name]
+
+
+def _about(part: Part) -> str:
+    if not part.sufficient:
+        return "no sufficient part"
+    texts = ["no pixel needed" if part.empty else f"part {percent(part.area)}"]
+    if part.rho_at_least is not None:
+        texts.append(f"ρ ≥ {part.rho_at_least:.2f}")
+    if part.inside is not None:
+        texts.append(f"inside {percent(part.inside)}")
+    return ", ".join(texts)
+
+
+def render_audit(audit: Audit, held: Held = ()) -> str:
+    """The page, to be written as UTF-8 beside its thumbnails. The same findings give the same text."""
+    gallery = _Gallery(audit)
+    style, script = source("style.css") + source("audit.css"), source("audit.js")
+    classes = sorted(
+        audit.classes, key=lambda each: (each.accuracy.value is None, each.accuracy.value or 0, each.target)
+    )
+
+    def number(value: Rate | Average | None, text: str | None = None) -> Markup:
+        """A number as a button that opens its images."""
+        shown = "–" if value is None else _short(value) if text is None else text
+        if value is None or not value.images:
+            return Markup('<span class="plain" title="{}">{}</span>').format("" if value is None else str(value), shown)
+        return Markup('<button type="button" class="opens" data-group="{}" title="{}">{}</button>').format(
+            gallery.open(value.images), _plain(str(value)), _plain(shown)
+        )
+
+    def names(some: Sequence[str], text: str) -> Markup:
+        """Any images behind a text."""
+        return Markup('<button type="button" class="opens" data-group="{}">{}</button>').format(
+            gallery.open(some), _plain(text)
+        )
+
+    body = (
+        environment()
+        .get_template("audit.html.j2")
+        .render(
+            version=version("suffice"),
+            audit=audit,
+            held=held,
+            whole=_whole(audit),
+            number=number,
+            names=names,
+            bounds=_bounds,
+            classes=classes[:_ROWS],
+            more_classes=max(0, len(classes) - _ROWS),
+            unlabelled=all(image.label is None for image in audit.asked),
+            with_boxes=any(part.inside is not None for part in audit.parts),
+            cards=[(index, each, _pasted(audit, index, each)) for index, each in enumerate(audit.evidence[:_ROWS])],
+            grid=GRID,
+            certified=CERTIFIED,
+            draws=DRAWS,
+            q=FALSE_DISCOVERIES,
+            thumbnails=THUMBNAILS,
+            errors=list(audit.errors.items())[:_ROWS],
+            made={name: setting(value) for name, value in audit.provenance.items()},
+            generator=Markup(GENERATOR),
+            style=Markup(style),
+            script=Markup(script),
+            policy="default-src 'none'; img-src 'self' file: data:; "
+            f"style-src '{content_hash(style)}'; script-src '{content_hash(script)}'",
+            data=Markup("@@DATA@@"),
+        )
+    )
+    data = {"images": gallery.images, "groups": gallery.groups, "folder": THUMBNAILS}
+    # No text in it can end the element that holds it.
+    return body.replace("@@DATA@@", json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _whole(audit: Audit) -> dict[str, Rate | Average]:
+    """What the summary says of all classes together."""
+    labelled = [image.name for image in audit.asked if image.label is not None and not image.error]
+    certified = [each.certified for each in audit.classes]
+    names = tuple(name for rate in certified for name in rate.images)
+    return {
+        "accuracy": Rate.of([image.name for image in audit.asked if image.right], labelled),
+        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient}),
+        "certified": Rate(len(names), sum(rate.total for rate in certified), names),
+        "inside": Average.of({part.name: part.inside for part in audit.parts if part.inside is not None}),
+    }
+
+
+def _pasted(audit: Audit, index: int, evidence: Evidence) -> list[tuple[str, str, str, bool]]:
+    """Of each paste that is shown: its file, the image that it is on, what the model says, whether the class came."""
+    return [
+        (f"paste-{index}-{number}.jpg", host, audit.classifier.class_name(said), said == evidence.target)
+        for number, (host, _, said) in enumerate(evidence.hosts[:_PASTES])
+    ]
+
+
+def _short(value: Rate | Average) -> str:
+    share = value.value
+    return "–" if share is None else percent(share)
+
+
+def _bounds(value: Rate | Average) -> str:
+    """The interval in words."""
+    if isinstance(value, Average):
+        return "" if value.low is None or value.high is None else f"{value.low:.0%} to {value.high:.0%}"
+    return "{:.0%} to {:.0%}".format(*value.bounds) if value.total else ""
+
+
+def check_folder(folder: str) -> None:
+    """Check that the files of an audit may be written into a folder, before any work is done.
+
+    Raises:
+        InputError: there is one that suffice did not write.
+    """
+    OutputFolder(folder, "audit").check((PAGE, JSON, JUNIT, SUMMARY))

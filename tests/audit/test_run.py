@@ -1,0 +1,139 @@
+"""Audits of models whose shortcut is known, from beginning to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from suffice.audit import Audit, AuditSettings, run_audit
+from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.benchmark.local import LocalEngine
+from suffice.benchmark.specs import DatasetSpec, ModelSpec
+from suffice.errors import InputError
+from suffice.report.audit import render_audit, write_audit
+
+HERE = Path(__file__).parent
+SIDE, COUNT = 32, 14
+
+
+def settings_for(animals: Path, **changes: Any) -> AuditSettings:
+    model = ModelSpec(model="audit_models:blue_is_horse", device="cpu")
+    return AuditSettings(DatasetSpec(source=str(animals)), model, block=4, **changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture(scope="module")
+def found(animals: Path, folder: Path) -> Iterator[Audit]:
+    """The audit of the model with a shortcut beside the mended one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        yield run_audit(
+            settings_for(animals, against=ModelSpec(model="audit_models:mended", device="cpu")), folder / "first"
+        )
+
+
+def test_the_mark_is_the_one_shortcut_and_its_members_are_the_marked_horses(found: Audit) -> None:
+    (shortcut,) = found.shortcuts
+    assert (shortcut.target_name, shortcut.where) == ("horse", "lower left")
+    marked = {f"horse/horse{number:02d}.png" for number in range(COUNT) if number % 3 != 0}
+    assert set(shortcut.members.images) == marked
+    # Blue is brighter than green is, so the class comes on every cow; a faint horse is nothing without the mark.
+    assert (shortcut.brings.count, shortcut.brings.total) == (2 * len(marked), 2 * len(marked))
+    assert (shortcut.loses.count, shortcut.loses.total) == (len(marked), len(marked))
+    assert shortcut.brings_control.count == shortcut.loses_control.count == 0
+
+
+def test_the_mended_model_lost_the_evidence(found: Audit) -> None:
+    assert found.comparison is not None
+    (change,) = [each for each in found.comparison.changes if each.verdict == "shortcut"]
+    assert (change.name, change.found_in, change.became) == (found.shortcuts[0].name, "first", "went")
+    assert (change.first.value, change.second.value) == (1.0, 0.0)
+    assert found.comparison.agree.count == 2 * COUNT - len(
+        found.shortcuts[0].members.images
+    )  # it says nothing of a faint horse
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_page(
+    found: Audit, animals: Path, folder: Path, models: None
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    class Stopping(LocalEngine):
+        """Stops after some images."""
+
+        def run(self, config: Any, tasks: Any) -> Iterator[Any]:
+            for number, result in enumerate(super().run(config, tasks)):
+                if number == 5:
+                    raise KilledError
+                yield result
+
+    settings = dataclasses.replace(found.settings, against=None)
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            run_audit(settings, folder / "second", Stopping())
+    again = run_audit(settings, folder / "second")
+    pages = [render_audit(dataclasses.replace(one, comparison=None)) for one in (found, again)]
+    assert pages[0] == pages[1]
+
+
+def test_the_share_inside_equals_a_count_by_hand(found: Audit, animals: Path, folder: Path, models: None) -> None:
+    from audit_pictures import picture
+
+    ten = [part for part in found.parts if part.name.endswith(tuple(f"0{n}.png" for n in range(5)))]
+    assert len(ten) == 10
+    boxes: dict[str, Any] = {"images": [], "annotations": []}
+    for index, part in enumerate(ten):
+        rows, columns = np.nonzero(picture(part.name.split("/")[0], int(part.name[-6:-4]))[1])
+        box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+        boxes["images"].append({"id": index, "file_name": part.name, "width": SIDE, "height": SIDE})
+        boxes["annotations"].append({"image_id": index, "bbox": box})
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+    said: list[str] = []
+    settings = dataclasses.replace(found.settings, against=None, boxes=str(folder / "boxes.json"))
+    boxed = run_audit(settings, folder / "first", tell=said.append)
+    assert f"{2 * COUNT - 10} of {2 * COUNT} images have no box" in said
+    shares: dict[str, list[float]] = {"cow": [], "horse": []}
+    for part, annotation in zip(ten, boxes["annotations"], strict=True):
+        left, top, width, height = annotation["bbox"]
+        kept = [(y, x) for y in range(SIDE) for x in range(SIDE) if part.mask[y][x]]
+        inside = [1 for y, x in kept if top <= y < top + height and left <= x < left + width]
+        shares[part.name.split("/")[0]].append(len(inside) / len(kept))
+    assert {each.name: each.inside.value for each in boxed.classes} == pytest.approx(
+        {name: sum(values) / len(values) for name, values in shares.items()}
+    )
+    assert [each.where for each in boxed.shortcuts] == ["lower left"]
+    outside = boxed.shortcuts[0].outside
+    assert outside is not None
+    assert (outside.count, outside.total) == (3, 3)  # of nine members: too few for boxes to decide
+    assert boxed.shortcuts[0].decided_by == "common"
+
+
+def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
+    verdicts = held([Condition.read("shortcuts > 0"), Condition.read("accuracy < 50%")], numbers_of(found))
+    assert [(value, holds) for _, value, holds in verdicts] == [(1, True), (1.0, False)]
+    content = write_audit(found, verdicts)
+    files = {path.name for path in found.folder.iterdir()}
+    assert {"audit.html", "audit.json", "junit.xml", "summary.md", "thumbnails"} <= files
+    assert json.loads((found.folder / "audit.json").read_text()) == content
+    assert '<failure message="shortcuts is 1"' in (found.folder / "junit.xml").read_text()
+    assert "**fails**: fail if shortcuts &gt; 0; it is 1" in (found.folder / "summary.md").read_text()
+    page = (found.folder / "audit.html").read_text()
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    groups = [int(text.split('"')[0]) for text in page.split('data-group="')[1:]]
+    assert max(groups) == len(data["groups"]) - 1
+    shown = {data["images"][index][1] for group in data["groups"] for index in group} - {""}
+    assert shown <= {path.name for path in (found.folder / "thumbnails").iterdir()}
+    assert "http" not in page.replace("http-equiv", "")
+    with pytest.raises(InputError, match=r"inside .* is not known here"):
+        held([Condition.read("inside < 50%")], numbers_of(found))
