@@ -95,7 +95,12 @@ class Link:
 
 
 def connect(
-    module: nn.Module, recording: Recording, layers: str | Sequence[str] = "blocks", *, follow: bool = True
+    module: nn.Module,
+    recording: Recording,
+    layers: str | Sequence[str] = "blocks",
+    *,
+    stages_of: str = "blocks",
+    follow: bool = True,
 ) -> Network:
     """The layers and their connections.
 
@@ -106,7 +111,8 @@ def connect(
             evidence passes through, one a block (of a residual block its output). `hidden`: the units that a network
             computes with, and its last features: of all, those that are no part of a sum over skip connections and
             that not only depthwise kernels read, which would make each its own single successor. `stages`: of the
-            blocks the last of each resolution. Or names of modules, whose outputs are taken.
+            blocks (or of `stages_of`) the last of each resolution. Or names of modules, whose outputs are taken.
+        stages_of: `blocks`, `hidden` or `all`.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
 
     Raises:
@@ -124,9 +130,10 @@ def connect(
                 f"expected a model with convolutions or linear layers before its last one; {type(module).__name__} has "
                 "no channels to make a circuit of"
             )
-        if layers == "hidden":
+        kind = stages_of if layers == "stages" else layers
+        if kind == "hidden":
             every = _hidden(every, _blocks(module, recording, every)[-1])
-        elif layers != "all":
+        elif kind != "all":
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
