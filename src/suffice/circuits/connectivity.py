@@ -100,6 +100,7 @@ def connect(
     recording: Recording,
     layers: str | Sequence[str] = "blocks",
     *,
+    stages_of: str = "blocks",
     follow: bool = True,
     edges: str = "folded",
 ) -> Network:
@@ -112,9 +113,10 @@ def connect(
             evidence passes through, one a block (of a residual block its output). `hidden`: the units that a network
             computes with, and its last features: of all, those that are no part of a sum over skip connections and
             that not only depthwise kernels read, which would make each its own single successor. `stages`: of the
-            blocks the last of each resolution. `tokens`: of a transformer's blocks not the channels but the tokens,
-            which have no connections here: any may read any other, as far as attention lets it. Or names of modules,
-            whose outputs are taken.
+            blocks (or of `stages_of`) the last of each resolution. `tokens`: of a transformer's blocks not the channels
+            but the tokens, which have no connections here: any may read any other, as far as attention lets it. Or
+            names of modules, whose outputs are taken.
+        stages_of: `blocks`, `hidden` or `all`.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
         edges: `folded`: the L1 norms of kernels with the norm after each folded into it (what batch norm multiplies
             each channel by is a part of the weight). `literal`: those of the kernels' own weights, as the paper has
@@ -140,9 +142,10 @@ def connect(
             )
         if layers == "tokens":
             return Network(_tokens(module, _blocks(module, recording, every)), [], [], None)
-        if layers == "hidden":
+        kind = stages_of if layers == "stages" else layers
+        if kind == "hidden":
             every = _hidden(every, _blocks(module, recording, every)[-1])
-        elif layers != "all":
+        elif kind != "all":
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
