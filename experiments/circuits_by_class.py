@@ -145,7 +145,7 @@ def show(rows: Sequence[Mapping[str, object]]) -> None:
     for row in certified:
         share = float(str(row["mean_layer_share"]))
         print(f"| {row['digit']} | {row['channels']} of {row['channels_total']} | {row['certified_out']} | ", end="")
-        print(f"{row['abstained']} | {share:.0%} | {row['removable_median']} |")
+        print(f"{row['abstained']} | {share:.0%} | {float(str(row['removable_median'])):g} |")
     print("\nsays the digit: of images of it / of other digits, mean over ten digits ± standard error\n")
     print(f"| | {' | '.join(KINDS)} |\n|---|{'---|' * len(KINDS)}")
     for way in dict.fromkeys(str(row["way"]) for row in rows):

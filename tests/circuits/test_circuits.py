@@ -618,3 +618,51 @@ def test_activations_outside_of_all_that_was_seen_are_counted() -> None:
     means = Decision(classifier, image[None], 0, layers, [references.means])
     assert out_of_range(zeros, on, references) == 0.5  # all four of the second layer
     assert out_of_range(means, on, references) == 0
+
+
+def test_effects_are_what_the_network_says_without_the_nodes() -> None:
+    torch.manual_seed(4)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image, reference = torch.rand(3, 16, 16), torch.rand(5, 3, 16, 16)
+    circuit = suffice.trace_circuit(
+        classifier, image, layers="all", switch="all", nodes=2, share=0.7, ablation="zero", reference=reference
+    )
+    layers = layers_of(classifier, image)
+    gates = torch.cat([layer.on for layer in circuit.layers])
+    starts = dict(
+        zip([layer.name for layer in layers], itertools.accumulate(len(x.on) for x in circuit.layers), strict=True)
+    )
+    starts = {layer.name: starts[layer.name] - layer.channels for layer in layers}
+    on_nodes = [node.id for node in circuit.nodes if node.on]
+    assert [effect.off for effect in circuit.effects[: len(on_nodes) + 1]] == [(), *((name,) for name in on_nodes)]
+    assert len(circuit.effects) == 1 + len(on_nodes) + 8 * 7 // 2
+    for effect in circuit.effects:
+        without = gates.clone()
+        for name in effect.off:
+            layer, channel = name.rsplit(":", 1)
+            without[starts[layer] + int(channel)] = False
+        logits = switched_logits(classifier, layers, image[None], without[None])[0]
+        assert effect.logit == pytest.approx(float(logits[circuit.target]), abs=1e-5)
+        assert effect.confidence == pytest.approx(float(logits.softmax(0)[circuit.target]), abs=1e-5)
+    # The images that a node is most active for, by the norms of its channel.
+    seen = layer_activations(classifier, layers, reference)
+    for layer, activation in zip(layers, seen, strict=True):
+        if layer.kind == "channel" and activation.ndim == 4:
+            norms = activation.flatten(2).norm(dim=2)
+            for node in (node for node in circuit.nodes if node.layer == layer.name):
+                expected = norms[:, node.channel].argsort(descending=True, stable=True)[:3].tolist()
+                assert list(circuit.strongest[node.id]) == expected
+
+
+def test_effects_are_saved(tmp_path: Path) -> None:
+    circuit = suffice.trace_circuit(classifier_of(Wired()), COLOURS, layers="all", ablation="zero", random=0)
+    circuit.save(tmp_path / "c")
+    assert load_circuit(tmp_path / "c").effects == circuit.effects
+    assert circuit.strongest == {}
+
+
+def test_stages_are_those_of_what_is_switched() -> None:
+    classifier = classifier_of(randomised(torchvision.models.resnet18(num_classes=5)), side=64)
+    circuit = suffice.trace_circuit(classifier, torch.rand(3, 64, 64), share=0.9, random=0, nodes=2)
+    drawn = list(dict.fromkeys(node.layer for node in circuit.nodes))
+    assert drawn == ["layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1"]

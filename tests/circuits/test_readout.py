@@ -115,7 +115,7 @@ def test_literal_edges_are_those_of_the_kernels_alone(
 ) -> None:
     net = resnet.module
     assert isinstance(net, nn.Module)
-    literal = read_out(resnet, image, TARGET, "all", "literal")
+    literal = read_out(resnet, image, TARGET, "all", edges="literal")
     names = [layer.name for layer in literal.layers]
     assert names == [layer.name for layer in readout.layers]
     ways = {(names[w.source], names[w.target], w.kind): w for w in literal.network.connections}
@@ -130,7 +130,7 @@ def test_literal_edges_are_those_of_the_kernels_alone(
     scale = norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(same, scale[:, None].expand_as(same))
     with pytest.raises(InputError, match="did you mean literal"):
-        read_out(resnet, image, TARGET, "all", "litral")
+        read_out(resnet, image, TARGET, "all", edges="litral")
 
 
 def test_links_to_the_class(resnet: Classifier, image: torch.Tensor, readout: Readout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -124,7 +125,6 @@ def test_the_page_stands_alone_and_shows_each_node(suffice: Any, save_photo: Any
 
 
 def test_the_command_in_the_page_makes_it_again(suffice: Any, save_photo: Any) -> None:
-    import html
     import shlex
 
     photo = save_photo("a.png")
@@ -197,8 +197,15 @@ def test_references(suffice: Any, save_photo: Any) -> None:
     photo = save_photo("a.png")
     for i in range(3):
         save_photo(f"others/{i}.png", 10 + i)
-    run = suffice("circuit", photo, *TOY, "--reference", "others", "--json")
+    run = suffice("circuit", photo, *TOY, "--reference", "others", "--json", "--out", "out")
     assert run.status == 0, run.err
+    page = Path("out/circuits.html").read_text()
+    (images,) = re.findall(r'data-references="(.*?)"', page)
+    assert len(images.split()) == 3  # each once, whichever nodes show it
+    assert len(re.findall(r'data-strongest="\d \d \d"', page)) == page.count("data-map=")
+    (effects,) = re.findall(r'data-effects="(.*?)"', page)
+    saved = load_circuit("out/a-circuit").effects
+    assert [each[0] for each in json.loads(html.unescape(effects))] == [list(effect.off) for effect in saved]
     assert run.json[0]["settings"]["reference"] == 3
 
 

@@ -12,6 +12,7 @@
 | the smallest circuit that suffices | `search.py`, `replay.py` |
 | what stands beside it | `controls.py` |
 | all of this about one decision | `verdict.py` |
+| nodes switched off one by one, and in pairs | `effects.py` |
 | the result, saved | `circuit.py` |
 | circuits beside each other | `comparison.py` |
 """
@@ -29,16 +30,19 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.ablation import ABLATIONS
-from suffice.circuits.circuit import Circuit, CircuitLayer, load_circuit
+from suffice.circuits.circuit import Circuit, CircuitLayer, Effect, Node, load_circuit
 from suffice.circuits.comparison import Comparison, compare_circuits, compare_with_whole
-from suffice.circuits.connectivity import Network, connect
+from suffice.circuits.connectivity import Layer, Network, connect
 from suffice.circuits.controls import Controls
+from suffice.circuits.effects import node_effects
 from suffice.circuits.graph import channels_on, drawn_graph, node_counts
 from suffice.circuits.ranking import RANKINGS
 from suffice.circuits.readout import Readout, read_out
+from suffice.circuits.references import strongest_images
 from suffice.circuits.search import ALLOCATIONS
 from suffice.circuits.verdict import Asked, CircuitVerdict, put_to_the_test
 from suffice.classifier import Classifier
+from suffice.engine import Passes
 from suffice.errors import InputError, did_you_mean
 from suffice.images import Photo, given_image
 from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
@@ -70,7 +74,7 @@ def trace_circuit(
     switch: str | Sequence[str] | None = None,
     nodes: int | None = None,
     edges: str = "folded",
-    ranking: str = "integrated",
+    ranking: str = "integrated-size",
     allocation: str | None = None,
     ablation: str | None = None,
     share: float | None = None,
@@ -91,15 +95,15 @@ def trace_circuit(
         mask: bool (H, W), True = kept: an explanation, by any method. Then energies and edges are those of the
             explanation, and the circuit has to keep the class for both. None: of the whole image.
         target: class by number or name; None for the model's choice for the whole image.
-        layers: whose channels are drawn: `stages`, `blocks`, `hidden`, `all` (see
-            `suffice.circuits.connectivity.connect`), or names of modules.
+        layers: whose channels are drawn: `stages` (of what is switched the last layer of each resolution), `blocks`,
+            `hidden`, `all` (see `suffice.circuits.connectivity.connect`), or names of modules.
         switch: whose channels are switched off outside of the circuit, likewise; None for `hidden`, or the `layers`
             where those are names.
         nodes: how many channels of each drawn layer become nodes: of those in the circuit the most energetic. None for
             10, or all of a smaller layer.
         edges: what edges weigh: `folded`, ‖W‖₁ with the norm after a kernel folded into it, or `literal`, ‖W‖₁ of the
             kernel alone, as the paper has it.
-        ranking: which channels the search keeps first: `integrated`, `integrated-size`, `energy` (the paper's),
+        ranking: which channels the search keeps first: `integrated-size`, `integrated`, `energy` (the paper's),
             `weight` or `random`; see `suffice.circuits.ranking`.
         allocation: how many each layer keeps: `own`, as few as hold, from the last to the first; `equal`, one share of
             every layer; `network`, one share of all together. None for `own`, or `equal` where a `share` is given.
@@ -138,13 +142,15 @@ def trace_circuit(
     whole = classifier.check_images(pixels[None])
     shown = whole if mask is None else _painted(classifier, whole, as_tensor(mask), occlusion, seed)
     chosen = None if target is None else classifier.class_index(target)
-    of_whole = read_out(classifier, whole[0], chosen, layers, edges) if mask is None or test or chosen is None else None
+    switch = switch or ("hidden" if isinstance(layers, str) else layers)
+    drawn = layers, switch if switch in ("hidden", "all") else "blocks", edges
+    of_whole = read_out(classifier, whole[0], chosen, *drawn) if mask is None or test or chosen is None else None
     chosen = of_whole.target if of_whole is not None else chosen
-    readout = of_whole if mask is None else read_out(classifier, shown[0], chosen, layers, edges)
+    readout = of_whole if mask is None else read_out(classifier, shown[0], chosen, *drawn)
     assert readout is not None
     drawn_nodes = node_counts(readout, nodes)
-    switch = switch or ("hidden" if isinstance(layers, str) else layers)
     switched = connect(module, readout.recording, switch, follow=ranking == "weight", edges=edges)
+    _name_alike(switched.layers, readout.layers)
     report(0.05)
     asked = Asked(
         ranking, allocation or ("own" if share is None else "equal"), ablation, share, keep_confidence, random, seed
@@ -156,7 +162,7 @@ def trace_circuit(
         hidden = None if mask is None else _painted(classifier, whole, ~as_tensor(mask), occlusion, seed)
         images = whole if mask is None else torch.cat([whole, shown])
         verdict = put_to_the_test(classifier, images, readouts, switched, reference, hidden, asked, report)
-    report(1.0)
+    report(0.9)
     settings = {
         "layers": layers if isinstance(layers, str) else list(layers),
         "switch": switch if isinstance(switch, str) else list(switch),
@@ -170,7 +176,6 @@ def trace_circuit(
         "reference_from": None if verdict is None else "sample photos" if reference is None else "given",
         "random": random,
     }
-    passes = classifier.passes.since(before)
     return _circuit(
         classifier,
         readout,
@@ -180,14 +185,13 @@ def trace_circuit(
         verdict,
         drawn_nodes,
         assumed,
+        None if reference is None else classifier.check_images(reference),
+        (began, before),
         ranking=ranking,
         ablation=None if verdict is None else verdict.ablation,
         settings=settings,
         seed=seed,
         image=name,
-        forward_passes=passes.forward,
-        backward_passes=passes.backward,
-        seconds=time.perf_counter() - began,
         made=made_by(classifier, whole[0], sha256),
     )
 
@@ -201,6 +205,8 @@ def _circuit(
     verdict: CircuitVerdict | None,
     nodes: Sequence[int],
     assumed: tuple[str, ...],
+    reference: Tensor | None,
+    start: tuple[float, Passes],
     **record: Any,
 ) -> Circuit:
     """The circuit and its graph; `record` holds the fields on how it was found."""
@@ -214,6 +220,13 @@ def _circuit(
     controls: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Controls))
     if verdict is not None:
         controls = dataclasses.asdict(verdict.controls)
+    effects: tuple[Effect, ...] = ()
+    strongest: dict[str, tuple[int, ...]] = {}
+    if verdict is not None:
+        effects = node_effects(verdict.decision, on, graph.nodes)
+    if verdict is not None and reference is not None:
+        strongest = _strongest(classifier, readout, reference, graph.nodes)
+    passes = classifier.passes.since(start[1])
     return Circuit(
         nodes=graph.nodes,
         edges=graph.edges,
@@ -233,7 +246,12 @@ def _circuit(
         necessary=None if verdict is None else verdict.controls.necessary,
         channels=int(on.sum()),
         channels_total=len(on),
+        effects=effects,
+        strongest=strongest,
         read_from="explanation" if masked else "image",
+        forward_passes=passes.forward,
+        backward_passes=passes.backward,
+        seconds=time.perf_counter() - start[0],
         model=classifier.name,
         outputs=classifier.known_meaning.outputs,
         preprocessing=classifier.preprocessing.to_dict(),
@@ -243,6 +261,29 @@ def _circuit(
         **controls,
         **record,
     )
+
+
+def _name_alike(switched: Sequence[Layer], drawn: Sequence[Layer]) -> None:
+    """Layers that are switched get the names that they are drawn with: without its kernels it may be another."""
+    names = {id(layer.value): layer.name for layer in drawn}
+    taken = {layer.name for layer in switched}
+    for layer in switched:
+        name = names.get(id(layer.value), layer.name)
+        if name not in taken:
+            layer.name = name
+
+
+def _strongest(
+    classifier: Classifier, readout: Readout, reference: Tensor, nodes: Sequence[Node]
+) -> dict[str, tuple[int, ...]]:
+    """Of each node by id, which reference images it is most active for."""
+    wanted = [[node.channel for node in nodes if node.layer == layer.name] for layer in readout.layers]
+    found = strongest_images(classifier, readout.layers, reference, wanted)
+    return {
+        f"{layer.name}:{channel}": images
+        for layer, channels, of_layer in zip(readout.layers, wanted, found, strict=True)
+        for channel, images in zip(channels, of_layer, strict=True)
+    }
 
 
 def _check(

@@ -88,6 +88,21 @@ class Edge:
     gradient: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What the network says for the image with only the circuit on, and nodes of it switched off as well.
+
+    Attributes:
+        off: their ids; none for the circuit as it is.
+        logit: of the class.
+        confidence: in the class, in [0, 1].
+    """
+
+    off: tuple[str, ...]
+    logit: float
+    confidence: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """Nodes, edges, and of each node by id its activation, float32 (h, w), where its channel lies on a grid."""
@@ -123,6 +138,9 @@ class Circuit:
         random_kept, features_kept, blank_kept, complement_kept, random_complement_kept, held_out_kept, held_out,
             resample_kept, out_of_range: controls, as of `suffice.circuits.controls.Controls`; None where one was not
             asked.
+        effects: of nodes that are switched off as well: of each alone, and of the largest in pairs.
+        strongest: of each node by id, which of the given reference images it is most active for, by number, the most
+            first; empty where none were given. Not saved.
         ablation: what channels are that are off, a name in `suffice.circuits.ABLATIONS`; None without a test.
         ranking, settings, seed: what made it.
         read_from: `image` or `explanation`: what the energies and edges belong to.
@@ -165,6 +183,8 @@ class Circuit:
     resample_kept: float | None = None
     out_of_range: float | None = None
     ablation: str | None = None
+    effects: tuple[Effect, ...] = ()
+    strongest: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     image: str = ""
     notes: tuple[str, ...] = ()
     outputs: str = "logits"
@@ -214,7 +234,7 @@ class Circuit:
 
     def summary(self) -> dict[str, Any]:
         """What was found and shown, without the graph and `made`; fit for JSON."""
-        left_out = ("nodes", "edges", "layers", "maps", "whole", "made")
+        left_out = ("nodes", "edges", "layers", "maps", "whole", "made", "effects", "strongest")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         first = (
             "image", "model", "version", "target", "target_name", "sufficient", "necessary", "channels",
@@ -237,7 +257,9 @@ class Circuit:
             for layer in self.layers
         ]
         whole = None if self.whole is None else _plain(self.whole.nodes, self.whole.edges)
-        return self.summary() | {"layers": layers} | _plain(self.nodes, self.edges) | {"whole": whole}
+        effects = [dataclasses.asdict(effect) for effect in self.effects]
+        graph = _plain(self.nodes, self.edges) | {"whole": whole, "effects": effects}
+        return self.summary() | {"layers": layers} | graph
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph, with the class as a node of its own.
@@ -326,6 +348,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
         layers=tuple(layers),
         maps={},
         whole=None if whole is None else _graph(whole),
+        effects=tuple(Effect(tuple(e["off"]), e["logit"], e["confidence"]) for e in content.pop("effects", ())),
         notes=tuple(content.pop("notes")),
         assumptions=tuple(content.pop("assumptions", ())),
         **content,
@@ -362,7 +385,7 @@ def _schema() -> type[BaseModel]:
     fields: dict[str, Any] = dict.fromkeys(_SHARES, (float | int | None, None)) | {"share": (float, ...)}
     hints = typing.get_type_hints(Circuit) | {"layers": list[_SavedLayer], "whole": _SavedGraph | None}
     for field in dataclasses.fields(Circuit):
-        if field.name != "maps":
+        if field.name not in ("maps", "strongest"):
             needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             fields[field.name] = (hints[field.name], ... if needed else None)
     return create_model("SavedCircuit", __config__=ConfigDict(strict=True, extra="forbid"), **fields)

@@ -29,13 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from suffice.circuits import rules
-from suffice.circuits.flow import Flow, as_matrix, collapsed
+from suffice.circuits.flow import Flow, along, as_matrix, collapsed
 from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
 from suffice.recording import Op, Recording, Value
 
 EDGES = ("folded", "literal")
-LAYERS = ("stages", "blocks", "hidden", "all")
+LAYERS = ("stages", "blocks", "hidden", "all", "tokens")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
@@ -51,7 +51,7 @@ class Layer:
         value: where it appears in the recording.
         labels: int64, broadcasts to the activation: the channel that each element belongs to.
         channels: how many there are.
-        kind: `channel`, or `head` of attention.
+        kind: `channel`, `head` of attention, or `token`.
     """
 
     name: str
@@ -100,6 +100,7 @@ def connect(
     recording: Recording,
     layers: str | Sequence[str] = "blocks",
     *,
+    stages_of: str = "blocks",
     follow: bool = True,
     edges: str = "folded",
 ) -> Network:
@@ -112,7 +113,10 @@ def connect(
             evidence passes through, one a block (of a residual block its output). `hidden`: the units that a network
             computes with, and its last features: of all, those that are no part of a sum over skip connections and
             that not only depthwise kernels read, which would make each its own single successor. `stages`: of the
-            blocks the last of each resolution. Or names of modules, whose outputs are taken.
+            blocks (or of `stages_of`) the last of each resolution. `tokens`: of a transformer's blocks not the channels
+            but the tokens, which have no connections here: any may read any other, as far as attention lets it. Or
+            names of modules, whose outputs are taken.
+        stages_of: `blocks`, `hidden` or `all`.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
         edges: `folded`: the L1 norms of kernels with the norm after each folded into it (what batch norm multiplies
             each channel by is a part of the weight). `literal`: those of the kernels' own weights, as the paper has
@@ -136,9 +140,12 @@ def connect(
                 f"expected a model with convolutions or linear layers before its last one; {type(module).__name__} has "
                 "no channels to make a circuit of"
             )
-        if layers == "hidden":
+        if layers == "tokens":
+            return Network(_tokens(module, _blocks(module, recording, every)), [], [], None)
+        kind = stages_of if layers == "stages" else layers
+        if kind == "hidden":
             every = _hidden(every, _blocks(module, recording, every)[-1])
-        elif layers != "all":
+        elif kind != "all":
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
@@ -284,6 +291,24 @@ def _reaches(recording: Recording, link: Link | None) -> bool:
     while value.op is not None and value.op.function in rules.MOVES:
         value = value.op.inputs[0]
     return value.op is not None and value.op.function in _LINEAR and value.op.args[0] is link.features
+
+
+def _tokens(module: nn.Module, blocks: Sequence[Value]) -> list[Layer]:
+    """Of each block that returns tokens, (1, tokens, channels), a layer whose nodes are these."""
+    found: list[Layer] = []
+    for value in blocks:
+        if value.tensor.ndim != 3 or value.overwritten or value.op is None:
+            continue
+        name = _unit(module, value.modules) or value.op.module or value.op.name
+        same = sum(layer.name.partition("#")[0] == name for layer in found)
+        count = value.tensor.shape[1]
+        found.append(Layer(f"{name}#{same + 1}" if same else name, value, along(1, 3, count), count, "token"))
+    if not found:
+        raise InputError(
+            "expected a transformer whose blocks return tokens, (N, tokens, channels); "
+            f"{type(module).__name__} has none"
+        )
+    return found
 
 
 def _as_layer(

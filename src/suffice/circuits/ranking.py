@@ -2,8 +2,8 @@
 
 | ranking | a channel's score, within its layer | forward and backward passes |
 |---|---|---|
-| `integrated` | what the log-odds of the class owe to it, by integrated gradients | a few a layer |
-| `integrated-size` | the size of that, whether it speaks for the class or against it | a few a layer |
+| `integrated-size` | how much the log-odds of the class owe to it, by integrated gradients | a few a layer |
+| `integrated` | the same with its sign: what speaks against the class goes first | a few a layer |
 | `energy` | E_c, its energy (the paper's) | those of the read-out |
 | `weight` | Σ_d ‖W_{d,c}‖₁ over all connections that leave it, whatever the image | those of the read-out |
 | `random` | none: the order is drawn | none |
@@ -31,7 +31,7 @@ from suffice.circuits.replay import Replay
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 
-RANKINGS = ("integrated", "integrated-size", "energy", "weight", "random")
+RANKINGS = ("integrated-size", "integrated", "energy", "weight", "random")
 STEPS = 4
 """Midpoints of an integral."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from suffice.circuits.ablation import channel_range, layer_activations, spread
 from suffice.circuits.connectivity import Layer
+from suffice.circuits.readout import channel_norms
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import Photo, read_photo, to_pixels
@@ -107,6 +108,30 @@ def read_references(
         bounds.append([torch.cat(found) for found in zip(*map(channel_range, seen, layers), strict=True)])
     lowest, highest = (torch.stack(found) for found in zip(*bounds, strict=True))
     return References(means, drawn, lowest.amin(0), highest.amax(0), len(images))
+
+
+def strongest_images(
+    classifier: Classifier, layers: Sequence[Layer], images: Tensor, channels: Sequence[Sequence[int]], count: int = 3
+) -> list[list[tuple[int, ...]]]:
+    """Which images channels have most energy for, by number, the most first.
+
+    Args:
+        classifier: which is asked, and which counts.
+        layers: of a recording of its module.
+        images: (N, C, H, W) in [0, 1].
+        channels: of each layer, those that are wanted.
+        count: how many images for each.
+    """
+    energies: list[list[Tensor]] = [[] for _ in layers]
+    for image in images:
+        for energy, layer, x in zip(energies, layers, layer_activations(classifier, layers, image[None]), strict=True):
+            energy.append(channel_norms(x, layer.labels, layer.channels))
+    found = []
+    for energy, wanted in zip(energies, channels, strict=True):
+        of_all = torch.stack(energy)  # (N, channels)
+        orders = [of_all[:, c].argsort(descending=True, stable=True)[:count].tolist() for c in wanted]
+        found.append([tuple(order) for order in orders])
+    return found
 
 
 @functools.lru_cache(maxsize=2)

@@ -50,6 +50,7 @@ class CircuitVerdict:
         controls: what stands beside it.
         ablation: what channels are that are off.
         references: how many other images there were.
+        decision: whose circuit it is.
     """
 
     on: Tensor
@@ -58,6 +59,7 @@ class CircuitVerdict:
     controls: Controls
     ablation: str
     references: int
+    decision: Decision
 
 
 def put_to_the_test(
@@ -110,6 +112,7 @@ def put_to_the_test(
         ask_controls(decision, on, references, held_out, random=asked.random, seed=asked.seed),
         ablation,
         0 if others is None else sum(map(len, others)),
+        decision,
     )
 
 

@@ -30,6 +30,7 @@ from suffice.errors import InputError
 from suffice.progress import Progress
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from suffice.circuits import Circuit
@@ -68,7 +69,10 @@ def circuit(
     ] = "stages",
     switch: Annotated[
         str | None,
-        typer.Option(help="Whose channels are switched off, likewise. [default: hidden, or the named --layers]"),
+        typer.Option(
+            help="Whose channels are switched off, likewise; or tokens, of a transformer. "
+            "[default: hidden, or the named --layers]"
+        ),
     ] = None,
     nodes: Annotated[
         int | None,
@@ -81,9 +85,10 @@ def circuit(
     ranking: Annotated[
         str,
         typer.Option(
-            help="What is kept first: integrated, integrated-size (of gradients), energy (the paper's), weight, random."
+            help="What is kept first: integrated-size (of integrated gradients), integrated (with their sign), energy "
+            "(the paper's), weight, random."
         ),
-    ] = "integrated",
+    ] = "integrated-size",
     allocation: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +165,7 @@ def circuit(
     # Only now what takes a second to import.
     from suffice.images import find_images
 
-    _check_words(edges, ranking, allocation, ablation)
+    _check_names({"edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation})
     found = find_images(images)
     if mask is not None and len(found) > 1 and not Path(mask).is_dir():
         raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(found)}")
@@ -175,7 +180,7 @@ def circuit(
         batch_size=batch_size,
     )
     check_weights(expect, classifier)
-    references = None if reference is None else _references(reference, classifier)
+    references, photos = (None, []) if reference is None else _references(reference, classifier)
     if of_class is not None:
         if mask is not None or target is not None:
             raise InputError("expected --class without --mask and --target: it is about whole images of one class")
@@ -208,31 +213,10 @@ def circuit(
     }  # fmt: skip
     named = naming(paths, images, words, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback, named, expect)
+        job = _Job(
+            classifier, call, words, references, photos, mask, images, folder, as_json, show_traceback, named, expect
+        )
         return job.run(found)
-
-
-def _check_words(edges: str, ranking: str, allocation: str | None, ablation: str | None) -> None:
-    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
-    from suffice.circuits.connectivity import EDGES
-    from suffice.errors import did_you_mean
-
-    for option, chosen, known in (
-        ("edges", edges, EDGES),
-        ("ranking", ranking, RANKINGS),
-        ("allocation", allocation, ALLOCATIONS),
-        ("ablation", ablation, ABLATIONS),
-    ):
-        if chosen is not None and chosen not in known:
-            raise InputError(f"unknown --{option} {chosen!r}{did_you_mean(chosen, known)}; expected {', '.join(known)}")
-
-
-def _references(folder: str, classifier: Classifier) -> Tensor:
-    import torch
-
-    from suffice.images import find_images, read_photo, to_model
-
-    return torch.stack([to_model(read_photo(path), classifier) for path in find_images([folder])])
 
 
 def _several(text: str | None) -> str | list[str] | None:
@@ -250,6 +234,7 @@ class _Job:
     call: dict[str, Any]
     words: dict[str, Any]
     references: Tensor | None
+    photos: list[Image.Image]
     mask: str | None
     arguments: list[str]
     folder: Path | None
@@ -313,7 +298,9 @@ class _Job:
         circuit.save(directory, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
         how = self._again([photo.path], self.folder, circuit.made)
         self.circuits.append(dataclasses.replace(circuit, maps={}, whole=None))  # maps of many photos would fill memory
-        entry = make_circuit_entry(circuit, photo, frame, mask, directory=name, command=how.line, where=how.where)
+        entry = make_circuit_entry(
+            circuit, photo, frame, mask, directory=name, command=how.line, where=how.where, references=self.photos
+        )
         self.entries.append(entry)
         return directory
 
@@ -340,6 +327,32 @@ class _Job:
     def _again(self, images: list[str], beside: Path | None, made: Mapping[str, Any] | None = None) -> Again:
         options = self.words | {"expect": expected_of(made or {})}
         return again("circuit", options, images, self.named, out=self.folder, beside=beside)
+
+
+def _check_names(given: Mapping[str, str | None]) -> None:
+    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
+    from suffice.circuits.connectivity import EDGES
+    from suffice.errors import did_you_mean
+
+    known = {"edges": EDGES, "ranking": RANKINGS, "allocation": ALLOCATIONS, "ablation": ABLATIONS}
+    for option, name in given.items():
+        if name is not None and name not in known[option]:
+            guess = did_you_mean(name, known[option])
+            raise InputError(f"unknown --{option} {name!r}{guess}; expected {', '.join(known[option])}")
+
+
+def _references(folder: str, classifier: Classifier) -> tuple[Tensor, list[Image.Image]]:
+    """Other images, as the model takes them and as the page shows them."""
+    import torch
+
+    from suffice.images import find_images, read_photo, to_model
+    from suffice.report.circuits import REFERENCE_VIEW
+    from suffice.report.figures import shrunk
+
+    photos = [read_photo(path) for path in find_images([folder])]
+    return torch.stack([to_model(photo, classifier) for photo in photos]), [
+        shrunk(photo.pixels, REFERENCE_VIEW) for photo in photos
+    ]
 
 
 def _read_mask(path: str, image: str, frame: Frame) -> Tensor:

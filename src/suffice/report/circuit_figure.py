@@ -250,6 +250,9 @@ def describe(circuit: Circuit, dot: Dot) -> str:
     if dot.node is None:
         return f"class {circuit.target}: {circuit.target_name}"
     on = "" if circuit.sufficient is None else ", in the circuit" if dot.node.on else ", NOT in the circuit"
+    of = next((layer.on for layer in circuit.layers if layer.name == dot.node.layer), None)
+    if of is not None and circuit.sufficient is not None:
+        on += f", which has {float(of.float().mean()):.0%} of this layer"
     return (
         f"{dot.node.layer}, channel {dot.node.channel}: energy {dot.node.energy:.3g}, "
         f"gradient {dot.node.gradient:.3g}{on}"
