@@ -75,6 +75,8 @@ ELSEWHERE = {  # command: the test of its parts, or why there is none
     ),
     "suffice bench-report scenes": "as the one before",
     "suffice audit DATA": "tests/cli/test_audit.py",
+    "suffice web": "tests/web, which serves and asks it",
+    "make docs": "builds the site, and measures nothing",
     ".venv/bin/python experiments/am_mnist_noise.py DATA --weights mnist/classifier.safetensors": (
         "tests/experiments/test_activation_matching.py; its network is that of the command above"
     ),
