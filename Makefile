@@ -112,7 +112,7 @@ table3 table4 table5: .venv/dev
 
 # Table 3 on both forms of Synthetic MNIST, `literal` and `black-aware`, with three seeds and a small network.
 table3-forms: .venv/dev
-	$(BIN)/python experiments/msi_lax_scenes.py --data $(DATA) $(UPDATE)
+	$(RUN)/msi_lax_scenes.py --data $(DATA) $(UPDATE)
 
 clean:
 	rm -rf .venv .venv-rex .venv-quantus experiments-out .msi-lax .abductive dist build suffice-out

@@ -65,7 +65,7 @@ def train_lax(
 ) -> int:
     """Train a LAX adapter on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     keep_stdout_for_results()
-    from suffice.datasets import images_said, load_dataset, random_subset
+    from suffice.datasets import DATASETS, images_said, load_dataset, random_subset
     from suffice.datasets.labels import labelled_for
     from suffice.explainers.lax import card_in_words
     from suffice.folders import OutputFolder
@@ -83,9 +83,8 @@ def train_lax(
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
     training = random_subset(load_dataset(dataset, data, "train", seed=seed), images, seed)
-    test = (
-        None if test_images == 0 else random_subset(load_dataset(dataset, data, "test", seed=seed), test_images, seed)
-    )
+    tested = test_images != 0 and (dataset not in DATASETS or "test" in DATASETS[dataset].splits)
+    test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images, seed) if tested else None
     keep_buffers()
     model = model or default_model(dataset, None)
     with one_line(f"could not train LAX for {model or 'the embedded model'} on {dataset}", show_traceback):
