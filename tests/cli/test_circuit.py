@@ -41,6 +41,9 @@ def test_files_and_what_they_say(suffice: Any, save_photo: Any) -> None:
     circuit = load_circuit(folder)
     assert circuit.image == photo
     assert f"{circuit.channels} of {circuit.channels_total} channels" in run.out
+    assert f"{circuit.mean_layer_share:.0%} of a layer in the mean suffice" in run.out
+    assert "with the circuit switched off the class is" in run.out
+    assert "random ones of equal counts switched off" in run.out
     assert "report: out/circuits.html" in run.out
     graph = networkx.read_graphml(folder / "circuit.graphml", force_multigraph=True)
     assert graph.number_of_nodes() == len(circuit.nodes) + 1
@@ -67,6 +70,10 @@ def test_json(suffice: Any, save_photo: Any) -> None:
         assert line["forward_passes"] > 0
         assert line["seconds"] > 0
         assert {"target", "target_name", "circuit_confidence", "blank_kept", "share"} <= line.keys()
+        assert 0 < line["mean_layer_share"] <= line["largest_layer_share"] <= 1
+        assert line["layers_full"] in (0, 1)
+        lost, kept = not line["complement_kept"], line["random_complement_kept"]
+        assert line["necessary"] is (lost and kept > 0.5)
     again = suffice("circuit", *photos, *TOY, "--json", "--random", "4", "--batch-size", "1")
     for one, other in zip(run.json, again.json, strict=True):
         assert all(one[key] == other[key] for key in ("target", "sufficient", "channels", "random_kept"))
@@ -143,6 +150,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "mask of many values": (("--mask", "grey.png"), "expected a mask of two values"),
     "no such mask": (("--mask", "nowhere.png"), "there is none at nowhere.png"),
     "ranking": (("--ranking", "energie"), "did you mean energy"),
+    "allocation": (("--allocation", "eqaul"), "did you mean equal"),
+    "ablation": (("--ablation", "zeroes"), "did you mean zero"),
+    "patch without a mask": (("--ablation", "patch"), "expected a mask for the ablation 'patch'"),
+    "share of one's own": (("--allocation", "own", "--share", "0.5"), "got it for 'own'"),
     "share": (("--share", "1.5"), "expected a share of the channels above 0"),
     "share, a word": (("--share", "half"), "expected a number; got 'half'"),
     "occlusion": (("--mask", "good.png", "--occlusion", "deactivate"), "expected a fill"),

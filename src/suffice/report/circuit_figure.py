@@ -262,7 +262,7 @@ def caption(circuit: Circuit) -> str:
     if circuit.sufficient is None:
         return f"{circuit.target_name} · {circuit.model} · {drawn} · not put to the test"
     verdict = "suffice" if circuit.sufficient else "do not suffice"
-    channels = f"{circuit.share:.1%} of {circuit.channels_total:,} channels {verdict}"
+    channels = f"{circuit.mean_layer_share:.0%} of a layer in the mean {verdict}"
     return f"{circuit.target_name} · {circuit.model} · {channels} · {drawn}"
 
 

@@ -15,6 +15,7 @@ import uvicorn
 
 from suffice.errors import InputError, reason
 from suffice.occlusion import make_occlusions, painted_logits
+from suffice.report.figures import saliency_colours
 from suffice.web.app import make_app
 from suffice.web.served import Served
 
@@ -54,6 +55,8 @@ def serve(
         address += f"?token={urllib.parse.quote(token)}"
     names = {*_LOOPBACK, host, socket.gethostname()} if token is not None else {*_LOOPBACK, host}
     app = make_app(models, hosts=sorted(names), token=token)
+    for served in models:  # or the first page would wait for it
+        served.facts()
     threading.Thread(target=_warm, args=[models], daemon=True).start()
     say(address)
     if browser:
@@ -96,7 +99,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def _warm(models: Sequence[Served]) -> None:
-    """Ask each model once, so that its faster copy is there before the first visitor moves a slider."""
+    """Ask each model once, so that its faster copy is there before the first visitor moves a slider; and the rest."""
+    saliency_colours(2)
     for served in models:
         classifier = served.classifier
         shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)

@@ -69,30 +69,35 @@ def work(job: Job) -> dict[str, Any]:
         CancelledError: it was cancelled.
     """
     asked: Asked = job.asked
-    with _counted(job, asked.served.classifier):
-        match asked.request:
+    request, classifier = asked.request, asked.served.classifier
+    if isinstance(request, Explain) and request.against is not None:
+        two = _of_two(classifier, asked.upload, request.target, request.against)
+        with _counted(job, two):
+            return explain(job, asked, request, two, 0)
+    with _counted(job, classifier):
+        match request:
             case Explain():
-                return explain(job, asked, asked.request)
+                return explain(job, asked, request, classifier, request.target)
             case Score():
-                return score(job, asked, asked.request)
+                return score(job, asked, request)
             case Verify():
-                return verify(job, asked, asked.request)
+                return verify(job, asked, request)
             case Circuit():
-                return circuit(job, asked, asked.request)
+                return circuit(job, asked, request)
 
 
 @contextmanager
 def _counted(job: Job, classifier: Classifier) -> Iterator[None]:
-    """Tell, between batches, how many images went through the model."""
-    before = classifier.passes
+    """Tell, between batches, how many images went through a model, beside those that were counted before."""
+    others, before = job.forward_passes, classifier.passes
 
     def count() -> None:
-        job.forward_passes = classifier.passes.since(before).forward
+        job.forward_passes = others + classifier.passes.since(before).forward
         job.changed()
 
     with between_batches(count):
         yield
-    job.forward_passes = classifier.passes.since(before).forward
+    count()
 
 
 # What is wrong with a request is said at once, before it waits in the queue.
@@ -150,12 +155,11 @@ def _metrics_of(request: Score) -> tuple[list[Any], dict[str, Any]]:
 # Explanations
 
 
-def explain(job: Job, asked: Asked, request: Explain) -> dict[str, Any]:
+def explain(
+    job: Job, asked: Asked, request: Explain, classifier: Classifier, target: int | str | None
+) -> dict[str, Any]:
     """The smallest part found, several of them, or the part by which one class beats another."""
-    classifier, upload = asked.served.classifier, asked.upload
-    target = request.target
-    if request.against is not None:
-        classifier, target = _of_two(classifier, upload, target, request.against)
+    upload = asked.upload
     question = Question(
         classifier,
         dataclasses.replace(upload.photo(), notes=upload.notes),
@@ -281,10 +285,8 @@ class _OnlyTwo(nn.Module):
         return as_logits(self.asked(x))[:, self.two]
 
 
-def _of_two(
-    classifier: Classifier, upload: Upload, target: int | str | None, against: int | str
-) -> tuple[Classifier, int]:
-    """The classifier that knows only the target and the class that it is to beat, and the target's number there."""
+def _of_two(classifier: Classifier, upload: Upload, target: int | str | None, against: int | str) -> Classifier:
+    """The classifier that knows only the target, as its class 0, and the class that it is to beat."""
     if classifier.known_meaning.independent:
         raise InputError("expected a model with one class an image, to ask why A and not B; its labels are independent")
     other = classifier.class_index(against)
@@ -293,16 +295,15 @@ def _of_two(
     if first == other:
         raise InputError(f"expected two classes, to ask why A and not B; got {classifier.class_name(first)} twice")
     preprocessing = classifier.preprocessing.to_dict()
-    two = Classifier(
+    return Classifier(
         _OnlyTwo(classifier.module, first, other),
         class_names=[f"{classifier.class_name(index)} ({index})" for index in (first, other)],
         name=f"{classifier.name}, two classes",
         device=classifier.device,
         outputs="logits",
         repeatable=True,
-        **{name: preprocessing[name] for name in preprocessing},
+        **preprocessing,
     )
-    return two, 0
 
 
 def _why(classifier: Classifier, question: Question, found: Explanation) -> dict[str, Any]:
