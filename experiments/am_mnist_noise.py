@@ -142,6 +142,7 @@ def main() -> int:
     parser.add_argument("--digits", type=int, default=20)
     parser.add_argument("--photos", type=int, default=0, help="so many of the photos in the folder, in place of digits")
     parser.add_argument("--encoder", action="append", choices=list(ENCODERS))
+    parser.add_argument("--std", action="append", type=float, choices=STDS, help="σ; all of them unless it is said")
     parser.add_argument("--csv", type=Path, default=Path("results/am-mnist-noise.csv"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -150,7 +151,8 @@ def main() -> int:
     if arguments.folder is not None:
         classifier, names, images = photos(arguments) if arguments.photos else digits(arguments)
         keys = ("image", "model", "encoder", "noise_std", "noise_clip", "gamma")
-        for condition in conditions(arguments.encoder or list(ENCODERS)):
+        wanted = conditions(arguments.encoder or list(ENCODERS))
+        for condition in (each for each in wanted if each[1] in (arguments.std or STDS)):
             done = {tuple(str(row[key]) for key in keys) for row in rows}
             encoder, std, clip, gamma = condition
             left = [i for i, n in enumerate(names)

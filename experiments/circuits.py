@@ -1,21 +1,23 @@
-"""How small a circuit keeps the label, by which ranking, and whether that says anything.
+"""How small a circuit keeps the class, by ranking and by how many channels each layer keeps, with its controls.
 
-    python experiments/circuits.py FOLDER [--switch blocks] [--update]
-    python experiments/circuits.py --print results/circuits-blocks.csv
+    python experiments/circuits.py FOLDER [--photos 6] [--only own,equal,blocks,more] [--update]
+    python experiments/circuits.py --print results/circuits-fair.csv
 
-Every channel outside of a circuit is switched off in every layer of `--switch` (to zero, or to its mean over the other
-photos), and the default model is asked about the whole photo. Circuits of 10, 20 and 40% of the channels, and the
-smallest that keeps the label (γ = 0), or the label with half of its confidence (γ = 0.5). Beside them random circuits,
-five of each size, and two controls: what the circuit says about an image without content (the photo's mean colour), and
-whether the same search finds a circuit of the size for a class that the network did not choose (the class after it).
+The default model is asked about each whole photo. What is off is at its mean over the sample photos that `suffice
+circuit` takes where it is given none. A row is one circuit and one control: the circuit itself (`none`), random ones
+with equal counts, the features only (everything else on), the photo's mean colour, the circuit switched off
+(`complement`) and random ones switched off, ten other photos of the folder of other classes, what is off taken from
+other images (`resample`), and another class (the next one) with equal counts. `kept` is how often the class is on
+top. A size counts only if all larger sizes tried hold. What the file has is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -26,26 +28,47 @@ import suffice
 from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
 from suffice.buffers import keep_buffers
 from suffice.circuits import read_out
-from suffice.circuits.ablation import channel_means, switched_logits
-from suffice.circuits.connectivity import connect
-from suffice.circuits.ranking import ACROSS_LAYERS, Decision, best_channels, nested_circuits, weight_scores
-from suffice.circuits.readout import channel_norms
-from suffice.circuits.search import random_circuits, smallest
+from suffice.circuits.ablation import Off
+from suffice.circuits.connectivity import Network, connect
+from suffice.circuits.controls import ask_controls
+from suffice.circuits.ranking import RANKINGS, Decision, Ranker, make_ranker
+from suffice.circuits.readout import Readout
+from suffice.circuits.references import References, read_references, sample_references, split_references
+from suffice.circuits.replay import Replay
+from suffice.circuits.search import circuit_of_counts, circuit_of_share, smallest_circuit
 from suffice.files import read_csv
 from suffice.metrics import mean_with_error
 
-SIZES = (0.4, 0.2, 0.1)
-SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.2, 0.14, 0.1, 0.07, 0.04)
-RANDOM = 5
-COLUMNS = ("photo", "switch", "among", "off", "ranking", "goal", "share", "kept", "confidence", "blank", "seconds")
+RANDOM, HELD_OUT, DRAWS = 5, 10, 5
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of every layer, or of all channels
+CSV_COLUMNS = (
+    "photo", "network", "nodes", "ablation", "ranking", "allocation", "control", "goal", "kept", "confidence", "share",
+    "mean_layer_share", "largest_layer_share", "layers_full", "features_share", "seconds", "among",
+)  # fmt: skip
+HALF, LABEL = "half of the confidence", "label"
+# (nodes, ablation, ranking, allocation, goals); what matters most comes first, as each takes minutes for 20 photos
+PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
+    "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
+    "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
+    "blocks": [
+        *(("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated", "integrated-size", "energy")),
+        ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
+    ],
+    "more": [
+        ("hidden", "resample", "integrated", "own", (LABEL,)),
+        ("hidden", "zero", "integrated", "own", (HALF,)),
+        *(("hidden", "mean", ranking, "network", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"),
+        *(("hidden", "mean", ranking, "own", (LABEL,)) for ranking in ("integrated", "integrated-size")),
+    ],
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--switch", default="blocks", choices=("stages", "blocks", "all"))
-    parser.add_argument("--print", type=Path, dest="table", help="print the table of these rows, and do nothing else")
-    parser.add_argument("--photos", type=int, help="of these only the first so many; the means are of all")
+    parser.add_argument("--photos", type=int, default=20)
+    parser.add_argument("--only", default=",".join(PARTS), help="of these, joined by commas")
+    parser.add_argument("--print", type=Path, dest="table", help="print the tables of these rows, and do nothing else")
     add_options(parser)
     arguments = parser.parse_args()
     if arguments.table:
@@ -60,112 +83,197 @@ def main() -> int:
     photos = photos_of(arguments.folder)
     classifier = suffice.load_classifier(device="cpu")
     images = torch.stack([suffice.load_image(photo, classifier) for photo in photos])
-    table = f"circuits-{arguments.switch}.csv"
-    rows = Rows(table, COLUMNS, ("switch", "among"), arguments, code_of("circuits.py"))
-    layers = connect(
-        classifier.module, read_out(classifier, images[0]).recording, arguments.switch, follow=False
-    ).layers
-    means = torch.stack([channel_means(classifier, layers, image[None]) for image in images])
-    for i, photo in enumerate(photos[: arguments.photos]):
-        began = time.perf_counter()
-        known = {"photo": photo.name, "switch": arguments.switch, "among": known_by(image=images)["image_digest"]}
-        known |= known_by(classifier, images[i])
-        others = (means.sum(0) - means[i]) / (len(photos) - 1)
-
-        def compute(i: int = i, others: Tensor = others) -> list[dict[str, object]]:
-            return of_photo(classifier, images[i], arguments.switch, others)
-
-        rows.rows(known, compute)
-        print(f"{photo.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    rows = Rows(
+        "circuits-fair.csv", CSV_COLUMNS, (*CSV_COLUMNS[1:6], "among"), arguments, code_of("circuits.py", "rows.py")
+    )
+    among = known_by(image=images)["image_digest"]
+    for part in arguments.only.split(","):
+        for number, photo in enumerate(photos[: arguments.photos]):
+            began = time.perf_counter()
+            asked = OnePhoto(classifier, images, number)
+            for cell in PARTS[part]:
+                named = zip(CSV_COLUMNS, (photo.name, "efficientnet-lite0", *cell[:4]), strict=False)
+                known = dict(named) | {"among": among} | known_by(classifier, images[number])
+                rows.rows(known, functools.partial(asked.rows, *cell))
+            print(f"{part}, {photo.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     show(rows.asked)
     print(rows.close())
     return 0
 
 
-def of_photo(classifier: suffice.Classifier, image: Tensor, switch: str, others: Tensor) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    readout = read_out(classifier, image)
-    target, before = readout.target, readout.logits.softmax(0)
-    switched = connect(classifier.module, readout.recording, switch)
-    layers, blank = switched.layers, image.mean((1, 2), keepdim=True).expand_as(image)
-    energy = torch.cat([channel_norms(layer.value.tensor, layer.labels, layer.channels) for layer in layers])
-    known = {"energy": energy, "weight": weight_scores(switched)}
+class OnePhoto:
+    """What is asked about one photo; what several circuits of it need is computed once."""
 
-    def ask(about: Tensor, circuits: Tensor, off: Tensor | None) -> Tensor:
-        return switched_logits(classifier, layers, about.expand(len(circuits), -1, -1, -1), circuits, off).softmax(1)
+    def __init__(self, classifier: suffice.Classifier, images: Tensor, number: int) -> None:
+        self.classifier, self.images, self.number, self.image = classifier, images, number, images[number]
 
-    def add(
-        ranking: str, off: str, goals: Sequence[object], circuits: Tensor, wanted: int, fill: Tensor | None
-    ) -> None:
+    @functools.cached_property
+    def readout(self) -> Readout:
+        return read_out(self.classifier, self.image)
+
+    @functools.cached_property
+    def held_out(self) -> Tensor:
+        """The next photos of other classes in the folder, from the start again after the last."""
+        said, number = self.classifier.logits(self.images).argmax(1), self.number
+        others = [i for i in range(len(said)) if i != number and int(said[i]) != self.readout.target]
+        return self.images[sorted(others, key=lambda i: (i - number) % len(said))[:HELD_OUT]]
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  one at a time fits in memory, and the photo goes with it
+    def switched(self, nodes: str) -> tuple[Network, References, Replay]:
+        network = connect(self.classifier.require_module("a circuit"), self.readout.recording, nodes)
+        samples, _ = split_references(sample_references(self.classifier), self.image)
+        references = read_references(self.classifier, network.layers, samples, draws=DRAWS)
+        return network, references, Replay(self.classifier, self.image[None], self.readout.recording)
+
+    def rows(
+        self, nodes: str, ablation: str, ranking: str, allocation: str, goals: Sequence[str]
+    ) -> list[dict[str, object]]:
+        network, references, replay = self.switched(nodes)
+        offs: Sequence[Off] = {"mean": [references.means], "zero": [None], "resample": references.draws}[ablation]
+        target, confidence = self.readout.target, self.readout.confidence
+        decision = Decision(self.classifier, self.image[None], target, network.layers, offs, replay)
+        ranker = make_ranker(decision, ranking, network)
+        found: list[dict[str, object]] = []
         began = time.perf_counter()
-        said, said_of_blank = ask(image, circuits, fill), ask(blank, circuits, fill)
-        for goal, circuit, answer, empty in zip(goals, circuits, said, said_of_blank, strict=True):
-            values = (off, ranking, goal, round(float(circuit.float().mean()), 5))
-            values += (int(answer.argmax() == wanted), round(float(answer[wanted] / before[wanted]), 5))
-            values += (int(empty.argmax() == wanted), round(time.perf_counter() - began, 2))
-            rows.append(dict(zip(COLUMNS[3:], values, strict=True)))
+        for goal, on in circuits_of(decision, ranker, allocation, goals, confidence):
+            seconds = round(time.perf_counter() - began, 1)
+            rows = rows_of(decision, ranker, on, references, self.held_out, confidence)
+            found += [{**row, "goal": goal, "seconds": seconds} for row in rows]
+            began = time.perf_counter()
+        return found
 
-    other = (target + 1) % len(before)
-    asked = [(ranking, "zero", target) for ranking in ("energy", "weight", "attribution", "descent", "signed")]
-    asked += [(ranking, "mean", target) for ranking in ("energy", "descent", "signed")]
-    asked += [(ranking, "zero", other) for ranking in ("descent", "signed")]
-    for ranking, off, wanted in asked:
-        fill = None if off == "zero" else others
-        decision = Decision(classifier, image[None], wanted, layers, fill)
-        rungs = nested_circuits(decision, ranking, known.get(ranking), SHARES, lambda logits: True)
-        label = ranking if wanted == target else f"{ranking}, another class"
-        circuits = [rungs[1 + SHARES.index(size)].on for size in SIZES]
-        goals: list[object] = list(SIZES)
-        if off == "zero" and wanted == target:
-            for gamma in (0.0, 0.5):
 
-                def enough(logits: Tensor, gamma: float = gamma) -> bool:
-                    p = logits.softmax(1)[:, target]
-                    return bool(((logits.argmax(1) == target) & (p >= gamma * before[target])).all())
+def circuits_of(
+    decision: Decision, ranker: Ranker, allocation: str, goals: Sequence[str], confidence: float
+) -> Iterable[tuple[str, Tensor]]:
+    """The smallest circuit for each goal."""
+    demanded = {HALF: torch.tensor([0.5 * confidence]), LABEL: torch.zeros(1)}
+    if allocation == "own":
+        for goal in goals:
+            yield goal, smallest_circuit(decision, ranker, demanded[goal], allocation)
+        return
+    if allocation == "network" and ranker.again:  # ranked once, within the whole network
+        whole = torch.ones(decision.channels, dtype=torch.bool)
+        once = torch.cat([ranker(whole, index) for index in range(len(decision.layers))])
+        ranker = Ranker(decision, ranker.ranking, once)
+    smallest = dict.fromkeys(goals, torch.ones(decision.channels, dtype=torch.bool))
+    open_goals = list(goals)
+    for share in SHARES:
+        on = circuit_of_share(decision, ranker, share, allocation)
+        logits = decision.logits(on[None])[0]
+        holds = bool(decision.holds(logits).all())
+        for goal in list(open_goals):
+            if holds and bool((decision.confidences(logits) >= demanded[goal]).all()):
+                smallest[goal] = on
+            else:
+                open_goals.remove(goal)
+        if not open_goals:
+            break
+    yield from smallest.items()
 
-                circuits.append(smallest(decision, rungs, enough, across=ranking in ACROSS_LAYERS)[0])
-                goals.append(f"least, γ = {gamma:g}")
-        add(label, off, goals, torch.stack(circuits), wanted, fill)
-    for size in SIZES:
-        pattern = best_channels(energy, layers, size, across=False)
-        add("random", "zero", [size] * RANDOM, random_circuits(pattern, layers, RANDOM, seed=0), target, None)
-    return rows
+
+def rows_of(
+    decision: Decision, ranker: Ranker, on: Tensor, references: References, held_out: Tensor, confidence: float
+) -> list[dict[str, object]]:
+    """A circuit and its controls, a row each."""
+    shares = [float(on[decision.slice_of(i)].float().mean()) for i in range(len(decision.layers))]
+    sizes = (float(on.float().mean()), sum(shares) / len(shares), max(shares), shares.count(1.0), shares[-1])
+    logits = decision.logits(on[None])[0]
+    kept = {"none": float(decision.holds(logits).all())}
+    if not bool(on.all()):
+        controls = ask_controls(decision, on, references, held_out, random=RANDOM, seed=0)
+        kept |= {
+            "random": controls.random_kept,
+            "features only": float(controls.features_kept),
+            "blank": float(controls.blank_kept),
+            "complement": float(controls.complement_kept),
+            "random complement": controls.random_complement_kept,
+            "held out": controls.held_out_kept,
+            "resample": controls.resample_kept,
+        }
+        if ranker.again:
+            kept["another class"] = float(says_another(decision, ranker, on))
+    of_whole = round(float(decision.confidences(logits).min()) / confidence, 4)
+    sizes_by_name = dict(zip(CSV_COLUMNS[10:15], (round(size, 4) for size in sizes), strict=True))
+    return [
+        {"control": control, "kept": value, "confidence": of_whole if control == "none" else ""} | sizes_by_name
+        for control, value in kept.items()
+    ]
+
+
+def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
+    """Whether the circuit of the class after it, with equal counts, says that class."""
+    classes = decision.classifier.logits(decision.images[:1]).shape[1]
+    other = Decision(
+        decision.classifier, decision.images, (decision.target + 1) % classes, decision.layers, decision.offs,
+        decision.replay,
+    )  # fmt: skip
+    counts = [int(on[decision.slice_of(i)].sum()) for i in range(len(decision.layers))]
+    return bool(other.holds_all(circuit_of_counts(other, Ranker(other, ranker.ranking), counts)[None])[0])
 
 
 def show(rows: Sequence[Mapping[str, object]]) -> None:
-    """Label kept by size, with what the circuit says of an image without content; and the smallest circuits."""
-    names = list(dict.fromkeys((row["ranking"], row["off"]) for row in rows))
-    photos = len({row["photo"] for row in rows})
-    print(f"{photos} photos, {rows[0]['switch']}: label kept with a share of the channels on (mean ± standard error)\n")
-    print("| ranking | off | 10% | 20% | 40% | confidence at 40% | says it of a blank image at 40% |")
-    print("|---|---|---|---|---|---|---|")
-    for ranking, off in names:
-        cells = []
-        for size in reversed(SIZES):
-            cells.append(f"{mean_with_error(per_photo(rows, ranking, off, str(size), 'kept')):.0%}")
-        confidence = mean_with_error(per_photo(rows, ranking, off, "0.4", "confidence"))
-        blank = mean_with_error(per_photo(rows, ranking, off, "0.4", "blank"))
-        of_all = "" if "another" in str(ranking) else f"{confidence:.0%}"
-        print(f"| {ranking} | {off} | {' | '.join(cells)} | {of_all} | {blank:.0%} |")
-    print("\n| ranking | smallest that keeps the label | median | and half of its confidence | median | blank, too |")
-    print("|---|---|---|---|---|---|")
-    for ranking, off in names:
-        if off == "zero" and any(row["ranking"] == ranking and "least" in str(row["goal"]) for row in rows):
-            label, half = (per_photo(rows, ranking, off, f"least, γ = {g}", "share") for g in ("0", "0.5"))
-            blank = mean_with_error(per_photo(rows, ranking, off, "least, γ = 0.5", "blank"))
-            print(f"| {ranking} | {mean_with_error(label):.1%} | {median(label):.1%}", end="")
-            print(f" | {mean_with_error(half):.1%} | {median(half):.1%} | {blank:.0%} |")
+    """Sizes, and beside them the controls: mean ± standard error over photos."""
+    keys = list(dict.fromkeys(tuple(row[c] for c in (*CSV_COLUMNS[2:6], "goal")) for row in rows))
+    print("| nodes | off | ranking | allocation | goal | photos | channels | mean share | largest | full | features |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for key in keys:
+        own = select(rows, key, "none")
+        cells = [f"{mean_with_error(numbers(own, c)):.0%}" for c in CSV_COLUMNS[10:13]]
+        cells += [f"{median(numbers(own, 'layers_full')):g}", f"{mean_with_error(numbers(own, 'features_share')):.0%}"]
+        print(f"| {' | '.join(map(str, key))} | {len(own)} | {' | '.join(cells)} |")
+    names = ("random", "features only", "blank", "held out", "another class", "resample", "complement",
+             "random complement")  # fmt: skip
+    print("\nThe class is kept (of circuits that leave something out):\n")
+    print(f"| nodes | off | ranking | allocation | goal | {' | '.join(names)} |")
+    print("|---" * (5 + len(names)) + "|")
+    for key in keys:
+        found = [numbers(select(rows, key, control), "kept") for control in names]
+        cells = [f"{sum(values) / len(values):.0%}" if values else "" for values in found]
+        print(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} |")
+    print()
+    for line in targets(rows):
+        print(f"- {line}")
 
 
-def per_photo(
-    rows: Sequence[Mapping[str, object]], ranking: object, off: object, goal: str, column: str
-) -> list[float]:
-    """The column's mean of each photo: random circuits of one photo are no independent draws."""
-    found: dict[object, list[float]] = {}
-    for row in rows:
-        if (row["ranking"], row["off"], str(row["goal"])) == (ranking, off, goal):
-            found.setdefault(row["photo"], []).append(float(str(row[column])))
-    return [sum(values) / len(values) for values in found.values()]
+def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """How many photos reach what was aimed at."""
+    found = []
+    aims: list[tuple[tuple[str, ...], str, Callable[[Mapping[str, object]], bool]]] = [
+        (("hidden", "mean", "integrated-size", "equal", LABEL), "the label with at most 70% of every layer",
+         lambda row: number(row, "mean_layer_share") <= 0.705),
+    ]  # fmt: skip
+    for ranking in ("integrated", "integrated-size"):
+        aims.append(
+            (("hidden", "mean", ranking, "own", HALF), "half of the confidence, mean share ≤ 55%, two full or fewer",
+             lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2)
+        )  # fmt: skip
+        aims.append(
+            (("blocks", "mean", ranking, "own", HALF), "half of the confidence, mean layer share ≤ 70%",
+             lambda row: number(row, "mean_layer_share") <= 0.7)
+        )  # fmt: skip
+    aims.append(
+        (("hidden", "resample", "integrated", "own", LABEL), "the label under resampling, mean layer share ≤ 90%",
+         lambda row: number(row, "mean_layer_share") <= 0.9)
+    )  # fmt: skip
+    for key, what, reached in aims:
+        if own := select(rows, key, "none"):
+            found.append(f"{', '.join(key[:4])}: {what} on {sum(map(reached, own))} of {len(own)} photos")
+    return found
+
+
+def select(rows: Sequence[Mapping[str, object]], key: Sequence[object], control: str) -> list[dict[str, object]]:
+    return [
+        r for r in rows if tuple(r[c] for c in (*CSV_COLUMNS[2:6], "goal")) == tuple(key) and r["control"] == control
+    ]
+
+
+def number(row: Mapping[str, object], column: str) -> float:
+    return float(str(row[column]))
+
+
+def numbers(rows: Sequence[Mapping[str, object]], column: str) -> list[float]:
+    return [number(row, column) for row in rows if str(row[column]) not in ("", "None")]
 
 
 if __name__ == "__main__":

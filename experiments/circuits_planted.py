@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -244,12 +244,14 @@ def of_network(name: str, seed: int) -> Iterator[dict[str, object]]:
 
     counted = edges_that_count(classifier, readout.network, image, 0, references)
     yield row("nodes", "tested edges", nodes, channels_with_edges(counted, readout.layers))
+    asked: dict[str, Any] = {"layers": "all", "switch": "all", "reference": references, "random": 0}
+    search = suffice.trace_circuit(classifier, image, **asked, keep_confidence=0.9)
+    yield row("nodes", "smallest circuit (γ 0.9)", nodes, torch.cat([layer.on for layer in search.layers]))
+    asked |= {"allocation": "network", "share": int(nodes.sum()) / len(nodes)}
     for ranking in RANKINGS:
-        circuit = suffice.trace_circuit(
-            classifier, image, layers="all", switch="all", ranking=ranking, share=int(nodes.sum()) / len(nodes),
-            reference=references, random=0,
-        )  # fmt: skip
-        yield row("nodes", ranking, nodes, torch.cat([layer.on for layer in circuit.layers]))
+        if ranking != "random":  # of which there are more, below
+            circuit = suffice.trace_circuit(classifier, image, **asked, ranking=ranking)
+            yield row("nodes", ranking, nodes, torch.cat([layer.on for layer in circuit.layers]))
     for drawn in random_circuits(nodes, readout.layers, RANDOM, seed):
         yield row("nodes", "random", nodes, drawn)
     every = torch.cat([there.flatten() for there in possible.values()])

@@ -21,6 +21,7 @@ from suffice.buffers import keep_buffers
 from suffice.images import frame_of, read_photo
 from suffice.images.reading import SAMPLES
 from suffice.metrics import score_maps
+from suffice.metrics.scoring import Scores
 from suffice.occlusion import make_occlusions
 from suffice.report.figures import overlay, saliency_image
 
@@ -45,7 +46,7 @@ def methods(classifier: suffice.Classifier) -> Figure:
         found = suffice.explain(classifier, image, name)
         above.imshow(saliency_image(found.saliency))
         above.set_title(name, fontsize=11)
-        below.imshow(overlay(found, photo, frame).crop(tuple(map(round, frame.box))))
+        below.imshow(overlay(found, photo, frame).crop(frame.box))
         below.set_title(f"{found.area:.1%}; {found.forward_passes:,} images", fontsize=10)
         for axis in (above, below):
             axis.set_axis_off()
@@ -74,42 +75,43 @@ def painted(classifier: suffice.Classifier, image: Tensor, mask: Tensor) -> list
 
 
 def numbers(classifier: suffice.Classifier) -> Figure:
-    """What area, ρ, the curves and MSI are of a part that suffices, and of a corner of equal size."""
+    """Area and ρ of a part that suffices, and of a corner of equal size; curves of a map, and of it upside down."""
     image = suffice.load_image(SAMPLE, classifier)
     found = suffice.explain(classifier, image)
     side = round(float(found.mask.sum()) ** 0.5)
     corner = torch.zeros_like(found.mask)
     corner[:side, :side] = True
     colours = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.7, 0.3], [0.2, 0.3, 0.9], [1.0, 1.0, 1.0]])
-    # The corner is a map of its own: the nearer to it, the earlier.
-    near = -torch.maximum(torch.arange(len(corner))[:, None], torch.arange(corner.shape[1])).float()
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    heat = suffice.explain(classifier, image, "grad-cam").saliency
+    figure = Figure(figsize=(12, 5), layout="constrained")
     axes = figure.subplots(2, 6, width_ratios=(1, 1, 1, 1, 1, 2.2))
-    for row, (name, mask, ranking) in enumerate(
-        (("sufficient", found.mask, found.saliency), ("not sufficient", corner, near))
-    ):
+    rows = (
+        ("sufficient", found.mask, heat, "Grad-CAM's map"),
+        ("not sufficient", corner, 1 - heat, "the same map upside down"),
+    )
+    for row, (name, mask, ranking, map_name) in enumerate(rows):
         rho = suffice.robustness_solid(classifier, image, mask, found.target).rho
-        show(axes[row][0], torch.where(mask, image, image * 0.25), f"{name}\narea {float(mask.float().mean()):.1%}")
+        area = f"area {float(mask.float().mean()):.1%}, ρ {rho:.0%}"
+        show(axes[row][0], torch.where(mask, image, image * 0.25), f"{name}\n{area}")
         for axis, colour in zip(axes[row][1:5], colours, strict=True):
             each = torch.where(mask, image, colour[:, None, None])
             kept = int(classifier.logits(each[None])[0].argmax()) == found.target
             show(axis, each, "keeps the class" if kept else "loses the class")
-        axes[row][1].set_ylabel("")
-        asked = score_maps(classifier, image, {"map": ranking}, ["insertion", "deletion", "msi"], found.target)["map"]
-        curves(axes[row][5], asked, rho)
+        names = ["insertion_percent", "deletion_percent", "msi"]
+        curves(axes[row][5], score_maps(classifier, image, {"": ranking}, names, found.target)[""], map_name)
     return figure
 
 
-def curves(axis: Axes, scores: object, rho: float) -> None:
-    values, drawn = scores.of_map(0), scores.curves  # type: ignore[attr-defined]
-    for name, style in (("insertion", "-"), ("deletion", "--")):
-        curve = drawn[name]
-        axis.plot(
-            torch.linspace(0, 1, curve.values.shape[1]), curve.values[0], style, label=f"{name} {values[name]:.2f}"
-        )
-    axis.set_title(f"ρ {rho:.0%}; MSI {values['msi']:.2f}", fontsize=9)
+def curves(axis: Axes, scores: Scores, name: str) -> None:
+    """Insertion and deletion by percentage."""
+    values = scores.of_map(0)
+    axis.set_title(f"{name}: MSI {values['msi']:.2f}", fontsize=9)
+    for name, style in (("insertion_percent", "-"), ("deletion_percent", "--")):
+        curve = scores.curves[name]
+        along = torch.linspace(0, 1, curve.values.shape[1])
+        axis.plot(along, curve.values[0], style, label=f"{name.removesuffix('_percent')} {values[name]:.2f}")
     axis.set_ylim(-0.03, 1.03)
-    axis.set_xlabel("from none to all, in the map's order", fontsize=8)
+    axis.set_xlabel("share of the pixels, in the map's order", fontsize=8)
     axis.legend(fontsize=8)
 
 

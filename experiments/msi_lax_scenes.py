@@ -25,7 +25,8 @@ that the model does not know: the scene is cut into 4 x 4 patches, each is repla
 nothing had been put there, and the heat on the patches is ranked against what the label's logit loses (Spearman's
 coefficient; the protocol of IDSDS, Hesse et al. 2024, and FunnyBirds, Hesse et al. 2023).
 
-`results/msi-lax-transfer.csv`: base and adapter of one form on scenes of the other, images of another set.
+With --update the tables go into `results/`. `msi-lax-transfer.csv` is of base and adapter of one form on scenes of the
+other: images of another set.
 """
 
 from __future__ import annotations
@@ -44,14 +45,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import msi_lax_tables as tables
-from rows import RESULTS, add_options
+from rows import RESULTS, add_options, code_of, known_by
 from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset, SyntheticMnist, load_dataset, random_subset
 from suffice.files import read_csv, write_csv, write_whole
 from suffice.images import to_model
 from suffice.metrics import mean_with_error
+from suffice.provenance import now
 
+CODE = ("msi_lax_scenes.py", "msi_lax_tables.py")
 FORMS = ("literal", "black-aware")
 NEAR_ZERO = 0.02  # the mean cross-entropy of an epoch's steps at which a base's training ends
 EPOCHS, SCENES, BATCH = 14, 8_000, 32
@@ -169,6 +172,7 @@ def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> No
         write_whole(folder / "accuracies.json", json.dumps(base_accuracies(classifier, dataset)))
     path, count = folder / f"rows-{name}.csv", max(1, round(asked.share * len(dataset)))
     rows: list[Any] = read_csv(path) if path.is_file() else []
+    digests = {"weights_digest": known_by(classifier)["weights_digest"], "code": code_of(*CODE)}
     done = {(row["method"], int(row["image"])) for row in rows}
     for first in range(0, count, tables.AT_ONCE):
         some, started = range(first, min(first + tables.AT_ONCE, count)), time.perf_counter()
@@ -178,10 +182,11 @@ def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> No
         for method, left in missing:
             if left:
                 judge = _judge([drops[index] for index in left] if drops else [])
-                rows += tables.score(
+                found = tables.score(
                     method, classifier, classifier, dataset, left, folder, table.alpha_min, asked.metrics,
                     asked.occlusion, judge,
                 )  # fmt: skip
+                rows += [row | digests | {"made": now()} for row in found]
         if wanted:
             write_csv(path, list(rows[0]), rows)
             each = 1000 * (time.perf_counter() - started) / sum(len(left) for _, left in missing)
@@ -217,6 +222,10 @@ def table_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
                 mean = mean_with_error(float(row[column]) for row in images.values())
                 line[column + tail], line[f"{column}{tail}_se"] = mean.value, mean.standard_error or 0.0
             line[f"images_{name}"] = len(images)
+            of_method = list(images.values())
+            line["weights_digest"] = of_method[0]["weights_digest"]
+            line["code"] = tables.said_of_code(of_method)
+            line["made"] = max(row["made"] for row in of_method)
         if name == "msi":
             add_differences(lines, values)
     accuracies = folder / "accuracies.json"
@@ -266,12 +275,15 @@ def transfer_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
             for column in (*_MSI, "iou"):
                 mean = mean_with_error(float(row[column]) for row in values[method].values())
                 line |= {column: mean.value, f"{column}_se": mean.standard_error or 0.0}
-            lines.append(line | {"images": len(values[method])})
+            of_method = list(values[method].values())
+            made = {"code": tables.said_of_code(of_method), "made": max(row["made"] for row in of_method)}
+            lines.append(line | {"images": len(of_method), "weights_digest": of_method[0]["weights_digest"]} | made)
     return lines
 
 
 def report(work: Path, out: Path, seeds: Sequence[int]) -> None:
     """Write both tables and the transfers, and print the head of each with the mean over seeds."""
+    out.mkdir(parents=True, exist_ok=True)
     for noise in FORMS:
         rows = [row for seed in seeds for row in table_rows(work, noise, seed)]
         if rows:

@@ -151,7 +151,10 @@ def settle_preprocessing(given: Mapping[str, Any], carried: Mapping[str, Any]) -
     if "channels" in given and len(preprocessing.mean) != channels:
         raise InputError(f"expected a mean for each of {channels} channels; got {preprocessing.mean}")
     settled = {name: getattr(preprocessing, name) for name in known} | {"channels": len(preprocessing.mean)}
-    return Settled(preprocessing, settled, _assumed(known, "ImageNet's" if channels == 3 else "0.5"))
+    assumed = _assumed(known, "ImageNet's" if channels == 3 else "0.5")
+    if len(preprocessing.input_size) != 2:
+        assumed.pop("resize", None)  # nothing is resized to a signal or a volume
+    return Settled(preprocessing, settled, assumed)
 
 
 def _assumed(known: Mapping[str, Any], whose: str) -> dict[str, str]:

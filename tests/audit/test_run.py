@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from suffice.audit import Audit, AuditSettings, run_audit
+from suffice.audit.classes import classes_found
 from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.audit.sample import Prediction
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
+from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.images import prepare
 from suffice.report.audit import render_audit, write_audit
 
 HERE = Path(__file__).parent
@@ -137,3 +142,25 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
     assert "http" not in page.replace("http-equiv", "")
     with pytest.raises(InputError, match=r"inside .* is not known here"):
         held([Condition.read("inside < 50%")], numbers_of(found))
+
+
+def test_ten_thousand_classes_are_a_page_of_the_worst(found: Audit) -> None:
+    asked = [Prediction(n, f"{n}.png", n, n if n % 4 else 0, 0.9) for n in range(10_000)]
+    model = Classifier(lambda x: x.mean((2, 3)), input_size=(SIDE, SIDE), class_names=[f"c{n}" for n in range(10_000)])
+    classes = classes_found(model, asked, [])
+    assert (len(classes), sum(each.accuracy.count for each in classes)) == (10_000, 7_501)
+    page = render_audit(dataclasses.replace(found, asked=asked, classes=classes, mistakes=[], classifier=model))
+    assert "The 500 classes of the least accuracy; 9,500 others are in audit.json." in page
+    assert len(page) < 2_000_000
+
+
+def test_a_second_part_alone_keeps_the_class_where_the_first_was_hidden(found: Audit) -> None:
+    first = {part.image.name: part for part in found.parts}
+    assert len(found.second_parts) > COUNT  # a part is a corner of a square, and the rest of the square would do
+    for part in found.second_parts:
+        image = prepare(found.source.photo(part.image.number), found.classifier)
+        alone = torch.where(torch.from_numpy(part.mask), image, 0.1)
+        assert int(found.classifier.logits(alone[None]).argmax()) == part.target == first[part.image.name].target
+        assert not (part.mask & first[part.image.name].mask).any()
+    marked = {part.image.name for part in found.second_parts} & set(found.shortcuts[0].members.images)
+    assert not marked  # without the mark a faint horse is nothing

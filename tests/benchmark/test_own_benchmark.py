@@ -228,6 +228,8 @@ def check_numbers(text: str, expected: tuple[float, float], where: str) -> None:
 def check_csv(text: str, rows: list[dict[str, Any]]) -> None:
     lines = list(csv.DictReader(io.StringIO(text)))
     assert len(lines) == 2 * 2 * 2 * 2 + 2 * 2  # means, and differences
+    made = {(json.loads(row["provenance"])["code"], max(row["finished"] for row in rows)) for row in rows}
+    assert {(line["code"], line["made"]) for line in lines} == made
     for line in lines:
         asked = {"dataset": line["dataset"], "level": float(line["level"]), "metric": line["metric"].partition(" ")[0]}
         found = by_image(rows, occlusion=line["occlusion"], **asked)

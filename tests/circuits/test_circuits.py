@@ -19,9 +19,13 @@ from toy_networks import Parts, TwoWays, Wired, classifier_of, randomised
 
 import suffice
 from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load_circuit
-from suffice.circuits.ablation import channel_means, switched_logits
+from suffice.circuits.ablation import channel_means, layer_activations, switched_logits
 from suffice.circuits.connectivity import Layer, connect
+from suffice.circuits.controls import out_of_range
 from suffice.circuits.ranking import RANKINGS, Decision, best_channels
+from suffice.circuits.references import read_references, split_references
+from suffice.circuits.replay import Replay
+from suffice.circuits.search import ALLOCATIONS
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.folders import RECORD
@@ -43,7 +47,9 @@ def layers_of(classifier: Classifier, image: torch.Tensor, layers: str = "all") 
 
 
 def test_the_known_circuit_is_found() -> None:
-    circuit = suffice.trace_circuit(classifier_of(Wired()), COLOURS, layers="all", switch="all", nodes=6)
+    circuit = suffice.trace_circuit(
+        classifier_of(Wired()), COLOURS, layers="all", switch="all", nodes=6, ablation="zero"
+    )
     assert on(circuit) == {"first": [0], "second": [0]}
     assert (circuit.target, circuit.sufficient, circuit.channels, circuit.channels_total) == (0, True, 2, 12)
     edges = {(e.source, e.target, e.kind): e for e in circuit.edges}
@@ -168,26 +174,86 @@ def test_means_are_those_of_the_channels() -> None:
     torch.testing.assert_close(means[4:8], seen[0].mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
 
 
-def test_attributions_are_the_first_order_effect() -> None:
-    """Against finite differences of the margin as a channel is turned down a little."""
+def test_integrated_gradients_are_an_integral() -> None:
+    """Against finite differences of the log-odds as a channel is turned down a little, all along the path."""
     torch.manual_seed(0)
-    classifier = classifier_of(randomised(Parts()).double().float(), side=16)
+    classifier = classifier_of(randomised(Parts()), side=16)
     image = torch.rand(1, 3, 16, 16)
     layers = layers_of(classifier, image[0])
-    total = sum(layer.channels for layer in layers)
-    decision = Decision(classifier, image, 1, layers)
-    sizes, signed, logits = decision.attributions(torch.ones(total, dtype=torch.bool))
-    assert torch.allclose(logits, classifier.logits(image), atol=1e-6)
-    assert bool((sizes >= signed.abs() - 1e-5).all())
+    off = [torch.rand_like(layer.value.tensor) for layer in layers]
+    decision = Decision(classifier, image, 1, layers, [off])
+    on = torch.rand(decision.channels) < 0.8
+    index, here = 2, decision.slice_of(2)
+    found = decision.integrated(on, index, steps=3)
 
-    def margins(gates: torch.Tensor) -> torch.Tensor:
-        answer = switched_logits(classifier, layers, image.expand(len(gates), -1, -1, -1), gates)
+    def log_odds(gates: torch.Tensor) -> torch.Tensor:
+        answer = switched_logits(classifier, layers, image.expand(len(gates), -1, -1, -1), gates, off)
         return answer[:, 1] - torch.logsumexp(answer[:, [0, 2]], 1)
 
-    step = 1e-2
-    lower, upper = (torch.ones(total, total) + sign * step * torch.eye(total) for sign in (-1, 1))
-    slope = (margins(upper) - margins(lower)) / (2 * step)
-    torch.testing.assert_close(signed, slope, rtol=2e-2, atol=2e-3)
+    step, slopes = 1e-2, []
+    for alpha in (1 / 6, 3 / 6, 5 / 6):
+        base = on.float().expand(here.stop - here.start, -1).clone()
+        base[:, here] *= alpha
+        nudge = step * torch.eye(decision.channels)[here] * on
+        slopes.append((log_odds(base + nudge) - log_odds(base - nudge)) / (2 * step))
+    torch.testing.assert_close(found, torch.stack(slopes).mean(0), rtol=2e-2, atol=2e-3)
+    # Fine enough, they add up to what the whole layer does.
+    without = on.float().clone()
+    without[here] = 0
+    change = float((log_odds(on.float()[None]) - log_odds(without[None]))[0])
+    assert float(decision.integrated(on, index, steps=200).sum()) == pytest.approx(change, abs=2e-2)
+
+
+@pytest.mark.parametrize("make", [Parts, lambda: torchvision.models.resnet18(num_classes=3)])
+def test_a_pass_that_starts_at_a_layer_says_the_same(make) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    classifier = classifier_of(randomised(make()), side=32)
+    images = torch.rand(2, 3, 32, 32)
+    assert isinstance(classifier.module, nn.Module)
+    with torch.no_grad():
+        recording = record_operators(classifier.module, images[:1])
+    layers = connect(classifier.module, recording, "all").layers
+    off = [torch.rand_like(layer.value.tensor) for layer in layers]
+    decision = Decision(classifier, images, 1, layers, [off])
+    resumed = dataclasses.replace(decision, replay=Replay(classifier, images, recording))
+    starts = []
+    for first in range(len(layers)):
+        circuits = torch.rand(3, decision.channels) < 0.5
+        circuits[:, : decision.slice_of(first).start] = True
+        torch.testing.assert_close(resumed.logits(circuits, first), decision.logits(circuits), rtol=1e-4, atol=1e-5)
+        on = circuits[0]
+        again, plain = resumed.integrated(on, first), decision.integrated(on, first)
+        torch.testing.assert_close(again, plain, rtol=1e-3, atol=1e-5)
+        starts.append(resumed._start(first))
+    assert starts == [layer.value.op.number for layer in layers if layer.value.op is not None]
+
+
+def test_a_pass_does_not_start_where_something_is_written_over_later() -> None:
+    class Overwrites(nn.Module):
+        """The second layer's sum is written into the first's output."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            start = self.first(x) * 2
+            inner = self.second(start.relu()).relu()
+            start += inner
+            return self.head(start.mean((2, 3)))
+
+    classifier = classifier_of(Overwrites(), side=8)
+    images = torch.rand(1, 3, 8, 8)
+    assert isinstance(classifier.module, nn.Module)
+    with torch.no_grad():
+        recording = record_operators(classifier.module, images)
+    layers = connect(classifier.module, recording, "hidden").layers
+    decision = Decision(classifier, images, 0, layers, replay=Replay(classifier, images, recording))
+    circuit = torch.ones(1, decision.channels, dtype=torch.bool)
+    circuit[0, -4:-2] = False
+    expected = switched_logits(classifier, layers, images, circuit)
+    for _ in range(2):
+        torch.testing.assert_close(decision.logits(circuit, len(layers) - 1)[:, 0], expected)
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
@@ -199,7 +265,8 @@ def test_what_is_said_of_a_circuit_is_so(ranking: str) -> None:
     mask[2:14, 2:14] = True
     passes = classifier.forward_passes
     state = torch.get_rng_state()
-    circuit = suffice.trace_circuit(classifier, image, mask, ranking=ranking, switch="all", layers="all", nodes=2)
+    call = {"ranking": ranking, "switch": "all", "layers": "all", "nodes": 2, "ablation": "zero"}
+    circuit = suffice.trace_circuit(classifier, image, mask, **call)
     assert torch.equal(torch.get_rng_state(), state)
     assert circuit.forward_passes == classifier.forward_passes - passes
     shown = torch.where(mask, image, torch.zeros(3, 1, 1))
@@ -216,20 +283,29 @@ def test_what_is_said_of_a_circuit_is_so(ranking: str) -> None:
     asked = 2 if int(whole[1].argmax()) == circuit.target else 1
     assert circuit.sufficient == bool((kept & enough)[:asked].all())
     assert circuit.sufficient  # the whole network is a circuit, too
+    assert circuit.layer_shares == tuple(float(layer.on.float().mean()) for layer in circuit.layers)
+    assert circuit.mean_layer_share == pytest.approx(sum(circuit.layer_shares) / len(circuit.layers))
+    assert circuit.layers_full == sum(int(layer.on.sum()) == len(layer.on) for layer in circuit.layers)
     assert circuit.channels == int(gates[0].sum())
-    again = suffice.trace_circuit(classifier, image, mask, ranking=ranking, switch="all", layers="all", nodes=2)
+    again = suffice.trace_circuit(classifier, image, mask, **call)
     assert on(again) == on(circuit)
     assert again.summary() | {"seconds": 0} == circuit.summary() | {"seconds": 0}
 
 
 def test_random_circuits_and_a_blank_image() -> None:
     classifier = classifier_of(Wired())
-    circuit = suffice.trace_circuit(classifier, COLOURS, layers="all", switch="all", random=2000, seed=1)
+    circuit = suffice.trace_circuit(
+        classifier, COLOURS, layers="all", switch="all", random=2000, seed=1, ablation="zero"
+    )
     # One of six channels in each of two layers: class 0 is kept if both are channel 0. Where all logits are 0 no class
     # is on top.
     assert circuit.random_kept == pytest.approx(1 / 36, abs=0.01)
     # The image's mean colour is the image.
     assert circuit.blank_kept
+    # Without channel 0 in either layer nothing speaks for class 0; a random one of six is rarely that.
+    assert (circuit.complement_kept, circuit.necessary) == (False, True)
+    assert circuit.random_complement_kept == pytest.approx(25 / 36, abs=0.05)
+    assert circuit.features_kept
 
 
 def test_a_share_instead_of_a_search() -> None:
@@ -260,15 +336,17 @@ def test_circuits_of_the_image_and_of_its_explanation() -> None:
     image[1, 4:] = 0.3
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[:4] = True
-    whole = suffice.trace_circuit(classifier, image, layers="all", switch="all", nodes=2)
-    part = suffice.trace_circuit(classifier, image, mask, layers="all", switch="all", nodes=2)
+    call = {"layers": "all", "switch": "all", "nodes": 2, "ablation": "zero"}
+    whole = suffice.trace_circuit(classifier, image, **call)
+    part = suffice.trace_circuit(classifier, image, mask, **call)
     assert (whole.read_from, part.read_from) == ("image", "explanation")
     both = compare_circuits([whole, part])
     assert both.node_overlap == len(both.shared_nodes) / len({n.id for n in whole.nodes + part.nodes})
     assert "first:0" in both.shared_nodes
     assert both.on_overlap == 1
     assert both.own_nodes[0] == {n.id for n in whole.nodes} - {n.id for n in part.nodes}
-    shown = f"channels, sufficient, drawn as {len(part.nodes)} nodes and {len(part.edges)} edges>"
+    shown = f"channels, {part.mean_layer_share:.0%} of a layer, sufficient, drawn as {len(part.nodes)} nodes "
+    shown += f"and {len(part.edges)} edges>"
     assert repr(part) == f"<Circuit: '0' (class 0), {part.channels} of {part.channels_total} {shown}"
     assert all(len(repr(each).splitlines()) == 1 and len(repr(each)) < 250 for each in (part.whole, both))
     other = suffice.trace_circuit(classifier_of(randomised(Parts()), 16), torch.rand(3, 16, 16))
@@ -366,6 +444,11 @@ def test_a_map_is_the_activation() -> None:
         ({"layers": ["third"]}, "Wired has no 'third'"),
         ({"switch": ["frist"]}, "did you mean first"),
         ({"ranking": "enrgy"}, "did you mean energy"),
+        ({"allocation": "eqal"}, "did you mean equal"),
+        ({"ablation": "zeros"}, "did you mean zero"),
+        ({"ablation": "patch"}, "expected a mask for the ablation 'patch'"),
+        ({"allocation": "own", "share": 0.5}, "got it for 'own'"),
+        ({"reference": COLOURS[None], "test": True}, "besides the one that is explained; got none"),
         ({"share": 0}, "above 0"),
         ({"keep_confidence": 2}, "from 0 to 1"),
         ({"random": -1}, "0 or more"),
@@ -423,7 +506,7 @@ def test_the_graph_of_the_whole_image_stands_beside_that_of_its_explanation() ->
 def test_the_default_model_switched_by_hooks_says_the_same(default_classifier: Classifier) -> None:
     """Each layer of `blocks` is the output of one module, which a hook of our own switches."""
     image = suffice.load_image("sample:cat", default_classifier)
-    circuit = suffice.trace_circuit(default_classifier, image, share=0.6, random=0)
+    circuit = suffice.trace_circuit(default_classifier, image, share=0.6, random=0, switch="blocks", ablation="zero")
     net = default_classifier.module
     assert isinstance(net, nn.Module)
     where = {"conv_stem": "bn1", "conv_head": "bn2"}  # in which the non-linearity is
@@ -449,3 +532,137 @@ def test_as_many_random_circuits_as_anybody_can_wait_for(random: int) -> None:
     classifier = classifier_of(randomised(Parts()), side=16)
     with pytest.raises(InputError, match="expected 0 or more random circuits, 10,000 at most"):
         suffice.trace_circuit(classifier, COLOURS, layers="all", random=random)
+
+
+def test_what_is_off_is_at_its_mean_at_each_position() -> None:
+    classifier = classifier_of(randomised(Parts()), side=16)
+    images = torch.rand(7, 3, 16, 16)
+    net, seen = classifier.module, []
+    assert isinstance(net, nn.Module)
+    net.depthwise.bias.data.fill_(5)  # on everywhere
+    layers = layers_of(classifier, images[0])
+    references = read_references(classifier, layers, images, draws=3, seed=2)
+    handle = net.depthwise.register_forward_hook(lambda m, x, y: seen.append(y.relu()))
+    classifier.logits(images)
+    handle.remove()
+    activations = torch.cat(seen)
+    torch.testing.assert_close(references.means[1], activations.mean(0, keepdim=True))
+    torch.testing.assert_close(references.lowest[4:8], activations.amin((0, 2, 3)))
+    torch.testing.assert_close(references.highest[4:8], activations.amax((0, 2, 3)))
+    sources = set()
+    for draw in references.draws:  # each channel is that of one of the images, drawn for it alone
+        for channel in range(4):
+            same = [i for i in range(7) if torch.allclose(draw[1][0, channel], activations[i, channel])]
+            assert same
+            sources.add(same[0])
+    assert len(sources) > 2
+
+
+def test_references_are_neither_explained_nor_held_out() -> None:
+    images = torch.rand(12, 3, 8, 8)
+    used, held = split_references(images, (images[4] + 0.001).clamp(max=1))
+    assert (len(used), len(held)) == (8, 3)
+    rows = [next(i for i in range(12) if torch.equal(images[i], image)) for image in (*used, *held)]
+    assert sorted(rows) == [i for i in range(12) if i != 4]
+    assert [len(part) for part in split_references(images[:3], torch.ones(3, 8, 8))] == [3, 0]
+
+
+def test_the_rest_is_what_it_is_for_the_image_without_the_explanation() -> None:
+    """With nothing on but what the last layer has, the answer is that for the painted image, and so is `patch`'s."""
+    torch.manual_seed(0)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image, mask = torch.rand(3, 16, 16), torch.zeros(16, 16, dtype=torch.bool)
+    mask[4:12, 4:12] = True
+    hidden = torch.where(mask, 0.5, image)
+    layers = layers_of(classifier, image)
+    off = layer_activations(classifier, layers, hidden[None])
+    none = torch.zeros(1, sum(layer.channels for layer in layers), dtype=torch.bool)
+    answer = switched_logits(classifier, layers, image[None], none, off)
+    torch.testing.assert_close(answer, classifier.logits(hidden[None]), rtol=1e-4, atol=1e-5)
+    circuit = suffice.trace_circuit(classifier, image, mask, ablation="patch", layers="all", nodes=2)
+    assert (circuit.ablation, circuit.sufficient) == ("patch", True)
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_each_allocation_holds_and_says_how_it_was_made(allocation: str) -> None:
+    torch.manual_seed(1)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    circuit = suffice.trace_circuit(
+        classifier, torch.rand(3, 16, 16), layers="all", switch="all", nodes=1, allocation=allocation,
+        ablation="resample", reference=torch.rand(6, 3, 16, 16),
+    )  # fmt: skip
+    assert circuit.sufficient
+    assert circuit.resample_kept == 1
+    assert (circuit.settings["allocation"], circuit.settings["reference"], circuit.ablation) == (
+        allocation,
+        6,
+        "resample",
+    )
+
+
+def test_activations_outside_of_all_that_was_seen_are_counted() -> None:
+    """Zeros in place of channels that are never below one: what reads them leaves its range; means do not."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Softplus(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data.abs_()
+    net[0].bias.data.fill_(5)
+    classifier = classifier_of(net, side=8)
+    image, others = torch.rand(3, 8, 8), torch.rand(5, 3, 8, 8)
+    layers = layers_of(classifier, image)
+    references = read_references(classifier, layers, others)
+    on = torch.tensor([True, False, False, False, True, True, True, True])
+    zeros = Decision(classifier, image[None], 0, layers, [None])
+    means = Decision(classifier, image[None], 0, layers, [references.means])
+    assert out_of_range(zeros, on, references) == 0.5  # all four of the second layer
+    assert out_of_range(means, on, references) == 0
+
+
+def test_effects_are_what_the_network_says_without_the_nodes() -> None:
+    torch.manual_seed(4)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    image, reference = torch.rand(3, 16, 16), torch.rand(5, 3, 16, 16)
+    circuit = suffice.trace_circuit(
+        classifier, image, layers="all", switch="all", nodes=2, share=0.7, ablation="zero", reference=reference
+    )
+    layers = layers_of(classifier, image)
+    gates = torch.cat([layer.on for layer in circuit.layers])
+    starts = dict(
+        zip([layer.name for layer in layers], itertools.accumulate(len(x.on) for x in circuit.layers), strict=True)
+    )
+    starts = {layer.name: starts[layer.name] - layer.channels for layer in layers}
+    on_nodes = [node.id for node in circuit.nodes if node.on]
+    assert [effect.off for effect in circuit.effects[: len(on_nodes) + 1]] == [(), *((name,) for name in on_nodes)]
+    assert len(circuit.effects) == 1 + len(on_nodes) + 8 * 7 // 2
+    for effect in circuit.effects:
+        without = gates.clone()
+        for name in effect.off:
+            layer, channel = name.rsplit(":", 1)
+            without[starts[layer] + int(channel)] = False
+        logits = switched_logits(classifier, layers, image[None], without[None])[0]
+        assert effect.logit == pytest.approx(float(logits[circuit.target]), abs=1e-5)
+        assert effect.confidence == pytest.approx(float(logits.softmax(0)[circuit.target]), abs=1e-5)
+    # The images that a node is most active for, by the norms of its channel.
+    seen = layer_activations(classifier, layers, reference)
+    for layer, activation in zip(layers, seen, strict=True):
+        if layer.kind == "channel" and activation.ndim == 4:
+            norms = activation.flatten(2).norm(dim=2)
+            for node in (node for node in circuit.nodes if node.layer == layer.name):
+                expected = norms[:, node.channel].argsort(descending=True, stable=True)[:3].tolist()
+                assert list(circuit.strongest[node.id]) == expected
+
+
+def test_effects_are_saved(tmp_path: Path) -> None:
+    circuit = suffice.trace_circuit(classifier_of(Wired()), COLOURS, layers="all", ablation="zero", random=0)
+    circuit.save(tmp_path / "c")
+    assert load_circuit(tmp_path / "c").effects == circuit.effects
+    assert circuit.strongest == {}
+
+
+def test_stages_are_those_of_what_is_switched() -> None:
+    classifier = classifier_of(randomised(torchvision.models.resnet18(num_classes=5)), side=64)
+    circuit = suffice.trace_circuit(classifier, torch.rand(3, 64, 64), share=0.9, random=0, nodes=2)
+    drawn = list(dict.fromkeys(node.layer for node in circuit.nodes))
+    assert drawn == ["layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1"]

@@ -171,6 +171,26 @@ def test_stages_of_a_resnet_are_its_stages() -> None:
     assert len(network_of(net, "all", 64).layers) == 17
 
 
+def test_hidden_units_are_what_is_between_the_sums() -> None:
+    """Of a residual block the inner unit, not the sum; of what a depthwise kernel reads, what that returns."""
+    resnet = network_of(torchvision.models.resnet18(num_classes=5).eval(), "hidden", 64)
+    names = [f"layer{s}.{b}.conv1" for s in range(1, 5) for b in range(2)]
+    assert [layer.name for layer in resnet.layers] == [*names, "layer4.1"]
+    lite = network_of(timm.create_model("tf_efficientnet_lite0", num_classes=4).eval(), "hidden", 64)
+    # Expanded units of the 16 blocks, two projections that no skip connection is added to, and the features.
+    assert sum(layer.channels for layer in lite.layers) == 8960 + 16 + 320 + 1280
+    assert [layer.name for layer in lite.layers if not layer.name.endswith("conv_dw")] == [
+        "blocks.0.0", "blocks.6.0", "conv_head",
+    ]  # fmt: skip
+    vit = network_of(timm.create_model("test_vit", num_classes=4).eval(), "hidden", 160)
+    assert [(layer.kind, layer.channels) for layer in vit.layers[1:3]] == [("head", 2), ("channel", 192)]
+    flat = torchvision.models.vgg11(num_classes=4).eval()
+    assert [x.name for x in network_of(flat, "hidden", 64).layers] == [
+        x.name for x in network_of(flat, "all", 64).layers
+    ]
+    assert [layer.name for layer in network_of(Wired(), "hidden").layers] == ["first", "second"]
+
+
 def test_layers_by_name() -> None:
     net = torchvision.models.resnet18().eval()
     with torch.no_grad():

@@ -223,6 +223,42 @@ def test_energies_are_those_of_what_the_kernels_are_given(name: str) -> None:
     assert whole.edges
 
 
+@pytest.mark.parametrize("name", ["timm ViT", "torchvision ViT", "Hugging Face ViT, fused"])
+def test_tokens_are_switched_off(name: str) -> None:
+    """By hooks that put another row in what the blocks return."""
+    classifier, _, image = made(name)
+    net = classifier.module
+    assert isinstance(net, nn.Module)
+    with torch.no_grad():
+        layers = connect(net, record_operators(net, image[None], as_logits), "tokens").layers
+    assert [(layer.channels, layer.kind) for layer in layers][-2:] == [(17, "token")] * 2  # 16 patches and the class
+    layer = layers[-2]
+    gates = torch.ones(1, sum(each.channels for each in layers), dtype=torch.bool)
+    start = sum(each.channels for each in layers[:-2])
+    gates[0, [start + 3, start + 9]] = False
+
+    def switch(module: nn.Module, args: Any, output: Any) -> Any:
+        whole = output[0] if isinstance(output, tuple) else output
+        whole = whole.clone()
+        whole[:, [3, 9]] = 0
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+    before = classifier.logits(image[None])
+    handle = net.get_submodule(layer.name.partition("#")[0]).register_forward_hook(switch)
+    expected = classifier.logits(image[None])
+    handle.remove()
+    actual = switched_logits(classifier, layers, image[None], gates)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    assert float((before - expected).abs().max()) > 1e-3
+    circuit = suffice.trace_circuit(classifier, image, switch="tokens", ablation="zero", random=2)
+    assert all(each.kind == "token" for each in circuit.layers)
+
+
+def test_a_network_without_tokens_is_said() -> None:
+    with pytest.raises(InputError, match=r"blocks return tokens.* Parts has none"):
+        network_of(Parts(), "tokens")
+
+
 def test_einsum_is_a_linear_layer_and_attention() -> None:
     torch.manual_seed(0)
     net = Einsum().eval()

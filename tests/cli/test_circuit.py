@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -41,6 +42,9 @@ def test_files_and_what_they_say(suffice: Any, save_photo: Any) -> None:
     circuit = load_circuit(folder)
     assert circuit.image == photo
     assert f"{circuit.channels} of {circuit.channels_total} channels" in run.out
+    assert f"{circuit.mean_layer_share:.0%} of a layer in the mean suffice" in run.out
+    assert "with the circuit switched off the class is" in run.out
+    assert "random ones of equal counts switched off" in run.out
     assert "report: out/circuits.html" in run.out
     graph = networkx.read_graphml(folder / "circuit.graphml", force_multigraph=True)
     assert graph.number_of_nodes() == len(circuit.nodes) + 1
@@ -67,6 +71,10 @@ def test_json(suffice: Any, save_photo: Any) -> None:
         assert line["forward_passes"] > 0
         assert line["seconds"] > 0
         assert {"target", "target_name", "circuit_confidence", "blank_kept", "share"} <= line.keys()
+        assert 0 < line["mean_layer_share"] <= line["largest_layer_share"] <= 1
+        assert line["layers_full"] in (0, 1)
+        lost, kept = not line["complement_kept"], line["random_complement_kept"]
+        assert line["necessary"] is (lost and kept > 0.5)
     again = suffice("circuit", *photos, *TOY, "--json", "--random", "4", "--batch-size", "1")
     for one, other in zip(run.json, again.json, strict=True):
         assert all(one[key] == other[key] for key in ("target", "sufficient", "channels", "random_kept"))
@@ -117,7 +125,6 @@ def test_the_page_stands_alone_and_shows_each_node(suffice: Any, save_photo: Any
 
 
 def test_the_command_in_the_page_makes_it_again(suffice: Any, save_photo: Any) -> None:
-    import html
     import shlex
 
     photo = save_photo("a.png")
@@ -143,6 +150,10 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "mask of many values": (("--mask", "grey.png"), "expected a mask of two values"),
     "no such mask": (("--mask", "nowhere.png"), "there is none at nowhere.png"),
     "ranking": (("--ranking", "energie"), "did you mean energy"),
+    "allocation": (("--allocation", "eqaul"), "did you mean equal"),
+    "ablation": (("--ablation", "zeroes"), "did you mean zero"),
+    "patch without a mask": (("--ablation", "patch"), "expected a mask for the ablation 'patch'"),
+    "share of one's own": (("--allocation", "own", "--share", "0.5"), "got it for 'own'"),
     "share": (("--share", "1.5"), "expected a share of the channels above 0"),
     "share, a word": (("--share", "half"), "expected a number; got 'half'"),
     "occlusion": (("--mask", "good.png", "--occlusion", "deactivate"), "expected a fill"),
@@ -186,8 +197,15 @@ def test_references(suffice: Any, save_photo: Any) -> None:
     photo = save_photo("a.png")
     for i in range(3):
         save_photo(f"others/{i}.png", 10 + i)
-    run = suffice("circuit", photo, *TOY, "--reference", "others", "--json")
+    run = suffice("circuit", photo, *TOY, "--reference", "others", "--json", "--out", "out")
     assert run.status == 0, run.err
+    page = Path("out/circuits.html").read_text()
+    (images,) = re.findall(r'data-references="(.*?)"', page)
+    assert len(images.split()) == 3  # each once, whichever nodes show it
+    assert len(re.findall(r'data-strongest="\d \d \d"', page)) == page.count("data-map=")
+    (effects,) = re.findall(r'data-effects="(.*?)"', page)
+    saved = load_circuit("out/a-circuit").effects
+    assert [each[0] for each in json.loads(html.unescape(effects))] == [list(effect.off) for effect in saved]
     assert run.json[0]["settings"]["reference"] == 3
 
 

@@ -257,3 +257,15 @@ def test_version(suffice: Any) -> None:
     from importlib.metadata import version
 
     assert suffice("--version") == type(suffice("--version"))(0, f"suffice {version('suffice')}\n", "")
+
+
+def test_nothing_is_left_open_where_nobody_gives_stdout_back() -> None:
+    # As after a test, or a program, that calls a command's own function: Python ends, and warns of what is still open.
+    code = "from suffice.cli import process\nprocess.keep_stdout_for_results()\nprocess.say('kept')\n"
+    words = [sys.executable, "-X", "dev", "-W", "always::ResourceWarning", "-c"]
+    ended = [subprocess.run([*words, code + more], capture_output=True, text=True) for more in ("", _FORGET)]
+    assert [(run.returncode, run.stdout) for run in ended] == [(0, "kept\n")] * 2
+    assert ["ResourceWarning" in run.stderr for run in ended] == [False, True], "the second one is the control"
+
+
+_FORGET = "import atexit\natexit.unregister(process.give_stdout_back)\n"

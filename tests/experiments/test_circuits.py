@@ -9,43 +9,64 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "experiments"))
 SPEC = importlib.util.spec_from_file_location("circuits", ROOT / "experiments" / "circuits.py")
 assert SPEC is not None
 assert SPEC.loader is not None
 circuits = importlib.util.module_from_spec(SPEC)
+sys.path.insert(0, str(ROOT / "experiments"))
 SPEC.loader.exec_module(circuits)
 sys.path.remove(str(ROOT / "experiments"))
 
 
-def row(photo: str, ranking: str, goal: object, kept: int, share: float = 0.1) -> dict[str, object]:
-    values = (photo, "blocks", "", "zero", ranking, goal, share, kept, 0.5, 0, 1)
-    return dict(zip(circuits.COLUMNS, values, strict=True))
+KEY = ("hidden", "mean", "integrated-size", "own", circuits.HALF)
 
 
-def test_random_circuits_of_one_photo_count_once() -> None:
-    rows = [row("a", "random", 0.1, kept) for kept in (1, 1, 0, 0)] + [row("b", "random", 0.1, 1)]
-    assert circuits.per_photo(rows, "random", "zero", "0.1", "kept") == [0.5, 1]
+def row(photo: str, control: str, kept: float, mean: float = 0.5, full: int = 1) -> dict[str, object]:
+    nodes, off, ranking, allocation, goal = KEY
+    values = (photo, "toy", nodes, off, ranking, allocation, control, goal, kept, 0.6, 0.3, mean, 0.9, full, 0.2, 1, "")
+    return dict(zip(circuits.CSV_COLUMNS, values, strict=True))
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = []
-    for photo, kept in (("a", 1), ("b", 0)):
-        rows += [row(photo, "energy", size, kept, size) for size in circuits.SIZES]
-        rows += [
-            row(photo, "energy", f"least, γ = {g}", 1, share) for g, share in (("0", 0.2 + 0.2 * kept), ("0.5", 0.6))
-        ]
+def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("a", "none", 1, 0.4), row("b", "none", 1, 0.6), row("a", "random", 0.5), row("b", "random", 0)]
     circuits.show(rows)
     said = capsys.readouterr().out
-    assert "| energy | zero | 50% ± 50% | 50% ± 50% | 50% ± 50% | 50% ± 0% | 0% ± 0% |" in said
-    assert "| energy | 30.0% ± 10.0% | 30.0% | 60.0% ± 0.0% | 60.0% | 0% ± 0% |" in said
+    assert f"| {' | '.join(KEY)} | 2 | 30% ± 0% | 50% ± 10% | 90% ± 0% | 1 | 20% ± 0% |" in said
+    assert f"| {' | '.join(KEY)} | 25% |  |" in said
+    assert "two full or fewer on 1 of 2 photos" in said
 
 
-def test_the_rows_that_the_readme_shows_are_all_there() -> None:
-    import csv
+def test_rows_of_a_small_network() -> None:
+    """Everything that is computed of a photo, on a network that is wired by hand, against what is known of it."""
+    import torch
 
-    with (ROOT / "results" / "circuits-blocks.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len({r["photo"] for r in rows}) == 20
-    kept = circuits.per_photo(rows, "descent", "zero", "0.4", "kept")
-    assert sum(kept) == 18
+    import suffice
+    from suffice.circuits.readout import read_out
+
+    class Colours(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = torch.nn.Conv2d(3, 6, 1, bias=False), torch.nn.Linear(6, 3, bias=False)
+            for weight in (self.first.weight, self.head.weight):
+                torch.nn.init.zeros_(weight)
+            for colour in range(3):
+                self.first.weight.data[2 * colour, colour] = 2
+                self.head.weight.data[colour, 2 * colour] = 5
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.first(x).relu().mean((2, 3)))
+
+    classifier = suffice.Classifier(Colours(), input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits")
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.2
+    images[:3, 0] += 0.7  # three red ones, a green one, a blue one
+    images[3, 1] += 0.7
+    images[4, 2] += 0.7
+    photo = circuits.OnePhoto(classifier, images, 0)
+    rows = photo.rows("hidden", "zero", "integrated", "own", (circuits.LABEL,))
+    by_energy = photo.rows("hidden", "zero", "energy", "equal", (circuits.HALF,))
+    kept = {row["control"]: row["kept"] for row in rows}
+    assert read_out(classifier, images[0]).target == 0
+    assert (kept["none"], kept["held out"], kept["blank"], kept["complement"], kept["another class"]) == (1, 1, 1, 0, 1)
+    assert {row["share"] for row in rows} == {round(1 / 6, 4)}
+    # A tenth of six channels, at the least one: it is the strongest, which is the red one.
+    assert {row["mean_layer_share"] for row in by_energy} == {round(1 / 6, 4)}

@@ -74,9 +74,9 @@ def test_rows_of_a_seed_and_the_difference_from_the_best_cam(
     folder = bench.folder_of(tmp_path, "literal", 1)
     folder.mkdir(parents=True)
     msi = {"grad-cam": (0.1, 0.1, 0.1), "layer-cam": (0.0, 0.2, 0.3), "lax": (0.5, 0.9, 0.7)}
-    lines = ["method,image,msi_base,msi_penalty,msi,iou,heat_inside,single_deletion"]
-    lines += [f"{m},{i},0,0,{v},0,0,0" for m, values in msi.items() for i, v in enumerate(values)]
-    lines += ["lax,3,0,0,99,0,0,0"]  # an image that not every method has
+    lines = ["method,image,msi_base,msi_penalty,msi,iou,heat_inside,single_deletion,weights_digest,code,made"]
+    lines += [f"{m},{i},0,0,{v},0,0,0,w,c,2026-11-2{i}" for m, values in msi.items() for i, v in enumerate(values)]
+    lines += ["lax,3,0,0,99,0,0,0,w,c,2027"]  # an image that not every method has
     (folder / "rows-msi.csv").write_text("\n".join(lines) + "\n")
     (folder / "accuracies.json").write_text('{"base_accuracy": 0.9, "digit_on_black": 0.6, "complement": 0.2}')
     bench.main(["--report", "--work", str(tmp_path), "--out", str(tmp_path)])
@@ -85,6 +85,7 @@ def test_rows_of_a_seed_and_the_difference_from_the_best_cam(
     differences = np.array([0.5, 0.7, 0.4])  # lax - layer-cam
     lax = rows["lax"]
     assert (lax["seed"], lax["best_cam"], lax["images_msi"]) == ("1", "layer-cam", "3")
+    assert (lax["weights_digest"], lax["code"], lax["made"]) == ("w", "c", "2026-11-22")
     assert float(lax["msi_minus_best_cam"]) == pytest.approx(differences.mean(), abs=1e-4)
     assert float(lax["msi_minus_best_cam_se"]) == pytest.approx(differences.std(ddof=1) / 3**0.5, abs=1e-4)
     said = capsys.readouterr().out

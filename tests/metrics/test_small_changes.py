@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.errors import InputError
-from suffice.metrics.small_changes import as_jpeg, blurred, shifted
+from suffice.images.small_changes import as_jpeg, blurred, drawn_kernels, filtered, shifted
 
 SIDE = 16
 
@@ -37,6 +37,18 @@ def test_jpeg_is_that_of_a_file() -> None:
     expected = np.asarray(Image.open(file)).astype(np.float32).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(as_jpeg(pictures())[1].numpy(), expected)
     assert as_jpeg(pictures()[:, :1]).shape == (2, 1, SIDE, SIDE)
+
+
+def test_drawn_kernels_are_shifts_and_blurs() -> None:
+    kernels = drawn_kernels(60, torch.Generator().manual_seed(0))
+    every = {one.numpy().tobytes() for one in shifted(pictures()[:1])} | {pictures()[0].numpy().tobytes()}
+    torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(60))
+    plain = kernels.amax((1, 2)) == 1
+    assert 10 < int(plain.sum()) < 50
+    moved = filtered(pictures()[:1].expand(60, -1, -1, -1), kernels)
+    assert {one.numpy().tobytes() for one in moved[plain]} == every
+    middle = kernels[~plain & (kernels[:, 4, 4] == kernels.amax((1, 2)))][:1]
+    torch.testing.assert_close(filtered(pictures()[:1], middle), blurred(pictures()[:1]), atol=1e-5, rtol=0)
 
 
 class Pattern(nn.Module):
@@ -74,6 +86,32 @@ def test_a_pattern_does_not_hold_and_light_does() -> None:
         "shift": (16, 16), "blur": (2, 2), "jpeg": (2, 2)
     }  # fmt: skip
     assert evidence["forward_passes"] == 16 + 8 + 2 + 1 + 2 + 1
+
+
+def test_steady_makes_evidence_of_what_else_is_an_attack() -> None:
+    class Both(nn.Module):
+        """Class 1 by a checkerboard of a few pixels at the top, or by enough light at the bottom."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = torch.arange(SIDE)
+            sign = 1.0 - 2.0 * ((grid[:, None] + grid) % 2)
+            grey = x.mean(1)
+            pattern = (grey * sign)[:, :4].sum((1, 2))
+            return torch.stack([torch.full((len(x),), 6.0), 2 * pattern.relu() + grey[:, 8:].sum((1, 2)) / 8], 1)
+
+    classifier, white = of(Both()), torch.ones(3, SIDE, SIDE)
+    grid = torch.arange(SIDE)
+    white[:, :4][:, (grid[:4, None] + grid) % 2 == 1] = 0.5
+    call = {"method": "activation-matching", "occlusion": "min", "robustness": "none", "keep_confidence": 0.0,
+            "smooth": 0, "steps": 80, "prune": False}  # fmt: skip
+    plain, steady = suffice.explain(classifier, white, **call), suffice.explain(classifier, white, **call, steady=True)
+    kept = {
+        name: [one["kept"] for one in suffice.holds_under(classifier, white, found.mask, 1, "min")["changes"].values()]
+        for name, found in (("plain", plain), ("steady", steady))
+    }
+    assert kept["steady"] == [8, 1, 1]
+    assert kept["plain"][1] == 0
+    assert plain.area < steady.area  # what it costs
 
 
 def test_wrong_calls() -> None:

@@ -119,6 +119,21 @@ def test_it_is_the_literal_reading_of_algorithm_1(model: nn.Module, size: Sequen
         assert float((filled - expected)[:2].abs().max()) > 1e-3  # painting with zeros is another thing
 
 
+@pytest.mark.parametrize("sides", SIZES)
+def test_where_padding_is_counted_theorem_1_fails_from_some_threshold_on(sides: int) -> None:
+    model, (inputs, masks) = residual(sides), example(SIZES[sides])
+    whole, part = inputs[3], masks[0]
+    with torch.no_grad():
+        expected = model(whole[None])
+    at_most = {1: 0.5, 2: 0.25, 3: 0.25}[sides]  # below the share of real positions at a corner: 2/3, 4/9 or 8/27
+    for threshold, holds in ((0.0, True), (at_most, True), (0.7, False)):
+        found = algorithm.algorithm_1(model, whole, masks[3], threshold, padding="counted")
+        assert torch.equal(found, expected) == holds
+        assert torch.equal(algorithm.algorithm_1(model, whole, masks[3], threshold), expected)
+    both = [algorithm.algorithm_1(model, whole, part, 0.0, padding=how) for how in ("counted", "left out")]
+    assert torch.equal(*both)
+
+
 # Fills
 
 
@@ -180,3 +195,17 @@ def test_a_network_of_volumes_has_to_say_how_large_they_are(tmp_path: Path) -> N
     file.write_bytes(b"\x93NUMPY")
     with pytest.raises(suffice.InputError, match=r"is an array, which suffice\.explain takes"):
         read_photo(file)
+
+
+def test_a_network_itself_is_loaded_like_a_name() -> None:
+    network = residual(1)
+    classifier = suffice.load_classifier(network, input_size=(40,), mean=(0.5,) * 3, std=(0.5,) * 3, outputs="logits")
+    assert classifier.module is network
+    assert list(classifier.assumed) == ["names"]  # nothing is resized to a signal
+    signal = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(classifier.logits(signal[None]), network(2 * signal[None] - 1))
+    with pytest.raises(suffice.InputError, match="expected a model by name for weights and prompts"):
+        suffice.load_classifier(network, weights="random", input_size=(40,))
+    with pytest.raises(suffice.InputError, match="expected preprocessing options among"):
+        suffice.load_classifier(network, inputsize=(40,))

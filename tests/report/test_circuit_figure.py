@@ -27,7 +27,7 @@ def a_circuit(layers: int = 5, nodes: int = 10) -> Circuit:
         layers=tuple(CircuitLayer(n, "channel", torch.arange(nodes) < nodes // 2, True) for n in names),
         target=3, target_name="ibex", confidence=0.8, circuit_confidence=0.6, explanation_confidence=None,
         circuit_explanation_confidence=None, sufficient=True, channels=25, channels_total=50, random_kept=0.0,
-        blank_kept=False, ranking="descent", settings={}, seed=0, read_from="image", forward_passes=1,
+        blank_kept=False, ranking="integrated", settings={}, seed=0, read_from="image", forward_passes=1,
         backward_passes=1, seconds=0.1, model="toy", version="0", image="ibex.png",
     )  # fmt: skip
 

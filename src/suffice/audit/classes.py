@@ -66,7 +66,7 @@ def classes_found(classifier: Classifier, asked: Sequence[Prediction], parts: Se
         if not image.error:
             images[image.stratum].append(image)
     for part in parts:
-        if part.image.label is None or part.image.right:
+        if not part.image.wrong:
             own[part.image.stratum].append(part)
     return [_class(classifier.class_name(target), target, images[target], own[target]) for target in sorted(images)]
 

@@ -19,7 +19,7 @@ NUMBERS = {
     "accuracy": "share of the images that the model gets right",
     "worst_accuracy": "the least of a class",
     "certified": "share of the parts that keep their class on at least 90% of all colours, at 95%",
-    "area": "mean share of an image that its decision needs",
+    "area": "mean share of an image that its decision needs, of those that the model gets right",
     "inside": "mean share of the part in the object's box; only with boxes",
     "no_pixel": "share of the images whose class needs no pixel",
     "fragile": "share of the parts that half of the contexts break",
@@ -82,7 +82,7 @@ def numbers_of(audit: Audit) -> dict[str, float | None]:
     """The value of each of `NUMBERS`; None where it is not known."""
     labelled = [image for image in audit.asked if image.label is not None and not image.error]
     accuracies = [each.accuracy.value for each in audit.classes if each.accuracy.value is not None]
-    sufficient = [part for part in audit.parts if part.sufficient]
+    sufficient = [part for part in audit.parts if part.sufficient and not part.image.wrong]
     inside = [part.inside for part in audit.parts if part.inside is not None]
     certified = [each.certified for each in audit.classes]
     changes = None if audit.comparison is None else [each.became for each in audit.comparison.changes]

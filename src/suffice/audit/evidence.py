@@ -388,7 +388,7 @@ class _Having:
 
 
 def _having(members: Sequence[Part], population: Population, pictures: Pictures, common: Common) -> _Having:
-    own = {part.name for part in members}
+    own = {part.image.name for part in members}
     reference = [common.score(pictures(number)) for number in common.held_out]
     typical = float(np.median(reference)) if reference else float("-inf")
     most = float(np.quantile(reference, 0.95)) if reference else float("inf")

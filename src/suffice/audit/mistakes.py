@@ -73,9 +73,9 @@ def mistakes_found(
     for image in asked:
         if not image.error and image.label is not None:
             of_class[image.label] += 1
-            if not image.right:
+            if image.wrong:
                 pairs[image.label, image.predicted].append(image.name)
-    wrong = [part for part in parts if part.image.label is not None and not part.image.right and part.usable]
+    wrong = [part for part in parts if part.image.wrong and part.usable]
     without = dict(zip([part.name for part in wrong], _without(classifier, wrong, pictures), strict=True))
     needs = {part.name: part for part in true_parts}
     found = []

@@ -21,6 +21,9 @@ from suffice.guarantees.interval import CONFIDENCE, at_least
 
 Mask = npt.NDArray[np.bool_]
 
+SECOND_PART = ", second part"
+"""At the end of the name of a part that was found where the first was hidden."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
@@ -33,6 +36,7 @@ class Part:
         sufficient: whether it is what was asked for.
         kept: of `DRAWS` colours, on how many it keeps the class; None where that was not measured.
         inside: share of the part that lies in the object's box; None where no box is known, or no pixel is needed.
+        second: whether it was found where the first part was hidden.
         bits, shape: the mask, packed; (height, width) in model coordinates.
     """
 
@@ -44,11 +48,12 @@ class Part:
     bits: bytes = dataclasses.field(repr=False)
     shape: tuple[int, int]
     inside: float | None = None
+    second: bool = False
 
     @property
     def name(self) -> str:
-        """Of the image."""
-        return self.image.name
+        """Of the image, and which of its parts it is."""
+        return self.image.name + SECOND_PART * self.second
 
     @property
     def mask(self) -> Mask:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
@@ -19,7 +23,7 @@ from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part, by_target, read_parts, share_inside
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import clusters_of, described, feature_stage
+from suffice.audit.recurring import SMALLEST, clusters_of, described, feature_stage
 from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.benchmark import RunProgress, run_benchmark
@@ -27,16 +31,16 @@ from suffice.benchmark.classes import load_model
 from suffice.benchmark.config import digest
 from suffice.benchmark.images import Images, open_images
 from suffice.benchmark.run import BenchmarkEngine
-from suffice.benchmark.specs import ModelSpec, dataset_label, model_label
+from suffice.benchmark.specs import DatasetSpec, ModelSpec, dataset_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
-from suffice.folders import check_no_link, locked_folder
+from suffice.folders import OutputFolder, check_no_link, locked_folder
 from suffice.images import frame_of, from_photo
 from suffice.provenance import code_digest
 
 _LARGEST_TEST = 2**24  # bytes
-PARTS, TRUE_PARTS, SECOND = "parts", "true-class", "second-model"
+PARTS, TRUE_PARTS, SECOND, SECOND_PARTS = "parts", "true-class", "second-model", "second-parts"
 """Folders of the benchmarks' results, in the audit's own."""
 
 
@@ -49,6 +53,7 @@ class Audit:
         settings: of the audit.
         asked: every image that the model was asked about.
         images: those that were explained; parts: of them.
+        second_parts: found where these were hidden, and the class stayed.
         classes, mistakes, evidence, fragile: what was found; shortcuts stand first among the evidence.
         comparison: with a second model; None without one.
         errors: of images that could not be read or explained, by name.
@@ -64,6 +69,7 @@ class Audit:
     asked: Sequence[Prediction]
     images: Sequence[Prediction]
     parts: Sequence[Part]
+    second_parts: Sequence[Part]
     classes: Sequence[ClassFindings]
     mistakes: Sequence[Mistake]
     evidence: Sequence[Evidence]
@@ -88,6 +94,11 @@ class Told:
 
     line: Callable[[str], None] = lambda line: None
     progress: Callable[[RunProgress], None] = lambda progress: None
+
+    def counted(self) -> Callable[[int, int], None]:
+        """What is called with how many of some things are done, and how many there are."""
+        started = time.monotonic()
+        return lambda done, total: self.progress(RunProgress(total, done, seconds=time.monotonic() - started))
 
 
 def run_audit(
@@ -114,7 +125,8 @@ def run_audit(
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
     classifier = load_model(settings.model)
-    with locked_folder(place, tell):
+    kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
+    with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
         if assumed:
             tell(f"assumed: {assumed}")
@@ -126,13 +138,18 @@ def run_audit(
         found = _explained(settings, settings.model, classifier, images, sample, boxes, place / PARTS, engine, told)
         true_parts = _true_parts(settings, classifier, images, found.images, classes, place, engine, told)
         pictures = Pictures(images, classifier)
-        tell(f"looking for evidence that recurs in {len(found.parts)} parts")
-        evidence = find_evidence(classifier, found.parts, found.images, pictures, settings.seed, place / "tests")
+        rest = _second_parts(settings, settings.model, classifier, pictures, boxes, found, place, engine, told)
+        tell(f"looking for evidence that recurs in {len(found.parts) + len(rest)} parts")
+        evidence = find_evidence(
+            classifier, [*found.parts, *rest], found.images, pictures, settings.seed, place / "tests", told.counted()
+        )
         mistakes = mistakes_found(classifier, asked, found.parts, true_parts, evidence, pictures)
-        fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed)
+        tell("looking for contexts that break parts")
+        fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed, told.counted())
         comparison = None
         if settings.against is not None:
-            first = Audited(model_label(settings.model), classifier, pictures, found.images, found.parts, evidence)
+            every = [*found.parts, *rest]
+            first = Audited(model_label(settings.model), classifier, pictures, found.images, every, evidence)
             comparison = _compared(settings, settings.against, first, images, labels, boxes, place, engine, told)
         unread = {image.name: image.error for image in asked if image.error}
         return Audit(
@@ -142,6 +159,7 @@ def run_audit(
             asked=asked,
             images=found.images,
             parts=found.parts,
+            second_parts=rest,
             classes=classes_found(classifier, asked, found.parts),
             mistakes=mistakes,
             evidence=evidence,
@@ -170,7 +188,7 @@ def _predictions(
     config = benchmark_of(settings, model, settings.block_for(classifier), ())
     folder = place / "predictions" / setup_id(config)
     check_no_link(place / "predictions")
-    found = predictions(classifier, images, labels, numbers, folder)
+    found = predictions(classifier, images, labels, numbers, folder, told.counted())
     for image in [image for image in found if image.error][:5]:
         told.line(f"left out: {image.name}: {image.error}")
     return found
@@ -223,7 +241,7 @@ def _inside(
                 size = None if thing is None else (thing.shape[1], thing.shape[0])
             else:
                 photo = images.photo(number)
-                thing, size = boxes.mask(part.name, photo), photo.pixels.size
+                thing, size = boxes.mask(part.image.name, photo), photo.pixels.size
         except InputError as error:
             wrong.append(str(error))
             continue
@@ -251,7 +269,7 @@ def _true_parts(
     told: Told,
 ) -> list[Part]:
     """The parts of wrong images that alone say their label."""
-    wrong = [image for image in sample if image.label is not None and not image.right]
+    wrong = [image for image in sample if image.wrong]
     if not wrong:
         return []
     told.line(f"looking for what the true class would need in {len(wrong)} images")
@@ -261,6 +279,68 @@ def _true_parts(
     return read_parts(place / TRUE_PARTS, wrong)[0]
 
 
+def _second_parts(
+    settings: AuditSettings,
+    model: ModelSpec,
+    classifier: Classifier,
+    pictures: Pictures,
+    boxes: Boxes | None,
+    found: _Explained,
+    place: Path,
+    engine: BenchmarkEngine | None,
+    told: Told,
+) -> list[Part]:
+    """Where the class stays when the part is hidden: another part that alone keeps it, elsewhere in the image.
+
+    The search of a part ends with one where several would do, and of a mark and an object it would never show the mark.
+    The images without their parts are files, so that the benchmark's runner takes them as any others.
+    """
+    usable = [part for part in found.parts if part.usable]
+    names: dict[str, Part] = {}
+    folder = OutputFolder(place / f"{SECOND_PARTS}-images", "audit")
+    folder.check((), below=True)
+    for start in range(0, len(usable), 64):
+        some = usable[start : start + 64]
+        images = [_hidden(pictures(part.image.number), part) for part in some]
+        stays = (classifier.logits(torch.stack(images)).argmax(1) == torch.tensor([p.target for p in some])).tolist()
+        files = {f"{part.image.number:06d}-hidden.png": part for part, stay in zip(some, stays, strict=True) if stay}
+        pixels = {f"{part.image.number:06d}-hidden.png": image for part, image in zip(some, images, strict=True)}
+        if files:
+            folder.write({name: as_png(pixels[name]) for name in files})
+            names |= files
+    if not names:
+        return []
+    told.line(f"{len(names)} images keep their class when their part is hidden: looking for a second part")
+    if classifier.preprocessing.crop_pct != 1:  # they have the size of the model's input already
+        model = model.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
+    other = dataclasses.replace(settings, data=DatasetSpec(source=str(folder.path), label=SECOND_PARTS))
+    config = benchmark_of(other, model, settings.block_for(classifier), list(names))
+    run_benchmark(config, place / SECOND_PARTS, engine, tell=told.line, progress=told.progress)
+    asked = [dataclasses.replace(part.image, name=name) for name, part in names.items()]
+    parts, _ = read_parts(place / SECOND_PARTS, asked)
+    second = [
+        dataclasses.replace(part, image=names[part.image.name].image, second=True)
+        for part in parts
+        if part.usable and part.target == names[part.image.name].target
+    ]
+    inside, _ = _inside(second, pictures.images, boxes, classifier)
+    return [dataclasses.replace(part, inside=inside.get(part.name)) for part in second]
+
+
+def _hidden(image: Tensor, part: Part) -> Tensor:
+    """An image without a part, in its mean colour, as a file of 8 bits keeps it."""
+    colour = (image.mean((1, 2), keepdim=True) * 255).round() / 255
+    return torch.where(torch.from_numpy(part.mask), colour, image)
+
+
+def as_png(image: Tensor) -> bytes:
+    """An image (C, H, W) in [0, 1] as PNG."""
+    array = (image * 255).round().byte().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def find_evidence(
     classifier: Classifier,
     parts: Sequence[Part],
@@ -268,6 +348,7 @@ def find_evidence(
     pictures: Pictures,
     seed: int,
     folder: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evidence]:
     """The clusters of all classes, tested and judged together.
 
@@ -278,9 +359,12 @@ def find_evidence(
         pictures: of them.
         seed: of every draw.
         folder: in which each cluster that was tested is kept, so that a run that was stopped goes on; None for none.
+        progress: called with how many classes are done, and how many there are.
     """
     found = []
-    for target, own in sorted(by_target([part for part in parts if part.usable]).items()):
+    classes = by_target([part for part in parts if part.usable])
+    several = [(target, classes[target]) for target in sorted(classes) if len(classes[target]) >= SMALLEST]
+    for done, (target, own) in enumerate(several, 1):
         features = described(classifier, own, pictures)
         places = np.array([part.centre for part in own])
         labels = clusters_of(features, places, np.array([part.area for part in own]))
@@ -296,6 +380,7 @@ def find_evidence(
                 if folder is not None:
                     write_whole(folder / f"{key}.json", json.dumps(as_fields(kept), ensure_ascii=False))
             found.append(kept)
+        progress(done, len(several))
     return decided(found)
 
 
@@ -341,8 +426,10 @@ def _compared(
     sample = [image for image in sample if not image.error]
     found = _explained(settings, against, classifier, images, sample, boxes, place / SECOND, engine, told)
     pictures = Pictures(images, classifier)
-    evidence = find_evidence(classifier, found.parts, found.images, pictures, settings.seed, place / "tests")
-    second = Audited(model_label(against), classifier, pictures, found.images, found.parts, evidence)
+    rest = _second_parts(settings, against, classifier, pictures, boxes, found, place / SECOND, engine, told)
+    every = [*found.parts, *rest]
+    evidence = find_evidence(classifier, every, found.images, pictures, settings.seed, place / "tests")
+    second = Audited(model_label(against), classifier, pictures, found.images, every, evidence)
     return compared(first, second, settings.seed)
 
 

@@ -60,6 +60,11 @@ class Prediction:
         return not self.error and self.predicted == self.label
 
     @property
+    def wrong(self) -> bool:
+        """Whether it is labelled, and the model says another class."""
+        return not self.error and self.label is not None and self.predicted != self.label
+
+    @property
     def stratum(self) -> int:
         """The class among whose images it is drawn: the label, or where there is none the prediction."""
         return self.predicted if self.label is None else self.label

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -80,6 +81,7 @@ class Report:
         images: how many were found, used and left out, and why, in a sentence for each data set.
         provenance: what made the rows; of several, all of them.
         parts: what the parts are worth that areas are means of.
+        finished: when the last of its rows was made, in UTC; empty where that is not known.
     """
 
     config: BenchmarkConfig
@@ -91,6 +93,12 @@ class Report:
     images: str
     provenance: tuple[str, ...]
     parts: Mapping[ResultGroup, Parts] = dataclasses.field(default_factory=dict)
+    finished: str = ""
+
+    @property
+    def code(self) -> str:
+        """The digests of the code that made the rows, with spaces between them."""
+        return " ".join(sorted({str(json.loads(each).get("code", "unknown")) for each in self.provenance}))
 
     @property
     def notes(self) -> list[str]:
@@ -135,6 +143,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         " ".join(f"{line}." for line in image_lines(run, outcomes(run, rows))),
         tuple(sorted({row["provenance"] for row in rows if row["status"] != "failed"})),
         parts,
+        max((row["finished"] or "" for row in rows), default=""),
     )
 
 

@@ -1,8 +1,9 @@
 """A forward pass with channels switched off: what a circuit can do alone.
 
-Every channel outside of a circuit is set to zero, or to its mean over reference images, wherever the network reads it;
-each sample of a batch has a circuit of its own, so many circuits are tried in one pass. The layers are found again by
-the number of the operator that returned them; nothing of the model is changed, so there is nothing to restore.
+Every channel outside of a circuit is set to what it is without the evidence (zero, its mean over reference images, what
+it is for another image), wherever the network reads it; each sample of a batch has a circuit of its own, so many
+circuits are tried in one pass. The layers are found again by the number of the operator that returned them; nothing of
+the model is changed, so there is nothing to restore.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.connectivity import Layer
+from suffice.circuits.flow import label_sums
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
 from suffice.operators import operator_name
 from suffice.recording import EveryOperator, returns_tensors
+
+ABLATIONS = ("mean", "resample", "patch", "zero")
+"""What a channel is when it is off: see `suffice.trace_circuit`."""
+Off = Tensor | Sequence[Tensor] | None
+Known = Mapping[int, tuple[Any, Callable[[], Any]]]
 
 
 class SwitchedOff(EveryOperator):
@@ -27,19 +34,25 @@ class SwitchedOff(EveryOperator):
     Args:
         layers: of a recording of the same model.
         gates: (N, channels of all layers), in [0, 1], for a batch of N images; 0 = off.
-        means: (channels of all layers,), what an element is when its channel is off; None for zero.
+        off: what is there when a channel is off: (channels of all layers,), a number a channel; or of each layer its
+            activation, (1, …) or (N, …); None for zero.
         see: is called with the number of a layer and its activation, before the gates.
+        gates_of: of some layers by number, the gates (N, channels) to use instead, such as those that gradients are of.
+        known: by an operator's number, the operator and what returns its output: it is not run then.
     """
 
     def __init__(
         self,
         layers: Sequence[Layer],
         gates: Tensor,
-        means: Tensor | None = None,
+        off: Off = None,
         see: Callable[[int, Tensor], None] | None = None,
+        gates_of: Mapping[int, Tensor] | None = None,
+        known: Known | None = None,
     ) -> None:
         super().__init__()
-        self._gates, self._means, self._see = gates, means, see
+        self._gates, self._off, self._see = gates, off, see
+        self._gates_of, self._known = gates_of or {}, known or {}
         self._calls = self._found = 0
         self._places: dict[int, list[tuple[int, int, Layer]]] = {}
         start = 0
@@ -49,6 +62,12 @@ class SwitchedOff(EveryOperator):
             start += layer.channels
         if gates.ndim != 2 or gates.shape[1] != start:
             raise InputError(f"expected gates (N, {start}); got {tuple(gates.shape)}")
+        self._all_on = {
+            index
+            for places in self._places.values()
+            for index, first, layer in places
+            if index not in self._gates_of and bool((gates[:, first : first + layer.channels] == 1).all())
+        }
 
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         super().__exit__(exc_type, exc_val, exc_tb)
@@ -58,7 +77,9 @@ class SwitchedOff(EveryOperator):
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        output = function(*args, **(kwargs or {}))
+        known = self._known.get(self._calls)
+        # What returns no tensor, such as a shape, has no number of its own and is asked of what is there.
+        output = known[1]() if known is not None and known[0] == function else function(*args, **(kwargs or {}))
         if not returns_tensors(output):
             return output
         number, self._calls = self._calls, self._calls + 1
@@ -85,13 +106,19 @@ class SwitchedOff(EveryOperator):
         labels = layer.labels.to(x.device)
         if x.ndim != labels.ndim or labels.shape[0] != 1 or len(x) % len(self._gates):
             raise self._changed()
-        gates = _spread(self._gates[:, start : start + layer.channels].to(x.dtype), labels, 1.0)
+        if index in self._all_on:
+            return x
+        gates = self._gates_of.get(index, self._gates[:, start : start + layer.channels])
+        gates = spread(gates.to(x), labels, 1.0)
         gates = gates.repeat_interleave(len(x) // len(gates), 0)
-        if self._means is not None:
-            means = _spread(self._means[None, start : start + layer.channels].to(x), labels, 0.0)
-            return x * gates + means * (1 - gates)
-        # In place, as what the model keeps may be the tensor that this operator was given.
-        return x.mul_(gates) if x._base is None and not torch.is_grad_enabled() else x * gates
+        if self._off is None:
+            # In place, as what the model keeps may be the tensor that this operator was given.
+            return x.mul_(gates) if x._base is None and not torch.is_grad_enabled() else x * gates
+        if isinstance(self._off, Tensor):
+            off = spread(self._off[None, start : start + layer.channels].to(x), labels, 0.0)
+        else:
+            off = self._off[index].to(x)
+        return torch.lerp(off.expand_as(x), x, gates.expand_as(x))
 
     @staticmethod
     def _changed() -> InputError:
@@ -101,7 +128,7 @@ class SwitchedOff(EveryOperator):
         )
 
 
-def _spread(values: Tensor, labels: Tensor, none: float) -> Tensor:
+def spread(values: Tensor, labels: Tensor, none: float) -> Tensor:
     """(N, channels) to where the channels lie, `none` where there is no channel."""
     values = torch.cat([values, values.new_full((len(values), 1), none)], 1)
     return values[:, labels.flatten()].view(len(values), *labels.shape[1:])
@@ -112,7 +139,7 @@ def switched_logits(
     layers: Sequence[Layer],
     images: Tensor,
     circuits: Tensor,
-    means: Tensor | None = None,
+    off: Off = None,
 ) -> Tensor:
     """Logits (N, K) with only the channels of a circuit on, a circuit an image.
 
@@ -121,43 +148,67 @@ def switched_logits(
         layers: as the circuit has them.
         images: (N, C, H, W) in [0, 1]; `image.expand(N, -1, -1, -1)` for many circuits on one image.
         circuits: bool (N, channels of all layers), True = on.
-        means: as in `SwitchedOff`.
+        off: as in `SwitchedOff`, where activations are (1, …).
     """
 
     def forward(module: Any, x: Tensor, gates: Tensor) -> Any:
         x = classifier.normalise(x)
-        with SwitchedOff(layers, gates, means):
+        with SwitchedOff(layers, gates, off):
             return module(x)
 
     return classifier.batched(forward, images, circuits)
 
 
+def layer_activations(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> list[Tensor]:
+    """What each layer returns for some images, (N, …) each.
+
+    Args:
+        classifier: which is asked, and which counts.
+        layers: of a recording of its module.
+        images: (N, C, H, W) in [0, 1].
+    """
+
+    def question(module: Any, x: Tensor) -> ByRow:
+        seen: dict[int, Tensor] = {}
+        ones = torch.ones(len(x), sum(layer.channels for layer in layers), device=x.device)
+        x = classifier.normalise(x)
+        with SwitchedOff(layers, ones, see=lambda index, activation: seen.__setitem__(index, activation.detach())):
+            output = module(x)
+        # An image may have several rows, as of windows.
+        return ByRow(output, tuple(seen[i].unflatten(0, (len(x), -1)) for i in range(len(layers))))
+
+    _, extras = classifier.ask(question, images)
+    return [each.flatten(0, 1) for each in extras]
+
+
+def channel_range(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    """The least and the greatest value of each channel of a layer, (channels,) each."""
+    found = []
+    for largest in (False, True):
+        x = activation.detach().to("cpu", torch.float32)
+        for dim, size in enumerate(layer.labels.shape):
+            if size == 1:
+                x = x.amax(dim, keepdim=True) if largest else x.amin(dim, keepdim=True)
+        labels, values = layer.labels.flatten(), x.flatten()
+        start = torch.full((layer.channels,), -torch.inf if largest else torch.inf)
+        known = labels >= 0
+        how = "amax" if largest else "amin"
+        found.append(start.scatter_reduce(0, labels[known], values[known], how))
+    return found[0], found[1]
+
+
 def channel_means(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> Tensor:
-    """The mean of each channel over images and positions, (channels of all layers,): what is there when it is off.
+    """The mean of each channel over images and positions, (channels of all layers,).
 
     Args:
         classifier: which is asked, and which counts.
         layers: whose channels are averaged.
         images: (N, C, H, W) in [0, 1].
     """
-
-    def question(module: Any, x: Tensor) -> ByRow:
-        def see(index: int, activation: Tensor) -> None:
-            layer = layers[index]
-            labels = layer.labels.expand(1, *activation.shape[1:]).flatten()
-            known = labels >= 0
-            # An image may have several rows, as of windows.
-            values = activation.detach().to("cpu", torch.float64).unflatten(0, (len(x), -1)).sum(1).flatten(1)
-            count = torch.bincount(labels[known], minlength=layer.channels) * (len(activation) // len(x))
-            sums = torch.stack([torch.bincount(labels[known], row[known], layer.channels) for row in values])
-            seen[index] = sums / count
-
-        seen: dict[int, Tensor] = {}
-        ones = torch.ones(len(x), sum(layer.channels for layer in layers), device=x.device)
-        x = classifier.normalise(x)
-        with SwitchedOff(layers, ones, see=see):
-            output = module(x)
-        return ByRow(output, (torch.cat([seen[index] for index in range(len(layers))], 1),))
-
-    _, (means,) = classifier.ask(question, images)
-    return means.mean(0).float()
+    found = []
+    for layer, activation in zip(layers, layer_activations(classifier, layers, images), strict=True):
+        values = activation.to("cpu", torch.float64)
+        ones = torch.ones_like(values[:1])
+        count = label_sums(ones, layer.labels, layer.channels) * len(values)
+        found.append((label_sums(values, layer.labels, layer.channels) / count).float())
+    return torch.cat(found)

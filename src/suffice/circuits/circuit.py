@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LARGEST_JSON = 2**28  # bytes
 
+_SHARES = ("share", "mean_layer_share", "largest_layer_share", "layers_full", "features_share")
 # What no XML can hold: control characters, and halves of characters, as in a file's name that is not UTF-8.
 _NOT_IN_XML = dict.fromkeys(
     (*range(9), 11, 12, *range(14, 32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}"
@@ -87,6 +88,21 @@ class Edge:
     gradient: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What the network says for the image with only the circuit on, and nodes of it switched off as well.
+
+    Attributes:
+        off: their ids; none for the circuit as it is.
+        logit: of the class.
+        confidence: in the class, in [0, 1].
+    """
+
+    off: tuple[str, ...]
+    logit: float
+    confidence: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """Nodes, edges, and of each node by id its activation, float32 (h, w), where its channel lies on a grid."""
@@ -117,10 +133,15 @@ class Circuit:
         sufficient: whether with only the circuit on the target stays on top with at least `keep_confidence` x the
             confidence of the whole network, for the image, and for the explanation if the whole network keeps it there.
         channels, channels_total: in the circuit, and in all `layers`.
-        random_kept: share of random circuits, of as many channels in each layer, that keep the target for the image;
-            None where none was tried.
-        blank_kept: whether the circuit says the target even for an image without content: then it does not show
-            what the decision rests on. None where it was not tried.
+        necessary: whether the target is lost where the circuit is switched off and everything else is on, and is kept
+            where most random circuits with as many channels in each layer are; None where that was not asked.
+        random_kept, features_kept, blank_kept, complement_kept, random_complement_kept, held_out_kept, held_out,
+            resample_kept, out_of_range: controls, as of `suffice.circuits.controls.Controls`; None where one was not
+            asked.
+        effects: of nodes that are switched off as well: of each alone, and of the largest in pairs.
+        strongest: of each node by id, which of the given reference images it is most active for, by number, the most
+            first; empty where none were given. Not saved.
+        ablation: what channels are that are off, a name in `suffice.circuits.ABLATIONS`; None without a test.
         ranking, settings, seed: what made it.
         read_from: `image` or `explanation`: what the energies and edges belong to.
         forward_passes, backward_passes: images that went through the model for it.
@@ -153,6 +174,17 @@ class Circuit:
     seconds: float
     model: str
     version: str
+    necessary: bool | None = None
+    features_kept: bool | None = None
+    complement_kept: bool | None = None
+    random_complement_kept: float | None = None
+    held_out_kept: float | None = None
+    held_out: int | None = None
+    resample_kept: float | None = None
+    out_of_range: float | None = None
+    ablation: str | None = None
+    effects: tuple[Effect, ...] = ()
+    strongest: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     image: str = ""
     notes: tuple[str, ...] = ()
     outputs: str = "logits"
@@ -166,7 +198,8 @@ class Circuit:
         verdict = {True: "sufficient", False: "insufficient", None: "not put to the test"}[self.sufficient]
         return (
             f"<Circuit{of}: {self.target_name!r} (class {self.target}), {self.channels:,} of {self.channels_total:,} "
-            f"channels, {verdict}, drawn as {len(self.nodes):,} nodes and {len(self.edges):,} edges>"
+            f"channels, {self.mean_layer_share:.0%} of a layer, {verdict}, "
+            f"drawn as {len(self.nodes):,} nodes and {len(self.edges):,} edges>"
         )
 
     @property
@@ -174,13 +207,42 @@ class Circuit:
         """Share of the channels that are in the circuit, in [0, 1]."""
         return self.channels / self.channels_total
 
+    @property
+    def layer_shares(self) -> tuple[float, ...]:
+        """Share of each layer's channels that are in the circuit, each in [0, 1]; the last is that of the features."""
+        return tuple(float(layer.on.float().mean()) for layer in self.layers)
+
+    @property
+    def mean_layer_share(self) -> float:
+        """Mean of the layers' shares, in [0, 1], in which the widest layer counts no more than another."""
+        return sum(self.layer_shares) / len(self.layers)
+
+    @property
+    def largest_layer_share(self) -> float:
+        """The largest of the layers' shares, in [0, 1]."""
+        return max(self.layer_shares)
+
+    @property
+    def layers_full(self) -> int:
+        """In how many layers every channel is on."""
+        return sum(bool(layer.on.all()) for layer in self.layers)
+
+    @property
+    def features_share(self) -> float:
+        """Share of the last layer's channels, which the classes are read from."""
+        return self.layer_shares[-1]
+
     def summary(self) -> dict[str, Any]:
         """What was found and shown, without the graph and `made`; fit for JSON."""
-        left_out = ("nodes", "edges", "layers", "maps", "whole", "made")
+        left_out = ("nodes", "edges", "layers", "maps", "whole", "made", "effects", "strongest")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
-        first = ("image", "model", "version", "target", "target_name", "sufficient", "channels", "channels_total")
+        first = (
+            "image", "model", "version", "target", "target_name", "sufficient", "necessary", "channels",
+            "channels_total",
+        )  # fmt: skip
         lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
-        return {name: fields.pop(name) for name in first} | fields | {"share": self.share} | lists
+        shares = {name: getattr(self, name) for name in _SHARES}
+        return {name: fields.pop(name) for name in first} | shares | fields | lists
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the maps and `made`, fit for JSON."""
@@ -195,7 +257,9 @@ class Circuit:
             for layer in self.layers
         ]
         whole = None if self.whole is None else _plain(self.whole.nodes, self.whole.edges)
-        return self.summary() | {"layers": layers} | _plain(self.nodes, self.edges) | {"whole": whole}
+        effects = [dataclasses.asdict(effect) for effect in self.effects]
+        graph = _plain(self.nodes, self.edges) | {"whole": whole, "effects": effects}
+        return self.summary() | {"layers": layers} | graph
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph, with the class as a node of its own.
@@ -269,7 +333,8 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
         _schema().model_validate_json(with_whole_characters(data))
     except ValidationError as error:
         raise InputError(f"expected {what}; got {first_fault(error)}") from error
-    content.pop("share")
+    for share in _SHARES:
+        content.pop(share, None)
     layers = []
     for layer in content.pop("layers"):
         on = torch.zeros(layer["channels"], dtype=torch.bool)
@@ -283,6 +348,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
         layers=tuple(layers),
         maps={},
         whole=None if whole is None else _graph(whole),
+        effects=tuple(Effect(tuple(e["off"]), e["logit"], e["confidence"]) for e in content.pop("effects", ())),
         notes=tuple(content.pop("notes")),
         assumptions=tuple(content.pop("assumptions", ())),
         **content,
@@ -315,10 +381,11 @@ class _SavedGraph(_Saved):
 @functools.cache
 def _schema() -> type[BaseModel]:
     """What `circuit.json` holds: the fields of a `Circuit` but for its maps, its layers as `to_dict` writes them."""
-    fields: dict[str, Any] = {"share": (float, ...)}
+    # Files of earlier versions have the first alone; all are computed anew.
+    fields: dict[str, Any] = dict.fromkeys(_SHARES, (float | int | None, None)) | {"share": (float, ...)}
     hints = typing.get_type_hints(Circuit) | {"layers": list[_SavedLayer], "whole": _SavedGraph | None}
     for field in dataclasses.fields(Circuit):
-        if field.name != "maps":
+        if field.name not in ("maps", "strongest"):
             needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             fields[field.name] = (hints[field.name], ... if needed else None)
     return create_model("SavedCircuit", __config__=ConfigDict(strict=True, extra="forbid"), **fields)

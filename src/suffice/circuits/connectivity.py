@@ -29,15 +29,17 @@ import torch
 from torch import Tensor, nn
 
 from suffice.circuits import rules
-from suffice.circuits.flow import Flow, as_matrix, collapsed
+from suffice.circuits.flow import Flow, along, as_matrix, collapsed
 from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
 from suffice.recording import Op, Recording, Value
 
-LAYERS = ("stages", "blocks", "all")
+EDGES = ("folded", "literal")
+LAYERS = ("stages", "blocks", "hidden", "all", "tokens")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
+_CONVOLUTIONS, _SUMS = set(operators_of("convolution")), set(operators_of("addition"))
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -49,7 +51,7 @@ class Layer:
         value: where it appears in the recording.
         labels: int64, broadcasts to the activation: the channel that each element belongs to.
         channels: how many there are.
-        kind: `channel`, or `head` of attention.
+        kind: `channel`, `head` of attention, or `token`.
     """
 
     name: str
@@ -94,7 +96,13 @@ class Link:
 
 
 def connect(
-    module: nn.Module, recording: Recording, layers: str | Sequence[str] = "blocks", *, follow: bool = True
+    module: nn.Module,
+    recording: Recording,
+    layers: str | Sequence[str] = "blocks",
+    *,
+    stages_of: str = "blocks",
+    follow: bool = True,
+    edges: str = "folded",
 ) -> Network:
     """The layers and their connections.
 
@@ -102,30 +110,46 @@ def connect(
         module: the model.
         recording: of one forward pass of it.
         layers: `all`: every activation that a kernel reads. `blocks`: of these the ones that all of the image's
-            evidence passes through, one a block (of a residual block its output). `stages`: of the blocks the last of
-            each resolution. Or names of modules, whose outputs are taken.
+            evidence passes through, one a block (of a residual block its output). `hidden`: the units that a network
+            computes with, and its last features: of all, those that are no part of a sum over skip connections and
+            that not only depthwise kernels read, which would make each its own single successor. `stages`: of the
+            blocks (or of `stages_of`) the last of each resolution. `tokens`: of a transformer's blocks not the channels
+            but the tokens, which have no connections here: any may read any other, as far as attention lets it. Or
+            names of modules, whose outputs are taken.
+        stages_of: `blocks`, `hidden` or `all`.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
+        edges: `folded`: the L1 norms of kernels with the norm after each folded into it (what batch norm multiplies
+            each channel by is a part of the weight). `literal`: those of the kernels' own weights, as the paper has
+            them.
 
     Raises:
         InputError: no convolution or linear layer to find channels at, a name that does not exist, or an operator that
             channels cannot be followed through.
     """
+    if edges not in EDGES:
+        raise InputError(f"unknown edges {edges!r}{did_you_mean(edges, EDGES)}; expected {', '.join(EDGES)}")
+    literal = edges == "literal"
     try:
         rules.CIRCUIT_RULES.ask_outside(op.function for op in recording.ops)
         every = _places(recording)
         if not (isinstance(layers, str) and layers in LAYERS):
             names = [layers] if isinstance(layers, str) else list(layers)
-            return _connected(module, recording, _named(module, recording, every, names), names, follow)
+            return _connected(module, recording, _named(module, recording, every, names), names, follow, literal)
         if not every:
             raise InputError(
                 f"expected a model with convolutions or linear layers before its last one; {type(module).__name__} has "
                 "no channels to make a circuit of"
             )
-        if layers != "all":
+        if layers == "tokens":
+            return Network(_tokens(module, _blocks(module, recording, every)), [], [], None)
+        kind = stages_of if layers == "stages" else layers
+        if kind == "hidden":
+            every = _hidden(every, _blocks(module, recording, every)[-1])
+        elif kind != "all":
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
-        return _connected(module, recording, every, follow=follow)
+        return _connected(module, recording, every, follow=follow, literal=literal)
     except rules.NoRuleError as error:
         raise InputError(
             f"expected operators that channels can be followed through; got {error}; docs/deactivation.md says how to "
@@ -210,6 +234,7 @@ def _connected(
     values: Sequence[Value],
     names: Sequence[str] | None = None,
     follow: bool = True,
+    literal: bool = False,
 ) -> Network:
     """Follow all channels from each of the values to the next ones and to the logits."""
     chosen = dict(zip(values, names or [""] * len(values), strict=True))
@@ -225,7 +250,7 @@ def _connected(
                 flows.setdefault(value, _nothing(value))
         link = _link(op, flows, link)
         try:
-            outputs = list(rules.flows_out(op, flows))
+            outputs = list(rules.flows_out(op, flows, literal=literal))
         except rules.NoRuleError as error:
             raise rules.NoRuleError(f"{error} in {op.module or 'the model itself'}") from None
         for value, flow in outputs:
@@ -266,6 +291,24 @@ def _reaches(recording: Recording, link: Link | None) -> bool:
     while value.op is not None and value.op.function in rules.MOVES:
         value = value.op.inputs[0]
     return value.op is not None and value.op.function in _LINEAR and value.op.args[0] is link.features
+
+
+def _tokens(module: nn.Module, blocks: Sequence[Value]) -> list[Layer]:
+    """Of each block that returns tokens, (1, tokens, channels), a layer whose nodes are these."""
+    found: list[Layer] = []
+    for value in blocks:
+        if value.tensor.ndim != 3 or value.overwritten or value.op is None:
+            continue
+        name = _unit(module, value.modules) or value.op.module or value.op.name
+        same = sum(layer.name.partition("#")[0] == name for layer in found)
+        count = value.tensor.shape[1]
+        found.append(Layer(f"{name}#{same + 1}" if same else name, value, along(1, 3, count), count, "token"))
+    if not found:
+        raise InputError(
+            "expected a transformer whose blocks return tokens, (N, tokens, channels); "
+            f"{type(module).__name__} has none"
+        )
+    return found
 
 
 def _as_layer(
@@ -353,6 +396,49 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
             found[unit] = value
         reached = max(reached, farthest[here])
     return list(found.values())
+
+
+def _hidden(every: Sequence[Value], last: Value) -> list[Value]:
+    """Of all layers the units: not the stream that they are added to, and of each depthwise kernel what it returns."""
+    kept = {value for value in every if not (_is_summed(value) or _only_depthwise(value))}
+    return sorted({*kept, last}, key=_number)
+
+
+def _is_summed(value: Value) -> bool:
+    """Whether a value is a sum of several, or a term of one, but for norms, non-linearities and moves."""
+    op = value.op
+    while op is not None and op.function not in rules.MIXES:
+        if _adds(op):
+            return True
+        op = op.inputs[0].op if len(op.inputs) == 1 else None
+    return any(_adds(reader) for reader in _readers(value))
+
+
+def _adds(op: Op) -> bool:
+    return op.function in _SUMS and len(op.inputs) > 1
+
+
+def _only_depthwise(value: Value) -> bool:
+    readers = _readers(value)
+    return bool(readers) and all(_is_depthwise(op) for op in readers)
+
+
+def _is_depthwise(op: Op) -> bool:
+    groups = rules.argument(op, 6, "groups", 1)
+    return op.function in _CONVOLUTIONS and 1 < groups == len(rules.tensor_of(rules.argument(op, 1, "weight")))
+
+
+def _readers(value: Value) -> list[Op]:
+    """The kernels, sums and joins that read a value, directly or through what is elementwise or moves elements."""
+    found: list[Op] = []
+    waiting = [value]
+    while waiting:
+        for op in waiting.pop().consumers:
+            if op.function in rules.MIXES or op.function in rules.MERGES or op.function in rules.JOINS:
+                found.append(op)
+            else:
+                waiting += [after for after in op.outputs if after.op is op]
+    return found
 
 
 def _holding_all(paths: Sequence[str]) -> list[str]:

@@ -37,9 +37,13 @@ def channels_on(readout: Readout, switched: Sequence[Layer], on: Tensor) -> list
     """Of each drawn layer the channels that are in a circuit, bool; all of them where a layer is not switched."""
     starts = [0, *itertools.accumulate(layer.channels for layer in switched)]
     parts = {
-        id(layer.value): on[start : start + layer.channels] for layer, start in zip(switched, starts, strict=False)
+        (id(layer.value), layer.kind): on[start : start + layer.channels]
+        for layer, start in zip(switched, starts, strict=False)
     }
-    return [parts.get(id(layer.value), torch.ones(layer.channels, dtype=torch.bool)) for layer in readout.layers]
+    return [
+        parts.get((id(layer.value), layer.kind), torch.ones(layer.channels, dtype=torch.bool))
+        for layer in readout.layers
+    ]
 
 
 def drawn_graph(readout: Readout, on: Sequence[Tensor], counts: Sequence[int]) -> Graph:

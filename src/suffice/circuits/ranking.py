@@ -1,19 +1,18 @@
-"""Which channels to keep first: rankings, and the circuits of every size that they make.
+"""Which channels to keep first, and what a network says with only a circuit on.
 
-| ranking | a channel's score | forward and backward passes |
+| ranking | a channel's score, within its layer | forward and backward passes |
 |---|---|---|
+| `integrated-size` | how much the log-odds of the class owe to it, by integrated gradients | a few a layer |
+| `integrated` | the same with its sign: what speaks against the class goes first | a few a layer |
 | `energy` | E_c, its energy (the paper's) | those of the read-out |
 | `weight` | Σ_d ‖W_{d,c}‖₁ over all connections that leave it, whatever the image | those of the read-out |
-| `attribution` | what the decision owes to it, to first order | 1 |
-| `descent` | the same, again and again as the circuit shrinks | one a step |
-| `signed` | as `descent`, but what speaks against the class goes first | one a step |
+| `random` | none: the order is drawn | none |
 
-What the decision owes to a channel is Σ_{i,j} |φ_{c,i,j} · ∂m/∂φ_{c,i,j}|, with m the log-odds of the class (its logit
-less the logsumexp of all others); `signed` sums without the absolute values. `energy` and `weight` keep the same share
-of each layer; the others are in one unit, that of the logits, in all layers, and keep the best of the whole network.
+The log-odds of a class are its logit less the logsumexp of all others. The integral runs over one layer, from what its
+channels are when they are off to what they are, with all other layers as they are in the circuit so far; so the scores
+of a layer's channels add up to what the log-odds lose without the layer.
 
-A `signed` circuit is small because it is built to say the class. It says it for nearly any image, and can be built for
-nearly any class, so it does not show what the decision rests on: docs/circuits.md measures this.
+Source: Integrated Gradients (arXiv 1703.01365), for channels as in EAP-IG (arXiv 2403.17806).
 """
 
 from __future__ import annotations
@@ -25,14 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import SwitchedOff
+from suffice.circuits.ablation import Off, SwitchedOff
 from suffice.circuits.connectivity import Layer, Network
-from suffice.circuits.flow import label_sums
+from suffice.circuits.readout import channel_norms
+from suffice.circuits.replay import Replay
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 
-RANKINGS = ("descent", "attribution", "energy", "weight", "signed")
-ACROSS_LAYERS = ("descent", "attribution", "signed")
+RANKINGS = ("integrated-size", "integrated", "energy", "weight", "random")
+STEPS = 4
+"""Midpoints of an integral."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,20 +44,28 @@ class Decision:
         classifier: of a PyTorch module.
         images: (N, C, H, W) in [0, 1]: the image, and the explanation where there is one.
         target: class index.
-        layers: whose channels are switched.
-        means: what a channel is when it is off; None for zero.
+        layers: whose channels are switched, in the order in which the network computes them.
+        offs: what a channel is when it is off, as `SwitchedOff` takes it, one row or one an image; several where a
+            circuit is to hold under each.
+        replay: of the images, where passes may start at the first layer that is switched.
     """
 
     classifier: Classifier
     images: Tensor
     target: int
     layers: Sequence[Layer]
-    means: Tensor | None = None
+    offs: Sequence[Off] = (None,)
+    replay: Replay | None = None
 
     @property
     def channels(self) -> int:
         """Number of channels of all layers."""
         return sum(layer.channels for layer in self.layers)
+
+    def slice_of(self, index: int) -> slice:
+        """Where a layer's channels stand among those of all layers."""
+        start = sum(layer.channels for layer in self.layers[:index])
+        return slice(start, start + self.layers[index].channels)
 
     def holds(self, logits: Tensor) -> Tensor:
         """Whether the class is the decision, bool (N,), by logits (N, K)."""
@@ -66,56 +75,153 @@ class Decision:
         """Confidence in the class, (N,), by logits (N, K)."""
         return self.classifier.confidences(logits)[:, self.target]
 
-    def attributions(self, on: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the log-odds of the class owe to each channel in a circuit, to first order.
+    def logits(self, circuits: Tensor, first: int = 0) -> Tensor:
+        """What is said of each image with only the channels of a circuit on: (M, images x offs, K).
 
         Args:
-            on: bool (channels,), the circuit.
-
-        Returns:
-            (channels,) Σ_{i,j} |(φ - off) · ∂m/∂φ|, at least 0; (channels,) the same without the absolute values; and
-            the logits (N, K) of the circuit. Over several images the first two are summed.
+            circuits: bool (M, channels).
+            first: all layers before this one are on, so that the pass starts there.
         """
-        starts = torch.tensor([0, *(layer.channels for layer in self.layers)]).cumsum(0).tolist()
+        answers = []
+        rows = torch.arange(len(self.images)).repeat(len(circuits))
+        gates = circuits.repeat_interleave(len(self.images), 0)
+        for off in self.offs:
+            question = self._question(off, first)
+            found = self.classifier.ask(
+                question, rows, gates, gather=lambda r, g: (self.images[r.cpu()].to(r.device), r, g)
+            )
+            answers.append(found.logits.unflatten(0, (len(circuits), -1)))
+        return torch.cat(answers, 1)
 
-        def question(module: Any, batch: Tensor) -> ByRow:
-            seen: dict[int, Tensor] = {}
+    def holds_all(self, circuits: Tensor) -> Tensor:
+        """Whether circuits (M, channels) keep the class for every image, however the rest is off: bool (M,)."""
+        logits = self.logits(circuits)
+        return self.holds(logits.flatten(0, 1)).unflatten(0, logits.shape[:2]).all(1)
 
-            def see(index: int, activation: Tensor) -> None:
-                seen[index] = activation
+    def _question(self, off: Off, first: int) -> Callable[..., Any]:
+        upto = self._start(first)
 
-            x = self.classifier.normalise(batch)
-            with torch.enable_grad():
-                x = x.detach().requires_grad_().clone()
-                gates = on.float().to(x.device).expand(len(x), -1)
-                with SwitchedOff(self.layers, gates, self.means, see):
-                    output = module(x)
-                logits = self.classifier.read(output)
-                log_odds = self.classifier.log_odds(logits, self.target)
-                gradients = torch.autograd.grad(
-                    log_odds.sum(), [seen[i] for i in range(len(self.layers))], allow_unused=True
-                )
-            sizes, signed = torch.zeros(len(x), self.channels), torch.zeros(len(x), self.channels)
-            for index, (layer, gradient) in enumerate(zip(self.layers, gradients, strict=True)):
-                if gradient is None:
-                    continue
-                activation = seen[index].detach()
-                if self.means is not None:
-                    off = self.means[starts[index] : starts[index + 1]].to(activation)
-                    activation = activation - torch.cat([off, off.new_zeros(1)])[layer.labels.to(off.device)]
-                product = (activation * gradient).unflatten(0, (len(x), -1))  # an image may have several rows
-                here = slice(starts[index], starts[index + 1])
-                signed[:, here] = torch.stack([per_channel(of_image, layer) for of_image in product])
-                sizes[:, here] = torch.stack([per_channel(of_image.abs(), layer) for of_image in product])
-            return ByRow(output, (sizes, signed))
+        def question(module: Any, x: Tensor, rows: Tensor, gates: Tensor) -> Any:
+            known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
+            x = self.classifier.normalise(x)
+            with SwitchedOff(self.layers, gates, _of_rows(off, rows), known=known):
+                return module(x)
 
-        logits, (sizes, signed) = self.classifier.ask(question, self.images, gradients=True)
-        return sizes.sum(0), signed.sum(0), logits
+        return question
+
+    def _start(self, first: int) -> int | None:
+        """The number of the operator that a pass may start after, where all layers before `first` are on."""
+        op = self.layers[first].value.op
+        if self.replay is None or op is None:
+            return None
+        replay = self.replay
+
+        def same() -> bool:
+            rows = torch.arange(len(self.images)).repeat(2)
+
+            def question(module: Any, x: Tensor, rows: Tensor) -> Any:
+                x = self.classifier.normalise(x)
+                gates = torch.ones(len(x), self.channels, device=x.device)
+                with SwitchedOff(self.layers, gates, known=replay.outputs(op.number, rows)):
+                    return module(x)
+
+            logits = self.classifier.batched(question, self.images.repeat(2, 1, 1, 1), rows)
+            return torch.allclose(logits, replay.logits.repeat(2, 1), rtol=1e-3, atol=1e-3)
+
+        return op.number if replay.starts_at(op.number, same) else None
+
+    def integrated(self, on: Tensor, index: int, steps: int = STEPS) -> Tensor:
+        """What the log-odds of the class owe to each channel of one layer, by integrated gradients: (channels,).
+
+        From the layer as it is when it is off to the layer as it is in the circuit, all other layers as in the circuit;
+        added over images, the mean over the ways of being off.
+
+        Args:
+            on: bool (channels of all layers,), the circuit; all layers before are on.
+            index: of the layer.
+            steps: midpoints of the integral.
+        """
+        here, layer = self.slice_of(index), self.layers[index]
+        count = len(self.images)
+        alphas = ((torch.arange(steps) + 0.5) / steps).repeat_interleave(count)
+        rows = torch.arange(count).repeat(steps)
+        upto = self._start(index)
+        total = torch.zeros(layer.channels)
+        for off in self.offs:
+
+            def question(module: Any, x: Tensor, rows: Tensor, alphas: Tensor, off: Off = off) -> ByRow:
+                known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
+                x = self.classifier.normalise(x)
+                gates = on.to(x).expand(len(x), -1)
+                with torch.enable_grad():
+                    part = (alphas[:, None] * gates[:, here]).requires_grad_()
+                    with SwitchedOff(self.layers, gates, _of_rows(off, rows), gates_of={index: part}, known=known):
+                        output = module(x)
+                    log_odds = self.classifier.log_odds(self.classifier.read(output), self.target)
+                    (gradient,) = torch.autograd.grad(log_odds.sum(), [part])
+                return ByRow(output, (gradient,))
+
+            _, (gradients,) = self.classifier.ask(
+                question, rows, alphas, gather=lambda r, a: (self.images[r.cpu()].to(r.device), r, a), gradients=True
+            )
+            total += gradients.cpu().unflatten(0, (steps, count)).mean(0).sum(0) / len(self.offs)
+        return total * on[here]
 
 
-def per_channel(values: Tensor, layer: Layer) -> Tensor:
-    """The sum of values, (N, …) as the layer's activation, over each of its channels: float32 (channels,)."""
-    return label_sums(values.detach().to("cpu", torch.float32), layer.labels, layer.channels).float()
+def _of_rows(off: Off, rows: Tensor) -> Off:
+    if off is None or isinstance(off, Tensor):
+        return off
+    return [each if len(each) == 1 else each[rows.to(each.device)] for each in off]
+
+
+@dataclasses.dataclass(eq=False)
+class Ranker:
+    """Scores of a layer's channels, larger = kept first.
+
+    Attributes:
+        decision: by which they are ranked.
+        ranking: a name in `RANKINGS`.
+        fixed: (channels of all layers,), where the scores do not depend on the circuit so far; None where they do.
+    """
+
+    decision: Decision
+    ranking: str
+    fixed: Tensor | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether the scores are computed anew inside each circuit."""
+        return self.fixed is None
+
+    def __call__(self, on: Tensor, index: int) -> Tensor:
+        """(channels of the layer,) inside a circuit, bool (channels of all layers,); -inf for those not in it."""
+        here = self.decision.slice_of(index)
+        if self.fixed is not None:
+            scores = self.fixed[here]
+        else:
+            scores = self.decision.integrated(on, index)
+            scores = scores.abs() if self.ranking == "integrated-size" else scores
+        return scores.masked_fill(~on[here], -torch.inf)
+
+
+def make_ranker(decision: Decision, ranking: str, network: Network, seed: int = 0) -> Ranker:
+    """The ranker of a name.
+
+    Args:
+        decision: by which channels are ranked.
+        ranking: a name in `RANKINGS`.
+        network: whose energies `energy` ranks by, and with the connections that `weight` ranks by.
+        seed: of the order of `random`.
+    """
+    fixed = None
+    if ranking == "energy":
+        norms = [channel_norms(layer.value.tensor, layer.labels, layer.channels) for layer in network.layers]
+        fixed = torch.cat(norms)
+    elif ranking == "weight":
+        fixed = weight_scores(network)
+    elif ranking == "random":
+        fixed = torch.rand(decision.channels, generator=torch.Generator().manual_seed(seed))
+    return Ranker(decision, ranking, fixed)
 
 
 def weight_scores(network: Network) -> Tensor:
@@ -157,45 +263,3 @@ def best_channels(scores: Tensor, layers: Sequence[Layer], share: float, *, acro
         more = max(0, round(share * len(scores)) - int(on.sum()))
         on[rest.topk(more).indices] = True
     return on & (scores > -torch.inf)
-
-
-@dataclasses.dataclass(eq=False)
-class CandidateCircuit:
-    """A circuit, and the scores by which smaller ones are cut from it; their logits (N, K) where they are known."""
-
-    on: Tensor
-    scores: Tensor
-    logits: Tensor | None = None
-
-
-def nested_circuits(
-    decision: Decision, ranking: str, scores: Tensor | None, shares: Sequence[float], enough: Callable[[Tensor], bool]
-) -> list[CandidateCircuit]:
-    """Circuits of falling size, each within the one before; the first is the whole network.
-
-    Args:
-        decision: whose circuits they are.
-        ranking: a name in `RANKINGS`.
-        scores: of `energy` and `weight`.
-        shares: of the channels, falling.
-        enough: whether logits (N, K) are good enough; a `descent` stops after it has failed twice in a row.
-    """
-    everything = torch.ones(decision.channels, dtype=torch.bool)
-    across = ranking in ACROSS_LAYERS
-    if scores is not None or ranking == "attribution":
-        logits = None
-        if scores is None:
-            scores, _, logits = decision.attributions(everything)
-        candidates = [best_channels(scores, decision.layers, share, across=across) for share in shares]
-        return [CandidateCircuit(everything, scores, logits), *(CandidateCircuit(on, scores) for on in candidates)]
-    found: list[CandidateCircuit] = []
-    on, failed = everything, 0
-    for share in (*shares, None):
-        sizes, signed, logits = decision.attributions(on)
-        left = (signed if ranking == "signed" else sizes).masked_fill(~on, -torch.inf)
-        found.append(CandidateCircuit(on, left, logits))
-        failed = 0 if enough(logits) else failed + 1
-        if share is None or failed == 2:
-            break
-        on = best_channels(left, decision.layers, share, across=True)
-    return found

@@ -1,155 +1,172 @@
-"""The smallest circuit that keeps a decision, and whether that says anything: random circuits, an image without
-content.
+"""The smallest circuit that keeps a decision: how many channels each layer keeps.
 
-Whether a class is kept does not only fall as a circuit shrinks, so the search looks at falling sizes, takes the
-smallest that holds, and then looks between it and the next smaller one, a batch of sizes at a time.
+Layers are cut from the last to the first, each to the fewest channels that still hold, ranked anew inside the circuit
+so far (`own`); or every layer to one share (`equal`); or all channels of the network together (`network`). Whether a
+class is kept does not only fall as a circuit shrinks, and small lucky circuits come back: a size counts only if all
+larger sizes that were tried hold, too.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import switched_logits
-from suffice.circuits.connectivity import Layer, Network
-from suffice.circuits.ranking import (
-    ACROSS_LAYERS,
-    CandidateCircuit,
-    Decision,
-    best_channels,
-    nested_circuits,
-    weight_scores,
-)
-from suffice.circuits.readout import channel_norms
+from suffice.circuits.connectivity import Layer
+from suffice.circuits.ranking import Decision, Ranker, best_channels
 
-# Falling by a fifth to a third: fine where circuits of a trained network end, coarse where a step costs little to
-# refine.
-SHARES = (0.8, 0.65, 0.5, 0.4, 0.3, 0.22, 0.16, 0.11, 0.07, 0.04, 0.02)
-_BETWEEN = 3  # sizes tried at once between two rungs
-_ROUNDS = 2
+ALLOCATIONS = ("own", "equal", "network")
+SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+"""Tried of each layer, falling."""
+_BETWEEN = 3  # sizes tried at once between the last that holds and the first that does not
+_LEAST = 0.02  # of the confidence: where the label alone is wanted, what it may have fallen to when all layers are cut
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CircuitVerdict:
-    """The smallest circuit found, and how it and its controls were tested.
-
-    Attributes:
-        on: bool (channels of all layers,), the circuit.
-        sufficient: whether it keeps the class with enough confidence for every image that was asked about.
-        confidences: of the class with only the circuit on, for each of these images.
-        random_kept: share of random circuits, as many channels in each layer, that keep the class for the first of
-            them; None where none was tried.
-        blank_kept: whether the circuit says the class for an image without content.
-    """
-
-    on: Tensor
-    sufficient: bool
-    confidences: tuple[float, ...]
-    random_kept: float | None
-    blank_kept: bool
-
-
-def put_to_the_test(
+def smallest_circuit(
     decision: Decision,
-    ranking: str,
-    switched: Network,
+    ranker: Ranker,
     demanded: Tensor,
-    *,
-    share: float | None,
-    random: int,
-    seed: int,
-    progress: Callable[[float], None],
-) -> CircuitVerdict:
-    """Find the smallest circuit, or take that of one size, and say what it does.
+    allocation: str,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Tensor:
+    """The smallest circuit found that is enough, bool (channels,); the whole network where none is.
 
     Args:
-        decision: the images, the class, and the layers to switch.
-        ranking: a name in `suffice.circuits.ranking.RANKINGS`.
-        switched: whose energies `energy` ranks by, and with the connections that `weight` ranks by.
-        demanded: (N,), least confidence for each of the images.
-        share: of the channels to keep; None for the least that suffices.
-        random: how many random circuits are tried.
-        seed: of these.
+        decision: whose circuit it is.
+        ranker: which channels of a layer are kept first.
+        demanded: (images,) least confidence in the class for each image.
+        allocation: a name in `ALLOCATIONS`.
         progress: called with the share of the work that is done.
     """
+    if allocation == "own":
+        return _by_layers(decision, ranker, demanded, progress)
+    everything = torch.ones(decision.channels, dtype=torch.bool)
+    made: dict[int, Tensor] = {}
 
-    def enough(logits: Tensor) -> bool:
-        confident = decision.confidences(logits) >= demanded
-        return bool((decision.holds(logits) & confident).all())
+    def holds(sizes: Sequence[int]) -> list[bool]:
+        for size in sizes:
+            made[size] = circuit_of_share(decision, ranker, size / decision.channels, allocation)
+            if ranker.again:  # each costs a ranking of all layers, so the first that fails is the last that is made
+                good = bool(_enough(decision, decision.logits(made[size][None]), demanded)[0])
+                if not good:
+                    return [True] * sizes.index(size) + [False]
+        if ranker.again:
+            return [True] * len(sizes)
+        return _enough(decision, decision.logits(torch.stack([made[size] for size in sizes])), demanded).tolist()
 
-    scores = None
-    if ranking == "energy":
-        scores = torch.cat(
-            [channel_norms(layer.value.tensor, layer.labels, layer.channels) for layer in switched.layers]
-        )
-    elif ranking == "weight":
-        scores = weight_scores(switched)
-    shares = SHARES if share is None else (*(s for s in SHARES if s > share), share)
-    stop = enough if share is None else lambda logits: True
-    candidates = nested_circuits(decision, ranking, scores, shares, stop)
-    progress(0.5)
-    if share is None:
-        on, logits = smallest(decision, candidates, enough, across=ranking in ACROSS_LAYERS)
-    else:
-        on = candidates[-1].on
-        logits = _logits(decision, [on])[0] if candidates[-1].logits is None else candidates[-1].logits
-    progress(0.8)
-    first, classifier = decision.images[:1], decision.classifier
-    drawn = random_circuits(on, decision.layers, random, seed)
-    blank = first.mean((2, 3), keepdim=True).expand_as(first)
-    asked = torch.cat([first.expand(random, -1, -1, -1), blank])
-    answers = switched_logits(classifier, decision.layers, asked, torch.cat([drawn, on[None]]), decision.means)
-    kept = decision.holds(answers)
-    return CircuitVerdict(
-        on,
-        enough(logits),
-        tuple(decision.confidences(logits).tolist()),
-        float(kept[:-1].float().mean()) if random else None,
-        bool(kept[-1]),
-    )
+    whole = _enough(decision, decision.logits(everything[None]), demanded)
+    if not bool(whole[0]):
+        return everything
+    size = fewest(holds, decision.channels, SHARES)
+    return made.get(size, everything)
 
 
-def smallest(
-    decision: Decision, candidates: list[CandidateCircuit], enough: Callable[[Tensor], bool], *, across: bool
-) -> tuple[Tensor, Tensor]:
-    """The smallest circuit that is enough, and its logits; the whole network where none is."""
-    unknown = [candidate for candidate in candidates if candidate.logits is None]
-    for candidate, logits in zip(unknown, _logits(decision, [candidate.on for candidate in unknown]), strict=True):
-        candidate.logits = logits
-    holds = [i for i, candidate in enumerate(candidates) if candidate.logits is not None and enough(candidate.logits)]
-    at = holds[-1] if holds else 0
-    best, total = candidates[at], decision.channels
-    assert best.logits is not None
-    if not holds or at + 1 == len(candidates):
-        return best.on, best.logits
-    upper, lower = float(best.on.sum()), float(candidates[at + 1].on.sum())
-    for _ in range(_ROUNDS):
-        sizes = [lower + (upper - lower) * i / (_BETWEEN + 1) for i in range(1, _BETWEEN + 1)]
-        tried = [best_channels(candidates[at].scores, decision.layers, size / total, across=across) for size in sizes]
-        answers = _logits(decision, tried)
-        good = [i for i, logits in enumerate(answers) if enough(logits)]
-        if good:
-            best = CandidateCircuit(tried[good[0]], candidates[at].scores, answers[good[0]])
-            upper = sizes[good[0]]
-            lower = sizes[good[0] - 1] if good[0] else lower
-        else:
-            lower = sizes[-1]
-    assert best.logits is not None
-    return best.on, best.logits
+def circuit_of_share(decision: Decision, ranker: Ranker, share: float, allocation: str) -> Tensor:
+    """The circuit of the best channels: a share of every layer (`equal`), or of all together (`network`)."""
+    on = torch.ones(decision.channels, dtype=torch.bool)
+    if allocation == "network":
+        scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
+        return best_channels(scores, decision.layers, share, across=True)
+    for index in reversed(range(len(decision.layers))):
+        count = max(1, round(share * decision.layers[index].channels))
+        on[decision.slice_of(index)] = _best(ranker(on, index), count)
+    return on
 
 
-def _logits(decision: Decision, circuits: list[Tensor]) -> list[Tensor]:
-    """(N, K) for each circuit: every image with only that circuit on."""
-    if not circuits:
-        return []
-    count = len(decision.images)
-    images = decision.images.repeat(len(circuits), 1, 1, 1)
-    gates = torch.stack(circuits).repeat_interleave(count, 0)
-    logits = switched_logits(decision.classifier, decision.layers, images, gates, decision.means)
-    return list(logits.split(count))
+def circuit_of_counts(decision: Decision, ranker: Ranker, counts: Sequence[int]) -> Tensor:
+    """The circuit of the best channels, so many of each layer."""
+    on = torch.ones(decision.channels, dtype=torch.bool)
+    for index in reversed(range(len(decision.layers))):
+        on[decision.slice_of(index)] = _best(ranker(on, index), counts[index])
+    return on
+
+
+def _by_layers(decision: Decision, ranker: Ranker, demanded: Tensor, progress: Callable[[float], None]) -> Tensor:
+    """Each layer its own share, from the last to the first.
+
+    Every cut may cost the same factor of the confidence, so that the last one ends at what is demanded.
+    """
+    on = torch.ones(decision.channels, dtype=torch.bool)
+    logits = decision.logits(on[None])
+    if not bool(_enough(decision, logits, demanded)[0]):
+        return on
+    whole = decision.confidences(logits[0])[: len(demanded)]
+    least = torch.maximum(demanded, _LEAST * whole)
+    count = len(decision.layers)
+    for done, index in enumerate(reversed(range(count)), 1):
+        part = done / count
+        floor = demanded if done == count else torch.maximum(demanded, whole ** (1 - part) * least**part)
+        on = _cut(decision, on, index, ranker(on, index), floor)
+        progress(part)
+    return on
+
+
+def _cut(decision: Decision, on: Tensor, index: int, scores: Tensor, floor: Tensor) -> Tensor:
+    """A circuit with one layer cut to the fewest of its best channels that hold; all layers before it are on."""
+    start = decision.slice_of(index).start
+    order = start + scores.argsort(descending=True, stable=True)
+    cut: dict[int, Tensor] = {}
+
+    def holds(sizes: Sequence[int]) -> list[bool]:
+        for size in sizes:
+            cut[size] = on.clone()
+            cut[size][order[size:]] = False
+        tried = torch.stack([cut[size] for size in sizes])
+        return _enough(decision, decision.logits(tried, index), floor).tolist()
+
+    return cut.get(fewest(holds, len(order), SHARES), on)
+
+
+def fewest(holds: Callable[[Sequence[int]], list[bool]], most: int, shares: Sequence[float]) -> int:
+    """The fewest channels such that these hold, and every larger number that was tried.
+
+    Args:
+        holds: of falling numbers, whether each holds; it may stop after the first that does not.
+        most: how many there are, which hold.
+        shares: of them that are tried first, falling.
+
+    >>> lucky = {7, 3}  # one that fails above, and one that holds below what fails
+    >>> fewest(lambda sizes: [size > 6 or size in lucky for size in sizes], 20, (0.9, 0.5, 0.3, 0.1))
+    7
+    """
+    sizes = sorted({max(1, round(share * most)) for share in shares} - {most}, reverse=True)
+    good, bad = _last(holds, sizes, most)
+    between = sorted({round(bad + (good - bad) * i / (_BETWEEN + 1)) for i in range(1, _BETWEEN + 1)} - {good, bad, 0})
+    return _last(holds, between[::-1], good)[0]
+
+
+def _last(holds: Callable[[Sequence[int]], list[bool]], sizes: Sequence[int], good: int) -> tuple[int, int]:
+    """The last of some falling sizes before the first that does not hold, and that one; 0 where all hold."""
+    for size, fine in zip(sizes, holds(sizes) if sizes else [], strict=False):
+        if not fine:
+            return good, size
+        good = size
+    return good, 0
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    on = torch.zeros(len(scores), dtype=torch.bool)
+    on[scores.argsort(descending=True, stable=True)[:count]] = True
+    return on
+
+
+def _enough(decision: Decision, logits: Tensor, demanded: Tensor) -> Tensor:
+    """Whether circuits keep the class with enough confidence for every image, however the rest is off: bool (M,).
+
+    Args:
+        decision: whose images they are.
+        logits: (M, images x offs, K).
+        demanded: (images,).
+    """
+    flat = logits.flatten(0, 1)
+    fine = decision.holds(flat) & (decision.confidences(flat) >= demanded.repeat(len(flat) // len(demanded)))
+    return fine.unflatten(0, logits.shape[:2]).all(1)
+
+
+def enough(decision: Decision, on: Tensor, demanded: Tensor) -> bool:
+    """Whether one circuit keeps the class with enough confidence for every image, however the rest is off."""
+    return bool(_enough(decision, decision.logits(on[None]), demanded)[0])
 
 
 def random_circuits(on: Tensor, layers: Sequence[Layer], count: int, seed: int) -> Tensor:

@@ -30,6 +30,7 @@ from suffice.errors import InputError
 from suffice.progress import Progress
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from suffice.circuits import Circuit
@@ -62,19 +63,46 @@ def circuit(
     classes: Classes = None,
     layers: Annotated[
         str,
-        typer.Option(help="Whose channels are drawn: stages, blocks, all, or names of modules joined by commas."),
+        typer.Option(
+            help="Whose channels are drawn: stages, blocks, hidden, all, or names of modules joined by commas."
+        ),
     ] = "stages",
     switch: Annotated[
         str | None,
-        typer.Option(help="Whose channels are switched off, likewise. [default: blocks, or the named --layers]"),
+        typer.Option(
+            help="Whose channels are switched off, likewise; or tokens, of a transformer. "
+            "[default: hidden, or the named --layers]"
+        ),
     ] = None,
     nodes: Annotated[
         int | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of each drawn layer. [default: 10]"),
     ] = None,
+    edges: Annotated[
+        str,
+        typer.Option(help="What edges weigh: folded (with the norm after each kernel), literal (the kernel alone)."),
+    ] = "folded",
     ranking: Annotated[
-        str, typer.Option(help="What is kept first: descent, attribution, energy (the paper's), weight, signed.")
-    ] = "descent",
+        str,
+        typer.Option(
+            help="What is kept first: integrated-size (of integrated gradients), integrated (with their sign), energy "
+            "(the paper's), weight, random."
+        ),
+    ] = "integrated-size",
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            help="How many channels each layer keeps: own (as few as hold), equal (one share of every layer), network "
+            "(one share of all together). [default: own; equal with --share]"
+        ),
+    ] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            help="What a channel is when it is off: mean (at each position over --reference), resample (as for another "
+            "of these), patch (as without the explanation), zero. [default: mean]"
+        ),
+    ] = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -94,9 +122,23 @@ def circuit(
     reference: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="Images; a channel that is off is then its mean over these. [default: it is zero]"
+            metavar="FOLDER",
+            help="Other images: what is off is as it is for these; a third is held out. [default: sample photos]",
         ),
     ] = None,
+    of_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="One circuit for all images together, of this class by name or number, certified against taking "
+            "images out; see docs/circuits.md.",
+        ),
+    ] = None,
+    removed: Annotated[
+        int,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="With --class: how many images may be taken out."),
+    ] = 2,
     random: Annotated[
         int, typer.Option(parser=whole_number, metavar="INTEGER", help="Random circuits of the same size to try.")
     ] = 10,
@@ -121,15 +163,9 @@ def circuit(
         keep_stdout_for_results()
 
     # Only now what takes a second to import.
-    from suffice.circuits import RANKINGS
-    from suffice.circuits.connectivity import LAYERS
-    from suffice.errors import did_you_mean
-    from suffice.images import find_images, read_photo, to_model
+    from suffice.images import find_images
 
-    if ranking not in RANKINGS:
-        raise InputError(
-            f"unknown --ranking {ranking!r}{did_you_mean(ranking, RANKINGS)}; expected {', '.join(RANKINGS)}"
-        )
+    _check_names({"edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation})
     found = find_images(images)
     if mask is not None and len(found) > 1 and not Path(mask).is_dir():
         raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(found)}")
@@ -144,21 +180,25 @@ def circuit(
         batch_size=batch_size,
     )
     check_weights(expect, classifier)
-    references = None
-    if reference is not None:
-        import torch
+    references, photos = (None, []) if reference is None else _references(reference, classifier)
+    if of_class is not None:
+        if mask is not None or target is not None:
+            raise InputError("expected --class without --mask and --target: it is about whole images of one class")
+        from suffice.cli.class_circuit import trace_class
 
-        references = torch.stack([to_model(read_photo(path), classifier) for path in find_images([reference])])
-
-    def several(text: str | None) -> str | list[str] | None:
-        return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
-
+        return trace_class(
+            classifier, found, of_class, references, out=out, as_json=as_json, show_traceback=show_traceback,
+            layers=_several(switch) or "all", removed=removed, share=share, seed=seed,
+        )  # fmt: skip
     call = {
         "target": target,
-        "layers": several(layers),
-        "switch": several(switch),
+        "layers": _several(layers),
+        "switch": _several(switch),
         "nodes": nodes,
+        "edges": edges,
         "ranking": ranking,
+        "allocation": allocation,
+        "ablation": ablation,
         "share": share,
         "keep_confidence": keep_confidence,
         "occlusion": occlusion,
@@ -167,13 +207,23 @@ def circuit(
     }
     words = {
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
-        "nodes": nodes, "ranking": ranking, "share": share, "keep-confidence": keep_confidence, "target": target,
-        "occlusion": occlusion, "reference": reference, "random": random, "seed": seed, **model_options.words(),
+        "nodes": nodes, "edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation,
+        "share": share, "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion,
+        "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
     named = naming(paths, images, words, out)
     with writable(out) as folder:
-        job = _Job(classifier, call, words, references, mask, images, folder, as_json, show_traceback, named, expect)
+        job = _Job(
+            classifier, call, words, references, photos, mask, images, folder, as_json, show_traceback, named, expect
+        )
         return job.run(found)
+
+
+def _several(text: str | None) -> str | list[str] | None:
+    """A kind of layers as it is, else names of modules."""
+    from suffice.circuits.connectivity import LAYERS
+
+    return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
 
 
 @dataclasses.dataclass
@@ -184,6 +234,7 @@ class _Job:
     call: dict[str, Any]
     words: dict[str, Any]
     references: Tensor | None
+    photos: list[Image.Image]
     mask: str | None
     arguments: list[str]
     folder: Path | None
@@ -247,7 +298,9 @@ class _Job:
         circuit.save(directory, {"circuit.svg": circuit_svg(circuit), "circuit.png": circuit_png(circuit)})
         how = self._again([photo.path], self.folder, circuit.made)
         self.circuits.append(dataclasses.replace(circuit, maps={}, whole=None))  # maps of many photos would fill memory
-        entry = make_circuit_entry(circuit, photo, frame, mask, directory=name, command=how.line, where=how.where)
+        entry = make_circuit_entry(
+            circuit, photo, frame, mask, directory=name, command=how.line, where=how.where, references=self.photos
+        )
         self.entries.append(entry)
         return directory
 
@@ -274,6 +327,32 @@ class _Job:
     def _again(self, images: list[str], beside: Path | None, made: Mapping[str, Any] | None = None) -> Again:
         options = self.words | {"expect": expected_of(made or {})}
         return again("circuit", options, images, self.named, out=self.folder, beside=beside)
+
+
+def _check_names(given: Mapping[str, str | None]) -> None:
+    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
+    from suffice.circuits.connectivity import EDGES
+    from suffice.errors import did_you_mean
+
+    known = {"edges": EDGES, "ranking": RANKINGS, "allocation": ALLOCATIONS, "ablation": ABLATIONS}
+    for option, name in given.items():
+        if name is not None and name not in known[option]:
+            guess = did_you_mean(name, known[option])
+            raise InputError(f"unknown --{option} {name!r}{guess}; expected {', '.join(known[option])}")
+
+
+def _references(folder: str, classifier: Classifier) -> tuple[Tensor, list[Image.Image]]:
+    """Other images, as the model takes them and as the page shows them."""
+    import torch
+
+    from suffice.images import find_images, read_photo, to_model
+    from suffice.report.circuits import REFERENCE_VIEW
+    from suffice.report.figures import shrunk
+
+    photos = [read_photo(path) for path in find_images([folder])]
+    return torch.stack([to_model(photo, classifier) for photo in photos]), [
+        shrunk(photo.pixels, REFERENCE_VIEW) for photo in photos
+    ]
 
 
 def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
@@ -317,17 +396,44 @@ def _as_json(circuit: Circuit, directory: Path | None) -> str:
 def _as_text(circuit: Circuit) -> str:
     verdict = "suffice" if circuit.sufficient else "do NOT suffice"
     explanation = circuit.circuit_explanation_confidence
+    full = f"{circuit.layers_full} of {len(circuit.layers)} layers full"
     lines = [
         f"{printable(circuit.image)}: {printable(circuit.target_name)} (class {circuit.target}), "
         f"confidence {circuit.confidence:.2f}",
-        f"  {circuit.channels:,} of {circuit.channels_total:,} channels ({circuit.share:.1%}) {verdict}: confidence "
+        f"  {circuit.mean_layer_share:.0%} of a layer in the mean {verdict}: confidence "
         f"{circuit.circuit_confidence:.2f}{'' if explanation is None else f', for the explanation {explanation:.2f}'}",
-        *(
-            [f"  of {circuit.settings['random']} random circuits of that size {circuit.random_kept:.0%} keep the class"]
-            if circuit.random_kept is not None
-            else []
-        ),
+        f"  largest share of a layer {circuit.largest_layer_share:.0%}, {full}, "
+        f"features {circuit.features_share:.0%}; {circuit.channels:,} of {circuit.channels_total:,} channels "
+        f"({circuit.share:.1%}); what is off: {circuit.ablation}",
+        *control_lines(circuit),
         f"  {circuit.forward_passes} forward and {circuit.backward_passes} backward passes, {circuit.seconds:.1f} s",
         *(f"  note: {printable(note)}" for note in circuit.notes),
     ]
     return "\n".join(lines)
+
+
+def control_lines(circuit: Circuit) -> list[str]:
+    """Necessity and the controls, as the terminal shows them."""
+    random = circuit.settings["random"]
+
+    def kept(value: bool | None) -> str:
+        return "kept" if value else "lost"
+
+    lines = [f"  with the circuit switched off the class is {kept(circuit.complement_kept)}"]
+    if circuit.random_complement_kept is not None:
+        lines[0] += (
+            f", with {random} random ones of equal counts switched off it is kept by "
+            f"{circuit.random_complement_kept:.0%}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
+        )
+        lines.append(f"  of {random} random circuits with equal counts {circuit.random_kept:.0%} keep the class")
+    said = [
+        f"with only its features switched {kept(circuit.features_kept)}",
+        f"a blank image {'too' if circuit.blank_kept else 'not'}",
+    ]
+    if circuit.held_out_kept is not None:
+        said.append(f"{circuit.held_out_kept:.0%} of {circuit.held_out} other images")
+    if circuit.resample_kept is not None:
+        said.append(f"what is off from other images: {circuit.resample_kept:.0%} kept")
+    if circuit.out_of_range is not None:
+        said.append(f"{circuit.out_of_range:.1%} of channels out of the range seen")
+    return [*lines, f"  says the class: {'; '.join(said)}"]

@@ -18,48 +18,20 @@ one, or saved as a JPEG file, and by another network. What the whole image does 
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.images.small_changes import CHANGES
 from suffice.occlusion import AnyOcclusions, make_occlusions
 from suffice.outputs import as_tensor
-
-JPEG_QUALITY = 75  # what most programs save with
-
-
-def shifted(pictures: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) moved by one pixel to each of the eight sides, what comes in as the border is: (8 N, …)."""
-    padded = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    height, width = pictures.shape[2:]
-    steps = [(y, x) for y in (0, 1, 2) for x in (0, 1, 2) if (y, x) != (1, 1)]
-    return torch.cat([padded[:, :, y : y + height, x : x + width] for y, x in steps])
-
-
-def blurred(pictures: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) under a Gaussian of one pixel's standard deviation."""
-    weights = torch.exp(-torch.arange(-3.0, 4.0).square() / 2)
-    weights = weights / weights.sum()
-    flat = F.pad(pictures.flatten(0, 1)[:, None], (3, 3, 3, 3), mode="replicate")
-    return F.conv2d(F.conv2d(flat, weights.view(1, 1, 1, -1)), weights.view(1, 1, -1, 1)).view(pictures.shape)
-
-
-def as_jpeg(pictures: Tensor) -> Tensor:
-    """Pictures (N, 1 or 3, H, W) in [0, 1] as they come back from a JPEG file of quality 75."""
-    return torch.stack([_through_jpeg(picture) for picture in pictures])
-
-
-CHANGES: dict[str, Callable[[Tensor], Tensor]] = {"shift": shifted, "blur": blurred, "jpeg": as_jpeg}
-"""By name, pictures (N, C, H, W) in [0, 1] to pictures that are changed a little, as many times N as there are ways."""
 
 
 def holds_under(
@@ -143,12 +115,3 @@ def _resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(pictures.shape[2:]) == tuple(size):
         return pictures
     return F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _through_jpeg(picture: Tensor) -> Tensor:
-    values = (255 * picture).round().byte().permute(1, 2, 0).numpy()
-    pixels, file = Image.fromarray(values[..., 0] if len(picture) == 1 else values), io.BytesIO()
-    pixels.save(file, "JPEG", quality=JPEG_QUALITY)
-    with Image.open(file) as read:
-        back = torch.from_numpy(np.array(read)).float() / 255
-    return back[None] if back.ndim == 2 else back.permute(2, 0, 1)

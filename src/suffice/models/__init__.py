@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from suffice.registry import MODELS as MODELS
 
 
 def load_classifier(
-    model: str | None = None,
+    model: str | nn.Module | Callable[..., Any] | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
     class_names: str | os.PathLike[str] | Sequence[str] | Mapping[Any, Any] | None = None,
@@ -54,7 +54,8 @@ def load_classifier(
     """A classifier by name, with its weights, preprocessing and class names.
 
     Args:
-        model: see the table above; None for the embedded default, EfficientNet-Lite0 on ImageNet-1k.
+        model: see the table above; None for the embedded default, EfficientNet-Lite0 on ImageNet-1k. Or a network or
+            function itself, as `Classifier` takes it, which stays on its device with `auto`.
         weights: a `.safetensors`, `.pth` or `.pt` file (never unpickled as code); `random` for none at all;
             `download` to let timm or torchvision fetch their own; None for the file in their cache.
         class_names: names in the order of the logits; a mapping from index to name or from name to index; a file, as
@@ -81,12 +82,21 @@ def load_classifier(
     suffice.errors.InputError: timm has no model 'resnet_9000'; similar names: ...
     """
     names = None if class_names is None else read_class_names(class_names)
-    source = _source(
-        model, None if weights is None else os.fspath(weights), None if names is None else len(names), prompts
-    )
     known = {*FIELDS, "channels"}
     if unknown := set(preprocessing) - known:
         raise InputError(f"expected preprocessing options among {sorted(known)}; got {sorted(unknown)}")
+    if model is not None and not isinstance(model, str):
+        if weights is not None or prompts is not None:
+            raise InputError(
+                "expected a model by name for weights and prompts; got the model itself: load them into it"
+            )
+        return Classifier(
+            model, class_names=names, device=None if device == "auto" else device, precision=precision,
+            batch_size=batch_size, layout=layout, outputs=outputs, **preprocessing,
+        )  # fmt: skip
+    source = _source(
+        model, None if weights is None else os.fspath(weights), None if names is None else len(names), prompts
+    )
     settings = {**source.preprocessing, **{k: v for k, v in preprocessing.items() if v is not None}}
     if device == "auto":
         # What a black box can take is not known; a CPU tensor is the safest guess.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 from xml.etree import ElementTree
@@ -29,7 +29,7 @@ from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
-from suffice.audit.run import PARTS, SECOND, Audit
+from suffice.audit.run import PARTS, SECOND_PARTS, Audit
 from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
@@ -82,28 +82,24 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
 
 def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
     """Thumbnails by name: of each part on its image, then of pastes."""
-    for folder, prefix in ((PARTS, ""), (SECOND, "second-")):
-        if prefix and audit.comparison is None:
-            continue
-        numbers = {part.name: part.image.number for part in audit.parts}
-        for name, explanation in explanations(audit.folder / folder, list(numbers)):
-            photo = audit.source.photo(numbers[name])
-            # As the model sees it, of whichever size.
-            frame = frame_of(photo.pixels.size, _preprocessing(explanation.preprocessing))
-            shown = thumbnail(explanation, _enlarged(photo), frame, _LONGEST)
-            yield f"{prefix}{numbers[name]:06d}.jpg", _jpeg(shown)
-    pictures, by_name = Pictures(audit.source, audit.classifier), {part.name: part for part in audit.parts}
+    first = {part.name: part for part in audit.parts}
+    second = {f"{part.image.number:06d}-hidden.png": part for part in audit.second_parts}
+    for folder, parts in ((PARTS, first), (SECOND_PARTS, second)):
+        for name, explanation in explanations(audit.folder / folder, list(parts)) if parts else ():
+            photo = audit.source.photo(parts[name].image.number)
+            frame = frame_of(photo.pixels.size, audit.classifier.preprocessing)
+            yield _file(parts[name]), _jpeg(thumbnail(explanation, _enlarged(photo), frame, _LONGEST))
+    pictures = Pictures(audit.source, audit.classifier)
+    by_name = {part.name: part for part in (*audit.parts, *audit.second_parts)}
     every = {image.name: image for image in audit.images}
     for index, evidence in enumerate(audit.evidence):
         for number, (host, member, _) in enumerate(evidence.hosts[:_PASTES]):
             yield f"paste-{index}-{number}.jpg", _jpeg(_paste(by_name[member], every[host], pictures))
 
 
-def _preprocessing(fields: Mapping[str, Any]) -> Any:
-    from suffice.preprocessing import Preprocessing
-
-    given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    return Preprocessing(**given)
+def _file(part: Part) -> str:
+    """The name of a part's thumbnail."""
+    return f"{part.image.number:06d}{'-second' * part.second}.jpg"
 
 
 def _enlarged(photo: Photo) -> Image.Image:
@@ -278,7 +274,7 @@ class _Gallery:
 
     def __init__(self, audit: Audit) -> None:
         self._name = audit.classifier.class_name
-        self._explained = {part.name: part for part in audit.parts}
+        self._explained = {part.name: part for part in (*audit.parts, *audit.second_parts)}
         self._asked = {image.name: image for image in audit.asked}
         self.images: list[list[Any]] = []
         self.groups: list[list[int]] = []
@@ -296,11 +292,12 @@ class _Gallery:
     def _of(self, name: str) -> int:
         if name not in self._index:
             self._index[name] = len(self.images)
-            image, part = self._asked.get(name), self._explained.get(name)
+            part = self._explained.get(name)
+            image = self._asked.get(name) if part is None else part.image
             said = "" if image is None or image.error else f"{self._name(image.predicted)} {percent(image.confidence)}"
             label = "" if image is None or image.label is None else self._name(image.label)
             more = "not explained" if part is None else _about(part)
-            file = "" if part is None else f"{part.image.number:06d}.jpg"
+            file = "" if part is None else _file(part)
             right = 2 if image is None or image.label is None else int(image.right)
             self.images.append([_plain(name), file, _plain(label), _plain(said), right, more])
         return self._index[name]
@@ -383,7 +380,7 @@ def _whole(audit: Audit) -> dict[str, Rate | Average]:
     names = tuple(name for rate in certified for name in rate.images)
     return {
         "accuracy": Rate.of([image.name for image in audit.asked if image.right], labelled),
-        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient}),
+        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient and not part.image.wrong}),
         "certified": Rate(len(names), sum(rate.total for rate in certified), names),
         "inside": Average.of({part.name: part.inside for part in audit.parts if part.inside is not None}),
     }

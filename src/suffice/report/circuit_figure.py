@@ -250,6 +250,9 @@ def describe(circuit: Circuit, dot: Dot) -> str:
     if dot.node is None:
         return f"class {circuit.target}: {circuit.target_name}"
     on = "" if circuit.sufficient is None else ", in the circuit" if dot.node.on else ", NOT in the circuit"
+    of = next((layer.on for layer in circuit.layers if layer.name == dot.node.layer), None)
+    if of is not None and circuit.sufficient is not None:
+        on += f", which has {float(of.float().mean()):.0%} of this layer"
     return (
         f"{dot.node.layer}, channel {dot.node.channel}: energy {dot.node.energy:.3g}, "
         f"gradient {dot.node.gradient:.3g}{on}"
@@ -262,7 +265,7 @@ def caption(circuit: Circuit) -> str:
     if circuit.sufficient is None:
         return f"{circuit.target_name} · {circuit.model} · {drawn} · not put to the test"
     verdict = "suffice" if circuit.sufficient else "do not suffice"
-    channels = f"{circuit.share:.1%} of {circuit.channels_total:,} channels {verdict}"
+    channels = f"{circuit.mean_layer_share:.0%} of a layer in the mean {verdict}"
     return f"{circuit.target_name} · {circuit.model} · {channels} · {drawn}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -24,6 +25,7 @@ GENERATOR = '<meta name="generator" content="suffice circuit">'
 """By which a report of this kind is known."""
 
 _VIEW = 480  # pixels of the photo's long side
+REFERENCE_VIEW = 96  # pixels of a reference photo's long side
 _LONGEST_MAP = 56  # pixels; a finer map is averaged down, as it is seen through a photo
 
 
@@ -35,6 +37,7 @@ class Spot:
     map: str
     own: bool
     title: str
+    strongest: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,8 @@ class CircuitEntry:
         layers: name, channels and how many are on, of every layer that was switched.
         directory: where the circuit's files lie, relative to the page; command: makes it again; where: it is to be run,
             in words.
+        effects: of nodes that are switched off, as `Circuit.effects`, fit for JSON.
+        references: `data:` URIs of the reference images, by which a spot's `strongest` are numbered.
         nodes_shared, edges_shared: overlaps with the whole image's graph; None without a mask.
     """
 
@@ -79,6 +84,8 @@ class CircuitEntry:
     nodes_shared: float | None
     edges_shared: float | None
     where: str = ""
+    effects: str = "[]"
+    references: tuple[str, ...] = ()
 
 
 def make_circuit_entry(
@@ -90,6 +97,7 @@ def make_circuit_entry(
     directory: str,
     command: str,
     where: str = "",
+    references: Sequence[Image.Image] = (),
 ) -> CircuitEntry:
     """What `render_circuits` needs of one circuit.
 
@@ -101,6 +109,7 @@ def make_circuit_entry(
         directory: where the circuit's files lie, relative to the page.
         command: makes it again.
         where: it is to be run, in words.
+        references: the photos among which the circuit's nodes have their strongest.
     """
     view = shrunk(photo.pixels, _VIEW)
     left, top, right, bottom = framed_as(frame, view.size).box
@@ -128,6 +137,8 @@ def make_circuit_entry(
         nodes_shared=None if comparison is None else comparison.node_overlap,
         edges_shared=None if comparison is None else comparison.edge_overlap,
         where=where,
+        effects=json.dumps([[list(e.off), round(e.logit, 4), round(e.confidence, 5)] for e in circuit.effects]),
+        references=tuple(encoded(shrunk(photo, REFERENCE_VIEW)) for photo in references) if circuit.strongest else (),
     )
 
 
@@ -205,7 +216,13 @@ def _own(circuit: Circuit) -> Graph:
 def _drawing(title: str, circuit: Circuit, graph: Graph, own: frozenset[str], shared: int) -> Drawing:
     layout = lay_out(circuit, graph)
     spots = tuple(
-        Spot(dot, _seen(graph.maps[dot.id]) if dot.id in graph.maps else "", dot.id in own, describe(circuit, dot))
+        Spot(
+            dot,
+            _seen(graph.maps[dot.id]) if dot.id in graph.maps else "",
+            dot.id in own,
+            describe(circuit, dot),
+            circuit.strongest.get(dot.id, ()),
+        )
         for dot in layout.dots
     )
     return Drawing(title, layout, spots, len(own), shared)

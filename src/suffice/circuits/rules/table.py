@@ -90,13 +90,26 @@ def with_origin(flow: Flow, op: Op) -> Flow:
     return flow
 
 
-def flows_out(op: Op, flows: Flows) -> Iterable[tuple[Value, Flow]]:
+_NORMS = frozenset(
+    operators_of("batch norm", "norm over the last dimensions", "norm over groups", "norm over positions")
+)
+
+
+def flows_out(op: Op, flows: Flows, *, literal: bool = False) -> Iterable[tuple[Value, Flow]]:
     """The flow of each output of an operator.
+
+    Args:
+        op: the recorded call.
+        flows: of what was computed before it.
+        literal: norms leave channels as they are: kernels count by their own weights alone.
 
     Raises:
         NoRuleError: there is none for it.
     """
-    result = CIRCUIT_RULES.find(op.function)(op, flows)
+    if literal and op.function in _NORMS:
+        result: Flow | list[Flow | None] = flows[tracked(op, flows)[0]]
+    else:
+        result = CIRCUIT_RULES.find(op.function)(op, flows)
     parts = [result] if isinstance(result, Flow) else result
     for value, flow in zip(op.outputs, parts, strict=False):
         if flow is not None and value.op is op:
