@@ -23,7 +23,6 @@ from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from PIL import Image
 from pydantic import BaseModel, Json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -33,14 +32,14 @@ from suffice.images import SAMPLES, read_photo
 from suffice.images.reading import sample_path
 from suffice.provenance import sha256_of
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
-from suffice.report.figures import png_bytes, shrunk
+from suffice.report.figures import shrunk
 from suffice.web import quick
 from suffice.web.asked import Answers, AnyRequest, Created, Explain, Part, Score, State
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
 from suffice.web.served import Served, one_of
 from suffice.web.uploads import LARGEST_UPLOAD, Upload, Uploads
-from suffice.web.work import Asked, checked, part_of_file, part_of_request, work
+from suffice.web.work import Asked, checked, part_of_file, part_of_request, picture, work
 
 STATIC = Path(__file__).parent / "static"
 _VIEW = 1024  # pixels of the longer side of a photo as the page shows it
@@ -205,7 +204,7 @@ def _say_errors_in_one_line(api: FastAPI) -> None:
 
 
 def _add_jobs(api: FastAPI, server: _Server) -> None:
-    @api.post("/api/jobs", status_code=202)
+    @api.post("/api/jobs")
     async def add_job(
         request: Annotated[Json[AnyRequest], Form(description="What to do, as JSON.")],
         image: Annotated[UploadFile | None, File(description="A photo.")] = None,
@@ -264,7 +263,7 @@ def _add_jobs(api: FastAPI, server: _Server) -> None:
 
 
 def _add_questions(api: FastAPI, server: _Server) -> None:
-    @api.post("/api/images", status_code=201)
+    @api.post("/api/images")
     async def add_image(
         image: Annotated[UploadFile, File(description="A photo.")], model: Annotated[str | None, Form()] = None
     ) -> Uploaded:
@@ -306,8 +305,7 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
 
         def make() -> bytes:
             shown = quick.background(one_of(server.models, model), server.upload(id), occlusion)
-            pixels = (255 * shown[[0, 1, 2] if len(shown) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
-            return png_bytes(Image.fromarray(pixels.numpy()))
+            return picture(shown)
 
         data = await run_in_threadpool(make)
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=600"})

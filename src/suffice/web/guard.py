@@ -88,7 +88,8 @@ class Guard:
             await self._app(scope, body.receive, sent)
         if body.too_large:
             body.too_large = False
-            await _drain(receive)
+            if body.more:  # where it has ended, nothing more would ever come
+                await _drain(receive)
             await _answer(sent, 413, self._too_large())
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
@@ -141,15 +142,16 @@ class Guard:
 
 
 class _Body:
-    """A body as it comes in, and whether it was larger than it may be."""
+    """A body as it comes in: whether it was larger than it may be, and whether there is more of it."""
 
     def __init__(self, receive: Receive, largest: int) -> None:
-        self._receive, self._largest, self._got, self.too_large = receive, largest, 0, False
+        self._receive, self._largest, self._got, self.too_large, self.more = receive, largest, 0, False, True
 
     async def receive(self) -> Message:
         """The next part of it."""
         message = await self._receive()
         self._got += len(message.get("body", b""))
+        self.more = bool(message.get("more_body"))
         if self._got > self._largest:
             self.too_large = True
             raise TooLargeError

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from suffice.arrays import npy_from
@@ -191,6 +192,8 @@ def explain(
     if request.against is not None:
         result |= _why(classifier, question, found[0])
     job.files = {**_files(found[0], asked, how["command"], classifier)}
+    if (lost := job.kept.pop("counterexample", None)) is not None:
+        job.files["counterexample.png"] = picture(lost)
     job.kept["ranking"] = buffer_of(found[0], [])
     job.result = result
     if request.curve:
@@ -449,8 +452,7 @@ def verify(job: Job, asked: Asked, request: Verify) -> dict[str, Any]:
     found = _guarantee(job, classifier, pixels, mask, target, request)
     index = int(classifier.logits(pixels[None])[0].argmax()) if target is None else classifier.class_index(target)
     if found.counterexample is not None:
-        shown = (255 * found.counterexample[[0, 1, 2] if len(found.counterexample) == 3 else [0, 0, 0]]).round().byte()
-        job.files["counterexample.png"] = _png(shown.permute(1, 2, 0).numpy())
+        job.files["counterexample.png"] = picture(found.counterexample)
     said = found.to_dict("counterexample.png" if found.counterexample is not None else None)
     return {
         "image": asked.upload.name,
@@ -522,7 +524,7 @@ def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
     return found.summary() | {"made": found.made, "svg": f"/api/jobs/{job.id}/files/circuit.svg"}
 
 
-def _png(pixels: np.ndarray[Any, Any]) -> bytes:
-    from PIL import Image
-
-    return png_bytes(Image.fromarray(pixels))
+def picture(image: Tensor) -> bytes:
+    """An image, (C, H, W) in [0, 1], as PNG."""
+    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
+    return png_bytes(Image.fromarray(shown.numpy()))
