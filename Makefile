@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-hostile lint types format benchmark benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive table3 table4 table5 clean
+.PHONY: demo test docs docs-pictures screenshots page-types test-slow test-hostile lint types format clean
+.PHONY: benchmark results-check benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive
+.PHONY: table3 table4 table5
 
 demo: .venv/demo
 	$(BIN)/suffice explain sample:coffee --out suffice-out
@@ -43,6 +45,10 @@ benchmark: .venv/dev
 benchmark-rex: .venv/dev
 	$(RUN)/against_rex.py $(PHOTOS) --stability-photos 4 $(REDO) $(UPDATE)
 
+# One row of each file in results/ anew: equal, times apart? Five minutes on a quiet core; DATA holds MNIST/raw.
+results-check: .venv/dev
+	$(RUN)/results_check.py $(PHOTOS) --data $(DATA)
+
 # On a machine with CUDA: equality with the processor, and time; under eight minutes.
 benchmark-gpu: .venv/dev
 	$(BIN)/python experiments/gpu.py $(PHOTOS) $(UPDATE)
@@ -65,6 +71,25 @@ certificates: .venv/dev
 abductive: .venv/dev
 	PATH=$(BIN):$$PATH $(RUN)/abductive.py all $(DATA) $(UPDATE)
 
+# The site, into build/docs: warnings are errors, and links within it are checked.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck docs build/docs-links
+	@echo "build/docs/index.html"
+
+# Its pictures, anew.
+docs-pictures: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/docs_pictures.py
+
+# The pictures of the page in the docs; needs Chromium.
+screenshots: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/screenshots.py
+
+# The types of the page's own script, by TypeScript, which npx fetches.
+page-types:
+	npx --yes --package typescript tsc --noEmit --allowJs --checkJs --strict --target es2022 --module esnext \
+		--moduleResolution bundler --types "" src/suffice/web/static/main.js
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -75,6 +100,10 @@ abductive: .venv/dev
 .venv/dev: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ .venv/demo
+
+.venv/docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs]"
+	@touch $@ .venv/demo .venv/dev
 
 # Tables of MSI-LAX: what is not yet there is trained and scored. DATA holds the data set (MNIST/raw for table 3).
 DATA ?= data

@@ -26,6 +26,7 @@ from torch import Tensor
 import suffice
 from rows import RESULTS, Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
 from suffice.buffers import keep_buffers
+from suffice.cli.command import parse_settings
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
 from suffice.files import read_csv
@@ -126,7 +127,7 @@ def main() -> int:
         classifier = suffice.load_classifier(
             "suffice.models.three_layers:mnist", weights=arguments.weights, class_names=list("0123456789"), device="cpu"
         )
-        settings = {"robustness": "none", **dict(pair.split("=") for pair in arguments.set)}
+        settings = {"robustness": "none", **parse_settings(arguments.set)}
         asked = {"model": classifier.name, "condition": "digits", "method": "activation-matching"}
         asked["set"] = " ".join(arguments.set)
         for known, found in explain_digits(classifier, arguments.folder, arguments.digits, **settings):

@@ -13,7 +13,7 @@ where either operand is, and what is added around the image (padding, constants)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,27 @@ class Marks(NamedTuple):
     real: Tensor
 
 
-def algorithm_1(model: nn.Module, image: Tensor, mask: Tensor, threshold: float = 0.0) -> Any:
+def algorithm_1(
+    model: nn.Module,
+    image: Tensor,
+    mask: Tensor,
+    threshold: float = 0.0,
+    padding: Literal["left out", "counted"] = "left out",
+) -> Any:
     """What the model returns of one image, (C, H, W), of which only the mask, bool (H, W), is active.
 
     Of a signal (C, L) or a volume (C, D, H, W) the mask is (L,) or (D, H, W).
+
+    Args:
+        padding: whether a convolution counts it in the share that τ is compared with: `counted`, as off, is the paper's
+            kernel of 1/(m n) to the letter, under which Theorem 1 fails at a border from some τ on.
 
     Raises:
         UnreadableError: an operator that this reading does not know.
     """
     on = mask.to(torch.float64).expand(image.shape)[None]
     z = image[None].masked_fill(on == 0, 0.0)
-    reading = Reading(threshold)
+    reading = Reading(threshold, padding == "counted")
     reading.marks[z] = Marks(on, torch.ones_like(on))
     with torch.no_grad(), reading:
         return model(z)
@@ -53,9 +63,9 @@ def algorithm_1(model: nn.Module, image: Tensor, mask: Tensor, threshold: float 
 class Reading(TorchDispatchMode):
     """Every operator on a marked tensor: its value, and the marks of its value."""
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, counts_padding: bool = False) -> None:
         super().__init__()
-        self.threshold = threshold
+        self.threshold, self.counts_padding = threshold, counts_padding
         self.marks = WeakIdKeyDictionary()
 
     def __torch_dispatch__(
@@ -79,7 +89,7 @@ class Reading(TorchDispatchMode):
         for value, mark in zip(results, marks if isinstance(marks, list) else [marks], strict=False):
             if mark.on.shape != value.shape:
                 raise UnreadableError(f"{name} of {tuple(mark.on.shape)} to {tuple(value.shape)}")
-            self.marks[value] = None if bool((mark.on == 1).all()) else mark
+            self.marks[value] = None if bool((mark.on == 1).all()) and not self.counts_padding else mark
             if name not in MOVING:  # what only moves was zero before
                 value.masked_fill_(mark.on == 0, 0.0)
         return out
@@ -149,6 +159,9 @@ def convolved(
     """Lines 5 to 7: the same convolution with a kernel of ones, of what is on by what is real."""
     ones = torch.ones(weight.shape, dtype=torch.float64)
     how = (None, stride, padding, dilation, transposed, output_padding, groups)
+    if self.counts_padding and not transposed:
+        on = aten.convolution(self.of(x).on, ones / ones[0].numel(), *how) > self.threshold + 1e-12
+        return Marks(on.double(), torch.ones(out.shape, dtype=torch.float64))
     return self.counted(self.of(x), lambda part: aten.convolution(part, ones, *how))
 
 

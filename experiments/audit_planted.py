@@ -1,6 +1,6 @@
 """Shortcuts that were planted, found again by `suffice audit`, beside clusters of heatmaps that nobody tests.
 
-    python experiments/audit_planted.py run --data DATA     # trains and audits what results/audit-planted.csv lacks
+    python experiments/audit_planted.py run --data DATA     # trains and audits; goes on where it was stopped
     python experiments/audit_planted.py report              # the table of the rows that are there
 
 Scenes of 32 x 32 pixels: Synthetic MNIST (the digits 0 to 4, among boxes on noise), and shapes (square, disc, triangle,
@@ -31,7 +31,7 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rows import RESULTS, Rows, add_options, code_of, run_as_command, said_of
 from suffice.audit import AuditSettings, run_audit
 from suffice.audit.parts import Mask, Part
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
@@ -47,11 +48,10 @@ from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, DatasetSource, ImageDataset
 from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
 from suffice.explainers import saliency_maps
-from suffice.files import read_csv, write_csv
+from suffice.files import read_csv
 from suffice.images import Photo
 
-ROOT = Path(__file__).parents[1]
-CSV = ROOT / "results" / "audit-planted.csv"
+TABLE = "audit-planted.csv"
 SIDE = 32
 MARKS = ("patch", "frame", "watermark", "texture")
 SHARES = (0.3, 0.6, 0.9)
@@ -60,9 +60,9 @@ SHAPES = ("square", "disc", "triangle", "cross")
 PER_CLASS = {"synthetic-mnist": 50, "shapes": 50}
 TRAINED_ON = {"synthetic-mnist": 4000, "shapes": 3000}
 AUDITED = 3000  # images that an audit draws from
-KEY = ("dataset", "mark", "share", "seed", "boxes")
+ASKED = ("dataset", "mark", "share", "seed")
 COLUMNS = (
-    *KEY, "accuracy", "accuracy_marked", "accuracy_unmarked", "images", "clusters", "found", "false",
+    *ASKED, "boxes", "accuracy", "accuracy_marked", "accuracy_unmarked", "images", "clusters", "found", "false",
     "heatmap_clusters", "heatmap_found", "heatmap_false", "forward_passes", "seconds",
 )  # fmt: skip
 
@@ -330,21 +330,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--csv", type=Path, default=CSV)
+    add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = list(read_csv(options.csv)) if options.csv.exists() else []
-    if options.what == "run":
-        done = {tuple(str(row[name]) for name in KEY[:-1]) for row in rows}
-        for case in cases(range(options.seeds)):
-            if tuple(str(value) for value in dataclasses.astuple(case)) in done or options.only not in case.name:
-                continue
+    if options.what == "report":
+        stored = read_csv(RESULTS / TABLE)
+        show(stored)
+        print(said_of(stored))
+        return
+    rows = Rows(TABLE, COLUMNS, ASKED, options, code_of("audit_planted.py"))
+    for case in cases(range(options.seeds)):
+        if options.only not in case.name:
+            continue
+
+        def compute(case: Case = case) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as work:
-                rows += audited(case, options.data, Path(work))
-            write_csv(options.csv, COLUMNS, rows)
-            for row in rows[-2:]:
-                print({name: row[name] for name in COLUMNS[3:]}, flush=True)
+                return audited(case, options.data, Path(work))
+
+        show(rows.rows(dict(zip(ASKED, dataclasses.astuple(case), strict=True)), compute))
+    print(rows.close())
+
+
+def show(rows: Iterable[Mapping[str, str]]) -> None:
+    for row in rows:
+        print({name: row[name] for name in COLUMNS}, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -52,13 +52,13 @@ def table(rows: list[dict[str, str]]) -> str:
     """Means with standard errors, an occlusion after another, in the order of the methods."""
     lines = []
     for occlusion in dict.fromkeys(row["occlusion"] for row in rows):
-        lines += [f"\n{occlusion}", "| method | photos | sufficient | area | ρ | forward | backward | seconds |"]
+        lines += [f"\n{occlusion}", "| method | photos | sufficient | area | ρ | forward | backward | processor s |"]
         lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
         for method in dict.fromkeys(row["method"] for row in rows if row["occlusion"] == occlusion):
             own = [row for row in rows if (row["occlusion"], row["method"]) == (occlusion, method)]
             area, rho, forward, backward, seconds = (
                 mean_with_error([float(row[name]) for row in own])
-                for name in ("area", "rho", "forward_passes", "backward_passes", "seconds")
+                for name in ("area", "rho", "forward_passes", "backward_passes", "cpu_seconds")
             )
             kept = sum(int(row["sufficient"]) for row in own)
             lines.append(

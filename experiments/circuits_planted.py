@@ -1,6 +1,6 @@
 """Networks whose circuit was planted: how much of it is found, and how much beside it.
 
-    python experiments/circuits_planted.py [--csv results/circuits-planted.csv] [--seeds 3]
+    python experiments/circuits_planted.py [--seeds 3] [--update]
     python experiments/circuits_planted.py --print results/circuits-planted.csv
 
 Small networks in which the units that say class 0 were wired by hand: a chain, two ways either of which would do, two
@@ -17,12 +17,13 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import suffice
+from rows import Rows, add_options, code_of, run_as_command, said_of
 from suffice.circuits import RANKINGS, read_out
 from suffice.circuits.edges import (
     Edges,
@@ -32,7 +33,7 @@ from suffice.circuits.edges import (
     possible_edges,
 )
 from suffice.circuits.search import random_circuits
-from suffice.files import read_csv, write_csv
+from suffice.files import read_csv
 from suffice.metrics import mean_with_error
 
 COLUMNS = ("network", "seed", "what", "way", "planted", "found", "recall", "precision")
@@ -243,12 +244,14 @@ def of_network(name: str, seed: int) -> Iterator[dict[str, object]]:
 
     counted = edges_that_count(classifier, readout.network, image, 0, references)
     yield row("nodes", "tested edges", nodes, channels_with_edges(counted, readout.layers))
-    for ranking in (ranking for ranking in RANKINGS if ranking != "random"):  # of which several are drawn below
-        circuit = suffice.trace_circuit(
-            classifier, image, layers="all", switch="all", ranking=ranking, share=int(nodes.sum()) / len(nodes),
-            allocation="network", reference=references, random=0,
-        )  # fmt: skip
-        yield row("nodes", ranking, nodes, torch.cat([layer.on for layer in circuit.layers]))
+    asked: dict[str, Any] = {"layers": "all", "switch": "all", "reference": references, "random": 0}
+    search = suffice.trace_circuit(classifier, image, **asked, keep_confidence=0.9)
+    yield row("nodes", "smallest circuit (γ 0.9)", nodes, torch.cat([layer.on for layer in search.layers]))
+    asked |= {"allocation": "network", "share": int(nodes.sum()) / len(nodes)}
+    for ranking in RANKINGS:
+        if ranking != "random":  # of which there are more, below
+            circuit = suffice.trace_circuit(classifier, image, **asked, ranking=ranking)
+            yield row("nodes", ranking, nodes, torch.cat([layer.on for layer in circuit.layers]))
     for drawn in random_circuits(nodes, readout.layers, RANDOM, seed):
         yield row("nodes", "random", nodes, drawn)
     every = torch.cat([there.flatten() for there in possible.values()])
@@ -319,24 +322,25 @@ def _per_network(rows: Sequence[Mapping[str, object]], column: str) -> list[floa
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--csv", type=Path, help="where the rows go as well")
     parser.add_argument("--seeds", type=int, default=3, help="networks of each kind")
     parser.add_argument("--print", type=Path, dest="table", help="print the table of these rows, and do nothing else")
+    add_options(parser)
     arguments = parser.parse_args()
     if arguments.table:
-        show(read_csv(arguments.table))
+        stored = read_csv(arguments.table)
+        show(stored)
+        print(said_of(stored))
         return 0
     torch.set_num_threads(1)
-    rows: list[dict[str, object]] = []
+    rows = Rows("circuits-planted.csv", COLUMNS, ("network", "seed"), arguments, code_of("circuits_planted.py"))
     for name in NETWORKS:
         for seed in range(arguments.seeds):
-            rows += of_network(name, seed)
+            rows.rows({"network": name, "seed": seed}, lambda name=name, seed=seed: of_network(name, seed))  # type: ignore[misc]
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-    if arguments.csv:
-        write_csv(arguments.csv, COLUMNS, rows)
-    show(rows)
+    show(rows.asked)
+    print(rows.close())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

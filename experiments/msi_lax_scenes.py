@@ -44,6 +44,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import msi_lax_tables as tables
+from rows import RESULTS, add_options
 from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset, SyntheticMnist, load_dataset, random_subset
@@ -317,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1000, help="test scenes; more can be added")
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=tuple(PASSES))
     parser.add_argument("--work", type=Path, default=Path(".msi-lax"), help="runs and rows")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables")
+    add_options(parser)
     parser.add_argument("--report", action="store_true", help="only the tables of the rows that are there")
     args = parser.parse_args(arguments)
     if not args.report:
@@ -329,7 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     folder.mkdir(parents=True, exist_ok=True)
                     tables.train(table_of(noise), args.data, folder, "float32", seed)
                     score_pass(name, noise, seed, args)
-    report(args.work, args.out, args.seeds)
+    out = RESULTS if args.update else args.out
+    report(args.work, out, args.seeds)
+    print(f"tables: {out}" + ("" if args.update else "; --update: in results/"))
 
 
 if __name__ == "__main__":

@@ -308,6 +308,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quantus-env", type=Path, default=Path(".venv-quantus"), help="made if missing")
     parser.add_argument("--no-quantus", action="store_true")
+    parser.add_argument("--no-peers", action="store_true", help="beside the plain pass alone")
     add_options(parser)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -333,7 +334,7 @@ def main() -> None:
                 + verdict,
                 flush=True,
             )
-    for model in options.models:
+    for model in () if options.no_peers else options.models:
         classifier = load(model)
         known = {"model": model, "rounds": options.rounds, "photo": " ".join(options.photos), **known_by(classifier)}
 

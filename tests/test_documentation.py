@@ -76,3 +76,15 @@ def test_what_is_said_of_security_is_held_by_tests_that_are_there() -> None:
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8") if test else (ROOT / file).is_file(), file
     for other in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
         assert "SECURITY.md" in (ROOT / other).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/index.md"])
+def test_what_a_newcomer_reads_has_no_sentence_of_more_than_thirty_words(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)  # tables
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    blocks = re.split(r"\n\s*\n|^#+ |^- ", text, flags=re.MULTILINE)
+    sentences = [sentence for block in blocks for sentence in re.split(r"(?<=[.!?:;])\s+", block)]
+    assert len(sentences) > 5
+    assert [sentence for sentence in sentences if len(sentence.split()) > 30] == []

@@ -21,11 +21,11 @@ LONGEST = 60
 ORDER = (
     *("errors", "verdicts", "progress", "buffers", "memory", "registry", "files", "folders", "naming", "arrays"),
     *("provenance", "operators", "operator_rules", "recording"),
-    *("outputs", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
+    *("outputs", "places", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),
-    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "audit", "report", "cli"),
-    *("captum", "torchmetrics", "lightning", "__main__"),
+    *("guarantees", "explainers", "circuits", "metrics", "datasets", "training", "benchmark", "audit", "report", "web"),
+    *("cli", "captum", "torchmetrics", "lightning", "__main__"),
 )
 HEAVY = ("timm", "torchvision", "pytorch_grad_cam", "transformers", "matplotlib", "sklearn", "lightning")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from suffice.explanation import Explanation as Explanation
     from suffice.guarantees import certify as certify
     from suffice.images import load_image as load_image
+    from suffice.metrics import holds_under as holds_under
     from suffice.metrics import robustness_images as robustness_images
     from suffice.metrics import robustness_solid as robustness_solid
     from suffice.metrics import score as score
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from suffice.metrics import score_maps as score_maps
     from suffice.models import load_classifier as load_classifier
     from suffice.occlusion import masked_logits as masked_logits
+    from suffice.places import DetectedBox as DetectedBox
+    from suffice.places import Pixel as Pixel
+    from suffice.places import Region as Region
     from suffice.question import Question as Question
     from suffice.saved import load_explanation as load_explanation
 
@@ -48,6 +52,7 @@ _HOME = {
     "load_explanation": "suffice.saved",
     "certify": "suffice.guarantees",
     "load_image": "suffice.images",
+    "holds_under": "suffice.metrics",
     "robustness_images": "suffice.metrics",
     "robustness_solid": "suffice.metrics",
     "score": "suffice.metrics",
@@ -55,6 +60,9 @@ _HOME = {
     "score_maps": "suffice.metrics",
     "load_classifier": "suffice.models",
     "masked_logits": "suffice.occlusion",
+    "Pixel": "suffice.places",
+    "Region": "suffice.places",
+    "DetectedBox": "suffice.places",
     "Circuit": "suffice.circuits",
     "compare_circuits": "suffice.circuits",
     "load_circuit": "suffice.circuits",

@@ -12,6 +12,7 @@ tensor([[0.1000, 0.2000, 0.3000],
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from suffice.engine import Precision as Precision
 from suffice.errors import InputError, reason
 from suffice.inside import sealed, unwrapped
 from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, real_numbers, shows_logits
+from suffice.places import DetectedBox, Place
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
 from suffice.preprocessing import SIDES as SIDES
@@ -76,6 +78,7 @@ class Classifier:
         known: the fields of `preprocessing` that the caller or the model gave, and the number of `channels`.
         assumed: a sentence for each thing that is assumed of the model, by what it is about.
         meaning: what the outputs mean; None until the model is first asked, where it is not said.
+        place: of a map or among the boxes that it returns, at which it is read (see `at`); None for plain logits.
 
     Raises:
         InputError: an argument out of range, or an unknown device or precision.
@@ -146,6 +149,7 @@ class Classifier:
             read=self._checked,
         )
         self._weights_digest = WeightsDigest(module, weights_sha256)
+        self.place: Place | None = None
 
     @property
     def weights_digest(self) -> Digest | None:
@@ -230,6 +234,32 @@ class Classifier:
             "assumptions": list(self.assumptions),
         }
 
+    def at(self, place: Place) -> Classifier:
+        """The same network as a classifier of one place in its output, such as a pixel of a segmentation.
+
+        Args:
+            place: a `Pixel`, `Region` or `DetectedBox`; its own target is what `explain` takes, and not used here.
+
+        Returns:
+            Another classifier, which shares the network and the count of passes.
+
+        Raises:
+            InputError: when it is asked, a network with another output, or a place that is not in the input.
+        """
+        other = copy.copy(self)
+        other.place, other.num_classes = place, None if self.class_names is None else len(self.class_names)
+        other.meaning = Meaning(self.outputs_said) if self.outputs_said in ("logits", "probabilities") else None
+        other.assumed, other._tried = {k: v for k, v in self.assumed.items() if k != "outputs"}, False
+        if isinstance(place, DetectedBox):
+            name = self.class_name(place.target)
+            other.class_names, other.num_classes = ("not detected", f"{name} detected"), 2
+            other.meaning = Meaning("logits")
+        return other
+
+    def _scores(self, output: Any) -> Tensor:
+        """The numbers (N, K) in what the module returned, at the place that is meant."""
+        return as_logits(output) if self.place is None else self.place.logits(output, self.preprocessing.input_size)
+
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where no names are known."""
         return str(index) if self.class_names is None else self.class_names[index]
@@ -288,7 +318,7 @@ class Classifier:
         mode and puts it back, counts, and checks what comes out.
         """
         self.find_out()
-        return self.engine.ask(question, *inputs, **options)
+        return self.engine.ask(question, *inputs, **{"read": self._checked, **options})
 
     def batched(self, question: Callable[..., Any], *inputs: Tensor, **options: Any) -> Tensor:
         """The logits (N, K) of `ask` alone."""
@@ -296,7 +326,7 @@ class Classifier:
 
     def read(self, output: Any) -> Tensor:
         """Logits (N, K) of what the module returned, for a question that goes on with them; gradients flow through."""
-        return self.known_meaning.logits(as_logits(output))
+        return self.known_meaning.logits(self._scores(output))
 
     @property
     def known_meaning(self) -> Meaning:
@@ -339,7 +369,7 @@ class Classifier:
                 return module(self.normalise(x))
 
             def raw(output: Any, count: int) -> Tensor:
-                return as_logits(output).detach().to("cpu", torch.float32)
+                return self._scores(output).detach().to("cpu", torch.float32)
 
             try:
                 alone = self.engine.ask(question, noise, counted=False, read=raw).logits
@@ -367,6 +397,7 @@ class Classifier:
             raise InputError(
                 f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
                 + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
+                + (": of a map, say where with target=suffice.Pixel(row, column)" if logits.ndim == 4 else "")
             )
         logits = logits.to("cpu", torch.float32)
         if not bool(torch.isfinite(logits).all()):

@@ -182,6 +182,7 @@ class Engine:
             size = min(size, self._fits or size)
             module = self._copy() if screen and copies else self.module
             while together.done < rows:
+                _called_between_batches()
                 batch = [x[together.done : together.done + size].to(self.device) for x in inputs]
                 channels_last = screen and self._channels_last
                 try:
@@ -272,6 +273,45 @@ class _Together:
         """All rows."""
         assert self._tensors is not None
         return ModelOutput(self._tensors[0], tuple(self._tensors[1:]))
+
+
+class _Watching(threading.local):
+    """What a thread has called between its batches, the innermost last."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+
+_WATCHING = _Watching()
+
+
+@contextlib.contextmanager
+def between_batches(call: Callable[[], None]) -> Iterator[None]:
+    """Call something before each batch that this thread asks a model about, to count, or to end the work.
+
+    Args:
+        call: what it raises ends the question; the model is left as it was.
+
+    >>> class Enough(Exception):
+    ...     pass
+    >>> def end():
+    ...     raise Enough
+    >>> engine = Engine(torch.nn.Flatten(), device=torch.device("cpu"), input_shape=(1, 1, 1))
+    >>> with between_batches(end):
+    ...     engine.ask(lambda module, x: module(x), torch.zeros(1, 1, 1, 1))
+    Traceback (most recent call last):
+    suffice.engine.Enough
+    """
+    _WATCHING.calls.append(call)
+    try:
+        yield
+    finally:
+        _WATCHING.calls.pop()
+
+
+def _called_between_batches() -> None:
+    for call in _WATCHING.calls:
+        call()
 
 
 _COUNTING = threading.Lock()

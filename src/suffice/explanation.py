@@ -55,6 +55,13 @@ class Explanation:
         activation_distance: of methods that learn through the model's activations, how far those of the part are from
             the whole image's: `distance` (L_act of activation matching), `hidden` (that of nothing shown, to compare
             it with) and the `layers`; None for other methods.
+        part, parts: of several parts of one image without a common pixel, which one it is, from 1, and how many there
+            are; None where one was looked for.
+        why_wrong: of a part of an image that the model gets wrong, whether it is that for the class that was
+            `predicted` or for the one that is `labelled` (`role`), and how the two compare: see
+            `suffice.explainers.explain_mistake`. None where it was not asked.
+        holds_under: how often the class stays when the picture of the part is changed a little, or shown to other
+            networks: see `suffice.holds_under`. None where it was not asked.
         made: what made it, of which two equal results may say different things: `date` (UTC), `device`, versions, the
             digests of `image` and `weights`; see `suffice.provenance`. Empty in the results of earlier versions.
     """
@@ -92,6 +99,10 @@ class Explanation:
     guarantee: dict[str, Any] | None = None
     curves: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     activation_distance: dict[str, Any] | None = None
+    part: int | None = None
+    parts: int | None = None
+    why_wrong: dict[str, Any] | None = None
+    holds_under: dict[str, Any] | None = None
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
     made: dict[str, Any] = dataclasses.field(default_factory=dict)

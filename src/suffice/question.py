@@ -44,6 +44,7 @@ from suffice.errors import InputError, did_you_mean
 from suffice.images import Photo, given_image
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions, Occlusion, joined_names, make_occlusions
 from suffice.outputs import as_tensor
+from suffice.places import PLACES, DetectedBox, Place
 from suffice.progress import Progress
 from suffice.verdicts import log_odds
 
@@ -68,7 +69,8 @@ class Question:
         classifier: whose decision it is.
         image: (C, H, W) in [0, 1], as `load_image` returns it, or whatever `load_image` takes; a signal (C, L) or a
             volume (C, D, H, W) of a classifier that takes these. Masks then have its sizes in the place of (H, W).
-        target: class by number or name; None for the model's own choice for the whole image.
+        target: class by number or name; None for the model's own choice for the whole image. Or a `Pixel`, `Region` or
+            `DetectedBox` with its class, of a network whose output is a map, or boxes (see `suffice.places`).
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects. Of several, all have to keep the class.
         threshold: τ in [0, 1) of `deactivate`.
@@ -89,6 +91,8 @@ class Question:
         region: bool (H, W).
         also: what a search demands of a mask, bool (H, W), besides; verdicts on masks that are compared or tried know
             of it, that of `holds` does not. None: nothing.
+        watched: called with masks, bool (N, H, W), and the verdicts on them, bool (N,), as a search asks for them, also
+            of the questions that `at` and `under` make. None: nothing.
 
     Raises:
         InputError: an image of another shape or range, an unknown kind or occlusion, γ, τ or the seed out of range.
@@ -101,7 +105,7 @@ class Question:
         self,
         classifier: Classifier,
         image: Tensor | npt.NDArray[Any] | Photo,
-        target: int | str | None = None,
+        target: int | str | Place | None = None,
         *,
         occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
         threshold: float = 0.0,
@@ -112,14 +116,21 @@ class Question:
         region: Tensor | npt.NDArray[np.bool_] | None = None,
     ) -> None:
         check_demands(keep_confidence, kind, seed)
+        place = target if isinstance(target, PLACES) else None
+        if place is not None:
+            classifier, target = classifier.at(place), 1 if isinstance(place, DetectedBox) else place.target
+        assert not isinstance(target, PLACES)
         self.classifier, self.threshold, self.seed, self.name = classifier, threshold, seed, name
         self.occlusions = make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
         self.occlusion = joined_names(occlusion)
         pixels, self.assumed, self.sha256 = given_image(classifier, image)
+        if place is not None:
+            self.assumed = (*self.assumed, f"Explained is what the model says of {place}.")
         self.image = classifier.check_image(pixels)
         self.kind, self._keep_confidence = kind, keep_confidence
         self.region = self._checked_region(region)
         self.also: Callable[[Tensor], bool] | None = None
+        self.watched: Callable[[Tensor, Tensor], None] | None = None
         self._answers = KeptAnswers(classifier, self.image, self.occlusions, target)
         # Indices of the occlusions, the one that ruled out a mask last leads.
         self._order = list(range(len(self.occlusions)))
@@ -150,6 +161,17 @@ class Question:
         other.kind = self.kind if kind is None else kind
         check_demands(other._keep_confidence, other.kind, self.seed)
         other.region = self.region if region is None else self._checked_region(region)
+        other.also, other._order = None, list(range(len(self.occlusions)))
+        return other
+
+    def of(self, target: int | str) -> Question:
+        """The question of another class: the same image, occlusions and demands, and answers of its own.
+
+        Args:
+            target: by number or name.
+        """
+        other = copy.copy(self)
+        other._answers = KeptAnswers(self.classifier, self.image, self.occlusions, target)
         other.also, other._order = None, list(range(len(self.occlusions)))
         return other
 
@@ -358,6 +380,8 @@ class Question:
             alive = [row for row in alive if row not in gone]
         verdicts = torch.zeros(len(masks), dtype=torch.bool)
         verdicts[[row for row in alive if self.also is None or self.also(masks[row])]] = True
+        if self.watched is not None:
+            self.watched(masks, verdicts)
         return verdicts
 
     def _groups(self) -> Iterator[list[int]]:

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -126,7 +128,114 @@ def returns_tensors(output: Any) -> bool:
     )
 
 
-class _Recorder(TorchFunctionMode):
+class EveryOperator(TorchFunctionMode):
+    """A mode that sees what is otherwise hidden in one call: attention's operators, and those of a compiled model.
+
+    Every mode that counts operators is one, so that an operator has one number in all of them.
+    """
+
+    def __enter__(self) -> Any:
+        self._eager = contextlib.ExitStack()
+        if "torch._dynamo" in sys.modules:  # nothing is compiled before it is imported
+            self._eager.enter_context(torch.compiler.set_stance("force_eager"))
+        entered = super().__enter__()
+        self._inside = _AttentionInSteps()
+        self._inside.__enter__()
+        return entered
+
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        self._inside.__exit__(exc_type, exc_val, exc_tb)
+        super().__exit__(exc_type, exc_val, exc_tb)
+        self._eager.close()
+
+
+class _AttentionInSteps(TorchFunctionMode):
+    """Stands above another mode, and hands it the steps of `nn.MultiheadAttention` instead of the one call."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is F.multi_head_attention_forward and not _beyond_steps(*args, **(kwargs or {})):
+            return attention_in_steps(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _beyond_steps(
+    *args: Any, training: bool = True, static_k: Any = None, static_v: Any = None, **options: Any
+) -> bool:
+    """Whether a call has what `attention_in_steps` leaves out, which no image classifier known to us uses."""
+    if len(args) != 13 or args[0].ndim != 3:
+        return True
+    bias_k, bias_v, add_zero, dropout = args[7:11]
+    extras = (bias_k, bias_v, static_k, static_v)
+    return any(extra is not None for extra in extras) or add_zero or (training and dropout > 0)
+
+
+def attention_in_steps(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    width: int,
+    heads: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *rest: Any,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What `torch.nn.functional.multi_head_attention_forward` computes, one operator at a time.
+
+    Args:
+        query: (L, N, E); `key` and `value` (S, N, E).
+        rest: bias_k, bias_v, add_zero_attn, dropout_p, the weight and the bias of the projection at the end.
+
+    The arguments are those of that function, whose other options are not for this.
+
+    >>> layer = nn.MultiheadAttention(6, 2).eval()
+    >>> x = torch.randn(5, 1, 6)
+    >>> weights = layer.in_proj_weight, layer.in_proj_bias, None, None, False, 0.0
+    >>> out, attended = attention_in_steps(x, x, x, 6, 2, *weights, layer.out_proj.weight, layer.out_proj.bias)
+    >>> torch.allclose(out, layer(x, x, x)[0], atol=1e-6), torch.allclose(attended, layer(x, x, x)[1], atol=1e-6)
+    (True, True)
+    """
+    kernels: Any = weight.chunk(3) if weight is not None else (q_proj_weight, k_proj_weight, v_proj_weight)
+    biases = bias.chunk(3) if bias is not None else (None, None, None)
+    q, k, v = (
+        F.linear(x, w, b).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)  # (N, heads, positions, E / heads)
+        for x, w, b in zip((query, key, value), kernels, biases, strict=True)
+    )
+    mask = None if is_causal and not need_weights and key_padding_mask is None else _as_bias(attn_mask, q)
+    if mask is not None and mask.ndim == 3:
+        mask = mask.unflatten(0, (-1, heads))
+    if key_padding_mask is not None:
+        padding = _as_bias(key_padding_mask, q)[:, None, None]
+        mask = padding if mask is None else mask + padding
+    attended = None
+    if need_weights:
+        scores = q / q.shape[-1] ** 0.5 @ k.transpose(-2, -1)
+        attended = (scores if mask is None else scores + mask).softmax(-1)
+        out = attended @ v
+        attended = attended.mean(1) if average_attn_weights else attended
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal and mask is None)
+    return F.linear(out.permute(2, 0, 1, 3).flatten(-2), rest[4], rest[5]), attended
+
+
+def _as_bias(mask: Any, like: Tensor) -> Any:
+    """What is added to the scores: -inf where a mask of bool is True."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -torch.inf)
+
+
+class _Recorder(EveryOperator):
     def __init__(self, images: Tensor, not_made: frozenset[Any]) -> None:
         super().__init__()
         self.not_made = not_made

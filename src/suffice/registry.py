@@ -264,6 +264,8 @@ METRICS: Registry[Metric] = Registry(
         "msi_penalty": "suffice.metrics.msi:MSI_PENALTY",
         "robustness_solid": "suffice.metrics.robustness:ROBUSTNESS_SOLID",
         "robustness_images": "suffice.metrics.robustness:ROBUSTNESS_IMAGES",
+        "confidence_difference_solid": "suffice.metrics.robustness:CONFIDENCE_DIFFERENCE_SOLID",
+        "confidence_difference_images": "suffice.metrics.robustness:CONFIDENCE_DIFFERENCE_IMAGES",
         "robustness_restrictions": "suffice.metrics.restrictions:ROBUSTNESS_RESTRICTIONS",
         "certified_rho": "suffice.metrics.certified_rho:CERTIFIED_RHO",
         "area": "suffice.metrics.area:AREA",

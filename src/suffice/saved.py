@@ -42,6 +42,14 @@ def save_explanation(
     Raises:
         InputError: as `Explanation.save`.
     """
+    files = explanation_files(explanation)
+    last = {JSON: files.pop(JSON)}
+    OutputFolder(directory, OF).write(files | (extra or {}) | last, only=True)
+    return Path(directory)
+
+
+def explanation_files(explanation: Explanation) -> dict[str, bytes]:
+    """What is written of an explanation: the content of each file by its name, `explanation.json` last."""
     mask = explanation.map_files()["mask"]
     assert mask is not None
     files: dict[str, bytes] = {
@@ -53,9 +61,7 @@ def save_explanation(
     content = explanation.with_made() | explanation.map_files()
     # Bytes of a file's name that are no UTF-8 become JSON's own escapes, and come back as they were.
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    last = {JSON: text.encode("utf-8", "backslashreplace")}
-    OutputFolder(directory, OF).write(files | (extra or {}) | last, only=True)
-    return Path(directory)
+    return files | {JSON: text.encode("utf-8", "backslashreplace")}
 
 
 def load_explanation(directory: str | os.PathLike[str]) -> Explanation:

@@ -234,12 +234,6 @@ def test_a_scripted_model_is_said() -> None:
         network_of(net)
 
 
-def test_attention_whose_heads_are_hidden_is_said() -> None:
-    net = torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=3).eval()
-    with pytest.raises(InputError, match=r"heads cannot be seen .* in encoder.layers.encoder_layer_0.self_attention"):
-        network_of(net, side=32)
-
-
 class Scaled(nn.Module):
     """One way to scale channels after another, by parameters and by numbers."""
 

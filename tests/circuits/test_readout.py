@@ -110,6 +110,29 @@ def test_edges(resnet: Classifier, image: torch.Tensor, readout: Readout) -> Non
     assert len(ways) == 24
 
 
+def test_literal_edges_are_those_of_the_kernels_alone(
+    resnet: Classifier, image: torch.Tensor, readout: Readout
+) -> None:
+    net = resnet.module
+    assert isinstance(net, nn.Module)
+    literal = read_out(resnet, image, TARGET, "all", "literal")
+    names = [layer.name for layer in literal.layers]
+    assert names == [layer.name for layer in readout.layers]
+    ways = {(names[w.source], names[w.target], w.kind): w for w in literal.network.connections}
+    energy = np.sqrt((direct(resnet, image)["layer1.0"][0][0].double().numpy() ** 2).sum((1, 2)))
+    kernels = net.layer1[1].conv1.weight.detach().double().numpy()  # type: ignore[union-attr, index]
+    forward, _ = literal.weights(ways["layer1.0", "layer1.1.conv1", "weight"])
+    close(forward, np.abs(kernels).sum((2, 3)) * energy)
+    folded = {(names[w.source], names[w.target], w.kind): w for w in readout.network.connections}
+    assert ways.keys() == folded.keys()
+    same = folded["layer1.0", "layer1.1.conv1", "weight"].matrix / ways["layer1.0", "layer1.1.conv1", "weight"].matrix
+    norm = net.layer1[1].bn1  # type: ignore[union-attr, index]
+    scale = norm.weight.detach().abs() / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(same, scale[:, None].expand_as(same))
+    with pytest.raises(InputError, match="did you mean literal"):
+        read_out(resnet, image, TARGET, "all", "litral")
+
+
 def test_links_to_the_class(resnet: Classifier, image: torch.Tensor, readout: Readout) -> None:
     net = resnet.module
     assert isinstance(net, nn.Module)

@@ -156,3 +156,14 @@ def test_wrong_calls_are_told(suffice: Any, config: str, words: tuple[str, ...],
     run = suffice(*words)
     assert (run.status, run.out) == (2, "")
     assert run.complaints(1)[0].startswith(f"suffice: {said}")
+
+
+def test_configurations_that_come_along_are_found_by_name_from_anywhere(suffice: Any) -> None:
+    listed = suffice("bench", "--list")
+    configs = Path(__file__).parents[2] / "configs"
+    assert {line.split()[0] for line in listed.out.splitlines()} == {path.stem for path in configs.glob("*.toml")}
+    asked = suffice("bench", "smoke", "--dry-run")
+    assert (asked.status, "bench-out/smoke" in asked.out) == (0, True)
+    wrong = suffice("bench", "smok")
+    assert (wrong.status, "did you mean smoke?" in wrong.err) == (2, True)
+    assert "--list prints" in suffice("bench").err

@@ -41,8 +41,15 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+def quick(*words: str) -> tuple[str, ...]:
+    """QUICK without what the words say themselves."""
+    said = {word.partition("=")[0] for word in words if "=" in word}
+    pairs = zip(QUICK[::2], QUICK[1::2], strict=True)
+    return tuple(word for pair in pairs if pair[1].partition("=")[0] not in said for word in pair)
+
+
 def train(suffice: Callable[..., Any], photos: Path, *words: str) -> Any:
-    return suffice("train-classifier", str(photos), "--model", "toy_models:trainable", *QUICK, *words)
+    return suffice("train-classifier", str(photos), "--model", "toy_models:trainable", *quick(*words), *words)
 
 
 def test_weights_that_explain_takes(suffice: Callable[..., Any], photos: Path) -> None:
@@ -157,6 +164,89 @@ def test_labels_that_the_model_does_not_have_are_refused(suffice: Callable[..., 
     assert f"suffice: {photos} (split train): 30 images found, 24 used; left out: 6 not in the split train" in (
         trained.err.splitlines()
     )
+
+
+def test_folders_that_a_mapping_places(suffice: Callable[..., Any], photos: Path) -> None:
+    for name, letter in (("left", "a"), ("right", "b")):
+        (photos / name).rename(photos / letter)
+    Path("names.txt").write_text("up\nright\nleft\n")
+    model = ("--model", "toy_models:trainable", "--set", "design=paper", *quick("--set", "epochs=1"))
+    for words, said in (
+        ((), "got 'a', 'b', and a model of 2 classes without names"),
+        (("--label", "c=1"), "expected classes of"),
+        (("--label", "a=1", "--label", "a=0"), "expected --label a once; got a=1 and a=0"),
+        (("--label", "a"), "expected --label NAME=CLASS; got 'a'"),
+    ):
+        run = suffice("train-lax", str(photos), *model, "--set", "epochs=1", "--out", "lax", *words)
+        assert run.status == 2
+        assert said in run.complaints(1)[-1]
+    mapping = ("--label", "a=1", "--label", "b=0")
+    run = suffice("train-lax", str(photos), *model, "--set", "epochs=1", "--out", "lax", *mapping)
+    assert run.status == 0, run.err
+    assert run.json[0]["card"]["data"]["classes"] == ["0", "1"]
+    other = suffice(
+        "train-lax", str(photos), *model, "--set", "epochs=1", "--out", "lax", "--label", "a=0", "--label", "b=1"
+    )
+    assert (other.status, "it holds another one, with a 1 where 0 is asked for" in other.err) == (2, True)
+    own = suffice("train-lax", str(photos), *model, *("--set", "epochs=1", "--set", "labels=predicted", "--out", "own"))
+    assert own.status == 0, own.err
+
+
+def test_weights_that_name_their_classes_are_trained_for_these(suffice: Callable[..., Any], photos: Path) -> None:
+    base = train(suffice, photos, "--out", "base").json[0]["weights"]
+    swapped = photos.parent / "swapped"
+    swapped.mkdir()
+    # In the order of the folders the right comes first now: by number each photo would be learnt for the other class.
+    (photos / "left").rename(swapped / "z left")
+    (photos / "right").rename(swapped / "right")
+    refused = train(suffice, swapped, "--weights", base, "--out", "more", "--set", "epochs=1")
+    assert refused.status == 2
+    said = refused.complaints(1)[-1]
+    assert "got 'z left', and a model of 2 classes, none or several named so" in said
+    assert "without --weights its classes are learnt anew" in said
+    words = ("--weights", base, "--set", "epochs=1", "--set", "learning_rate=1e-9")
+    right = train(suffice, swapped, *words, "--label", "z left=left", "--out", "more").json[0]
+    assert right["test_accuracy"] == 1.0, "labels are those that the weights know"
+    with safe_open(right["weights"], "pt") as file:
+        assert json.loads(file.metadata()["suffice"])["class_names"] == ["left", "right"]
+    wrong = train(suffice, swapped, *words, "--label", "z left=right", "--label", "right=left", "--out", "wrong").json[
+        0
+    ]
+    assert wrong["test_accuracy"] == 0.0, "the control"
+
+
+@pytest.mark.parametrize("command", ["train-classifier", "train-lax", "train-matcher"])
+def test_a_setting_is_said_once(command: str, suffice: Callable[..., Any], photos: Path) -> None:
+    words = ("--model", "toy_models:trainable", "--set", "batch-size=4", "--set", "batch_size=8", "--out", "run")
+    run = suffice(command, str(photos), *words)
+    assert run.status == 2
+    assert run.complaints(1) == ["suffice: expected --set batch_size once; got batch_size=4 and batch_size=8"]
+    assert not Path("run").exists()
+
+
+def test_a_setting_of_explain_and_score_is_said_once(suffice: Callable[..., Any], photos: Path) -> None:
+    photo = str(photos / "left" / "00.png")
+    np.save("map.npy", np.random.default_rng(0).random((16, 16)))
+    for words in (("explain", photo), ("score", photo, "map.npy")):
+        run = suffice(*words, "--model", "toy_models:trainable", "--set", "step=1", "--set", "step=2")
+        assert run.status == 2
+        assert run.complaints(1) == ["suffice: expected --set step once; got step=1 and step=2"]
+
+
+def test_the_card_is_shown_saved_and_read_back(suffice: Callable[..., Any], photos: Path) -> None:
+    base = train(suffice, photos, "--out", "base").json[0]["weights"]
+    model = ("--model", "toy_models:trainable", "--weights", base)
+    trained = suffice("train-lax", str(photos), *model, *quick(), "--set", "design=paper", "--out", "lax")
+    assert trained.status == 0, trained.err
+    card = json.loads(Path("lax/adapter.card.json").read_text())
+    assert card == trained.json[0]["card"]
+    assert (card["data"]["images"], card["data"]["classes"], card["test"]["images"]) == (24, ["left", "right"], 6)
+    shown = trained.err.splitlines()[-1]
+    assert shown.startswith("suffice: adapter trained on 24 images of photos; on 6 test images MSI ")
+    lax = ("--method", "lax", "--adapter", "lax/adapter.safetensors", "--occlusion", "min", "--target", "0", "--json")
+    explained = suffice("explain", str(photos / "left" / "00.png"), *model, *lax)
+    assert explained.status == 0, explained.err
+    assert f"suffice: {explained.json[0]['notes'][0]}" == shown
 
 
 def test_a_thousand_classes_are_no_answer_to_two_folders(suffice: Callable[..., Any], photos: Path) -> None:

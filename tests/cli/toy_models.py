@@ -57,6 +57,13 @@ class BrightCorner(nn.Module):
         return logits * torch.nan if MARKERS["nan"] in seen else logits
 
 
+class QuietCorner(nn.Module):
+    """Class 1 where the top left corner is brighter than 0.5 on average, whatever else is there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(x),), 0.5), x[:, :, :CORNER, :CORNER].mean((1, 2, 3))], 1) * 20
+
+
 class SmallConvolution(nn.Module):
     """A convolutional network, so that batches and precision make a difference to the last bits."""
 
@@ -110,6 +117,10 @@ def corner() -> Classifier:
     return _classifier(BrightCorner(), "plain,bright corner")
 
 
+def quiet_corner() -> Classifier:
+    return _classifier(QuietCorner())
+
+
 def convolution() -> Classifier:
     return _classifier(SmallConvolution())
 
@@ -145,3 +156,28 @@ def trainable() -> Classifier:
         )  # fmt: skip
     known = {"outputs": "logits", "repeatable": True}
     return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), **known)
+
+
+class Quarters(nn.Module):
+    """The logit of each of four classes is how bright one quarter is; a fifth has a logit of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = nn.functional.avg_pool2d(x.mean(1, keepdim=True), SIDE // 2).flatten(1)
+        return 12 * torch.cat([bright, torch.full((len(x), 1), 0.2)], 1)
+
+
+class AnyQuarter(nn.Module):
+    """Class 1 where some quarter is brighter than 0.4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = nn.functional.avg_pool2d(x.mean(1, keepdim=True), SIDE // 2).flatten(1).amax(1)
+        return torch.stack([torch.full((len(x),), 0.4), bright], 1) * 20
+
+
+def quarters() -> Classifier:
+    names = ["north west", "north east", "south west", "south east", "dark"]
+    return Classifier(Quarters(), input_size=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1), class_names=names)
+
+
+def any_quarter() -> Classifier:
+    return Classifier(AnyQuarter(), input_size=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1))

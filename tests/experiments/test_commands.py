@@ -58,7 +58,6 @@ class Agrees:
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with a copy of the committed tables, which the experiments take for `results/`."""
     shutil.copytree(ROOT / "results", tmp_path / "results")
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setattr(importlib.import_module("rows"), "RESULTS", tmp_path / "results")
     monkeypatch.setattr(suffice, "load_classifier", small)
     monkeypatch.chdir(tmp_path)

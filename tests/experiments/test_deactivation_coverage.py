@@ -26,7 +26,6 @@ def loaded(name: str) -> Any:
     return module
 
 
-loaded("rows")
 algorithm = loaded("algorithm_1")
 coverage = loaded("deactivation_coverage")
 

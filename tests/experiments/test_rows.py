@@ -13,13 +13,11 @@ import torch
 import suffice
 from suffice.files import read_csv, write_csv
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 COLUMNS, SETTINGS = ("photo", "gamma", "area"), ("gamma",)
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
     module = importlib.import_module("rows")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return module

@@ -359,3 +359,27 @@ def test_a_folder_without_what_is_wanted_is_refused(photos: Path, tmp_path: Path
     Image.new("RGB", (4, 4)).save(photos / "holiday.png")
     with pytest.raises(InputError, match=r"expected a label at the end of the name.*got holiday\.png"):
         photos_of_other_classes(photos, 9)
+
+
+# Difference of confidence over backgrounds
+
+
+def test_the_difference_of_confidence_is_that_of_the_same_questions() -> None:
+    redness = suffice.Classifier(
+        lambda x: torch.stack([4 * x[:, 0].mean((1, 2)), torch.full((len(x),), 3.0)], 1),
+        input_size=(2, 2), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", repeatable=True,
+    )  # fmt: skip
+    image, part = torch.ones(3, 2, 2), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    backgrounds = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(2))
+    names = ["robustness_solid", "confidence_difference_solid", "robustness_images", "confidence_difference_images"]
+    found = suffice.score(redness, image, part, metrics=names, target=0, count=50, backgrounds=backgrounds)
+    both, before = redness.forward_passes, redness.forward_passes
+    suffice.score(redness, image, part, metrics=names[::2], target=0, count=50, backgrounds=backgrounds)
+    assert redness.forward_passes - before == both  # no question is asked for the second metric
+    colours = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))[:, 0]
+    red = {"solid": (1 + colours) / 2, "images": (1 + backgrounds[:, 0, 1].mean(1)) / 2}
+    for name, share in red.items():
+        mean = float((4 * share - 3).double().sigmoid().mean())
+        expected = mean - float(torch.tensor(1.0, dtype=torch.float64).sigmoid())
+        assert found[f"confidence_difference_{name}"] == pytest.approx(expected, abs=1e-6)
+        assert found[f"robustness_{name}"] == pytest.approx(float((4 * share - 3 > 0).double().mean()))

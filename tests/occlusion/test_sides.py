@@ -119,6 +119,21 @@ def test_it_is_the_literal_reading_of_algorithm_1(model: nn.Module, size: Sequen
         assert float((filled - expected)[:2].abs().max()) > 1e-3  # painting with zeros is another thing
 
 
+@pytest.mark.parametrize("sides", SIZES)
+def test_where_padding_is_counted_theorem_1_fails_from_some_threshold_on(sides: int) -> None:
+    model, (inputs, masks) = residual(sides), example(SIZES[sides])
+    whole, part = inputs[3], masks[0]
+    with torch.no_grad():
+        expected = model(whole[None])
+    at_most = {1: 0.5, 2: 0.25, 3: 0.25}[sides]  # below the share of real positions at a corner: 2/3, 4/9 or 8/27
+    for threshold, holds in ((0.0, True), (at_most, True), (0.7, False)):
+        found = algorithm.algorithm_1(model, whole, masks[3], threshold, padding="counted")
+        assert torch.equal(found, expected) == holds
+        assert torch.equal(algorithm.algorithm_1(model, whole, masks[3], threshold), expected)
+    both = [algorithm.algorithm_1(model, whole, part, 0.0, padding=how) for how in ("counted", "left out")]
+    assert torch.equal(*both)
+
+
 # Fills
 
 

@@ -400,7 +400,7 @@ def test_a_training_of_another_version_is_refused_in_one_line(photos: Path, tmp_
     whole = record.read_text()
     older = json.loads(whole)
     del older["format"], older["settings"]["stop_below"]
-    record.write_text(json.dumps({**older, "made": {"version": "0.0.9"}}))
+    record.write_text(json.dumps({**older, "made": {"suffice": "0.0.9"}}))
     with pytest.raises(InputError, match=r"this version of suffice in .*run; it was begun by another one \(0.0.9\)"):
         train(photos, tmp_path / "run")
     record.write_text(whole)

@@ -22,7 +22,8 @@ from suffice.audit.parts import Part, as_tensor
 from suffice.audit.pictures import Pictures
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
-from suffice.features import last_stage, record
+from suffice.errors import InputError
+from suffice.features import Stage, last_stage, record
 
 SMALLEST = 5
 """Parts in a cluster, at least."""
@@ -34,7 +35,7 @@ _AT_ONCE = 64
 
 
 def described(classifier: Classifier, parts: Sequence[Part], pictures: Pictures) -> npt.NDArray[np.float64]:
-    """The model's features of each part alone, (N, D); of a black box the logarithms of its confidences.
+    """The model's features of each part alone, (N, D), as `feature_stage` has them.
 
     Args:
         classifier: which is asked, once for each part, and once for black.
@@ -52,9 +53,9 @@ def described(classifier: Classifier, parts: Sequence[Part], pictures: Pictures)
 
 def features_of(classifier: Classifier, images: Tensor) -> npt.NDArray[np.float64]:
     """The model's features of images (N, C, H, W) in [0, 1], as the top of this file has them, (N, D)."""
-    if classifier.black_box:
+    stage = feature_stage(classifier)
+    if stage is None:
         return classifier.log_confidences(classifier.logits(images)).double().numpy()
-    stage = last_stage(classifier)
 
     def question(module: Any, x: Tensor) -> ByRow:
         output = module(classifier.normalise(x))
@@ -63,6 +64,16 @@ def features_of(classifier: Classifier, images: Tensor) -> npt.NDArray[np.float6
     with record(classifier, [stage]) as activations:
         _, (values,) = classifier.ask(question, images)
     return values.double().numpy()
+
+
+def feature_stage(classifier: Classifier) -> Stage | None:
+    """Where features are read; None for a model that shows none: then it is the logarithms of its confidences."""
+    if classifier.black_box:
+        return None
+    try:
+        return last_stage(classifier)
+    except InputError:  # no module returns maps
+        return None
 
 
 def clusters_of(

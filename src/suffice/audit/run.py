@@ -19,7 +19,7 @@ from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part, by_target, read_parts, share_inside
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import clusters_of, described
+from suffice.audit.recurring import clusters_of, described, feature_stage
 from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.benchmark import RunProgress, run_benchmark
@@ -115,7 +115,9 @@ def run_audit(
     images = open_images(settings.data)
     classifier = load_model(settings.model)
     with locked_folder(place, tell):
-        labels, classes = labels_of(images, classifier, tell)
+        labels, classes, assumed = labels_of(images, classifier)
+        if assumed:
+            tell(f"assumed: {assumed}")
         chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
         asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
         sample = drawn(asked, settings)
@@ -146,7 +148,7 @@ def run_audit(
             fragile=fragile,
             comparison=comparison,
             errors={**unread, **found.errors},
-            notes=[*found.notes, *classifier.assumptions],
+            notes=[*filter(None, [assumed]), *found.notes, *_notes(classifier, settings), *classifier.assumptions],
             provenance=_provenance(classifier, settings),
             classifier=classifier,
             source=images,
@@ -342,6 +344,14 @@ def _compared(
     evidence = find_evidence(classifier, found.parts, found.images, pictures, settings.seed, place / "tests")
     second = Audited(model_label(against), classifier, pictures, found.images, found.parts, evidence)
     return compared(first, second, settings.seed)
+
+
+def _notes(classifier: Classifier, settings: AuditSettings) -> list[str]:
+    """What a reader must know of how the audit was made."""
+    if feature_stage(classifier) is not None:
+        return []
+    name = model_label(settings.model)
+    return [f"{name} shows no features: parts are told apart by its confidences, and by where they lie"]
 
 
 def _provenance(classifier: Classifier, settings: AuditSettings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,10 +65,22 @@ class Prediction:
         return self.predicted if self.label is None else self.label
 
 
-def labels_of(
-    images: Images, classifier: Classifier, tell: Callable[[str], None]
-) -> tuple[list[int | None], dict[str, int]]:
-    """The model's class of each image's label, and of each of the data set's classes by name.
+class Labels(NamedTuple):
+    """What the labels of a data set are to a model.
+
+    Attributes:
+        of: the model's class of each image's label; None where it has none.
+        classes: by name of the data set's class, the model's.
+        assumed: what of that nobody had said, in a sentence; empty for nothing.
+    """
+
+    of: list[int | None]
+    classes: dict[str, int]
+    assumed: str = ""
+
+
+def labels_of(images: Images, classifier: Classifier) -> Labels:
+    """The labels of a data set as the model's classes.
 
     A model that does not name its classes has those of the data set in their order, if there are as many; it is said.
 
@@ -76,17 +89,19 @@ def labels_of(
     """
     labels = [images.label(number) for number in range(len(images))]
     if images.class_names is None:
-        return labels, {}
+        return Labels(labels, {})
     used = {label for label in labels if label is not None}
     named = classifier.class_names is not None
     numbered = all(name.isdecimal() for name in images.class_names)
     same = not named and not numbered
     found = model_classes(images.name, images.class_names, used, classifier, same=same, remedy=_REMEDY)
-    if same:
-        tell(f"assumed: the classes of {classifier.name}, which it does not name, are those of {images.name} in order")
+    order = ", ".join(images.class_names[:3]) + (", …" if len(images.class_names) > 3 else "")
+    assumed = (
+        f"the classes of {classifier.name}, which it does not name, are taken to be {order} (--classes)" if same else ""
+    )
     names = {images.class_names[label]: found[label] for label in used}
     mapping = {name: index for name, index in names.items() if index is not None}
-    return [None if label is None else found[label] for label in labels], mapping
+    return Labels([None if label is None else found[label] for label in labels], mapping, assumed)
 
 
 def candidates(labels: Sequence[int | None], chosen: Iterable[int], per_class: int, seed: int) -> list[int]:

@@ -84,6 +84,7 @@ class BenchmarkConfig(Strict):
         occlusions: under which explanations are made.
         target: the class that is explained: the data set's `label`, or the model's own choice, `predicted`.
         only_correct: whether images are left out that a model does not classify as labelled.
+        accuracy: the title of a table of each model's accuracy on the images of each data set; empty for none.
         datasets, models, methods, metrics, tables, differences, plots: see their own types.
     """
 
@@ -98,6 +99,7 @@ class BenchmarkConfig(Strict):
     occlusions: tuple[str, ...] = Field(default=("robust",), min_length=1)
     target: Literal["label", "predicted"] = "label"
     only_correct: bool = False
+    accuracy: str = ""
     datasets: tuple[DatasetSpec, ...] = Field(min_length=1)
     models: tuple[ModelSpec, ...] = Field(default=(ModelSpec(),), min_length=1)
     methods: tuple[MethodSpec, ...] = Field(min_length=1)

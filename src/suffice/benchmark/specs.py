@@ -170,6 +170,7 @@ class TableSpec(Strict):
         digits: after the point; 3 unless given, and 1 of what is counted.
         percent: whether shares are shown as percentages.
         errors: whether standard errors are shown.
+        falling: whether levels stand from the greatest on, as γ does in the paper's tables.
         best: whether the best are in bold; not where neither more nor less is better.
     """
 
@@ -181,6 +182,7 @@ class TableSpec(Strict):
     digits: int | None = Field(default=None, ge=0, le=6)
     percent: bool = False
     errors: bool = True
+    falling: bool = False
     best: bool = True
 
     @model_validator(mode="after")
@@ -201,6 +203,10 @@ class DifferenceSpec(Strict):
         by: ... which is the one with the best mean of this metric; `robustness_solid` unless given.
         along: instead, a metric such as `area`: each is compared with the best that those others have where the mean of
             this metric is the same, read off between their levels; blank where they do not go so far.
+        fixed: whether each is compared with one of the others at all levels, that with the best mean of `by` over the
+            levels, as in table 1 of Activation-Deactivation; else with the best at each level.
+        published: whether the table has the form of that one: a row `Model (data set)`, levels from the greatest on,
+            percentage points without errors.
         at: which kind of explanations.
         digits, percent: as of a table.
     """
@@ -211,12 +217,16 @@ class DifferenceSpec(Strict):
     best: tuple[str, ...] = Field(min_length=1)
     by: str | None = None
     along: str | None = None
+    fixed: bool = False
+    published: bool = False
     at: At = "gamma"
     digits: int | None = Field(default=None, ge=0, le=6)
     percent: bool = False
 
     @model_validator(mode="after")
     def _one_rule(self) -> DifferenceSpec:
+        if self.along is not None and self.fixed:
+            raise InputError("expected along or fixed, two ways to choose what is compared with; got both")
         if self.along is not None and self.by is not None:
             raise InputError(f"expected by or along, two ways to choose the best; got by={self.by}, along={self.along}")
         return self

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig, make_config
-from suffice.benchmark.counts import image_lines, outcomes
+from suffice.benchmark.counts import MISCLASSIFIED, image_lines, outcomes
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import ResultRow, Results, read_rows
 from suffice.benchmark.rows import named_row
-from suffice.benchmark.specs import DifferenceSpec, TableSpec
+from suffice.benchmark.specs import DifferenceSpec, TableSpec, dataset_label, model_label
 from suffice.benchmark.values import (
     DIMENSIONS,
     Parts,
@@ -35,7 +36,7 @@ from suffice.benchmark.values import (
     told_apart,
 )
 from suffice.errors import InputError
-from suffice.metrics import Mean
+from suffice.metrics import Mean, mean_with_error
 from suffice.naming import Naming
 
 
@@ -80,6 +81,7 @@ class Report:
         images: how many were found, used and left out, and why, in a sentence for each data set.
         provenance: what made the rows; of several, all of them.
         parts: what the parts are worth that areas are means of.
+        finished: when the last of its rows was made, in UTC; empty where that is not known.
     """
 
     config: BenchmarkConfig
@@ -91,6 +93,12 @@ class Report:
     images: str
     provenance: tuple[str, ...]
     parts: Mapping[ResultGroup, Parts] = dataclasses.field(default_factory=dict)
+    finished: str = ""
+
+    @property
+    def code(self) -> str:
+        """The digests of the code that made the rows, with spaces between them."""
+        return " ".join(sorted({str(json.loads(each).get("code", "unknown")) for each in self.provenance}))
 
     @property
     def notes(self) -> list[str]:
@@ -128,13 +136,14 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     return Report(
         config,
         values,
-        tuple(tables(values, config, parts)),
+        (*accuracies(rows, config), *tables(values, config, parts)),
         len(rows),
         _wanted(run, config),
         failed,
         " ".join(f"{line}." for line in image_lines(run, outcomes(run, rows))),
         tuple(sorted({row["provenance"] for row in rows if row["status"] != "failed"})),
         parts,
+        max((row["finished"] or "" for row in rows), default=""),
     )
 
 
@@ -179,6 +188,48 @@ def tables(
         yield from _differences_of(values, config, each)
 
 
+def accuracies(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Iterator[Table]:
+    """The accuracy of each model on the images of each data set, where a benchmark asks for it.
+
+    Of the images that were read and have a label; what a model classifies otherwise may have been left out since.
+
+    Source: Activation-Deactivation, table E1.
+    """
+    if not config.accuracy:
+        return
+    right: dict[tuple[str, str], dict[str, bool]] = {}
+    for row in rows:
+        pair = right.setdefault((row["model"], row["dataset"]), {})
+        if row["status"] == "left out" and row["error"].startswith(MISCLASSIFIED):
+            pair[row["image"]] = False
+        elif (
+            row["status"] == "done"
+            and row["label"] is not None
+            and (config.target == "predicted" or config.only_correct)
+        ):
+            pair[row["image"]] = row["target"] == row["label"]
+    models = [
+        label
+        for label in map(model_label, config.models)
+        if any(found for (m, _), found in right.items() if m == label)
+    ]
+    datasets = [label for label in map(dataset_label, config.datasets) if any(right.get((m, label)) for m in models)]
+    if not models:
+        return
+    means = {
+        (m, d): mean_with_error(map(float, right[m, d].values())) if right.get((m, d)) else None
+        for m in models
+        for d in datasets
+    }
+    entries = {
+        cell: TableEntry(mean, False, "–" if mean is None else f"{mean.value:.2%}") for cell, mean in means.items()
+    }
+    counts = sorted({mean.count for mean in means.values() if mean is not None})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    listed = tuple((m, tuple(entries[m, d] for d in datasets)) for m in models)
+    yield Table(config.accuracy, "model", tuple(datasets), listed, f"Share of {number} images classified as labelled.")
+
+
 def _default_tables(config: BenchmarkConfig) -> list[TableSpec]:
     names = tuple(dict.fromkeys(name for spec in config.metrics for name in spec.names))
     found = []
@@ -198,6 +249,8 @@ def _tables_of(
     at = spec.at or config.ats()[0]
     here = {group: images for group, images in values.items() if group.at == at and _is(group.metric, spec.metrics)}
     orders = orders_of(here, config)
+    if spec.falling:
+        orders["level"] = orders["level"][::-1]
     split = [d for d in DIMENSIONS if d not in (spec.down, spec.across)]
     for chosen in itertools.product(*(orders[d] for d in split)):
         fixed = dict(zip(split, chosen, strict=True))
@@ -339,6 +392,9 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
     orders = orders_of(here, config)
     levels = orders["level"]
     found = differences_of(values, config, spec)
+    if spec.published:
+        yield from _as_published(found, orders, spec)
+        return
     rows = []
     for dataset, model, method in itertools.product(orders["dataset"], orders["model"], orders["method"]):
         for ours in spec.of:
@@ -350,7 +406,8 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
                 ]
                 rows.append((", ".join([*words, ours]), entries))
     if rows:
-        how = f"Paired by image; in brackets the one with the best mean {spec.decides}."
+        which = f"the best mean {spec.decides}{' over all levels' if spec.fixed else ''}"
+        how = f"Paired by image; in brackets the one with {which}."
         if spec.along is not None:
             how = (
                 f"In brackets the one with the best {spec.metric} at the same mean {spec.along}, read off between its "
@@ -362,6 +419,37 @@ def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpe
             tuple(word("level", level, spec.at) for level in levels),
             tuple(rows),
             f"{_note([mean for _, mean in found.values()], config)} {how}",
+        )
+
+
+def _as_published(
+    found: Mapping[ResultGroup, tuple[ResultGroup, Mean]], orders: Mapping[str, Sequence[Any]], spec: DifferenceSpec
+) -> Iterator[Table]:
+    """The differences in the form of table 1 of Activation-Deactivation."""
+    levels, digits = orders["level"][::-1], 2 if spec.digits is None else spec.digits
+    rows: list[tuple[str, tuple[TableEntry, ...]]] = []
+    against = []
+    for model, dataset, method in itertools.product(orders["model"], orders["dataset"], orders["method"]):
+        for ours in spec.of:
+            groups = [ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric) for level in levels]
+            there = [found[group] for group in groups if group in found]
+            if not there:
+                continue
+            extra = [w for w, several in ((method, len(orders["method"]) > 1), (ours, len(spec.of) > 1)) if several]
+            name = ", ".join([f"{model} ({dataset})", *extra])
+            means = [found[group][1] if group in found else None for group in groups]
+            texts = ["–" if mean is None else f"{100 * mean.value:.{digits}f}".replace("-", "−") for mean in means]
+            rows.append((name, tuple(TableEntry(mean, False, text) for mean, text in zip(means, texts, strict=True))))
+            against.append(f"{name}: {', '.join(dict.fromkeys(other.occlusion for other, _ in there))}")
+    if rows:
+        which = "one for each row, at every level" if spec.fixed else "at each level"
+        yield Table(
+            spec.title,
+            "",
+            tuple(word("level", level, spec.at) for level in levels),
+            tuple(rows),
+            f"Percentage points more than the masking value with the best mean {spec.decides}, {which}. "
+            f"{'; '.join(against)}.",
         )
 
 
@@ -381,7 +469,8 @@ def differences_of(
 
 def _against_the_best(values: Values, ours: ResultGroup, spec: DifferenceSpec) -> tuple[ResultGroup, Mean] | None:
     """The best of the others, and how ours differs from it."""
-    others = [dataclasses.replace(ours, occlusion=occlusion) for occlusion in spec.best]
+    chosen = _best_of_all_levels(values, ours, spec) if spec.fixed else spec.best
+    others = [dataclasses.replace(ours, occlusion=occlusion) for occlusion in chosen]
     if spec.along is not None:
         at_equal = {other: difference_at_equal(values, ours, other, spec.along) for other in others}
         there = {other: mean for other, mean in at_equal.items() if mean is not None}
@@ -402,6 +491,26 @@ def _against_the_best(values: Values, ours: ResultGroup, spec: DifferenceSpec) -
     best = choose(means, key=means.__getitem__)
     paired = difference(values, ours, best)
     return None if paired is None else (best, paired)
+
+
+def _best_of_all_levels(values: Values, ours: ResultGroup, spec: DifferenceSpec) -> tuple[str, ...]:
+    """The one of the others with the best mean over all levels of the metric that decides; none where none has it.
+
+    Source: Activation-Deactivation, table 1: all of its cells follow from tables F with one masking value for each
+    model and data set. Which one, the paper does not say but by "best-performing"; its text on robustness names Avg for
+    RegNetY on CalTech-256, which is the value that the table takes there.
+    """
+    means: dict[str, float] = {}
+    for occlusion in spec.best:
+        group = dataclasses.replace(ours, occlusion=occlusion, metric=spec.decides)
+        found = [mean_of(values, g) for g in values if dataclasses.replace(g, level=group.level) == group]
+        there = [mean.value for mean in found if mean is not None]
+        if there:
+            means[occlusion] = sum(there) / len(there)
+    if not means:
+        return ()
+    choose: Callable[..., str] = max if metric_of(spec.decides).higher_is_better else min
+    return (choose(means, key=means.__getitem__),)
 
 
 def _difference_entry(found: tuple[ResultGroup, Mean] | None, spec: DifferenceSpec) -> TableEntry:

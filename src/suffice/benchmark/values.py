@@ -19,7 +19,7 @@ from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import metric_id
 from suffice.benchmark.results import ResultRow
-from suffice.benchmark.specs import Dimension, method_label, model_label
+from suffice.benchmark.specs import Dimension, dataset_label, method_label, model_label
 from suffice.metrics import METRICS, Mean, mean_with_error
 from suffice.metrics.metric import Scale
 
@@ -130,6 +130,7 @@ def _ambiguous(config: BenchmarkConfig) -> set[str]:
 def orders_of(groups: Iterable[ResultGroup], config: BenchmarkConfig) -> dict[str, list[Any]]:
     """For each dimension its values in the order of the configuration, then whatever else there is."""
     first: dict[str, list[Any]] = {
+        "dataset": [dataset_label(spec) for spec in config.datasets],
         "model": [model_label(spec) for spec in config.models],
         "method": [method_label(spec) for spec in config.methods],
         "occlusion": [

@@ -73,6 +73,7 @@ def trace_circuit(
     layers: str | Sequence[str] = "stages",
     switch: str | Sequence[str] | None = None,
     nodes: int | None = None,
+    edges: str = "folded",
     ranking: str = "integrated-size",
     allocation: str | None = None,
     ablation: str | None = None,
@@ -100,6 +101,8 @@ def trace_circuit(
             where those are names.
         nodes: how many channels of each drawn layer become nodes: of those in the circuit the most energetic. None for
             10, or all of a smaller layer.
+        edges: what edges weigh: `folded`, ‖W‖₁ with the norm after a kernel folded into it, or `literal`, ‖W‖₁ of the
+            kernel alone, as the paper has it.
         ranking: which channels the search keeps first: `integrated-size`, `integrated`, `energy` (the paper's),
             `weight` or `random`; see `suffice.circuits.ranking`.
         allocation: how many each layer keeps: `own`, as few as hold, from the last to the first; `equal`, one share of
@@ -139,15 +142,14 @@ def trace_circuit(
     whole = classifier.check_images(pixels[None])
     shown = whole if mask is None else _painted(classifier, whole, as_tensor(mask), occlusion, seed)
     chosen = None if target is None else classifier.class_index(target)
-    if switch is None:
-        switch = "hidden" if isinstance(layers, str) else layers
-    drawn = layers, switch if switch in ("hidden", "all") else "blocks"
+    switch = switch or ("hidden" if isinstance(layers, str) else layers)
+    drawn = layers, edges, switch if switch in ("hidden", "all") else "blocks"
     of_whole = read_out(classifier, whole[0], chosen, *drawn) if mask is None or test or chosen is None else None
     chosen = of_whole.target if of_whole is not None else chosen
     readout = of_whole if mask is None else read_out(classifier, shown[0], chosen, *drawn)
     assert readout is not None
     drawn_nodes = node_counts(readout, nodes)
-    switched = connect(module, readout.recording, switch, follow=ranking == "weight")
+    switched = connect(module, readout.recording, switch, follow=ranking == "weight", edges=edges)
     _name_alike(switched.layers, readout.layers)
     report(0.05)
     asked = Asked(
@@ -165,6 +167,7 @@ def trace_circuit(
         "layers": layers if isinstance(layers, str) else list(layers),
         "switch": switch if isinstance(switch, str) else list(switch),
         "nodes": nodes,
+        "edges": edges,
         "allocation": asked.allocation,
         "share": share,
         "keep_confidence": keep_confidence,

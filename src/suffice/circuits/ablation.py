@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.connectivity import Layer
 from suffice.circuits.flow import label_sums
@@ -21,7 +20,7 @@ from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
 from suffice.operators import operator_name
-from suffice.recording import returns_tensors
+from suffice.recording import EveryOperator, returns_tensors
 
 ABLATIONS = ("mean", "resample", "patch", "zero")
 """What a channel is when it is off: see `suffice.trace_circuit`."""
@@ -29,7 +28,7 @@ Off = Tensor | Sequence[Tensor] | None
 Known = Mapping[int, tuple[Any, Callable[[], Any]]]
 
 
-class SwitchedOff(TorchFunctionMode):
+class SwitchedOff(EveryOperator):
     """While it is active, a model's channels are scaled by gates.
 
     Args:

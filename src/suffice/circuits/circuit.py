@@ -8,7 +8,9 @@ import io
 import json
 import os
 import typing
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -291,23 +293,18 @@ class Circuit:
         Raises:
             InputError: the place cannot be written to, or one of the files is not suffice's, or was changed since.
         """
+        OutputFolder(directory, "circuit").write({**self.files(extra or {})})
+        return Path(directory)
+
+    def files(self, extra: Mapping[str, bytes] = MappingProxyType({})) -> dict[str, bytes | str]:
+        """What `save` writes: the content of each file by its name, `circuit.json` last."""
         import networkx
 
-        directory = Path(directory)
         graphml = io.BytesIO()
         networkx.write_graphml(self.to_networkx(), graphml)
-        text = (
-            json.dumps(
-                self.to_dict() | ({"made": self.made} if self.made else {}),
-                indent=1,
-                ensure_ascii=False,
-                allow_nan=False,
-            )
-            + "\n"
-        )
-        files: dict[str, bytes | str] = {"circuit.graphml": graphml.getvalue()}
-        OutputFolder(directory, "circuit").write(files | (extra or {}) | {"circuit.json": text})
-        return directory
+        content = self.to_dict() | ({"made": self.made} if self.made else {})
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return {"circuit.graphml": graphml.getvalue(), **extra, "circuit.json": text}
 
 
 def _plain(nodes: tuple[Node, ...], edges: tuple[Edge, ...]) -> dict[str, Any]:

@@ -34,9 +34,10 @@ from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
 from suffice.recording import Op, Recording, Value
 
+EDGES = ("folded", "literal")
 LAYERS = ("stages", "blocks", "hidden", "all")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ATTENTION = set(operators_of("attention", "product"))
+_ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
 _CONVOLUTIONS, _SUMS = set(operators_of("convolution")), set(operators_of("addition"))
 
@@ -101,6 +102,7 @@ def connect(
     *,
     stages_of: str = "blocks",
     follow: bool = True,
+    edges: str = "folded",
 ) -> Network:
     """The layers and their connections.
 
@@ -114,17 +116,23 @@ def connect(
             blocks (or of `stages_of`) the last of each resolution. Or names of modules, whose outputs are taken.
         stages_of: `blocks`, `hidden` or `all`.
         follow: whether the connections between them are wanted; without, only the layers are found, which costs less.
+        edges: `folded`: the L1 norms of kernels with the norm after each folded into it (what batch norm multiplies
+            each channel by is a part of the weight). `literal`: those of the kernels' own weights, as the paper has
+            them.
 
     Raises:
         InputError: no convolution or linear layer to find channels at, a name that does not exist, or an operator that
             channels cannot be followed through.
     """
+    if edges not in EDGES:
+        raise InputError(f"unknown edges {edges!r}{did_you_mean(edges, EDGES)}; expected {', '.join(EDGES)}")
+    literal = edges == "literal"
     try:
         rules.CIRCUIT_RULES.ask_outside(op.function for op in recording.ops)
         every = _places(recording)
         if not (isinstance(layers, str) and layers in LAYERS):
             names = [layers] if isinstance(layers, str) else list(layers)
-            return _connected(module, recording, _named(module, recording, every, names), names, follow)
+            return _connected(module, recording, _named(module, recording, every, names), names, follow, literal)
         if not every:
             raise InputError(
                 f"expected a model with convolutions or linear layers before its last one; {type(module).__name__} has "
@@ -137,7 +145,7 @@ def connect(
             every = _blocks(module, recording, every)
         if layers == "stages":
             every = list({value.tensor[0].numel() // _width(value): value for value in every}.values())
-        return _connected(module, recording, every, follow=follow)
+        return _connected(module, recording, every, follow=follow, literal=literal)
     except rules.NoRuleError as error:
         raise InputError(
             f"expected operators that channels can be followed through; got {error}; docs/deactivation.md says how to "
@@ -152,9 +160,9 @@ def _places(recording: Recording) -> list[Value]:
     places: list[Value] = []
     for op in recording.ops:
         sources = [value for value in op.inputs if value in derived]
-        if not (sources or op.function in rules.MIXES):
+        if not (sources or rules.mixes(op)):
             continue
-        if op.function in rules.MIXES or (op.function in rules.MERGES and len(sources) > 1):
+        if rules.mixes(op) or (op.function in rules.MERGES and len(sources) > 1):
             is_fresh = True
         elif op.function in rules.JOINS:
             is_fresh = False
@@ -168,7 +176,7 @@ def _places(recording: Recording) -> list[Value]:
                 continue
             fresh.add(value)
             readers = value.consumers
-            wanted = len(readers) > 1 or any(r.function in rules.MIXES or r.function in rules.JOINS for r in readers)
+            wanted = len(readers) > 1 or any(rules.mixes(r) or r.function in rules.JOINS for r in readers)
             if wanted and value is not recording.logits:
                 chain = _unmoved(value, fresh)
                 places.append(chain[-1])
@@ -190,7 +198,7 @@ def _unmoved(value: Value, fresh: set[Value]) -> list[Value]:
 def _is_end(value: Value, recording: Recording) -> bool:
     """Whether only pooling and the like lie between a value and the logits."""
     while value is not recording.logits:
-        if len(value.consumers) != 1 or value.consumers[0].function in rules.MIXES:
+        if len(value.consumers) != 1 or rules.mixes(value.consumers[0]):
             return False
         value = value.consumers[0].outputs[0]
     return True
@@ -222,6 +230,7 @@ def _connected(
     values: Sequence[Value],
     names: Sequence[str] | None = None,
     follow: bool = True,
+    literal: bool = False,
 ) -> Network:
     """Follow all channels from each of the values to the next ones and to the logits."""
     chosen = dict(zip(values, names or [""] * len(values), strict=True))
@@ -230,14 +239,14 @@ def _connected(
     connections: list[Connection] = []
     link: Link | None = None
     for op in recording.ops:
-        if op.function not in rules.MIXES and not any(value in flows for value in op.inputs):
+        if not rules.mixes(op) and not any(value in flows for value in op.inputs):
             continue
-        if op.function in rules.MIXES:
+        if rules.mixes(op):
             for value in op.inputs:  # the image, or what was made of it by pointwise operators alone
                 flows.setdefault(value, _nothing(value))
         link = _link(op, flows, link)
         try:
-            outputs = list(rules.flows_out(op, flows))
+            outputs = list(rules.flows_out(op, flows, literal=literal))
         except rules.NoRuleError as error:
             raise rules.NoRuleError(f"{error} in {op.module or 'the model itself'}") from None
         for value, flow in outputs:
@@ -343,7 +352,7 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
     found: dict[str, Value] = {}
     for op in recording.ops:
         before = set().union(*(sources[value] for value in op.inputs))
-        makes = op.function in rules.MIXES or (op.function in (rules.MERGES | rules.JOINS) and len(op.inputs) > 1)
+        makes = rules.mixes(op) or (op.function in (rules.MERGES | rules.JOINS) and len(op.inputs) > 1)
         for value in op.outputs:
             if value.op is not op:
                 continue
@@ -413,11 +422,16 @@ def _readers(value: Value) -> list[Op]:
 def _holding_all(paths: Sequence[str]) -> list[str]:
     """The parts of the path to the innermost module around all: a network in a wrapper, which is no block of itself.
 
+    It may be one of them, if it joins what its parts return.
+
     >>> _holding_all(["net.features.0", "net.features.3", "net.head"]), _holding_all(["features.0", "head"])
     (['net'], [])
+    >>> _holding_all(["net", "net.stem"]), _holding_all(["net.stem", "net.stem"])
+    (['net'], ['net'])
     """
-    at_each_depth = zip(*(path.split(".")[:-1] for path in paths), strict=False)
-    return [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, at_each_depth)]
+    at_each_depth = zip(*(path.split(".") for path in paths), strict=False)
+    shared = [parts[0] for parts in itertools.takewhile(lambda parts: len(set(parts)) == 1, at_each_depth)]
+    return shared[:-1] if len(set(paths)) == 1 else shared
 
 
 def _number(value: Value) -> int:

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.connectivity import Layer, Network
 from suffice.circuits.flow import label_sums
@@ -29,7 +28,7 @@ from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
 from suffice.operators import operator_name
-from suffice.recording import returns_tensors
+from suffice.recording import EveryOperator, returns_tensors
 
 Edges = dict[tuple[int, int], Tensor]
 """By numbers of source and target layer: (channels of the target, channels of the source). The outputs are the layer
@@ -365,7 +364,7 @@ def _activations(classifier: Classifier, layers: Sequence[Layer], images: Tensor
     return list(answer.extras), answer.logits
 
 
-class _AtLayers(TorchFunctionMode):
+class _AtLayers(EveryOperator):
     """Hands each layer's activation, by its number, to a function, and goes on with what that returns."""
 
     def __init__(self, layers: Sequence[Layer], change: Callable[[int, Tensor], Tensor]) -> None:

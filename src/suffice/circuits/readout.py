@@ -170,6 +170,7 @@ def read_out(
     image: Tensor,
     target: int | None = None,
     layers: str | Sequence[str] = "stages",
+    edges: str = "folded",
     stages_of: str = "blocks",
 ) -> Readout:
     """Run the model once, forward and backward, and follow its channels.
@@ -178,7 +179,7 @@ def read_out(
         classifier: of a PyTorch module.
         image: (C, H, W) in [0, 1], such as an explanation: an image with what the mask leaves out painted over.
         target: class index; None for the model's choice.
-        layers, stages_of: as of `suffice.circuits.connectivity.connect`.
+        layers, edges, stages_of: as of `suffice.circuits.connectivity.connect`.
 
     Raises:
         InputError: as `connect`, a black box, or an image of another size.
@@ -194,7 +195,7 @@ def read_out(
             if not 0 <= wanted < logits.shape[1]:
                 raise InputError(f"expected a class from 0 to {logits.shape[1] - 1}; got {wanted}")
             with torch.no_grad():
-                network = connect(module, recording, layers, stages_of=stages_of)
+                network = connect(module, recording, layers, stages_of=stages_of, edges=edges)
             gradients = torch.autograd.grad(
                 logits[0, wanted], [layer.value.tensor for layer in network.layers], allow_unused=True
             )

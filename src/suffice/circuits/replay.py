@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from suffice.circuits.ablation import Known
 from suffice.classifier import Classifier
-from suffice.recording import Recording, returns_tensors
+from suffice.recording import EveryOperator, Recording, returns_tensors
 
 
 class Replay:
@@ -90,7 +89,7 @@ class Replay:
         return each[rows.to(kept.device)].flatten(0, 1)
 
 
-class _Keeping(TorchFunctionMode):
+class _Keeping(EveryOperator):
     """Keeps what operators return, by their number among all that return tensors."""
 
     def __init__(self, kept: dict[int, tuple[Any, Any]], wanted: set[int]) -> None:

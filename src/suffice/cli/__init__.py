@@ -40,6 +40,7 @@ def _app() -> typer.Typer:
         train_lax,
         train_matcher,
         verify,
+        web,
     )
 
     app = typer.Typer(
@@ -59,6 +60,7 @@ def _app() -> typer.Typer:
     app.command("train-classifier")(train_classifier.train_classifier)
     app.command("train-lax")(train_lax.train_lax)
     app.command("train-matcher")(train_matcher.train_matcher)
+    app.command("web")(web.web)
     return app
 
 

@@ -22,7 +22,12 @@ _SECONDS_BETWEEN_LINES = 8.0  # of progress, where stderr is no terminal
 
 
 def bench(
-    config: Annotated[str, typer.Argument(metavar="CONFIG.toml", help="What is measured; see docs/benchmark.md.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG.toml", help="What is measured (docs/benchmark.md): a file, or a name that --list prints."
+        ),
+    ] = None,
     out: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Where results go, and where a run goes on. [default: bench-out/CONFIG]"),
@@ -43,6 +48,9 @@ def bench(
     ] = 0.0,
     retry: Annotated[bool, typer.Option("--retry", help="Do again what failed.")] = False,
     renew: Annotated[bool, typer.Option("--renew", help="Do again what other versions of the code made.")] = False,
+    list_configs: Annotated[
+        bool, typer.Option("--list", help="Print the configurations that come along, and where they are.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     show_traceback: Annotated[
         bool, typer.Option("--traceback", help="Print all of an error that stops the whole run.")
@@ -52,12 +60,19 @@ def bench(
     from suffice.benchmark import load_config, run_benchmark
     from suffice.benchmark.local import LocalEngine
     from suffice.benchmark.run import foretell
+    from suffice.benchmark.shipped import shipped, shipped_configs
 
+    if list_configs:
+        for name, (title, path) in shipped_configs().items():
+            say(f"{name:<24}{title}  ({path})")
+        return 0
+    if config is None:
+        raise InputError("expected CONFIG.toml, or a name that suffice bench --list prints; got none")
     if engine not in ("local", "ray"):
         raise InputError(f"unknown engine {engine!r}; expected local, ray")
     if threads is not None and threads < 1:
         raise InputError(f"expected --threads of at least 1; got {threads}")
-    wanted = load_config(config)
+    wanted = load_config(shipped(config))
     folder = named_folder(out) if out is not None else Path("bench-out", Path(config).stem)
     if dry_run:
         for line in foretell(wanted, folder, retry=retry, renew=renew):

@@ -75,6 +75,10 @@ def circuit(
         int | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="Nodes of each drawn layer. [default: 10]"),
     ] = None,
+    edges: Annotated[
+        str,
+        typer.Option(help="What edges weigh: folded (with the norm after each kernel), literal (the kernel alone)."),
+    ] = "folded",
     ranking: Annotated[
         str,
         typer.Option(
@@ -119,6 +123,19 @@ def circuit(
             help="Other images: what is off is as it is for these; a third is held out. [default: sample photos]",
         ),
     ] = None,
+    of_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="One circuit for all images together, of this class by name or number, certified against taking "
+            "images out; see docs/circuits.md.",
+        ),
+    ] = None,
+    removed: Annotated[
+        int,
+        typer.Option(parser=whole_number, metavar="INTEGER", help="With --class: how many images may be taken out."),
+    ] = 2,
     random: Annotated[
         int, typer.Option(parser=whole_number, metavar="INTEGER", help="Random circuits of the same size to try.")
     ] = 10,
@@ -143,10 +160,9 @@ def circuit(
         keep_stdout_for_results()
 
     # Only now what takes a second to import.
-    from suffice.circuits.connectivity import LAYERS
     from suffice.images import find_images
 
-    _check_names({"ranking": ranking, "allocation": allocation, "ablation": ablation})
+    _check_words(edges, ranking, allocation, ablation)
     found = find_images(images)
     if mask is not None and len(found) > 1 and not Path(mask).is_dir():
         raise InputError(f"expected one image for one mask, or the folder of several explanations; got {len(found)}")
@@ -162,15 +178,21 @@ def circuit(
     )
     check_weights(expect, classifier)
     references, photos = (None, []) if reference is None else _references(reference, classifier)
+    if of_class is not None:
+        if mask is not None or target is not None:
+            raise InputError("expected --class without --mask and --target: it is about whole images of one class")
+        from suffice.cli.class_circuit import trace_class
 
-    def several(text: str | None) -> str | list[str] | None:
-        return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
-
+        return trace_class(
+            classifier, found, of_class, references, out=out, as_json=as_json, show_traceback=show_traceback,
+            layers=_several(switch) or "all", removed=removed, share=share, seed=seed,
+        )  # fmt: skip
     call = {
         "target": target,
-        "layers": several(layers),
-        "switch": several(switch),
+        "layers": _several(layers),
+        "switch": _several(switch),
         "nodes": nodes,
+        "edges": edges,
         "ranking": ranking,
         "allocation": allocation,
         "ablation": ablation,
@@ -182,9 +204,9 @@ def circuit(
     }
     words = {
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
-        "nodes": nodes, "ranking": ranking, "allocation": allocation, "ablation": ablation, "share": share,
-        "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion, "reference": reference,
-        "random": random, "seed": seed, **model_options.words(),
+        "nodes": nodes, "edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation,
+        "share": share, "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion,
+        "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
     named = naming(paths, images, words, out)
     with writable(out) as folder:
@@ -192,6 +214,42 @@ def circuit(
             classifier, call, words, references, photos, mask, images, folder, as_json, show_traceback, named, expect
         )
         return job.run(found)
+
+
+def _check_words(edges: str, ranking: str, allocation: str | None, ablation: str | None) -> None:
+    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
+    from suffice.circuits.connectivity import EDGES
+    from suffice.errors import did_you_mean
+
+    for option, chosen, known in (
+        ("edges", edges, EDGES),
+        ("ranking", ranking, RANKINGS),
+        ("allocation", allocation, ALLOCATIONS),
+        ("ablation", ablation, ABLATIONS),
+    ):
+        if chosen is not None and chosen not in known:
+            raise InputError(f"unknown --{option} {chosen!r}{did_you_mean(chosen, known)}; expected {', '.join(known)}")
+
+
+def _references(folder: str, classifier: Classifier) -> tuple[Tensor, list[Image.Image]]:
+    """Other images, as the model takes them and as the page shows them."""
+    import torch
+
+    from suffice.images import find_images, read_photo, to_model
+    from suffice.report.circuits import REFERENCE_VIEW
+    from suffice.report.figures import shrunk
+
+    photos = [read_photo(path) for path in find_images([folder])]
+    return torch.stack([to_model(photo, classifier) for photo in photos]), [
+        shrunk(photo.pixels, REFERENCE_VIEW) for photo in photos
+    ]
+
+
+def _several(text: str | None) -> str | list[str] | None:
+    """A kind of layers as it is, else names of modules."""
+    from suffice.circuits.connectivity import LAYERS
+
+    return text if text is None or text in LAYERS else [name.strip() for name in text.split(",")]
 
 
 @dataclasses.dataclass
@@ -295,31 +353,6 @@ class _Job:
     def _again(self, images: list[str], beside: Path | None, made: Mapping[str, Any] | None = None) -> Again:
         options = self.words | {"expect": expected_of(made or {})}
         return again("circuit", options, images, self.named, out=self.folder, beside=beside)
-
-
-def _check_names(given: Mapping[str, str | None]) -> None:
-    from suffice.circuits import ABLATIONS, ALLOCATIONS, RANKINGS
-    from suffice.errors import did_you_mean
-
-    known = {"ranking": RANKINGS, "allocation": ALLOCATIONS, "ablation": ABLATIONS}
-    for option, name in given.items():
-        if name is not None and name not in known[option]:
-            guess = did_you_mean(name, known[option])
-            raise InputError(f"unknown --{option} {name!r}{guess}; expected {', '.join(known[option])}")
-
-
-def _references(folder: str, classifier: Classifier) -> tuple[Tensor, list[Image.Image]]:
-    """Other images, as the model takes them and as the page shows them."""
-    import torch
-
-    from suffice.images import find_images, read_photo, to_model
-    from suffice.report.circuits import REFERENCE_VIEW
-    from suffice.report.figures import shrunk
-
-    photos = [read_photo(path) for path in find_images([folder])]
-    return torch.stack([to_model(photo, classifier) for photo in photos]), [
-        shrunk(photo.pixels, REFERENCE_VIEW) for photo in photos
-    ]
 
 
 def _read_mask(path: str, image: str, frame: Frame) -> Tensor:

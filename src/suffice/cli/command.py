@@ -73,8 +73,31 @@ def parse_settings(pairs: list[str], options: Collection[str] = ()) -> dict[str,
             raise InputError(f"expected --set NAME=VALUE; got {pair!r}")
         if name in options:
             raise InputError(f"expected {name} as --{name} {value}; got --set {pair}")
-        settings[name.replace("-", "_")] = value
+        known = name.replace("-", "_")
+        if known in settings:
+            raise InputError(f"expected --set {name} once; got {name}={settings[known]} and {pair}")
+        settings[known] = value
     return settings
+
+
+def parse_labels(pairs: list[str]) -> dict[str, str | int]:
+    """The words of `--label NAME=CLASS …`: for names of a data set's classes the model's, by number or name.
+
+    Raises:
+        InputError: other words, or a name twice.
+
+    >>> parse_labels(["a=281", "b=tabby cat"])
+    {'a': 281, 'b': 'tabby cat'}
+    """
+    labels: dict[str, str | int] = {}
+    for pair in pairs:
+        name, equals, target = pair.rpartition("=")  # a folder may be called a=b; a class of a model rarely is
+        if not (name and equals and target):
+            raise InputError(f"expected --label NAME=CLASS; got {pair!r}")
+        if name in labels:
+            raise InputError(f"expected --label {name} once; got {name}={labels[name]} and {pair}")
+        labels[name] = int(target) if target.isdigit() else target
+    return labels
 
 
 @contextlib.contextmanager

@@ -144,13 +144,13 @@ def spread(words: Sequence[str]) -> list[str]:
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
-    """Options as the words of a command line; None for none, a list for one that is said several times."""
+    """Options as the words of a command line; None for none, a list for one said several times, True for a flag."""
     return [
         word
         for option, value in options.items()
-        if value is not None
+        if value is not None and value is not False
         for one in (value if isinstance(value, (list, tuple)) else [value])
-        for word in (f"--{option}", str(one))
+        for word in ((f"--{option}",) if one is True else (f"--{option}", str(one)))
     ]
 
 

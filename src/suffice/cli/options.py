@@ -134,6 +134,14 @@ BaseModel = Annotated[
 BaseWeights = Annotated[
     str | None, typer.Option(help="The model's weights, such as train-classifier writes; left as they are.")
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAME=CLASS",
+        help="A class of DATASET and the model's, by number or name. [default: by name]",
+    ),
+]
 TrainingImages = Annotated[
     int | None,
     typer.Option(parser=whole_number, metavar="INTEGER", help="Train on so many, drawn by the seed. [default: all]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import io
@@ -99,6 +100,9 @@ def keep_stdout_for_results() -> None:
             copy = os.dup(results.fileno())
             results = open(copy, "w", encoding=results.encoding, errors=results.errors)  # noqa: SIM115  closed below
     aside = _beside_stderr()
+    if not _kept_before:  # a test, or a program that calls a command's function by itself, may end without a word
+        atexit.register(give_stdout_back)
+        _kept_before.append(True)
     _kept.append((sys.stdout, results, before, aside))
     if before is not None:
         _point_at_stderr(1)
@@ -124,6 +128,9 @@ def give_stdout_back() -> None:
 
 _kept: list[tuple[Any, Any, int | None, Any]] = []
 """stdout as it was, where results go, a copy of file 1, and where what is printed goes."""
+
+
+_kept_before: list[bool] = []
 
 
 def _beside_stderr() -> Any:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.command import named_folder, one_line, parse_settings, whole_number
+from suffice.cli.command import named_folder, one_line, parse_labels, parse_settings, whole_number
 from suffice.cli.loading import NONE_GIVEN, ModelOptions, load, taking_model_options
 from suffice.cli.options import (
     SOURCES,
     Accelerator,
+    Classes,
     Data,
     Dataset,
     Devices,
+    Labels,
     Nodes,
     Seed,
     Strategy,
@@ -41,6 +44,8 @@ def train_classifier(
         ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A file of weights to start from. [default: random]")] = None,
+    classes: Classes = None,
+    label: Labels = None,
     images: TrainingImages = None,
     out: Annotated[
         str, typer.Option(metavar="DIR", help="The run: its checkpoint, history and weights.")
@@ -70,6 +75,7 @@ def train_classifier(
     """Train a classifier on DATASET; called again, a run that was stopped goes on at its last checkpoint."""
     keep_stdout_for_results()
     from suffice.datasets import images_said, load_dataset, random_subset
+    from suffice.datasets.labels import labelled_for
     from suffice.folders import OutputFolder
     from suffice.naming import Naming
     from suffice.provenance import made_by
@@ -81,6 +87,7 @@ def train_classifier(
         raise InputError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
     given: dict[str, Any] = {**parse_settings(setting or [], ["seed"]), "seed": seed}
     settings = make_settings(ClassifierTraining, PRESETS[preset], given)
+    labels = parse_labels(label or [])
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
     training = random_subset(load_dataset(dataset, data, "train", seed=seed), images, seed)
@@ -89,8 +96,11 @@ def train_classifier(
     model = model or default_model(dataset, "torchvision:resnet18")
     with one_line(f"could not train {model} on {dataset}", show_traceback):
         options = model_options.fields()
-        classifier = load(
-            model, weights=weights or "random", classes=training.class_names, options=options, show_traceback=None
+        names = _names(model, weights, classes, training.class_names, options)
+        classifier = load(model, weights=weights or "random", classes=names, options=options, show_traceback=None)
+        training, test = (
+            labelled_for(classifier, each, labels, instead="without --weights its classes are learnt anew")
+            for each in (training, test)
         )
         task = ClassifierTask(classifier, training, settings)
         folder = named_folder(out)
@@ -98,6 +108,7 @@ def train_classifier(
         results.check([WEIGHTS])
         made = made_by(classifier)
         what = {"task": "classifier", "dataset": dataset, "model": model, "weights": weights, **options}
+        what |= {"labels": labels} if labels else {}
         for split, part in (("train", training), ("test", test)):
             complain(images_said(f"{dataset} (split {split})", len(part), part.left_out, part.other_files))
         if not fit(task, Examples(training, classifier, complain), machine, folder, what, complain, made):
@@ -121,6 +132,18 @@ def train_classifier(
         results.write({WEIGHTS: save(state, {"suffice": about})})
     say(json.dumps(result))
     return 0
+
+
+def _names(
+    model: str | None, weights: str | None, classes: str | None, of_dataset: Sequence[str], options: dict[str, Any]
+) -> str | Sequence[str]:
+    """The model's class names: those given, those that its weights were trained for, or else the data set's."""
+    from suffice.models import load_classifier
+
+    if classes is not None:
+        return classes
+    known = load_classifier(model, weights=weights, device="cpu", **options).class_names if weights else None
+    return known or of_dataset
 
 
 def default_model(dataset: str, other: str | None) -> str | None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from suffice.class_names import imagenet_1k
 from suffice.classifier import Classifier
@@ -39,6 +40,10 @@ class Relabelled(ImageDataset):
     def photo(self, index: int) -> Photo:
         """The image of the whole data set."""
         return self.whole.photo(index)
+
+    def mask(self, index: int) -> Tensor | None:
+        """The ground truth of the whole data set."""
+        return self.whole.mask(index)
 
 
 def model_classes(
@@ -95,23 +100,31 @@ def _asked_for_classes(classifier: Classifier) -> int:
     return classifier.logits(torch.zeros(1, len(shape.mean), *shape.input_size)).shape[1]
 
 
-def labelled_for(classifier: Classifier, dataset: ImageDataset, *, same: bool = False) -> ImageDataset:
+def labelled_for(
+    classifier: Classifier,
+    dataset: ImageDataset,
+    given: Mapping[str, int | str] | None = None,
+    *,
+    same: bool = False,
+    instead: str = "--set labels=predicted takes the model's own choice instead",
+) -> ImageDataset:
     """A data set with the model's classes as labels.
 
     Args:
         classifier: the model.
         dataset: the data set.
-        same: as of `model_classes`.
+        given, same: as of `model_classes`.
+        instead: what else may be done where a class is not the model's, for the message.
 
     Raises:
         InputError: a class that the model does not have.
     """
     used, names = set(dataset.labels), dataset.class_names
     remedy = (
-        "--classes FILE says what the model calls its classes, or name the folders so; --set labels=predicted takes "
-        "the model's own choice instead"
+        "--classes FILE says what the model calls its classes, or name the folders so, or --label NAME=CLASS says "
+        f"which is meant; {instead}"
     )
-    classes = model_classes(dataset.name, names, used, classifier, same=same, remedy=remedy)
+    classes = model_classes(dataset.name, names, used, classifier, given, same=same, remedy=remedy)
     labels = [label for each in dataset.labels if (label := classes[each]) is not None]
     return Relabelled(dataset, labels, [classifier.class_name(index) for index in range(classifier.num_classes or 0)])
 

@@ -35,10 +35,14 @@ from suffice.explainers.certified import with_certificate as with_certificate
 from suffice.explainers.method import Method, MethodSettings, complete_settings
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
+from suffice.explainers.several import Mistake as Mistake
+from suffice.explainers.several import explain_mistake as explain_mistake
+from suffice.explainers.several import parts_of, share_of
 from suffice.explanation import Explanation
 from suffice.guarantees.certifying import OVER, RHO
 from suffice.images import Photo
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions
+from suffice.places import Place
 from suffice.progress import Progress
 from suffice.question import KINDS as KINDS
 from suffice.question import Question, check_demands
@@ -50,7 +54,7 @@ def explain(
     image: Tensor | np.ndarray[Any, Any] | Photo,
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
-    target: int | str | None = None,
+    target: int | str | Place | None = None,
     keep_confidence: float = 0.5,
     seed: int = 0,
     *,
@@ -73,7 +77,8 @@ def explain(
         method: a name in `METHODS`, or a `Method`.
         occlusion: how absence is shown: a name (see `suffice.occlusion`), several joined by commas, an `Occlusion` or
             `OcclusionKind`, or a list of names and objects; several mean all of them at once.
-        target: class by number or name; None for the model's own choice.
+        target: class by number or name; None for the model's own choice; or a place in the output of a segmentation
+            network or a detector, such as `suffice.Pixel(row, column, target)` (see `suffice.places`).
         keep_confidence: γ in [0, 1]; the explanation keeps the class on top with at least γ x its confidence.
         seed: of every random draw.
         kind: `sufficient`; `contrastive`, where besides the class is lost when the part is hidden and all else shown:
@@ -115,7 +120,7 @@ def explain_series(
     keep_confidences: Sequence[float] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
-    target: int | str | None = None,
+    target: int | str | Place | None = None,
     seed: int = 0,
     *,
     kind: str = "sufficient",
@@ -143,7 +148,7 @@ def explain_series(
     )
     questions = [question.at(keep_confidence=keep_confidence) for keep_confidence in keep_confidences]
     return [
-        each.explain(method, minimal=minimal, progress=_share_of(progress, index, len(questions)), **settings)
+        each.explain(method, minimal=minimal, progress=share_of(progress, index, len(questions)), **settings)
         for index, each in enumerate(questions)
     ]
 
@@ -154,7 +159,7 @@ def explain_several(
     count: int = 3,
     method: str | Method = "causal",
     occlusion: AnyOcclusions = DEFAULT_FOR_VERDICTS,
-    target: int | str | None = None,
+    target: int | str | Place | None = None,
     keep_confidence: float = 0.5,
     seed: int = 0,
     *,
@@ -173,34 +178,18 @@ def explain_several(
         progress: called with the share of the work that is done.
 
     Returns:
-        From one to `count` explanations. It ends when what is left suffices no more; the last explanation then says so
-        in its notes. The first is that of `explain`, also where it is not sufficient.
+        From one to `count` explanations, each with its number in `part`, and in `parts` how many there are. It ends
+        when what is left suffices no more, or cannot be looked at by the method; the last explanation then says so in
+        its notes. The first is that of `explain`, also where it is not sufficient.
 
     Raises:
         InputError: as `explain`, or a count below 1.
     """
-    if count < 1:
-        raise InputError(f"expected to look for at least 1 explanation; got {count}")
     question = Question(
         classifier, image, target, occlusion=occlusion, threshold=threshold, keep_confidence=keep_confidence, seed=seed,
         name=name,
     )  # fmt: skip
-    found: list[Explanation] = []
-    while len(found) < count:
-        explanation = question.explain(
-            method, minimal=minimal, progress=_share_of(progress, len(found), count), **settings
-        )
-        if found and not explanation.sufficient:
-            last = found[-1]
-            note = f"What {len(found)} explanations leave of the image is not found to be sufficient: there is no more."
-            found[-1] = dataclasses.replace(last, notes=(*last.notes, note))
-            break
-        found.append(explanation)
-        left = question.region & ~explanation.mask
-        if not explanation.sufficient or explanation.area == 0 or not left.any():
-            break
-        question = question.at(region=left)
-    return found
+    return parts_of(question, method, count, minimal=minimal, progress=progress, **settings)
 
 
 def explain_batch(
@@ -277,8 +266,3 @@ def check_settings(
     check_level(minimal)
     check_demands(keep_confidence, kind, seed)
     return complete_settings(found.name, found.settings, settings)
-
-
-def _share_of(progress: Progress | None, index: int, count: int) -> Progress:
-    """The progress of one part of several that take about as long."""
-    return lambda share: None if progress is None else progress((index + share) / count)

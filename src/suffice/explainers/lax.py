@@ -61,6 +61,7 @@ from suffice.provenance import sha256_of_tensors
 from suffice.question import Question
 
 _FORMAT = "suffice-lax-1"
+_CARD = ".card.json"
 _WIDTHS = (256, 128, 64)  # appendix A.3: 512 -> 256 -> 128 -> 64 -> 1
 _FINE_WIDTH = 64
 _FINE_STAGES = 3
@@ -154,6 +155,8 @@ class Adapter:
         settings: what shaped it.
         backbone: what it was made for: name, stages, and a sum of the weights.
         trained: how it was trained, as its file says it; empty for a new one.
+        card: what must be known of it (`suffice.training.card`): data, base, MSI on test images, failures; empty for a
+            new one, and for those that earlier versions wrote.
     """
 
     module: nn.Module
@@ -161,6 +164,7 @@ class Adapter:
     settings: AdapterSettings
     backbone: Mapping[str, Any]
     trained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def heatmaps(self, activations: Mapping[str, Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The heatmap from recorded activations, twice, in [0, 1].
@@ -179,7 +183,9 @@ class Adapter:
         return low, upsampled(low, size)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write safetensors with the settings in its header; the file appears whole or not at all.
+        """Write safetensors with settings and card in its header, and the card beside it, as `NAME.card.json`.
+
+        The files appear whole or not at all.
 
         Raises:
             InputError: it cannot be written, or another file is there that suffice did not write.
@@ -191,10 +197,14 @@ class Adapter:
             "settings": self.settings.model_dump(),
             "backbone": dict(self.backbone),
             "trained": dict(self.trained),
+            "card": dict(self.card),
         }
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
         path = Path(path)
-        OutputFolder(path.parent, "train-lax").write({path.name: save(state, {"suffice": json.dumps(header)})})
+        files: dict[str, bytes | str] = {path.name: save(state, {"suffice": json.dumps(header)})}
+        if self.card:
+            files[f"{path.stem}{_CARD}"] = json.dumps(dict(self.card), indent=2) + "\n"
+        OutputFolder(path.parent, "train-lax").write(files)
 
 
 def new_adapter(classifier: Classifier, settings: AdapterSettings) -> Adapter:
@@ -240,7 +250,41 @@ def load_adapter(path: str | os.PathLike[str], classifier: Classifier) -> Adapte
                 f"{classifier.name} has {found}"
             )
     adapter.module.load_state_dict(state)
-    return dataclasses.replace(adapter, trained=header["trained"])
+    return dataclasses.replace(adapter, trained=header["trained"], card=_checked_card(header.get("card", {}), path))
+
+
+def _checked_card(card: Any, path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    try:
+        card_in_words(card)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"expected the card of an adapter in {path}; got {reason(error)}") from error
+    return card
+
+
+def card_in_words(card: Mapping[str, Any]) -> str:
+    """The card of an adapter in one line; empty for an empty one.
+
+    >>> failures = {"unreadable": [], "misclassified": [3], "insufficient": [3, 7], "complement_keeps_class": []}
+    >>> test = {"images": 100, "msi": {"mean": 0.8631, "standard_error": 0.0191}, "failures": failures}
+    >>> card_in_words({"data": {"name": "photos", "images": 24}, "test": test})  # doctest: +NORMALIZE_WHITESPACE
+    'adapter trained on 24 images of photos; on 100 test images MSI 0.863 ± 0.019, on whose terms it was trained; of
+    these 1 misclassified, 2 insufficient'
+    """
+    if not card:
+        return ""
+    said = f"adapter trained on {int(card['data']['images']):,} images of {card['data']['name']}"
+    test = card.get("test")
+    if not test:
+        return f"{said}; not tested"
+    failed = ", ".join(
+        f"{len(which)} {str(name).replace('_', ' ')}" for name, which in test["failures"].items() if which
+    )
+    if "msi" not in test:
+        return f"{said}; of {test['images']} test images {failed}"
+    error = test["msi"]["standard_error"]
+    msi = f"{float(test['msi']['mean']):.3f}" + ("" if error is None else f" ± {float(error):.3f}")
+    said += f"; on {int(test['images']):,} test images MSI {msi}, on whose terms it was trained"
+    return f"{said}; of these {failed}" if failed else said
 
 
 def heatmaps(classifier: Classifier, adapter: Adapter, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -360,18 +404,18 @@ def explain(question: Question, settings: LaxSettings, seed: int, progress: Prog
     adapter = _loaded(settings.adapter, question.classifier)
     _, maps = heatmaps(question.classifier, adapter, question.image[None])
     saliency = maps[0].numpy().astype(np.float64)
-    mask = saliency > settings.alpha_min
+    mask, notes = saliency > settings.alpha_min, tuple(filter(None, (card_in_words(adapter.card),)))
     progress(0.5)
     if settings.extract == "never" or (
         settings.extract == "when-needed" and mask.any() and bool(question(torch.from_numpy(mask[None]))[0])
     ):
-        return Candidate(saliency, mask)
+        return Candidate(saliency, mask, notes=notes)
     ranking = ranked_cells(saliency, settings.cell)
     needed = smallest_prefix(question, ranking)
     progress(1.0)
     if needed is None:
-        return Candidate(saliency, mask)
-    return Candidate(saliency, np.logical_or.reduce(ranking[:needed]))
+        return Candidate(saliency, mask, notes=notes)
+    return Candidate(saliency, np.logical_or.reduce(ranking[:needed]), notes=notes)
 
 
 def saliency(

@@ -97,7 +97,7 @@ def read_photo(source: Any) -> Photo:
             f"{type(source).__name__}"
         )
     name = os.fsdecode(source)
-    path = _sample(name) if name.startswith("sample:") else Path(name)
+    path = sample_path(name) if name.startswith("sample:") else Path(name)
     check_file(path, "an image file")
     try:
         with open(path, "rb") as file:
@@ -230,7 +230,8 @@ def _read_up_to(file: Any, most: int, name: str) -> bytes:
     return bytes(content)
 
 
-def _sample(name: str) -> Path:
+def sample_path(name: str) -> Path:
+    """Where a sample photo lies, such as `sample:cat`; raises InputError for another name, and where there is none."""
     key = name.removeprefix("sample:")
     if key not in SAMPLES:
         raise InputError(f"expected a sample photo among {', '.join(f'sample:{s}' for s in SAMPLES)}; got {name}")

@@ -16,7 +16,8 @@
 | `confidence_drop` | ↓ | share of the confidence that the part alone loses | `confidence_drop.py` |
 
 `score`, `score_maps` and `score_many` (`scoring.py`) give any of them, for maps from any tool (`maps.py`), from one
-sweep (`sweep.py`).
+sweep (`sweep.py`). `holds_under` (`small_changes.py`) asks whether a part is evidence or an attack: whether its class
+stays when its picture is changed a little, or shown to other networks.
 Means over images come with their standard error (`standard_error.py`).
 """
 
@@ -38,6 +39,7 @@ from suffice.metrics.robustness import (
     solid_colours,
 )
 from suffice.metrics.scoring import Scores, score, score_many, score_maps
+from suffice.metrics.small_changes import holds_under
 from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.registry import METRICS
 
@@ -57,6 +59,7 @@ __all__ = [
     "explanation_area",
     "explanation_confidence",
     "fitted",
+    "holds_under",
     "mean_with_error",
     "photos_of_other_classes",
     "read_map",

@@ -101,6 +101,7 @@ class Evidence:
         seed: of every random draw.
         answers: of everything asked, one after the other.
         asked: by name, what was asked.
+        shared: what several metrics take their values from, by name, made by the first of them.
     """
 
     occlusions: Sequence[Occlusion]
@@ -111,6 +112,7 @@ class Evidence:
     seed: int
     answers: sweep.SweepAnswers
     asked: dict[str, Asked]
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def curve(self, name: str, measure: Measure | None = None) -> tuple[Tensor, Tensor]:
         """The answers along a curve, float64 (N, P), and the positions, (P,).

@@ -15,6 +15,8 @@ logit is above all others, or a label's probability is at least 1/2. γ plays no
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -227,27 +229,45 @@ def _pasted_logits(
     return logits.view(len(masks), len(backgrounds), -1)
 
 
-def _of(evidence: Evidence, backgrounds: Tensor) -> Tensor:
-    """ρ of the part of each map; equal parts of one image are asked once."""
+def _of(evidence: Evidence, name: str, backgrounds: Callable[[], Tensor]) -> tuple[Robustness, ...]:
+    """Of the part of each map; equal parts of one image are asked once, and for all metrics on these backgrounds."""
+    if name not in evidence.shared:
+        evidence.shared[name] = _asked(evidence, backgrounds())
+    found: tuple[Robustness, ...] = evidence.shared[name]
+    return found
+
+
+def _asked(evidence: Evidence, backgrounds: Tensor) -> tuple[Robustness, ...]:
     classifier, images, labels = evidence.occlusions[0].classifier, evidence.images, evidence.answers.labels
     if images.stride(0) == 0 and len(labels.unique()) == 1:
-        found = robustness_on(classifier, images[0], evidence.parts, int(labels[0]), backgrounds)
-    else:
-        each_alone = zip(images, evidence.parts, labels.tolist(), strict=True)
-        found = tuple(
-            robustness_on(classifier, image, part[None], label, backgrounds)[0] for image, part, label in each_alone
-        )
-    return torch.tensor([each.rho for each in found], dtype=torch.float64)
+        return robustness_on(classifier, images[0], evidence.parts, int(labels[0]), backgrounds)
+    each_alone = zip(images, evidence.parts, labels.tolist(), strict=True)
+    return tuple(
+        robustness_on(classifier, image, part[None], label, backgrounds)[0] for image, part, label in each_alone
+    )
 
 
-def _on_colours(evidence: Evidence) -> Tensor:
+def _on_colours(evidence: Evidence) -> tuple[Robustness, ...]:
     channels, *size = evidence.images.shape[1:]
-    colours = solid_colours(channels, count=evidence.options.count, seed=evidence.seed, sides=len(size))
-    return _of(evidence, colours)
+    options = evidence.options
+    return _of(
+        evidence, "colours", lambda: solid_colours(channels, count=options.count, seed=evidence.seed, sides=len(size))
+    )
 
 
-def _on_images(evidence: Evidence) -> Tensor:
-    return _of(evidence, evidence.occlusions[0].classifier.check_images(evidence.options.backgrounds))
+def _on_images(evidence: Evidence) -> tuple[Robustness, ...]:
+    classifier = evidence.occlusions[0].classifier
+    return _of(evidence, "images", lambda: classifier.check_images(evidence.options.backgrounds))
+
+
+def _shares(on: Callable[[Evidence], tuple[Robustness, ...]], evidence: Evidence) -> Tensor:
+    return torch.tensor([each.rho for each in on(evidence)], dtype=torch.float64)
+
+
+def _differences(on: Callable[[Evidence], tuple[Robustness, ...]], evidence: Evidence) -> Tensor:
+    """Mean confidence over the backgrounds minus that for the whole image."""
+    means = torch.stack([each.confidences.double().mean() for each in on(evidence)])
+    return means - evidence.whole("confidence").cpu()
 
 
 OPTIONS_OF_A_PART = ("alpha_min", "normalise", "at_threshold")
@@ -259,7 +279,7 @@ ROBUSTNESS_SOLID = Metric(
     "share of solid colours on which the class holds",
     (*OPTIONS_OF_A_PART, "count"),
     (),
-    _on_colours,
+    partial(_shares, _on_colours),
     hides=False,
     draws=lambda evidence: evidence.options.count,
 )
@@ -271,8 +291,34 @@ ROBUSTNESS_IMAGES = Metric(
     "share of other images on which the class holds",
     (*OPTIONS_OF_A_PART, "backgrounds"),
     (),
-    _on_images,
+    partial(_shares, _on_images),
     required=("backgrounds",),
     hides=False,
     draws=lambda evidence: len(evidence.options.backgrounds),
 )
+CONFIDENCE_DIFFERENCE_SOLID = Metric(
+    "confidence_difference_solid",
+    -1.0,
+    1.0,
+    True,
+    "mean confidence on solid colours minus the whole image's",
+    (*OPTIONS_OF_A_PART, "count"),
+    (),
+    partial(_differences, _on_colours),
+    hides=False,
+    unless_named=False,
+)
+CONFIDENCE_DIFFERENCE_IMAGES = Metric(
+    "confidence_difference_images",
+    -1.0,
+    1.0,
+    True,
+    "mean confidence on other images minus the whole image's",
+    (*OPTIONS_OF_A_PART, "backgrounds"),
+    (),
+    partial(_differences, _on_images),
+    required=("backgrounds",),
+    hides=False,
+    unless_named=False,
+)
+"""Source: Activation-Deactivation, appendix G: the difference of confidence across backgrounds."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from suffice.explanation import Explanation
@@ -23,6 +26,8 @@ SUFFICIENT_COLOUR = "#ffd23f"
 INSUFFICIENT_COLOUR = "#ff4d3d"
 FRAME_COLOUR = "#ffffff"
 CASING_COLOUR = "#14120f"
+# Of several parts of one photo: told apart on any photo, and by most who see fewer colours; each has its number, too.
+PART_COLOURS = ("#ffd23f", "#4cc9f0", "#f72585", "#80ed99", "#ff9f1c", "#b388ff")
 
 _LONGEST_OVERLAY = 1600  # pixels
 _SHORTEST_OVERLAY = 256  # on a smaller one the outline would cover what it surrounds
@@ -116,6 +121,44 @@ def overlay(explanation: Explanation, photo: Photo, frame: Frame) -> Image.Image
         size = (photo.pixels.width * factor, photo.pixels.height * factor)
         return _drawn(explanation, photo.pixels.resize(size, Image.Resampling.NEAREST), frame)
     return _drawn(explanation, shrunk(photo.pixels, _LONGEST_OVERLAY), frame)
+
+
+def part_colour(index: int) -> str:
+    """The colour of one of several parts, from 0."""
+    return PART_COLOURS[index % len(PART_COLOURS)]
+
+
+def parts_overlay(explanations: Sequence[Explanation], photo: Photo, frame: Frame) -> Image.Image:
+    """The photo with several parts outlined, each in a colour of its own and with its number, and all else dimmed.
+
+    Args:
+        explanations: of one photo.
+        photo, frame: as of `overlay`; the result is as large.
+    """
+    together = functools.reduce(operator.or_, (each.mask for each in explanations))
+    drawn = overlay(dataclasses.replace(explanations[0], mask=together, sufficient=True), photo, frame)
+    left, top, right, bottom = framed_as(frame, drawn.size).box
+    x, y = (right - left) / frame.crop[0], (bottom - top) / frame.crop[1]
+    line = max(1, round(max(drawn.size) / 320))
+    draw = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(max(12, max(drawn.size) // 24))
+    for index, each in enumerate(explanations):
+        loops = outline(each.mask)
+        scaled = [[(left + a * x, top + b * y) for a, b in loop] for loop in loops]
+        fine = is_ragged(loops, frame.crop)
+        strokes = ((1, part_colour(index)),) if fine else ((line + 2, CASING_COLOUR), (line, part_colour(index)))
+        _draw_loops(drawn, scaled, strokes)
+        if loops:
+            a, b = label_place(each.mask)
+            place = (left + a * x, top + b * y)
+            draw.text(place, str(index + 1), part_colour(index), font, "mm", stroke_width=2, stroke_fill=CASING_COLOUR)
+    return drawn
+
+
+def label_place(mask: Tensor | np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Where the number of a part stands, (x, y) in pixels of a mask (H, W) that is not empty: its median pixel."""
+    rows, columns = np.nonzero(np.asarray(mask))
+    return float(np.median(columns)) + 0.5, float(np.median(rows)) + 0.5
 
 
 def thumbnail(explanation: Explanation, image: Image.Image, frame: Frame, longest: int) -> Image.Image:

@@ -8,6 +8,7 @@ so that a page with hundreds of photos can still be opened. `render_report` fill
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import io
@@ -27,13 +28,16 @@ from PIL import Image
 from suffice.explanation import Explanation
 from suffice.guarantees import in_words
 from suffice.images import Frame, Photo
+from suffice.metrics.small_changes import in_words as holds_under_in_words
 from suffice.occlusion import split_names
 from suffice.provenance import made_in_words
 from suffice.report.figures import (
     Corner,
     framed_as,
     is_ragged,
+    label_place,
     outline,
+    part_colour,
     png_bytes,
     saliency_colours,
     saliency_image,
@@ -56,6 +60,25 @@ UNPRINTABLE = dict.fromkeys(
 
 
 @dataclass(frozen=True)
+class PartOutline:
+    """One of several parts of a photo, as it is drawn beside the others.
+
+    Attributes:
+        label: which part it is, in words.
+        colour: of its own.
+        outline: SVG path data in pixels of the model's input.
+        ragged: whether it is too long for a line of the usual width.
+        place: (x, y), where its number stands; None of an empty part.
+    """
+
+    label: str
+    colour: str
+    outline: str
+    ragged: bool
+    place: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class ExplanationEntry:
     """What the page shows of one explanation: plain values and small encoded images, 30 to 100 kB.
 
@@ -75,6 +98,8 @@ class ExplanationEntry:
         saliency_range: the values of the saliency that are dark and bright.
         activations: how far those of the part are from the whole image's, in plain words; empty where nobody measured.
         photo, saliency, thumbnail: `data:` URIs.
+        place: (x, y), where the number of the part would stand, in pixels of the model's input; None of an empty part.
+        parts: those of the same photo, where there are several; number: the place of this one among them, from 0.
     """
 
     facts: dict[str, Any]
@@ -95,11 +120,23 @@ class ExplanationEntry:
     thumbnail: str
     where: str = ""
     activations: str = ""
+    place: tuple[float, float] | None = None
+    parts: tuple[PartOutline, ...] = ()
+    number: int = 0
 
     @property
     def kind(self) -> str:
         """What was asked for: `sufficient`, `contrastive` or `complete`."""
         return str(self.facts["kind"])
+
+    @property
+    def which(self) -> str:
+        """Which of several parts of one photo it is, in words; empty where there is one."""
+        wrong = self.facts["why_wrong"]
+        if wrong is not None:
+            return "The part for the wrong class" if wrong["role"] == "predicted" else "The part for the label"
+        parts = self.facts["parts"]
+        return "" if parts is None or parts == 1 else f"Part {self.facts['part']} of {parts}"
 
     @property
     def several(self) -> bool:
@@ -156,11 +193,23 @@ def make_entry(
         ragged=is_ragged(loops, frame.crop),
         saliency_range=scale,
         activations=explanation.activation_words,
+        place=label_place(explanation.mask) if bool(explanation.mask.any()) else None,
         photo=encoded(view, exact=pixel_art),
         saliency=encoded(saliency_image(explanation.saliency, scale), exact=pixel_art),
         thumbnail=encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
         where=where,
     )
+
+
+def of_one_image(entries: Sequence[ExplanationEntry]) -> list[ExplanationEntry]:
+    """The entries of several parts of one photo, each of which knows of the others and has a colour of its own."""
+    if len(entries) < 2:
+        return list(entries)
+    parts = tuple(
+        PartOutline(entry.which, part_colour(index), entry.outline, entry.ragged, entry.place)
+        for index, entry in enumerate(entries)
+    )
+    return [dataclasses.replace(entry, parts=parts, number=index) for index, entry in enumerate(entries)]
 
 
 def render_report(
@@ -357,6 +406,7 @@ def environment() -> jinja2.Environment:
         "polyline": polyline,
         "setting": setting,
         "in_words": in_words,
+        "holds_under": holds_under_in_words,
     }
     made.filters |= filters
     made.globals |= {"distinct_percentages": distinct_percentages, "split_names": split_names}

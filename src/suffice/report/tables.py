@@ -103,7 +103,8 @@ def as_latex(report: Report) -> str:
 def as_csv(report: Report) -> str:
     """Every mean with its standard error, a line each; then the differences, whose line says what is taken off.
 
-    Of areas a line also says how many of the parts are insufficient or empty, and the mean without these.
+    Of areas a line also says how many of the parts are insufficient or empty, and the mean without these. Each line
+    says which code made the rows, and when the last of them was made.
     """
     columns = ("mean", "standard_error", "images", "minus", "parts", "insufficient", "empty", "mean_without")
     lines: list[dict[str, Any]] = []
@@ -120,7 +121,8 @@ def as_csv(report: Report) -> str:
         for group, (other, mean) in differences_of(report.values, report.config, spec).items():
             minus = other.occlusion if spec.along is None else f"{other.occlusion} at equal {spec.along}"
             lines.append(_cells_of(group) | _cells_of_mean(mean) | {"minus": minus})
-    return csv_text([*_GROUP, *columns], lines)
+    made = {"code": report.code, "made": report.finished}
+    return csv_text([*_GROUP, *columns, *made], (line | made for line in lines))
 
 
 def changes_as_csv(changes: Sequence[Change]) -> str:

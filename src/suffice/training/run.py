@@ -419,7 +419,7 @@ def _claim(output: OutputFolder, what: dict[str, Any], made: Mapping[str, Any] |
         if isinstance(known, dict):
             begun_by = known.pop("made", None)  # who began it does not change what it is
             if "settings" in known and known.get("format") != _FORMAT:
-                version = begun_by.get("version") if isinstance(begun_by, dict) else None
+                version = begun_by.get("suffice") if isinstance(begun_by, dict) else None
                 raise InputError(
                     f"expected a training of this version of suffice in {folder}; it was begun by another one"
                     f"{f' ({version})' if version else ''}, whose trainings cannot be gone on with: give another "

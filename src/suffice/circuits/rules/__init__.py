@@ -7,6 +7,7 @@ one rule:
 |---|---|---|
 | convolutions, linear layers, products with a parameter | the L1 norms of the kernels | `mixing.py` |
 | attention | the values' terms a head, and those of queries and keys as `gate` | `mixing.py` |
+| einsum | of an activation and a parameter as a product with one, of two activations as attention | `mixing.py` |
 | batch norm and other norms | the scale of each channel | `scaling.py` |
 | multiplication | the trunk's terms times the factor's mean size, and the factor's own as `gate` | `scaling.py` |
 | addition, concatenation | the terms of all that is joined | `joining.py` |
@@ -26,11 +27,11 @@ from suffice.circuits.rules.table import (
     argument,
     circuit_rule,
     flows_out,
+    mixes,
     tensor_of,
 )
 from suffice.operator_rules import NoRuleError
 
-CIRCUIT_RULES.refuse("contraction", "which labels are channels and which positions, its equation does not say")
 CIRCUIT_RULES.refuse("creation", "takes shape and type alone: what it returns is not made from the image")
 CIRCUIT_RULES.refuse("comparison", "chooses, and is not counted as made from the image")
 CIRCUIT_RULES.refuse("number test", "chooses, and is not counted as made from the image")
@@ -53,6 +54,7 @@ __all__ = [
     "circuit_rule",
     "flows_out",
     "joining",
+    "mixes",
     "mixing",
     "moving",
     "scaling",

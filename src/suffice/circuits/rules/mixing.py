@@ -69,8 +69,8 @@ def _mixed(op: Op, flow: Flow, norms: Tensor, dim: int, groups: int, rank: int |
 
 @circuit_rule("packed attention", kind="mixes")
 def packed_attention(op: Op, flows: Flows) -> list[Flow | None]:
-    """torch's attention in one call: its heads are out of reach."""
-    raise NoRuleError("multi_head_attention_forward, whose heads cannot be seen (those of timm's transformers can),")
+    """torch's attention in one call, where it has what its steps leave out (see `suffice.recording`)."""
+    raise NoRuleError("multi_head_attention_forward with biases for keys and values, or without a dimension of images,")
 
 
 @circuit_rule("attention", kind="merges")
@@ -122,3 +122,78 @@ def _multiplied(op: Op, flows: Flows, first: Any, second: Any) -> Flow:
 
 def _varies(flow: Flow, dim: int) -> bool:
     return flow.labels.shape[dim] > 1
+
+
+@circuit_rule("contraction", kind="merges")
+def contraction(op: Op, flows: Flows) -> Flow:
+    """By the letters of its equation: with a parameter a linear layer, of two activations as attention has them.
+
+    Letters that channels lie along and that the result lacks are summed over. Where that is so of two activations
+    (queries by keys), both are gates; else the one that is a gate already (attention's weights) stays it, and the
+    other is the trunk.
+    """
+    letters, out = _equation(op)
+    parts = [(names, value) for names, value in zip(letters, op.args[1:], strict=True)]
+    made = [(names, flows[value]) for names, value in parts if isinstance(value, Value) and value in flows]
+    others = [(names, tensor_of(value)) for names, value in parts if not (isinstance(value, Value) and value in flows)]
+    if len(made) == 1 and len(others) <= 1:
+        weight = others[0] if others else ("", torch.ones(()))
+        return with_origin(_weighed(*made[0], weight[0], weight[1].abs().to("cpu", torch.float32), out), op)
+    if len(made) != 2 or others:
+        raise NoRuleError(f"{op.name} of more than two tensors")
+    summed = [{n for n, size in zip(names, flow.labels.shape, strict=True) if size > 1 and n not in out}
+              for names, flow in made]  # fmt: skip
+    first, second = (_lying_as(names, flow, out) for names, flow in made)
+    if summed[0] & summed[1]:  # queries by keys
+        return with_origin(merged([as_gate(first), as_gate(second)]), op)
+    trunk, gate = (first, second) if _is_gate(second) and not _is_gate(first) else (second, first)
+    return with_origin(merged([trunk, as_gate(gate)]), op)
+
+
+def _equation(op: Op) -> tuple[list[str], str]:
+    """The letters of each operand's dimensions and of the result's, with letters of its own for an ellipsis."""
+    if not isinstance(op.args[0], str) or len(op.args) > 3 or isinstance(op.args[1], list):
+        raise NoRuleError(f"{op.name} without an equation of one or two tensors")
+    inputs, arrow, result = op.args[0].replace(" ", "").partition("->")
+    ranks = [tensor_of(value).ndim for value in op.args[1:]]
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in inputs]
+    names = inputs.split(",")
+    dots = [
+        rank - len(name.replace("...", "")) if "..." in name else 0 for name, rank in zip(names, ranks, strict=True)
+    ]
+    longest = max(dots)
+    expanded = [n.replace("...", "".join(free[longest - d : longest])) for n, d in zip(names, dots, strict=True)]
+    if not arrow:
+        joined = "".join(expanded)
+        result = "..." + "".join(sorted(n for n in set(joined) - set(free[:longest]) if joined.count(n) == 1))
+    return expanded, result.replace("...", "".join(free[:longest]))
+
+
+def _weighed(names: str, flow: Flow, of_weight: str, weight: Tensor, out: str) -> Flow:
+    """One activation's channels times a parameter's sizes, summed over what the result lacks."""
+    varying = [n for n, size in zip(names, flow.labels.shape, strict=True) if size > 1]
+    one_hot = torch.nn.functional.one_hot(flow.labels.squeeze() + 1, flow.rows + 1)[..., 1:].float()
+    mixed = not varying or any(n in of_weight and n not in out for n in varying)
+    kept = [n for n in out if n in varying or (mixed and n in of_weight)]
+    if not mixed:  # positions are mixed: every channel for itself
+        aside = [d for d, n in enumerate(of_weight) if n in out and n not in kept]
+        weight = weight.mean(aside) if aside else weight
+        of_weight = "".join(n for d, n in enumerate(of_weight) if d not in aside)
+    row = next(c for c in "zyxwvutsrqponmlkjihgfedcba" if c not in names + of_weight + out)
+    matrix = torch.einsum(f"{of_weight},{''.join(varying)}{row}->{''.join(kept)}{row}", weight, one_hot)
+    shape = dict(zip(kept, matrix.shape, strict=False))
+    count = matrix.shape[:-1].numel()
+    labels = torch.arange(count).view([shape.get(n, 1) for n in out])
+    return flow.mapped(matrix.reshape(count, -1), "weight").with_labels(labels)
+
+
+def _lying_as(names: str, flow: Flow, out: str) -> Flow:
+    """One activation's channels where they lie in the result; what is summed over becomes one."""
+    flow = collapsed(flow, [d for d, n in enumerate(names) if n not in out])
+    place = {n: d for d, n in enumerate(names)}
+    labels = flow.labels.permute([place[n] for n in out if n in place] + [place[n] for n in names if n not in out])
+    return flow.with_labels(labels.reshape([flow.labels.shape[place[n]] if n in place else 1 for n in out]))
+
+
+def _is_gate(flow: Flow) -> bool:
+    return bool(flow.terms) and all(kind == "gate" for _, kind in flow.terms)

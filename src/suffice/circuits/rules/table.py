@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
+import torch
+
 from suffice.circuits.flow import Flow
 from suffice.operator_rules import RuleTable
+from suffice.operators import operators_of
 from suffice.recording import Op, Value
 
 Flows = dict[Value, Flow]
@@ -55,6 +58,17 @@ def circuit_rule(
     return register
 
 
+_PRODUCTS = frozenset(operators_of("product", "product and sum", "contraction"))
+
+
+def mixes(op: Op) -> bool:
+    """Whether a call makes new channels out of all channels it reads: a kernel, or a product with a parameter."""
+    if op.function in MIXES:
+        return True
+    weights = [a for a in (*op.args, *op.kwargs.values()) if isinstance(a, torch.Tensor) and a.ndim > 1]
+    return op.function in _PRODUCTS and len(op.inputs) == 1 and len(weights) > 0
+
+
 def argument(op: Op, index: int, name: str, default: Any = None) -> Any:
     """An argument of a call, given by place or by name."""
     return op.args[index] if len(op.args) > index else op.kwargs.get(name, default)
@@ -76,13 +90,26 @@ def with_origin(flow: Flow, op: Op) -> Flow:
     return flow
 
 
-def flows_out(op: Op, flows: Flows) -> Iterable[tuple[Value, Flow]]:
+_NORMS = frozenset(
+    operators_of("batch norm", "norm over the last dimensions", "norm over groups", "norm over positions")
+)
+
+
+def flows_out(op: Op, flows: Flows, *, literal: bool = False) -> Iterable[tuple[Value, Flow]]:
     """The flow of each output of an operator.
+
+    Args:
+        op: the recorded call.
+        flows: of what was computed before it.
+        literal: norms leave channels as they are: kernels count by their own weights alone.
 
     Raises:
         NoRuleError: there is none for it.
     """
-    result = CIRCUIT_RULES.find(op.function)(op, flows)
+    if literal and op.function in _NORMS:
+        result: Flow | list[Flow | None] = flows[tracked(op, flows)[0]]
+    else:
+        result = CIRCUIT_RULES.find(op.function)(op, flows)
     parts = [result] if isinstance(result, Flow) else result
     for value, flow in zip(op.outputs, parts, strict=False):
         if flow is not None and value.op is op:

@@ -55,6 +55,7 @@ from suffice.explainers.activation_matching.views import Drawn, Noise, View, dra
 from suffice.explainers.activation_matching.weighted import FIRST_SCORE, PAPER, matched_masks, parse_weights
 from suffice.explainers.descent import peeled
 from suffice.explainers.method import Candidate, Method, MethodSettings
+from suffice.images.small_changes import CHANGES
 from suffice.occlusion import Occlusion, make_occlusion, painted_logits
 from suffice.progress import Progress
 from suffice.question import Question
@@ -79,6 +80,7 @@ class ActivationMatchingSettings(MethodSettings):
     robustness: Literal["noise", "colours", "none"] = "noise"  # backgrounds on which the label must stay, besides
     noise_std: float | Literal["normalised"] = "normalised"  # in pixels of [0, 1]; or 1 after normalisation
     noise_clip: bool = True  # whether noise is brought to values that a pixel can have
+    steady: bool = False  # whether the label must stay, too, when the part's picture is moved, blurred or saved as JPEG
     draws: int = Field(8, ge=1, le=1000)  # backgrounds of that kind on which each candidate is checked
     network: str = ""  # file of `suffice train-matcher`, whose scores are the start. Without weights
     keep: Literal["smallest", "last"] = (
@@ -241,7 +243,15 @@ def search(
         classifier,
         images,
         targets,
-        views_of(classifier, first.occlusions, demanded, settings.robustness, first.contrastive, settings.noise),
+        views_of(
+            classifier,
+            first.occlusions,
+            demanded,
+            settings.robustness,
+            first.contrastive,
+            settings.noise,
+            settings.steady,
+        ),
         satisfied,
         steps=settings.steps,
         smooth=settings.smooth,
@@ -288,11 +298,40 @@ def _background(question: Question, settings: ActivationMatchingSettings, images
 
 
 def _demand_robustness(question: Question, settings: ActivationMatchingSettings, seed: int) -> None:
+    """What a mask must do besides holding under the occlusions, which `Question.also` knows of from now on."""
+    demands: list[Callable[[Tensor], bool]] = []
     if settings.robustness != "none":
-        question.also = Robust(
-            question.classifier, question.image, question.target, settings.robustness, settings.draws, seed,
-            settings.noise,
-        )  # fmt: skip
+        kind, draws = settings.robustness, settings.draws
+        demands.append(Robust(question.classifier, question.image, question.target, kind, draws, seed, settings.noise))
+    if settings.steady:
+        demands.append(Steady(question.classifier, question.image, question.target, _painted(question)))
+    if demands:
+        question.also = lambda mask: all(demand(mask) for demand in demands)
+
+
+class Steady:
+    """Whether the label stays when the picture of a part is changed a little: each change of `small_changes`.
+
+    Args:
+        classifier: which is asked.
+        image: (C, H, W) in [0, 1].
+        target: class that must stay on top.
+        painted: the fills, of which each makes a picture.
+    """
+
+    def __init__(self, classifier: Classifier, image: Tensor, target: int, painted: Sequence[Occlusion]) -> None:
+        self._classifier, self._image, self._target = classifier, image, target
+        self._fills = [fixed(occlusion)(image[None], torch.Generator()) for occlusion in painted]
+
+    def __call__(self, mask: Tensor) -> bool:
+        """The verdict on one mask, bool (H, W)."""
+        parts = torch.cat([torch.where(mask, self._image[None], fill) for fill in self._fills])
+        for name, change in CHANGES.items():
+            if name != "jpeg" or len(self._image) in (1, 3):
+                logits = self._classifier.logits(change(parts).clamp(0, 1))
+                if bool((self._classifier.margins(logits, self._target) <= 0).any()):
+                    return False
+        return True
 
 
 def views_of(
@@ -302,6 +341,7 @@ def views_of(
     robustness: str,
     contrastive: bool = False,
     noise: Noise = Noise(),  # noqa: B008
+    steady: bool = False,
 ) -> list[View]:
     """The constraints on a mask: the confidence under each fill, the label on backgrounds that are drawn.
 
@@ -312,12 +352,15 @@ def views_of(
         robustness: `noise`, `colours` or `none`.
         contrastive: whether the label has to be lost, too, where the part is hidden.
         noise: what `noise` is.
+        steady: whether the label has to stay, too, when the picture of the part is changed a little.
     """
     label_only = torch.full_like(demanded, -torch.inf)
     painted = [occlusion for occlusion in occlusions if occlusion.background is not None]
     views = [View(occlusion.name, fixed(occlusion), demanded) for occlusion in painted]
     if contrastive:
         views += [View(f"{o.name}, hidden", fixed(o), label_only, hidden=True) for o in painted]
+    if steady:
+        views += [View(f"{o.name}, changed", fixed(o), label_only, _RESERVE, changed=True) for o in painted]
     if robustness != "none":
         views.append(View(f"other {robustness}", drawn_kind(classifier, robustness, noise), label_only, _RESERVE))
     return views

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from suffice.classifier import Classifier
 from suffice.engine import ByRow, frozen
 from suffice.explainers.activation_matching.losses import slack
+from suffice.images.small_changes import drawn_kernels, filtered
 from suffice.occlusion import Occlusion, fill
 
 Drawn = Callable[[Tensor, torch.Generator], Tensor]
@@ -35,6 +36,7 @@ class View:
         demanded: (N,), log-odds of the target; -inf where only the label has to stay.
         reserve: logits by which the demand is exceeded while learning, for a background that differs each time.
         hidden: the part is hidden and the rest shown, and the label has to be lost.
+        changed: the picture is moved by up to a pixel and blurred at random before the model sees it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class View:
     demanded: Tensor
     reserve: float = 0.0
     hidden: bool = False
+    changed: bool = False
 
 
 def fixed(occlusion: Occlusion) -> Drawn:
@@ -93,6 +96,16 @@ def drawn_kind(classifier: Classifier, kind: str, noise: Noise = Noise()) -> Dra
     return kinds[kind]
 
 
+def _kernels(changed: Sequence[bool], random: torch.Generator) -> tuple[Tensor, ...]:
+    """The kernel of each row's picture, (N, 9, 9), of which those that are not changed leave it as it is; or none."""
+    if not any(changed):
+        return ()
+    kernels = drawn_kernels(len(changed), random)
+    same = torch.zeros_like(kernels[0])
+    same[4, 4] = 1.0
+    return (torch.where(torch.tensor(changed)[:, None, None], kernels, same),)
+
+
 def one_by_one(images: Tensor) -> int | None:
     """The batch size of a search for one image: 1, so that its steps, each of which builds on the one before, are the
     same to the last bit whatever fits in memory. Of many images at once: None, what fits."""
@@ -131,14 +144,24 @@ def gradients(
     demanded = torch.cat([view.demanded for view in views])
     reserve = torch.tensor([view.reserve for view in views_of])
     sign = torch.tensor([-1.0 if view.hidden else 1.0 for view in views_of])
+    kernels = _kernels([view.changed for view in views_of], random)
 
     def backwards(
-        module: Any, x: Tensor, kept: Tensor, behind: Tensor, y: Tensor, wanted: Tensor, way: Tensor, spare: Tensor
+        module: Any,
+        x: Tensor,
+        kept: Tensor,
+        behind: Tensor,
+        y: Tensor,
+        wanted: Tensor,
+        way: Tensor,
+        spare: Tensor,
+        *kernel: Tensor,
     ) -> ByRow:
         with torch.enable_grad():
             kept = kept.detach().requires_grad_()
             shown = torch.where(way[:, None, None] > 0, kept, 1 - kept)[:, None]
-            output = module(classifier.normalise(behind + shown * (x - behind)))
+            picture = behind + shown * (x - behind)
+            output = module(classifier.normalise(filtered(picture, *kernel) if kernel else picture))
             logits = classifier.read(output).float()
             left = way * slack(logits, y, wanted, meaning) - spare
             (towards,) = torch.autograd.grad(F.softplus(softness - left).sum(), kept)
@@ -148,7 +171,7 @@ def gradients(
     with frozen(classifier.require_module("activation matching")):
         _, (towards, slacks) = classifier.ask(
             backwards, images[rows], masks[rows], backgrounds, targets[rows], demanded, sign, reserve,
-            screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
+            *kernels, screen=True, copies=True, gradients=True, batch_size=one_by_one(images),
         )  # fmt: skip
     gradient = towards.view(len(views), *masks.shape).sum(0)
     return gradient, slacks.view(len(views), len(images))

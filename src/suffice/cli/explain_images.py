@@ -1,0 +1,249 @@
+"""The images of one call of `suffice explain`, one after the other: one part, several, or those of a mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suffice.cli.again import Again, again, check_photo, expected_of
+from suffice.cli.command import COUNTEREXAMPLE, counterexample_files, explain_each, folder_names
+from suffice.cli.explain_words import Right, as_json, as_text, right_as_json, right_as_text
+from suffice.cli.process import say
+from suffice.errors import InputError
+from suffice.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from suffice.classifier import Classifier
+    from suffice.explainers import Certificate
+    from suffice.explanation import Explanation
+    from suffice.images import Frame, Photo
+    from suffice.naming import Naming
+    from suffice.question import Question
+    from suffice.report.page import ExplanationEntry
+
+REPORT, OVERLAY, PARTS = "report.html", "overlay.png", "parts.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is wanted of each image besides a part.
+
+    Attributes:
+        count: of parts without a common pixel, at most.
+        why_wrong: the parts for the model's own choice and for the label, where the two differ.
+        label: of every image; None: the number at the end of its name.
+        holds_under: whether each part is tested by small changes of its picture.
+        others: the networks that it is shown to then.
+    """
+
+    count: int = 1
+    why_wrong: bool = False
+    label: str | None = None
+    holds_under: bool = False
+    others: tuple[Classifier, ...] = ()
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> list[str]:
+        """Of the parts after the first, in the folder of their image."""
+        return ["labelled"] if self.why_wrong else [f"part-{number}" for number in range(2, self.count + 1)]
+
+    def words(self) -> dict[str, Any]:
+        """By the names of the command line."""
+        return {
+            "count": self.count if self.count > 1 else None,
+            "why-wrong": self.why_wrong,
+            "label": self.label,
+            "holds-under": self.holds_under and not self.other_names,
+            "other-model": list(self.other_names),
+        }
+
+
+@dataclasses.dataclass
+class Job:
+    """The images of one call, one after the other."""
+
+    classifier: Classifier
+    call: dict[str, Any]
+    settings: dict[str, Any]
+    certificate: Certificate | None
+    loading: dict[str, Any]
+    wanted: Wanted
+    arguments: list[str]
+    folder: Path | None
+    as_json: bool
+    show_traceback: bool
+    named: Naming
+    expect: list[str] | None
+    entries: list[ExplanationEntry] = dataclasses.field(default_factory=list)
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def run(self, paths: list[str]) -> int:
+        """Explain each path; returns the exit status."""
+        from suffice.folders import RESERVED, OutputFolder
+
+        names = folder_names(paths, RESERVED)
+        if self.folder is not None:
+            OutputFolder(self.folder, "explain").check([REPORT])
+
+        def one(path: str, name: str, progress: Progress) -> str:
+            found = self._explain(path, name, len(paths) > 1, progress)
+            if isinstance(found, Right):
+                return right_as_json(found) if self.as_json else right_as_text(found)
+            return "\n".join(as_json(*each) if self.as_json else as_text(each[0]) for each in found)
+
+        return explain_each(
+            paths,
+            names,
+            one,
+            self._write_report,
+            self.failures,
+            complaint=lambda path, error: error,
+            what=lambda path: f"could not explain {path} with {self.classifier.name}",
+            show_traceback=self.show_traceback,
+        )
+
+    def _explain(
+        self, path: str, name: str, several: bool, progress: Progress
+    ) -> list[tuple[Explanation, Path | None]] | Right:
+        """The explanations of one image, each with the folder that it is in."""
+        from suffice.folders import OutputFolder
+        from suffice.images import frame_of, read_photo
+        from suffice.saved import FILES
+
+        directories = [name, *(f"{name}/{part}" for part in self.wanted.folders)]
+        if self.folder is not None:
+            maybe = () if self.certificate is None else COUNTEREXAMPLE
+            files = (*FILES, OVERLAY, *maybe)
+            for directory in directories:
+                more = () if directory != name or len(directories) == 1 else (PARTS,)
+                OutputFolder(self.folder / directory, "explain").check((*files, *more), only=True, below=True)
+        photo = read_photo(path)
+        check_photo(self.expect, photo)
+        found = self._found(photo, path, progress)
+        if isinstance(found, Right):
+            return found
+        # One of several is made again beside the others, so that the report of them all stays.
+        out = self.folder if self.folder is None or not several else self.folder / "again" / name
+        frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
+        made = []
+        for (explanation, counterexample), directory in zip(found, directories, strict=False):
+            place = None if self.folder is None else self.folder / directory
+            how = self._again([path], out, place, explanation)
+            explanation = dataclasses.replace(explanation, made=explanation.made | {"again": how.as_dict()})
+            made.append((explanation, place, counterexample))
+        self._write([(path, out), *zip(made, directories, strict=False)], photo, frame)
+        return [(explanation, place) for explanation, place, _ in made]
+
+    def _write(self, made: Sequence[Any], photo: Photo, frame: Frame) -> None:
+        if self.folder is None:
+            return
+        from suffice.report.figures import overlay, parts_overlay, png_bytes
+        from suffice.report.page import make_entry, of_one_image
+
+        (path, out), *parts = made
+        every = [self.named.of(explanation) for (explanation, _, _), _ in parts]
+        entries: list[ExplanationEntry] = []
+        for written, ((_, place, counterexample), directory) in zip(every, parts, strict=True):
+            extra = {OVERLAY: png_bytes(overlay(written, photo, frame))}
+            if len(every) > 1 and not entries:
+                extra[PARTS] = png_bytes(parts_overlay(every, photo, frame))
+            if counterexample is not None:
+                extra |= counterexample_files(counterexample)
+            written.save(place, extra)
+            how = self._again([path], out, self.folder, written)
+            entries.append(make_entry(written, photo, frame, directory=directory, command=how.line, where=how.where))
+        self.entries += of_one_image(entries)
+
+    def _found(self, photo: Photo, path: str, progress: Progress) -> list[tuple[Explanation, Tensor | None]] | Right:
+        """The explanations, and an image with the part in it that loses the class, where a test met one."""
+        from suffice.explainers.several import explain_mistake, parts_of
+        from suffice.question import Question
+
+        call = {name: value for name, value in self.call.items() if name != "method"}
+        question = Question(self.classifier, photo, self.loading["target"], name=path, **call)
+        method, settings = self.call["method"], self.settings | {"minimal": self.loading["minimal"]}
+        if self.certificate is not None:
+            return [self._certified(question, method, settings, progress)]
+        if self.wanted.why_wrong:
+            label = self._label(path)
+            if float(self.classifier.margins(question.whole_logits, label)) > 0:
+                return Right(path, self.classifier.name, label, self.classifier.class_name(label), question.confidence)
+            mistake = explain_mistake(question, label, method, progress=progress, **settings)
+            found = [mistake.predicted, mistake.labelled]
+        elif self.wanted.count > 1:
+            found = parts_of(question, method, self.wanted.count, progress=progress, **settings)
+        else:
+            found = [question.explain(method, progress=progress, **settings)]
+        return [(self._tested(question, each), None) for each in found]
+
+    def _label(self, path: str) -> int:
+        """The class that an image is labelled with: that of the call, or the number at the end of its name."""
+        from suffice.guarantees.contexts import label_of
+
+        if self.wanted.label is not None:
+            return self.classifier.class_index(self.wanted.label)
+        try:
+            return self.classifier.class_index(label_of(Path(path)))
+        except InputError as error:
+            raise InputError(f"{error} (or say --label)") from None
+
+    def _tested(self, question: Question, explanation: Explanation) -> Explanation:
+        """With what small changes of the part's picture do to it, where that is wanted."""
+        if not self.wanted.holds_under:
+            return explanation
+        from suffice.metrics import holds_under
+
+        found = holds_under(
+            self.classifier, question.image, explanation.mask, explanation.target, explanation.occlusion,
+            others=self.wanted.others,
+        )  # fmt: skip
+        return dataclasses.replace(explanation, holds_under=found)
+
+    def _certified(
+        self, question: Question, method: str, settings: dict[str, Any], progress: Progress
+    ) -> tuple[Explanation, Tensor | None]:
+        from suffice.explainers import with_certificate
+
+        assert self.certificate is not None
+        explanation, guarantee = with_certificate(question, method, settings, self.certificate, progress)
+        explanation = self._tested(question, explanation)
+        if self.folder is None or guarantee.counterexample is None:
+            return explanation, None
+        named = guarantee.to_dict(COUNTEREXAMPLE[0])
+        return dataclasses.replace(explanation, guarantee=named), guarantee.counterexample
+
+    def _write_report(self, last: bool) -> None:
+        if self.folder is None or not (self.entries or self.failures):
+            return
+        from suffice.folders import OutputFolder
+        from suffice.report.page import render_report
+
+        how = self._again(self.arguments, self.folder, self.folder)
+        failures = self.named(self.failures)
+        page = render_report(self.entries, command=how.line, where=how.where, failures=failures)
+        OutputFolder(self.folder, "explain").write({REPORT: page})
+        if last and not self.as_json:
+            say(f"report: {self.folder / REPORT}")
+
+    def _again(
+        self, images: list[str], out: Path | None, beside: Path | None, explanation: Explanation | None = None
+    ) -> Again:
+        """The command line that makes a result again; with an explanation, every setting of it is spelt out."""
+        call, settings, expected = dict(self.call), dict(self.settings), list[str]()
+        if explanation is not None:
+            call |= {name: getattr(explanation, name) for name in call}
+            settings |= explanation.settings
+            expected = expected_of(explanation.made)
+        options = self.loading | {name.replace("_", "-"): value for name, value in call.items()}
+        if self.certificate is not None:
+            wanted = self.certificate
+            options |= {"certify": wanted.confidence, "rho": wanted.rho, "over": wanted.over}
+        options["set"] = [f"{name}={value}" for name, value in settings.items()]
+        options["expect"] = expected
+        options |= self.wanted.words()
+        return again("explain", options, images, self.named, out=out, beside=beside)

@@ -1,0 +1,527 @@
+"""What each job does, from the request of a visitor to its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suffice.arrays import npy_from
+from suffice.circuits import trace_circuit
+from suffice.classifier import Classifier
+from suffice.engine import between_batches
+from suffice.errors import InputError, reason
+from suffice.explainers import Certificate, check_settings, with_certificate
+from suffice.explainers.extraction import ranked_cells
+from suffice.explanation import Explanation
+from suffice.guarantees import Guarantee, certify, in_words
+from suffice.guarantees.certifying import check_certificate
+from suffice.images import open_checked
+from suffice.metrics import fitted, score_maps
+from suffice.metrics.asking import checked_metrics
+from suffice.outputs import as_logits, as_tensor
+from suffice.question import Question
+from suffice.report.circuit_figure import circuit_svg
+from suffice.report.figures import overlay, png_bytes
+from suffice.report.page import make_entry, render_report
+from suffice.saved import explanation_files
+from suffice.web.asked import Circuit, Explain, Score, Verify
+from suffice.web.jobs import Job
+from suffice.web.quick import bits_of, mask_of_bits
+from suffice.web.ranking import buffer_of, curve_along
+from suffice.web.served import Served, checked_occlusion, checked_settings
+from suffice.web.uploads import Upload
+from suffice.web.wording import again, verdict_on
+
+_FOUND_AT = 0.8  # share of an explanation's job that is done when the part is found, where a curve follows
+
+
+class Asked(NamedTuple):
+    """What a job is about.
+
+    Attributes:
+        request: what the visitor said.
+        upload: the image.
+        served: the model.
+        part: a mask or a map that came with the request; None for none.
+        explanations: those that the request names, by what tables call them.
+    """
+
+    request: Explain | Score | Verify | Circuit
+    upload: Upload
+    served: Served
+    part: Tensor | None
+    explanations: dict[str, Explanation]
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Do a job; the result is fit for JSON.
+
+    Raises:
+        InputError: what cannot be done; whatever the model's own code raises.
+        CancelledError: it was cancelled.
+    """
+    asked: Asked = job.asked
+    with _counted(job, asked.served.classifier):
+        match asked.request:
+            case Explain():
+                return explain(job, asked, asked.request)
+            case Score():
+                return score(job, asked, asked.request)
+            case Verify():
+                return verify(job, asked, asked.request)
+            case Circuit():
+                return circuit(job, asked, asked.request)
+
+
+@contextmanager
+def _counted(job: Job, classifier: Classifier) -> Iterator[None]:
+    """Tell, between batches, how many images went through the model."""
+    before = classifier.passes
+
+    def count() -> None:
+        job.forward_passes = classifier.passes.since(before).forward
+        job.changed()
+
+    with between_batches(count):
+        yield
+    job.forward_passes = classifier.passes.since(before).forward
+
+
+# What is wrong with a request is said at once, before it waits in the queue.
+
+
+def checked(asked: Asked) -> Asked:
+    """The same, if all that can be known to be wrong is not.
+
+    Raises:
+        InputError: an unknown name, a setting out of range, a file of the server's.
+    """
+    request, served = asked.request, asked.served
+    if request.target is not None:
+        served.classifier.class_index(request.target)
+    if isinstance(request, Explain):
+        settings = settings_of(served, request)
+        check_settings(request.method, request.keep_confidence, request.seed, settings, request.kind, request.minimal)
+        if request.against is not None:
+            served.classifier.class_index(request.against)
+        if request.certify is not None:
+            _check_over(request.over)
+            Certificate(request.certify, request.rho, request.over).checked()
+    if isinstance(request, Score):
+        _metrics_of(request)
+    if isinstance(request, Verify):
+        _check_over(request.over)
+        check_certificate(request.over, request.rho, request.confidence, request.draws, request.seed)
+    if not isinstance(request, Verify):
+        checked_occlusion(served, request.occlusion)
+    if not isinstance(request, Explain):
+        checked_settings(served, request.method, {})
+    return asked
+
+
+def _check_over(over: str) -> None:
+    if over.startswith("images"):
+        raise InputError(f"expected over as colours, noise or restrictions; got {over!r}: it names a folder")
+
+
+def settings_of(served: Served, request: Explain) -> dict[str, Any]:
+    """The settings of the method that a request gives, in `settings` or beside the rest."""
+    beside = request.model_extra or {}
+    if both := set(beside) & set(request.settings):
+        raise InputError(f"expected each setting once; got {', '.join(sorted(both))} twice")
+    return checked_settings(served, request.method, {**beside, **request.settings})
+
+
+def _metrics_of(request: Score) -> tuple[list[Any], dict[str, Any]]:
+    options = dict(request.model_extra or {})
+    if "backgrounds" in options:
+        raise InputError("expected options that name no folder of the server; got backgrounds")
+    return checked_metrics(request.metrics, options), options
+
+
+# Explanations
+
+
+def explain(job: Job, asked: Asked, request: Explain) -> dict[str, Any]:
+    """The smallest part found, several of them, or the part by which one class beats another."""
+    classifier, upload = asked.served.classifier, asked.upload
+    target = request.target
+    if request.against is not None:
+        classifier, target = _of_two(classifier, upload, target, request.against)
+    question = Question(
+        classifier,
+        dataclasses.replace(upload.photo(), notes=upload.notes),
+        target,
+        occlusion=request.occlusion,
+        threshold=request.threshold,
+        keep_confidence=request.keep_confidence,
+        kind=request.kind,
+        seed=request.seed,
+        name=upload.name,
+    )
+    question.watched = functools.partial(_watch, job)
+    found = _parts(job, asked, request, question)
+    job.best, job.area = found[0].mask, found[0].area
+    job.kept["explanation"] = dataclasses.replace(found[0], raw_saliency=None)
+    job.stage = ""
+    how = again(upload.name, upload.sha256, asked.served.words, _spoken(request, settings_of(asked.served, request)))
+    result = found[0].with_made() | {
+        "mask": f"/api/jobs/{job.id}/files/mask.png",
+        "saliency": f"/api/jobs/{job.id}/files/saliency.npy",
+        "ranking": f"/api/jobs/{job.id}/ranking",
+        "minimality": found[0].minimality,
+        "guarantee_in_words": "" if found[0].guarantee is None else in_words(found[0].guarantee),
+        "again": how,
+        "bits": bits_of(found[0].mask),
+        "parts": [_brief(each) for each in found],
+        "curve": [],
+    }
+    if request.against is not None:
+        result |= _why(classifier, question, found[0])
+    job.files = {**_files(found[0], asked, how["command"], classifier)}
+    job.kept["ranking"] = buffer_of(found[0], [])
+    job.result = result
+    if request.curve:
+        job.stage = "asking along the ranking"
+        job.changed()
+        curve = curve_along(
+            question, found[0], request.curve, lambda done: job.report(_FOUND_AT + (1 - _FOUND_AT) * done)
+        )
+        job.kept["ranking"] = buffer_of(found[0], curve)
+        result = result | {"curve": [[count, confidence] for count, confidence in curve]}
+    return result
+
+
+def _parts(job: Job, asked: Asked, request: Explain, question: Question) -> list[Explanation]:
+    settings = settings_of(asked.served, request)
+    whole = _FOUND_AT if request.curve else 1.0
+    if request.certify is not None:
+        wanted = Certificate(request.certify, request.rho, request.over)
+        settings |= {"minimal": request.minimal}
+        found, guarantee = with_certificate(
+            question, request.method, settings, wanted, lambda done: job.report(whole * done)
+        )
+        job.kept["counterexample"] = guarantee.counterexample
+        return [found]
+    parts: list[Explanation] = []
+    region = torch.ones_like(question.region)
+    for index in range(request.count):
+        if request.count > 1:
+            job.stage = f"part {index + 1} of at most {request.count}"
+        part = question.at(region=region).explain(
+            request.method,
+            minimal=request.minimal,
+            progress=lambda done, index=index: job.report(whole * (index + done) / request.count),  # type: ignore[misc]
+            **settings,
+        )
+        if parts and not part.sufficient:
+            break
+        parts.append(part)
+        if not part.sufficient or not part.mask.any():
+            break
+        region = region & ~part.mask
+    return parts
+
+
+def _watch(job: Job, masks: Tensor, verdicts: Tensor) -> None:
+    job.check()
+    for mask in masks[verdicts]:
+        job.better(mask)
+    job.courteous()
+
+
+def _spoken(request: Explain, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a request says, as `suffice.explain` takes it; what is as it is anyway is left out, but for the question."""
+    always = {"method", "occlusion", "keep_confidence", "seed"}
+    names = always | {"kind", "threshold", "minimal", "certify", "rho", "over", "target"}
+    said = request.model_dump(include=names)
+    usual = {name: field.default for name, field in type(request).model_fields.items()}
+    return {name: said[name] for name in said if name in always or said[name] != usual[name]} | {"settings": settings}
+
+
+def _brief(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "area": explanation.area,
+        "explanation_confidence": explanation.explanation_confidence,
+        "verdict": explanation.verdict,
+        "bits": bits_of(explanation.mask),
+    }
+
+
+def _files(explanation: Explanation, asked: Asked, command: str, classifier: Classifier) -> dict[str, bytes]:
+    """What there is to download: the files that `suffice explain --out` writes."""
+    photo, frame = asked.upload.photo(), asked.upload.frame(classifier)
+    entry = make_entry(explanation, photo, frame, directory="", command=command)
+    return {
+        **explanation_files(explanation),
+        "overlay.png": png_bytes(overlay(explanation, photo, frame)),
+        "report.html": render_report([entry], command=command).encode("utf-8", "replace"),
+    }
+
+
+# Why A, not B
+
+
+class _OnlyTwo(nn.Module):
+    """A model of which only two classes count."""
+
+    def __init__(self, module: nn.Module | Callable[[Tensor], Any], first: int, second: int) -> None:
+        super().__init__()
+        self.asked, self.two = module, [first, second]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return as_logits(self.asked(x))[:, self.two]
+
+
+def _of_two(
+    classifier: Classifier, upload: Upload, target: int | str | None, against: int | str
+) -> tuple[Classifier, int]:
+    """The classifier that knows only the target and the class that it is to beat, and the target's number there."""
+    if classifier.known_meaning.independent:
+        raise InputError("expected a model with one class an image, to ask why A and not B; its labels are independent")
+    other = classifier.class_index(against)
+    whole = classifier.logits(upload.pixels_for(classifier)[None])[0]
+    first = int(whole.argmax()) if target is None else classifier.class_index(target)
+    if first == other:
+        raise InputError(f"expected two classes, to ask why A and not B; got {classifier.class_name(first)} twice")
+    preprocessing = classifier.preprocessing.to_dict()
+    two = Classifier(
+        _OnlyTwo(classifier.module, first, other),
+        class_names=[f"{classifier.class_name(index)} ({index})" for index in (first, other)],
+        name=f"{classifier.name}, two classes",
+        device=classifier.device,
+        outputs="logits",
+        repeatable=True,
+        **{name: preprocessing[name] for name in preprocessing},
+    )
+    return two, 0
+
+
+def _why(classifier: Classifier, question: Question, found: Explanation) -> dict[str, Any]:
+    """What must go so that the other class wins: the fewest cells of the ranking, found by halving."""
+    ranking = ranked_cells(found.saliency.numpy().astype(np.float64) + 2.0 * found.mask.numpy(), 16)
+    grown = np.logical_or.accumulate(np.stack(ranking))
+
+    def lost(count: int) -> bool:
+        answer = question.answers(torch.from_numpy(~grown[count - 1])[None])[0]
+        return answer.margin <= 0
+
+    low, high = 0, len(grown)
+    if not lost(high):
+        return {"against": classifier.class_name(1), "must_go": None, "must_go_area": None}
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if lost(middle) else (middle, high)
+    gone = torch.from_numpy(grown[high - 1])
+    return {
+        "against": classifier.class_name(1),
+        "must_go": bits_of(gone),
+        "must_go_area": float(gone.float().mean()),
+    }
+
+
+# What is asked about a part
+
+
+def part_of_file(data: bytes, name: str, asked: Asked) -> Tensor:
+    """A mask or a map from the bytes of a `.npy` or an image, fitted to the model.
+
+    Raises:
+        InputError: neither, or of other proportions.
+    """
+    if data[:6] == b"\x93NUMPY":
+        values = as_tensor(npy_from(io.BytesIO(data), len(data), name))
+    else:
+        try:
+            with open_checked(io.BytesIO(data), name) as image:
+                values = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)
+        except InputError:
+            raise
+        except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
+            raise InputError(f"expected a mask as .npy or an image; {name}: {reason(error)}") from error
+    return fitted(values, asked.upload.frame(asked.served.classifier), len(asked.served.classifier.preprocessing.mean))
+
+
+def part_of_request(asked: Asked) -> Tensor | None:
+    """The mask or the map that a request holds in its JSON; None for none."""
+    request = asked.request
+    if isinstance(request, Explain):
+        return None
+    size = asked.served.classifier.preprocessing.input_size
+    saliency = request.saliency if isinstance(request, Score) else None
+    given = request.mask if request.mask is not None else saliency
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return mask_of_bits(given, size)
+    try:
+        values = torch.tensor(given, dtype=torch.float64)
+    except ValueError as error:
+        raise InputError(f"expected rows of equal length in a mask; {reason(error)}") from error
+    return fitted(values, asked.upload.frame(asked.served.classifier), len(asked.served.classifier.preprocessing.mean))
+
+
+def _mask(job: Job, asked: Asked, request: Score | Verify | Circuit) -> tuple[Tensor, int | str | None]:
+    """The part in question, bool (H, W), and the class that it is of."""
+    if asked.part is not None:
+        values = asked.part.double()
+        low, high = float(values.min()), float(values.max())
+        if low == high:
+            return values > 0, request.target
+        return (values - low) / (high - low) > 0.5, request.target
+    explanation = _explanation(job, asked, request)
+    target = explanation.target if request.target is None else request.target
+    return explanation.mask, target
+
+
+def _explanation(job: Job, asked: Asked, request: Score | Verify | Circuit) -> Explanation:
+    """The explanation that a request names, or that its method finds."""
+    if asked.explanations:
+        return next(iter(asked.explanations.values()))
+    job.stage = "looking for a part"
+    question = Question(
+        asked.served.classifier, asked.upload.photo(), request.target, seed=request.seed, name=asked.upload.name
+    )
+    question.watched = functools.partial(_watch, job)
+    settings = checked_settings(asked.served, request.method, {})
+    found = question.explain(request.method, progress=lambda done: job.report(done / 2), **settings)
+    job.stage = ""
+    return found
+
+
+def score(job: Job, asked: Asked, request: Score) -> dict[str, Any]:
+    """The metrics of explanations or of a map, side by side, and what the explanations say together."""
+    metrics, options = _metrics_of(request)
+    maps: dict[str, Any] = dict(asked.explanations)
+    if asked.part is not None:
+        maps["map"] = asked.part
+    if not maps:
+        maps[request.method] = _explanation(job, asked, request)
+    found = score_maps(
+        asked.served.classifier,
+        asked.upload.pixels_for(asked.served.classifier),
+        maps,
+        metrics,
+        request.target,
+        request.occlusion,
+        label=request.label,
+        threshold=request.threshold,
+        seed=request.seed,
+        progress=lambda done: job.report(0.5 + done / 2),
+        **options,
+    )
+    explained = {name: each for name, each in maps.items() if isinstance(each, Explanation)}
+    first = next(iter(found.values()))
+    return {
+        "image": asked.upload.name,
+        "model": asked.served.classifier.name,
+        "label": int(first.labels[0]),
+        "label_name": asked.served.classifier.class_name(int(first.labels[0])),
+        "occlusion": request.occlusion,
+        "seed": request.seed,
+        "scores": {name: each.of_map(0) for name, each in found.items()},
+        "notes": {name: [note for note in each.notes if note] for name, each in found.items()},
+        "metrics": {metric.name: _facts(metric) for metric in metrics},
+        "verdict": verdict_on(explained) if len(explained) > 1 else "",
+        "forward_passes": first.forward_passes,
+        "seconds": first.seconds,
+    }
+
+
+def _facts(metric: Any) -> dict[str, Any]:
+    return {"higher_is_better": metric.higher_is_better, "meaning": metric.meaning}
+
+
+def verify(job: Job, asked: Asked, request: Verify) -> dict[str, Any]:
+    """How far it carries that a part suffices."""
+    mask, target = _mask(job, asked, request)
+    classifier = asked.served.classifier
+    pixels = asked.upload.pixels_for(classifier)
+    found = _guarantee(job, classifier, pixels, mask, target, request)
+    index = int(classifier.logits(pixels[None])[0].argmax()) if target is None else classifier.class_index(target)
+    if found.counterexample is not None:
+        shown = (255 * found.counterexample[[0, 1, 2] if len(found.counterexample) == 3 else [0, 0, 0]]).round().byte()
+        job.files["counterexample.png"] = _png(shown.permute(1, 2, 0).numpy())
+    said = found.to_dict("counterexample.png" if found.counterexample is not None else None)
+    return {
+        "image": asked.upload.name,
+        "model": classifier.name,
+        "target": index,
+        "target_name": classifier.class_name(index),
+        "area": float(mask.float().mean()),
+        "guarantee": said,
+        "in_words": in_words(said),
+        "counterexample_name": None
+        if found.counterexample_class is None
+        else classifier.class_name(found.counterexample_class),
+        "bits": bits_of(mask),
+    }
+
+
+def _guarantee(
+    job: Job, classifier: Classifier, pixels: Tensor, mask: Tensor, target: int | str | None, request: Verify
+) -> Guarantee:
+    if request.epsilon is not None:
+        from suffice.guarantees.proof import prove
+
+        return prove(
+            classifier,
+            pixels,
+            mask,
+            epsilon=request.epsilon,
+            target=target,
+            seed=request.seed,
+            progress=job.report,
+        )
+    return certify(
+        classifier,
+        pixels,
+        mask,
+        target,
+        over=request.over,
+        rho=request.rho,
+        confidence=request.confidence,
+        draws=request.draws,
+        seed=request.seed,
+        progress=job.report,
+    )
+
+
+def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
+    """The part of the network that suffices: its numbers, and its drawing as a file."""
+    given = asked.part is not None or bool(asked.explanations)
+    mask, target = _mask(job, asked, request) if given else (None, request.target)
+    found = trace_circuit(
+        asked.served.classifier,
+        asked.upload.pixels_for(asked.served.classifier),
+        mask,
+        target=target,
+        layers=request.layers,
+        switch=request.switch,
+        nodes=request.nodes,
+        ranking=request.ranking,
+        share=request.share,
+        keep_confidence=request.keep_confidence,
+        occlusion=request.occlusion,
+        random=request.random,
+        seed=request.seed,
+        name=asked.upload.name,
+        progress=job.report,
+    )
+    files = found.files({"circuit.svg": circuit_svg(found)})
+    job.files = {name: each.encode() if isinstance(each, str) else each for name, each in files.items()}
+    return found.summary() | {"made": found.made, "svg": f"/api/jobs/{job.id}/files/circuit.svg"}
+
+
+def _png(pixels: np.ndarray[Any, Any]) -> bytes:
+    from PIL import Image
+
+    return png_bytes(Image.fromarray(pixels))

@@ -1,0 +1,119 @@
+"""The statistics of evidence, each against a second way to its value."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from suffice.audit.common import Moments, fitted
+from suffice.audit.conditions import Condition
+from suffice.audit.evidence import Evidence, above_half, as_fields, decided, elsewhere, from_fields, sign_test
+from suffice.audit.findings import Average, Rate
+from suffice.audit.sample import Prediction, drawn
+from suffice.audit.settings import AuditSettings
+from suffice.benchmark.specs import DatasetSpec
+from suffice.errors import InputError
+
+
+def test_the_sign_test_counts_all_signs_that_are_as_extreme() -> None:
+    differences = [0.5, 2.0, -1.0, 3.0, 0.0, 4.0]  # four above, one below, one that says nothing
+    signs = itertools.product((-1, 1), repeat=5)
+    extreme = sum(sum(sign > 0 for sign in some) >= 4 for some in signs)
+    assert sign_test(differences) == pytest.approx(extreme / 2**5)
+    assert above_half(7, 9) == pytest.approx(sum(math.comb(9, k) for k in range(7, 10)) / 2**9)
+
+
+def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidence:
+    rate = Rate(1, 2, ("a",))
+    return Evidence(
+        name=name, target=0, target_name="cat", members=rate, where="middle", place=(0.5, 0.5), area=0.1, brings=rate,
+        brings_control=rate, loses=rate, loses_control=rate, rise=effect, fall=effect, common=rate, outside=None,
+        without=Rate(3, 4, ("a", "b", "c")), right_with=rate, right_without=rate,
+        p_values={"brings": brings, "loses": p_value, "common": p_value}, p_value=p_value, decided_by="common",
+        effect=effect, hosts=(("a", "b", 1),),
+    )  # fmt: skip
+
+
+def test_verdicts_hold_the_false_discovery_rate_and_stand_by_effect() -> None:
+    p_values = [0.001, 0.012, 0.02, 0.8, 0.3]
+    found = decided([evidence(f"{n}", p, min(p, 0.4), effect=n) for n, p in enumerate(p_values)])
+    # Benjamini and Hochberg by hand: the largest k with p(k) <= k/5 of 5%; 0.012 <= 0.02 and 0.02 <= 0.03.
+    ordered = sorted(p_values)
+    largest = max((k for k in range(1, 6) if ordered[k - 1] <= 0.05 * k / 5), default=0)
+    called = [each for each in found if each.verdict == "shortcut"]
+    assert {each.p_value for each in called} == set(ordered[:largest])
+    assert [each.effect for each in called] == sorted((each.effect for each in called), reverse=True)
+    assert [each.verdict for each in found[largest:]] == ["not confirmed", "not confirmed"]
+
+
+def test_evidence_survives_json() -> None:
+    one = evidence("cat 1", 0.5, 0.5, 1.0)
+    assert from_fields(as_fields(one)) == one
+
+
+def test_a_mark_is_found_in_the_moments_and_pasted_as_it_was_put_on() -> None:
+    random = np.random.default_rng(0)
+    plain = random.random((600, 3, 6, 6))
+    where = np.zeros((6, 6), dtype=bool)
+    where[4:, :2] = True
+    marked = plain.copy()
+    marked[:, 0, 4:, :2] = 0.6 * marked[:, 0, 4:, :2] + 0.4  # a red veil
+    marked[:, 1:, 4:, :2] *= 0.6
+    found = fitted(Moments.of(marked), Moments.of(random.random((600, 3, 6, 6))), where)
+    image = torch.from_numpy(random.random((3, 6, 6))).float()
+    by_hand = image.clone()
+    by_hand[0, 4:, :2] = 0.6 * image[0, 4:, :2] + 0.4
+    by_hand[1:, 4:, :2] = 0.6 * image[1:, 4:, :2]
+    assert float((found.pasted(image) - by_hand).abs().max()) < 0.08
+    assert torch.equal(found.pasted(image)[:, :4], image[:, :4])
+    scores = [found.score(torch.from_numpy(one)) for one in (*marked[:50], *plain[:50])]
+    assert np.mean(scores[:50]) > np.mean(scores[50:]) + 0.2
+
+
+def test_moments_are_those_of_numpy() -> None:
+    values = np.random.default_rng(1).random((7, 2, 3, 3))
+    found = Moments.of(values)
+    np.testing.assert_allclose(found.mean, values.mean(0))
+    np.testing.assert_allclose(found.deviation, values.std(0, ddof=1))
+
+
+def test_a_mask_elsewhere_has_its_size() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        mask = random.random((9, 7)) < 0.2
+        moved = elsewhere(mask, random)
+        assert moved.sum() == mask.sum()
+        assert (moved & mask).sum() <= mask.sum()
+
+
+def test_rates_and_means_have_their_intervals() -> None:
+    # Clopper and Pearson for 3 of 10, from their tables.
+    low, high = Rate(3, 10).bounds
+    assert (round(low, 4), round(high, 4)) == (0.0667, 0.6525)
+    found = Average.of({"a": 0.1, "b": 0.2, "c": 0.6})
+    assert found.value == pytest.approx(0.3)
+    assert found.standard_error == pytest.approx(math.sqrt(0.07 / 3))
+    assert found.low == 0  # 0.3 - 4.303 x 0.153, cut at 0
+    assert found.high == pytest.approx(0.3 + 4.302653 * math.sqrt(0.07 / 3), abs=1e-6)
+    assert (Average.of({}).value, Rate(0, 0).value, str(Rate(0, 0))) == (None, None, "–")
+
+
+@pytest.mark.parametrize(("right", "wrong", "expected"), [(90, 90, (15, 5)), (90, 2, (18, 2)), (3, 90, (3, 17))])
+def test_a_quarter_of_a_class_are_wrong_ones_where_there_are_as_many(
+    right: int, wrong: int, expected: tuple[int, int]
+) -> None:
+    asked = [Prediction(n, str(n), 0, int(n >= right), 0.9) for n in range(right + wrong)]
+    asked.append(Prediction(len(asked), "lost", 0, -1, 0.0, "it cannot be read"))
+    chosen = drawn(asked, AuditSettings(DatasetSpec(source="x"), per_class=20))
+    assert (sum(each.right for each in chosen), sum(not each.right for each in chosen)) == expected
+    assert not [each for each in chosen if each.error]
+
+
+@pytest.mark.parametrize("text", ["shortcuts", "shortcuts > many", "> 0", "shortcuts > 0; rm -rf", ""])
+def test_what_is_no_condition_is_told(text: str) -> None:
+    with pytest.raises(InputError, match=r'expected --fail-if as in "shortcuts > 0"'):
+        Condition.read(text)

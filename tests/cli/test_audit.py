@@ -1,0 +1,89 @@
+"""`suffice audit` as a person calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MODEL = ("--model", "toy_models:quiet_corner", "--block", "8", "--per-class", "6")
+
+
+@pytest.fixture
+def halves() -> Path:
+    """Images of class 1, whose corner is bright, and of class 0; one of each says otherwise, and one is damaged."""
+    for label, name in ((0, "dark"), (1, "bright")):
+        for number in range(6):
+            pixels = np.random.default_rng([label, number]).integers(0, 40, (32, 32, 3), dtype=np.uint8)
+            if (label and number) or (not label and not number):
+                pixels[:8, :8] += 200
+            path = Path("halves", name, f"{name}{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    Path("halves/dark/damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nand nothing else")
+    Path("names.txt").write_text("dark\nbright\n")
+    Path("wrong.txt").write_text("left\nright\n")
+    return Path("halves")
+
+
+def test_an_audit_its_files_and_its_statuses(suffice: Any, halves: Path) -> None:
+    run = suffice("audit", str(halves), *MODEL, "--classes", "names.txt", "--fail-if", "accuracy < 90%", "--json")
+    assert run.status == 3
+    (found,) = run.json
+    assert found["numbers"]["accuracy"] == 10 / 12
+    assert [(pair["label"], pair["predicted"], pair["rate"]["count"]) for pair in found["mistakes"]] == [
+        ("dark", "bright", 1),
+        ("bright", "dark", 1),
+    ]
+    assert found["errors"].keys() == {"dark/damaged.png"}
+    assert found["conditions"] == [{"fail_if": "accuracy < 90%", "value": 10 / 12, "holds": True}]
+    assert "suffice: fails: fail if accuracy < 90%; it is 0.833333" in run.err
+    assert [line for line in run.err.splitlines() if "left out: dark/damaged.png" in line]
+    folder = Path("audit-out/halves")
+    assert {"audit.html", "audit.json", "junit.xml", "summary.md"} <= {path.name for path in folder.iterdir()}
+    page = (folder / "audit.html").read_text()
+
+    again = suffice("audit", str(halves), *MODEL, "--classes", "names.txt", "--fail-if", "accuracy < 80%")
+    assert again.status == 1  # of the damaged image alone
+    assert again.out == (
+        "no shortcut was shown among 2 clusters of recurring evidence\npage: audit-out/halves/audit.html\n"
+    )
+    assert "suffice: 12 of 12 cells are there; 0 to do: 0 rows" in again.err
+    said = ("fail if accuracy &lt; 90%; it is 0.833333", "fail if accuracy &lt; 80%; it is 0.833333")
+    (folder / "audit.html").write_text("mine")
+    refused = suffice("audit", str(halves), *MODEL, "--classes", "names.txt")
+    assert refused.status == 2
+    assert "got one that was changed since" in refused.err
+    assert said[0] in page
+
+
+def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halves: Path) -> None:
+    lines = ["file,label", "halves/bright/bright1.png,bright", *(f"halves/dark/dark{n}.png,dark" for n in range(1, 4))]
+    Path("table.csv").write_text("\n".join([*lines, "halves/dark/gone.png,dark"]))
+    run = suffice("audit", "table.csv", *MODEL, "--classes", "names.txt", "--out", "here")
+    assert run.status == 1
+    found = json.loads(Path("here/audit.json").read_text())
+    assert {each["name"]: each["accuracy"]["total"] for each in found["classes"]} == {"dark": 3, "bright": 1}
+    assert "gone.png" in next(iter(found["errors"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--fail-if", "shortcut > 0"), "unknown number 'shortcut' (did you mean shortcuts?) in --fail-if; expected"),
+        (("--fail-if", "shortcuts"), 'expected --fail-if as in "shortcuts > 0"'),
+        (("--per-class", "0"), "expected at least one image of each class; got 0"),
+        (("--engine", "spark"), "unknown engine 'spark'; expected local, ray"),
+        (("--boxes", "none.json"), "expected boxes as COCO's JSON; there is none at none.json"),
+        (("--classes", "wrong.txt"), "expected the classes of halves among those of"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(suffice: Any, halves: Path, words: tuple[str, ...], expected: str) -> None:
+    run = suffice("audit", str(halves), *MODEL, *words)
+    assert run.status == 2
+    assert expected in run.err.splitlines()[-1]
+    assert not Path("audit-out/halves/audit.html").exists()

@@ -1,0 +1,121 @@
+"""Every command that the README's table and docs/results.md name is tried, at the smallest size that is one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DATA = os.environ.get("SUFFICE_DATA")
+COMMAND = re.compile(r"`((?:make |\.venv/bin/python |suffice |SUFFICE_)[^`…]+)`")
+
+EXPERIMENT = f"{sys.executable} experiments/"
+SUFFICE = f"{sys.executable} -c 'from suffice.cli import main; main()' "
+MAKE = "make -o .venv/dev BIN={bin} UPDATE=--out={out} "  # -o: what is installed stays as it is
+BENCH = "SUFFICE_DATA={one} " + SUFFICE + "bench configs/"
+
+# FOLDER is a folder with one photo; {two} has two, for what takes means over the others.
+TRIED = {
+    "make benchmark PHOTOS=FOLDER": [MAKE + "benchmark PHOTOS={photo}"],
+    ".venv/bin/python experiments/baselines.py FOLDER": [EXPERIMENT + "baselines.py {photo} --out {out}"],
+    "make certificates PHOTOS=FOLDER": [MAKE + "certificates PHOTOS={photo}"],
+    # With ReX where its environment is there: it is asked about one photo, with one seed.
+    "make benchmark-rex PHOTOS=FOLDER": [MAKE + "benchmark-rex PHOTOS={photo} 'REDO={rex} --stability-seeds 1'"],
+    "make benchmark-matching PHOTOS=FOLDER": [MAKE + "benchmark-matching PHOTOS={photo}"],
+    "make results-check PHOTOS=FOLDER": [
+        EXPERIMENT + "results_check.py {photos} --only explain-photos.csv gpu.csv lax-cost.csv"
+    ],
+    ".venv/bin/python experiments/score_cost.py": [
+        EXPERIMENT + "score_cost.py sample:coffee --rounds 1 --no-quantus --out {out}"
+    ],
+    ".venv/bin/python experiments/lax_cost.py": [
+        EXPERIMENT + "lax_cost.py --rounds 1 --models suffice.models.resnet18:synthetic_mnist --out {out}"
+    ],
+    ".venv/bin/python experiments/circuits.py FOLDER": [
+        EXPERIMENT + "circuits.py {two} --photos 1 --only own --out {out}"
+    ],
+    ".venv/bin/python experiments/deactivation_coverage.py --print": [EXPERIMENT + "deactivation_coverage.py --print"],
+    "SUFFICE_DATA=FOLDER suffice bench configs/am-photos.toml --out am": [
+        BENCH + "am-photos.toml --out {out}/am",
+        SUFFICE + "bench-report {out}/am",
+    ],
+    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos.toml --out ad": [
+        BENCH + "ad-photos.toml --out {out}/ad",
+        SUFFICE + "bench-report {out}/ad",
+    ],
+    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos-lime.toml --out lime": [
+        BENCH + "ad-photos-lime.toml --out {out}/lime",
+        SUFFICE + "bench-report {out}/lime",
+    ],
+    "suffice train-classifier mnist --data DATA --preset quick --set epochs=2 --set batch_size=64 --out mnist": [
+        SUFFICE + "train-classifier mnist --data {data} --preset quick --set epochs=0.05 --set batch_size=64 "
+        "--test-images 100 --out {out}/mnist",
+        EXPERIMENT + "activation_matching.py mnist {data} --weights {out}/mnist/classifier.safetensors --digits 2 "
+        "--out {out}",
+    ],
+    "suffice explain sample:coffee": [SUFFICE + "explain sample:coffee --out {out}/coffee"],
+}
+WITH_THE_ONE_BEFORE = {
+    *("suffice bench-report am", "suffice bench-report ad", "suffice bench-report lime"),
+    ".venv/bin/python experiments/activation_matching.py mnist DATA --weights mnist/classifier.safetensors",
+    "make results-check PHOTOS=FOLDER DATA=DATA",
+}
+ELSEWHERE = {  # command: the test of its parts, or why there is none
+    "make table3 DATA=FOLDER": "trains for an hour; test_msi_lax_tables.py has all that follows",
+    "suffice train-classifier synthetic-mnist --data FOLDER --out RUNS/synthetic-mnist": "tests/cli/test_train.py",
+    "SUFFICE_DATA=FOLDER SUFFICE_RUNS=RUNS suffice bench configs/ad-synthetic-mnist.toml --out scenes": (
+        "its network trains for minutes; ad-photos.toml has the same methods and metrics"
+    ),
+    "suffice bench-report scenes": "as the one before",
+    "suffice audit DATA": "tests/cli/test_audit.py",
+}
+
+
+def test_every_command_is_tried_or_said_to_be_tried_elsewhere() -> None:
+    named = {
+        short(command)
+        for page in (ROOT / "README.md", ROOT / "docs" / "results.md")
+        for command in COMMAND.findall(page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert named <= {*map(short, (*TRIED, *WITH_THE_ONE_BEFORE, *ELSEWHERE))}
+
+
+def short(command: str) -> str:
+    """Without where data is, and where results go."""
+    return re.sub(r"SUFFICE_\w+=\S+ | --out \S+", "", command)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DATA is None or not Path(DATA, "imagenet20").is_dir(), reason="needs photos in SUFFICE_DATA")
+@pytest.mark.parametrize("command", TRIED)
+def test_a_command_that_is_named_runs_and_leaves_the_results_alone(command: str, tmp_path: Path) -> None:
+    photos = Path(DATA or "", "imagenet20")
+    small = tmp_path / "one" / "imagenet20"
+    small.mkdir(parents=True)
+    (tmp_path / "two").mkdir()
+    for number, photo in enumerate(sorted(photos.iterdir())[:2]):
+        shutil.copy(photo, tmp_path / "two")
+        if number == 0:
+            shutil.copy(photo, small)
+    words = {
+        "bin": str(Path(sys.executable).parent), "out": str(tmp_path / "out"), "photo": str(small),
+        "one": str(tmp_path / "one"), "two": str(tmp_path / "two"), "photos": str(photos), "data": DATA or "",
+        "rex": "" if (ROOT / ".venv-rex" / "rex-is-installed").is_file() else "--tools suffice",
+    }  # fmt: skip
+    before = {path: path.read_bytes() for path in (ROOT / "results").iterdir()}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for line in TRIED[command]:
+        done = subprocess.run(
+            line.format(**words), shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
+        if "experiments" in command or line.startswith("make"):
+            assert re.search(r" stored|equal", done.stdout), "it says what was stored and what was computed"
+    assert {path: path.read_bytes() for path in (ROOT / "results").iterdir()} == before
