@@ -102,7 +102,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace, Path], list[Row]]] = {
         "activation-matching.csv", "activation_matching.py", "photos", "{photo}", "--method", "grad-cam"
     ),
     "responsibility.csv": script("responsibility.csv", "responsibility.py", "{photos}", "--photos", "1"),
-    "circuits-blocks.csv": script("circuits-blocks.csv", "circuits.py", "{photos}", "--photos", "1"),
+    "circuits-fair.csv": script("circuits-fair.csv", "circuits.py", "{photos}", "--photos", "1", "--only", "own"),
     "circuits-planted.csv": script("circuits-planted.csv", "circuits_planted.py", "--seeds", "1"),
     "deactivation-coverage.csv": script(
         "deactivation-coverage.csv", "deactivation_coverage.py", "--only", "squeezenet1_1"

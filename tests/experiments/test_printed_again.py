@@ -40,7 +40,9 @@ TRIED = {
     ".venv/bin/python experiments/responsibility.py FOLDER": [
         EXPERIMENT + "responsibility.py {two} --photos 1 --out {out}"
     ],
-    ".venv/bin/python experiments/circuits.py FOLDER": [EXPERIMENT + "circuits.py {two} --photos 1 --out {out}"],
+    ".venv/bin/python experiments/circuits.py FOLDER": [
+        EXPERIMENT + "circuits.py {two} --photos 1 --only own --out {out}"
+    ],
     ".venv/bin/python experiments/deactivation_coverage.py --print": [EXPERIMENT + "deactivation_coverage.py --print"],
     "SUFFICE_DATA=FOLDER suffice bench configs/am-photos.toml --out am": [
         BENCH + "am-photos.toml --out {out}/am",
