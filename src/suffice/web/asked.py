@@ -126,14 +126,18 @@ class Circuit(_OfAPart):
     """The part of the network that suffices, as `suffice.trace_circuit`; of the whole image unless a part is given.
 
     Attributes:
-        layers, switch, nodes, ranking, share, keep_confidence, occlusion, random: as of `suffice circuit`.
+        layers, switch, nodes, edges, ranking, allocation, ablation, share, keep_confidence, occlusion, random: as of
+            `suffice circuit`.
     """
 
     do: Literal["circuit"]
     layers: Name | Annotated[list[Name], Field(max_length=100)] = "stages"
     switch: Name | Annotated[list[Name], Field(max_length=100)] | None = None
     nodes: Annotated[int, Field(ge=1, le=1000)] | None = None
-    ranking: Literal["descent", "attribution", "energy", "weight", "signed"] = "descent"
+    edges: Name = "folded"
+    ranking: Name = "integrated-size"
+    allocation: Name | None = None
+    ablation: Name | None = None
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     keep_confidence: Share = 0.5
     occlusion: Name = DEFAULT_FOR_MEASURES
