@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import suffice
 from suffice.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,11 @@ def test_your_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         sys.modules.pop("my_models", None)
         if bars:
             transformers.utils.logging.enable_progress_bar()
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in suffice.__all__ if f":: suffice.{name}\n" not in page] == []
 
 
 @pytest.mark.slow
