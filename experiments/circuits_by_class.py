@@ -1,6 +1,6 @@
 """A certified circuit for each digit, and what it can do alone: on images that were not used, and on shifted ones.
 
-    python experiments/circuits_by_class.py [DATA] [--csv results/circuits-by-class.csv]
+    python experiments/circuits_by_class.py [DATA] [--update]
     python experiments/circuits_by_class.py --print results/circuits-by-class.csv
 
 DATA holds MNIST/raw; $SUFFICE_DATA unless it is given. A network of three convolutions and a hidden layer is trained on
@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur
 
+from rows import Rows, add_options, code_of, run_as_command
 from suffice.circuits.ablation import channel_means, switched_logits
 from suffice.circuits.by_class import ClassCircuit, class_circuit
 from suffice.circuits.search import random_circuits
 from suffice.classifier import Classifier
 from suffice.engine import seeded
-from suffice.files import read_csv, write_csv
+from suffice.files import read_csv
 from suffice.metrics import mean_with_error
 from suffice.models.mnist import mnist_classifier
 
@@ -47,12 +48,13 @@ KINDS = ("as they are", "blurred", "with noise", "cut out")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", type=Path, nargs="?", default=Path(os.environ.get("SUFFICE_DATA", "data")))
-    parser.add_argument("--csv", type=Path, help="where the rows go as well")
     parser.add_argument("--print", type=Path, dest="table", help="print the table of these rows, and do nothing else")
+    add_options(parser)
     arguments = parser.parse_args()
     if arguments.table:
         show(read_csv(arguments.table))
         return 0
+    rows = Rows("circuits-by-class.csv", COLUMNS, ("digit",), arguments, code_of("circuits_by_class.py"))
     torch.set_num_threads(1)
     images, labels = digits(arguments.data, train=True)
     classifier = trained(images[2000:], labels[2000:])
@@ -65,13 +67,11 @@ def main() -> int:
         own = images[:2000][labels[:2000] == digit][:USED]
         circuits.append(class_circuit(classifier, own, digit, reference=references, removed=REMOVED))
         print(circuits[-1], file=sys.stderr, flush=True)
-    rows = []
     off = channel_means(classifier, circuits[0].layers, references)
     for digit in range(10):
-        rows += of_digit(classifier, circuits, digit, tests, answers, off)
-    if arguments.csv:
-        write_csv(arguments.csv, COLUMNS, rows)
-    show(rows)
+        rows.rows({"digit": digit}, lambda digit=digit: of_digit(classifier, circuits, digit, tests, answers, off))  # type: ignore[misc]
+    show(rows.asked)
+    print(rows.close())
     return 0
 
 
@@ -105,8 +105,8 @@ def of_digit(
     found = circuit.summary()
     sizes = [layer.channels for layer in layers]
     ways = [("whole network", torch.ones_like(on)), ("certified circuit", on), ("all but the circuit", ~on)]
-    ways += [("random", drawn) for drawn in random_circuits(on, sizes, RANDOM, digit)]
-    ways += [("all but a random one", ~drawn) for drawn in random_circuits(on, sizes, RANDOM, digit)]
+    ways += [("random", drawn) for drawn in random_circuits(on, layers, RANDOM, digit)]
+    ways += [("all but a random one", ~drawn) for drawn in random_circuits(on, layers, RANDOM, digit)]
     ways += [("circuit of the next digit", circuits[(digit + 1) % 10].on)]
     own, others = tests[answers == digit][:TESTED], tests[answers != digit][:TESTED]
     rows: list[dict[str, object]] = []
@@ -166,4 +166,4 @@ def per_digit(rows: Sequence[Mapping[str, object]], way: str, kind: str, column:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)
