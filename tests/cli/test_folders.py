@@ -210,10 +210,10 @@ def test_the_report_of_a_long_run_is_written_as_it_goes_but_not_for_each_image(
         return now[0]
 
     monkeypatch.setattr(command.time, "monotonic", clock)
-    from suffice.cli.explain import _Job
+    from suffice.cli.explain_images import Job
 
-    write = _Job._write_report
-    monkeypatch.setattr(_Job, "_write_report", lambda self, last: (written.append(last), write(self, last)))
+    write = Job._write_report
+    monkeypatch.setattr(Job, "_write_report", lambda self, last: (written.append(last), write(self, last)))
     assert suffice.corner(*photos).status == 0
     assert written[-1] is True
     assert written.count(True) == 1
@@ -224,16 +224,16 @@ def test_a_report_that_cannot_be_written_yet_does_not_end_the_run(
     suffice: Any, save_photo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_SECONDS_BETWEEN_REPORTS", -1.0)
-    from suffice.cli.explain import _Job
+    from suffice.cli.explain_images import Job
     from suffice.errors import InputError
 
-    write = _Job._write_report
+    write = Job._write_report
 
     def sometimes(self: Any, last: bool) -> None:
         if not last:
             raise InputError("the disk is full")
         write(self, last)
 
-    monkeypatch.setattr(_Job, "_write_report", sometimes)
+    monkeypatch.setattr(Job, "_write_report", sometimes)
     run = suffice.corner(save_photo("a.png", 1), save_photo("b.png", 2))
     assert (run.status, run.err) == (0, "")

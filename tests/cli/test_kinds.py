@@ -93,7 +93,7 @@ def test_the_command_makes_the_kind_again(suffice: Any, save_photo: Any, read_pa
     first = [path.read_bytes() for path in maps]
     words = shlex.split(read_page().of_each[0])
     assert words[words.index("--kind") + 1] == "contrastive"
-    assert suffice("explain", "photo.png", *WORDS, "--set", "block=4").status == 0  # something else in its place
+    assert suffice("explain", "photo.png", *WORDS).status == 0  # something else in its place
     assert suffice(*words[1:]).status == 0
     assert [path.read_bytes() for path in maps] == first
 
