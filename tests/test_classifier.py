@@ -226,7 +226,7 @@ def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "received"),
     [
-        ({"input_size": (3, 224, 224)}, r"got \(3, 224, 224\)"),
+        ({"input_size": (1, 3, 224, 224)}, r"got \(1, 3, 224, 224\)"),
         ({"input_size": 224}, "got 224"),
         ({"input_size": (0, 6)}, r"got \(0, 6\)"),
         ({"mean": ("a", "b", "c")}, r"got \('a', 'b', 'c'\)"),

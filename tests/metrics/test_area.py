@@ -52,6 +52,8 @@ def test_each_metric_says_its_range_and_which_way_is_better() -> None:
         "msi_penalty": (0, 1, "↓"),
         "robustness_solid": (0, 1, "↑"),
         "robustness_images": (0, 1, "↑"),
+        "confidence_difference_solid": (-1, 1, "↑"),
+        "confidence_difference_images": (-1, 1, "↑"),
         "robustness_restrictions": (0, 1, "↑"),
         "certified_rho": (0, 1, "↑"),
         "area": (0, 1, "↓"),

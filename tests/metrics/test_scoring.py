@@ -170,7 +170,7 @@ def test_one_patch_decides() -> None:
     """By accuracy: right as soon as the patch is shown, wrong as soon as it is hidden."""
     classifier = toy(Patches(TOP_LEFT))
     heat = patch_map(a=1.0, b=0.3)
-    names = [name for name in METRICS if not name.startswith(("robustness", "certified"))]
+    names = [name for name in METRICS if not name.startswith(("robustness", "certified", "confidence_difference"))]
     found = suffice.score(classifier, white(), heat, names, measure="accuracy", fid_measure="accuracy")
     # By value 100 trapezoids; the patch is shown from α = 0.99 on: at α = 1 nothing is above it.
     assert found["insertion"] == pytest.approx(0.995)
@@ -363,7 +363,11 @@ def test_soft_confidence_drop_equals_that_of_torchcam() -> None:
 def test_equal_masks_are_asked_once_whatever_the_curves() -> None:
     """A map of three levels has few different masks; ρ, which has backgrounds of its own, is left out."""
     classifier = toy(Share())
-    names = [name for name in METRICS if not name.startswith(("robustness", "certified")) and "percent" not in name]
+    names = [
+        name
+        for name in METRICS
+        if not name.startswith(("robustness", "certified", "confidence_difference")) and "percent" not in name
+    ]
     suffice.score(classifier, white(), patch_map(a=1.0, b=0.7), names, label=1)
     # Top runs: nothing, a, ab; the rest of each: all, bcd, cd; Hide, between 0.5 and α: ab, b, nothing.
     assert classifier.forward_passes == 7
@@ -717,9 +721,14 @@ def test_a_metric_that_needs_an_option_is_left_out_of_all_and_an_error_by_itself
         suffice.score(classifier, white(), heat, demanding)
     assert suffice.score(classifier, white(), heat, demanding, count=3) == {"demanding": 0.5}
     assert METRICS["robustness_images"].required == ("backgrounds",)
-    assert [name for name, metric in METRICS.items() if metric.required] == ["robustness_images", "certified_rho"]
+    assert [name for name, metric in METRICS.items() if metric.required] == [
+        "robustness_images",
+        "confidence_difference_images",
+        "certified_rho",
+    ]
     assert [name for name, metric in METRICS.items() if not metric.hides] == [
-        "msi_penalty", "robustness_solid", "robustness_images", "robustness_restrictions", "certified_rho", "area",
+        "msi_penalty", "robustness_solid", "robustness_images", "confidence_difference_solid",
+        "confidence_difference_images", "robustness_restrictions", "certified_rho", "area",
     ]  # fmt: skip
 
 

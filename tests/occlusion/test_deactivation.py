@@ -182,7 +182,7 @@ def test_an_operator_without_a_rule_is_named_with_its_module_and_the_model_is_le
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"inputs": torch.zeros(3, 8, 8)}, "float inputs"),
+        ({"inputs": torch.zeros(8, 8)}, "float inputs"),
         ({"inputs": torch.zeros(1, 3, 8, 8, dtype=torch.long)}, "float inputs"),
         ({"masks": torch.ones(1, 8, 8)}, "bool masks"),
         ({"masks": torch.ones(1, 8, 9, dtype=torch.bool)}, "bool masks"),

@@ -6,6 +6,7 @@ import {state} from "./state.js";
 
 /** The job of the form; others run beside it. @type {string | null} */
 let current = null;
+let unwanted = false; // whether the job that was sent was cancelled before it had an id
 
 /** Image of the server, uploaded anew where it does not have it any more. @returns {Promise<string>} */
 export async function imageId() {
@@ -73,6 +74,7 @@ async function recovered() {
 export async function shown(request, tell) {
   const before = current;
   current = null;
+  unwanted = false;
   if (before) await cancel(before).catch(() => {});
   let mine = "";
   $("running").hidden = $("cancel").hidden = false;
@@ -84,7 +86,10 @@ export async function shown(request, tell) {
       $("progress").value = happening.share;
       $("progress-text").textContent = words(happening);
       tell(happening);
-    }, id => { mine = current = id; });
+    }, id => {
+      mine = current = id;
+      if (unwanted) void stop();
+    });
     if (mine !== current) return null;
     if (ended.state === "done") { say("Done."); return ended; }
     say(ended.state === "cancelled" ? "Cancelled." : `It failed: ${ended.error}`);
@@ -101,6 +106,7 @@ export async function shown(request, tell) {
 
 /** Cancel the job of the form. */
 export async function stop() {
+  unwanted = true;  // also where the server has not yet said which job it is
   if (current) await cancel(current).catch(error => say(error.message));
 }
 
