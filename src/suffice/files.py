@@ -80,36 +80,37 @@ class Part:
     """
 
     def __init__(self, folder: Path, data: bytes | memoryview) -> None:
-        self._handle, self.path = _new_part(folder)
-        try:
-            with open(self._handle, "wb", closefd=False) as file:
-                file.write(data)
-            os.fsync(self._handle)
-        except BaseException:
-            self.close()
-            self.path.unlink(missing_ok=True)
-            raise
+        self._handle, self.path = -1, folder
+        while self._handle < 0:
+            # Named before it is made, so that whatever ends this, a signal too, leaves nothing behind.
+            self.path = folder / f".suffice-{uuid.uuid4().hex}.part"
+            try:
+                self._make(data)
+            except BaseException:
+                self.close()
+                self.path.unlink(missing_ok=True)
+                raise
         if os.name != "posix":  # Windows moves no file that is open
             self.close()
+
+    def _make(self, data: bytes | memoryview) -> None:
+        """The file itself; nothing is open where somebody tidied it away before it was locked."""
+        self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if os.name == "posix":
+            with contextlib.suppress(OSError):  # where there are no locks, its age is what others go by
+                try_to_lock(self._handle)
+            if not _is_at(self._handle, self.path):
+                self.close()
+                return
+        with open(self._handle, "wb", closefd=False) as file:
+            file.write(data)
+        os.fsync(self._handle)
 
     def close(self) -> None:
         """Close the file and release its lock."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-
-def _new_part(folder: Path) -> tuple[int, Path]:
-    while True:
-        path = folder / f".suffice-{uuid.uuid4().hex}.part"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if os.name != "posix":
-            return handle, path
-        with contextlib.suppress(OSError):  # where there are no locks, its age is what others go by
-            try_to_lock(handle)
-        if _is_at(handle, path):  # nobody has tidied it away between the two steps
-            return handle, path
-        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:
