@@ -64,6 +64,8 @@ __all__ = [
 ]
 
 
+@torch.inference_mode(False)  # also where the caller has: what is made here takes part in gradients
+@torch.no_grad()
 def trace_circuit(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any] | Photo,

@@ -204,7 +204,8 @@ class _Learning:
             search.steps += 1
             for name in TermWeights._fields:
                 if name in terms:
-                    search.curves.setdefault(name, []).append(round(float(terms[name][i].detach()), 7))
+                    # 5 digits: those below are rounding of float32, which differs with the size of the batches.
+                    search.curves.setdefault(name, []).append(round(float(terms[name][i].detach()), 5))
         return hard, least
 
     def end(self, keep: Literal["smallest", "last"]) -> None:
