@@ -17,7 +17,7 @@ from suffice.operators import FAMILIES, operator_name, operators_of
 # Rules of one kind are for two families or more, so what has none is said here once more by name.
 NO_MASK_RULE = {"place of the extreme", "order", "number", "lookup", "sampling"}
 NO_CHANNEL_RULE = {
-    *("contraction", "creation", "comparison", "number test", "place of the extreme", "property", "number", "write"),
+    *("creation", "comparison", "number test", "place of the extreme", "property", "number", "write"),
     *("order", "lookup"),
 }
 

@@ -45,6 +45,7 @@ EACH_FOR_ITSELF = {
     "mean without NaN": lambda x: x.nanmean((2, 3), keepdim=True),
     "windows and back": lambda x: F.fold(F.unfold(x, 3, padding=1), (6, 6), 3, padding=1),
     "turned": lambda x: x.rot90(1, (2, 3)),
+    "view": lambda x: x.view(1, -1).view(x.shape),
     "split by sizes": lambda x: x.split_with_sizes([2, 4], 2)[0],
     "broadcast": lambda x: torch.broadcast_tensors(x.mean((2, 3), keepdim=True), torch.zeros(1, 4, 6, 6))[0],
     "rest of a division": lambda x: torch.fmod(x, 0.5),

@@ -19,8 +19,9 @@ from toy_networks import Parts, classifier_of, randomised
 
 import suffice
 from suffice.circuits import read_out
-from suffice.circuits.ablation import switched_logits
+from suffice.circuits.ablation import layer_activations, off_of_images, switched_logits
 from suffice.circuits.connectivity import Layer, connect
+from suffice.circuits.ranking import Decision
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.outputs import as_logits
@@ -184,6 +185,28 @@ def test_what_is_switched_off_is_a_column_of_zeros(name: str) -> None:
     expected = classifier.logits(image[None])
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     assert float((before - expected).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["torchvision Swin", "timm Swin", "Hugging Face Swin", "torchvision ViT"])
+def test_what_is_off_is_that_of_the_image_where_windows_are_rows(name: str) -> None:
+    """Several images in one pass give what each gives alone; all off, the network says what it says of the others."""
+    classifier, layers, image = made(name)
+    images, others = torch.stack([image, torch.rand(3, SIDE, SIDE)]), torch.rand(2, 3, SIDE, SIDE)
+    off = layer_activations(classifier, layers, others)
+    generator = torch.Generator().manual_seed(0)
+    circuits = torch.rand(3, sum(layer.channels for layer in layers), generator=generator) < 0.7
+    circuits[0] = False
+    found = Decision(classifier, images, 0, layers, [off]).logits(circuits)
+    torch.testing.assert_close(found[0], classifier.logits(others), rtol=1e-4, atol=1e-5)
+    for row, one in enumerate(images):
+        own = off_of_images(off, layers, torch.tensor([row]))
+        for circuit, together in zip(circuits, found[:, row], strict=True):
+            alone = switched_logits(classifier, layers, one[None], circuit[None], own)[0]
+            torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        # One image's for all of them, as the means of references are.
+        both = Decision(classifier, images, 0, layers, [own]).logits(circuits)
+        torch.testing.assert_close(both[:, row], found[:, row], rtol=1e-4, atol=1e-5)
+    assert float((found[1] - found[0]).abs().max()) > 1e-3
 
 
 def names_of(net: nn.Module, modules: list[nn.Linear]) -> set[str]:

@@ -35,7 +35,7 @@ class SwitchedOff(EveryOperator):
         layers: of a recording of the same model.
         gates: (N, channels of all layers), in [0, 1], for a batch of N images; 0 = off.
         off: what is there when a channel is off: (channels of all layers,), a number a channel; or of each layer its
-            activation, (1, …) or (N, …); None for zero.
+            activation, of one image or of N; None for zero.
         see: is called with the number of a layer and its activation, before the gates.
         gates_of: of some layers by number, the gates (N, channels) to use instead, such as those that gradients are of.
         known: by an operator's number, the operator and what returns its output: it is not run then.
@@ -118,6 +118,10 @@ class SwitchedOff(EveryOperator):
             off = spread(self._off[None, start : start + layer.channels].to(x), labels, 0.0)
         else:
             off = self._off[index].to(x)
+            if len(x) % len(off):
+                raise self._changed()
+            # Of one image for all of them: it may have several rows, as of windows.
+            off = off.repeat(len(x) // len(off), *[1] * (off.ndim - 1)) if len(off) > 1 else off
         return torch.lerp(off.expand_as(x), x, gates.expand_as(x))
 
     @staticmethod
@@ -126,6 +130,21 @@ class SwitchedOff(EveryOperator):
             "expected a model that runs the same operators each time; it ran others than when it was read (one that "
             "fills a cache in its first pass works the second time)"
         )
+
+
+def off_of_images(off: Off, layers: Sequence[Layer], rows: Tensor) -> Off:
+    """What channels are that are off, for some images by their number; what is the same for every image stays.
+
+    An image may have several rows, as of windows: as many as the layer had for the one that was recorded.
+    """
+    if off is None or isinstance(off, Tensor):
+        return off
+    found = []
+    for each, layer in zip(off, layers, strict=True):
+        count = len(layer.value.tensor)
+        one = len(each) == count
+        found.append(each if one else each.unflatten(0, (-1, count))[rows.to(each.device)].flatten(0, 1))
+    return found
 
 
 def spread(values: Tensor, labels: Tensor, none: float) -> Tensor:

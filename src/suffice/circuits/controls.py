@@ -7,12 +7,11 @@ class for a blank image and for photos of other classes, or where the network ke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import Off, SwitchedOff, channel_range, switched_logits
+from suffice.circuits.ablation import SwitchedOff, channel_range, off_of_images, switched_logits
 from suffice.circuits.ranking import Decision
 from suffice.circuits.references import References
 from suffice.circuits.search import random_circuits
@@ -78,7 +77,8 @@ def ask_controls(
     drawn = random_circuits(on, decision.layers, random, seed)
     features, last = torch.ones_like(on), decision.slice_of(len(decision.layers) - 1)
     features[last] = on[last]
-    image = dataclasses.replace(decision, images=decision.images[:1], offs=_of_first(decision.offs), replay=None)
+    offs = [off_of_images(off, decision.layers, torch.zeros(1, dtype=torch.int64)) for off in decision.offs]
+    image = dataclasses.replace(decision, images=decision.images[:1], offs=offs, replay=None)
     kept = image.holds_all(torch.cat([torch.stack([features, ~on]), drawn, ~drawn]))
     blank = decision.images[:1].mean((2, 3), keepdim=True).expand_as(decision.images[:1])
     others = torch.cat([blank] if held_out is None else [blank, held_out])
@@ -145,10 +145,6 @@ def _said_of(decision: Decision, on: Tensor, images: Tensor) -> Tensor:
         circuits = on.expand(len(images), -1)
         said &= decision.holds(switched_logits(decision.classifier, decision.layers, images, circuits, off))
     return said
-
-
-def _of_first(offs: Sequence[Off]) -> list[Off]:
-    return [off if off is None or isinstance(off, Tensor) else [each[:1] for each in off] for off in offs]
 
 
 def _share(kept: Tensor) -> float | None:

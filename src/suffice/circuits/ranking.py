@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import Off, SwitchedOff
+from suffice.circuits.ablation import Off, SwitchedOff, off_of_images
 from suffice.circuits.connectivity import Layer, Network
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.replay import Replay
@@ -104,7 +104,7 @@ class Decision:
         def question(module: Any, x: Tensor, rows: Tensor, gates: Tensor) -> Any:
             known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
             x = self.classifier.normalise(x)
-            with SwitchedOff(self.layers, gates, _of_rows(off, rows), known=known):
+            with SwitchedOff(self.layers, gates, off_of_images(off, self.layers, rows), known=known):
                 return module(x)
 
         return question
@@ -155,7 +155,9 @@ class Decision:
                 gates = on.to(x).expand(len(x), -1)
                 with torch.enable_grad():
                     part = (alphas[:, None] * gates[:, here]).requires_grad_()
-                    with SwitchedOff(self.layers, gates, _of_rows(off, rows), gates_of={index: part}, known=known):
+                    with SwitchedOff(
+                        self.layers, gates, off_of_images(off, self.layers, rows), gates_of={index: part}, known=known
+                    ):
                         output = module(x)
                     log_odds = self.classifier.log_odds(self.classifier.read(output), self.target)
                     (gradient,) = torch.autograd.grad(log_odds.sum(), [part])
@@ -166,12 +168,6 @@ class Decision:
             )
             total += gradients.cpu().unflatten(0, (steps, count)).mean(0).sum(0) / len(self.offs)
         return total * on[here]
-
-
-def _of_rows(off: Off, rows: Tensor) -> Off:
-    if off is None or isinstance(off, Tensor):
-        return off
-    return [each if len(each) == 1 else each[rows.to(each.device)] for each in off]
 
 
 @dataclasses.dataclass(eq=False)

@@ -82,7 +82,8 @@ def movement(op: Op, flows: Flows) -> Flow | list[Flow | None]:
     if op.args[0] is not value:
         raise NoRuleError(f"{op.name} by an index that is made from the image")
     # 0 for none, which is what an operator that pads puts in.
-    full = (flow.labels + 1).to(torch.float64).expand(value.tensor.shape)
+    # Contiguous, as what the model views may lie otherwise in memory than labels that are expanded.
+    full = (flow.labels + 1).to(torch.float64).expand(value.tensor.shape).contiguous()
     args = [full, *(_meta(a) for a in op.args[1:])]
     moved = op.function(*args, **{name: _meta(a) for name, a in op.kwargs.items()})
     parts = [moved] if isinstance(moved, Tensor) else list(moved)
