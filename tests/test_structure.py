@@ -20,7 +20,7 @@ LONGEST = 60
 # Modules and packages of `suffice`, each below all that it imports when it is itself imported.
 ORDER = (
     *("errors", "verdicts", "progress", "buffers", "memory", "registry", "files", "folders", "naming", "arrays"),
-    *("provenance", "operators", "operator_rules", "recording"),
+    *("provenance", "shared_changes", "operators", "operator_rules", "recording"),
     *("outputs", "places", "inside", "faster", "engine", "callables", "preprocessing", "descriptions"),
     *("class_names", "carried", "classifier"),
     *("explanation", "images", "saved", "features", "models", "occlusion", "answers", "question"),

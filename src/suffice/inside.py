@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from suffice.errors import InputError
+from suffice.shared_changes import RUN_EAGERLY, Shared
 
 _SAME = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -98,7 +98,7 @@ def as_written(module: Any, *, gradients: bool = False) -> Iterator[None]:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if "torch._dynamo" in sys.modules:
-            stack.enter_context(_EAGER)
+            stack.enter_context(RUN_EAGERLY)
         stack.enter_context(_NOT_CHECKPOINTED)
         if gradients and isinstance(module, nn.Module):
             _check_weights(module)
@@ -142,36 +142,6 @@ def without_backward_hooks(module: nn.Module) -> Iterator[None]:
             submodule.__dict__[name] = hooks
 
 
-class _Shared:
-    """A change of the whole process: made by the first thread that comes in, undone by the last that goes out.
-
-    Args:
-        change: makes it, and returns what undoes it.
-    """
-
-    def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
-        self._change = change
-        self._undo: Callable[[], object] = lambda: None
-        self._lock, self._inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._undo = self._change()
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._undo()
-
-
-def _run_eagerly() -> Callable[[], object]:
-    stance = torch.compiler.set_stance("force_eager")
-    return lambda: stance.__exit__(None, None, None)
-
-
 def _do_not_checkpoint() -> Callable[[], object]:
     """What `torch.utils.checkpoint.checkpoint` calls is replaced; itself it is known to networks by names of theirs."""
     place = torch.utils.checkpoint
@@ -204,5 +174,4 @@ def _nothing_around(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
-_EAGER = _Shared(_run_eagerly)
-_NOT_CHECKPOINTED = _Shared(_do_not_checkpoint)
+_NOT_CHECKPOINTED = Shared(_do_not_checkpoint)

@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from suffice.errors import InputError
 from suffice.operators import operator_name, operators_of
+from suffice.shared_changes import RUN_EAGERLY
 
 NOT_MADE = frozenset(operators_of("creation", "place of the extreme", "number test", "comparison"))
 """They take shape and type from an activation, or compare it: what they return does not count as made from it."""
@@ -137,7 +138,7 @@ class EveryOperator(TorchFunctionMode):
     def __enter__(self) -> Any:
         self._eager = contextlib.ExitStack()
         if "torch._dynamo" in sys.modules:  # nothing is compiled before it is imported
-            self._eager.enter_context(torch.compiler.set_stance("force_eager"))
+            self._eager.enter_context(RUN_EAGERLY)
         entered = super().__enter__()
         self._inside = _AttentionInSteps()
         self._inside.__enter__()
