@@ -44,6 +44,8 @@ def methods(classifier: suffice.Classifier) -> Figure:
     axes = figure.subplots(2, len(METHODS))
     for (above, below), name in zip(axes.T, METHODS, strict=True):
         found = suffice.explain(classifier, image, name)
+        if not found.sufficient:
+            raise SystemExit(f"expected a part that suffices by {name}; got none")
         above.imshow(saliency_image(found.saliency))
         above.set_title(name, fontsize=11)
         below.imshow(overlay(found, photo, frame).crop(frame.box))

@@ -22,7 +22,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from suffice.errors import InputError
-from suffice.shared_changes import RUN_EAGERLY, Shared
+from suffice.shared_changes import Shared, run_eagerly
 
 _SAME = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -97,8 +97,7 @@ def as_written(module: Any, *, gradients: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(RUN_EAGERLY)
+        stack.enter_context(run_eagerly())
         stack.enter_context(_NOT_CHECKPOINTED)
         if gradients and isinstance(module, nn.Module):
             _check_weights(module)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 
 from suffice.errors import InputError
 from suffice.operators import operator_name, operators_of
-from suffice.shared_changes import RUN_EAGERLY
+from suffice.shared_changes import run_eagerly
 
 NOT_MADE = frozenset(operators_of("creation", "place of the extreme", "number test", "comparison"))
 """They take shape and type from an activation, or compare it: what they return does not count as made from it."""
@@ -136,9 +135,8 @@ class EveryOperator(TorchFunctionMode):
     """
 
     def __enter__(self) -> Any:
-        self._eager = contextlib.ExitStack()
-        if "torch._dynamo" in sys.modules:  # nothing is compiled before it is imported
-            self._eager.enter_context(RUN_EAGERLY)
+        self._eager = run_eagerly()
+        self._eager.__enter__()
         entered = super().__enter__()
         self._inside = _AttentionInSteps()
         self._inside.__enter__()
@@ -147,7 +145,7 @@ class EveryOperator(TorchFunctionMode):
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         self._inside.__exit__(exc_type, exc_val, exc_tb)
         super().__exit__(exc_type, exc_val, exc_tb)
-        self._eager.close()
+        self._eager.__exit__(exc_type, exc_val, exc_tb)
 
 
 class _AttentionInSteps(TorchFunctionMode):

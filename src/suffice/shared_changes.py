@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable
 
@@ -38,5 +40,12 @@ def _run_eagerly() -> Callable[[], object]:
     return lambda: stance.__exit__(None, None, None)
 
 
-RUN_EAGERLY = Shared(_run_eagerly)
-"""Compiled parts run as they are written; of use where `torch._dynamo` was imported."""
+_EAGER = Shared(_run_eagerly)
+
+
+def run_eagerly() -> contextlib.AbstractContextManager[None]:
+    """Compiled parts run as they are written while this is entered.
+
+    Nothing changes before `torch._dynamo` is imported, as nothing is compiled before its import, which takes seconds.
+    """
+    return _EAGER if "torch._dynamo" in sys.modules else contextlib.nullcontext()

@@ -12,7 +12,7 @@ from suffice.buffers import keep_buffers
 from suffice.cli.bench import Shown
 from suffice.cli.command import named_folder, number, one_line, whole_number
 from suffice.cli.loading import NONE_GIVEN, ModelOptions, taking_model_options
-from suffice.cli.options import SOURCES, BatchSize, Classes, Device, Model, Seed, Weights
+from suffice.cli.options import SOURCES, Address, BatchSize, Classes, Device, Engine, Model, RayWorkers, Seed, Weights
 from suffice.cli.process import keep_stdout_for_results, print_any_name, say
 from suffice.errors import InputError
 from suffice.registry import DATASETS
@@ -84,13 +84,9 @@ def audit(
         ),
     ] = None,
     seed: Seed = 0,
-    engine: Annotated[str, typer.Option(help="local (this process) or ray.")] = "local",
-    workers: Annotated[
-        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Of ray: processes that hold a model each.")
-    ] = 2,
-    address: Annotated[
-        str | None, typer.Option(help="Of ray: a cluster that is there, such as auto. [default: one on this machine]")
-    ] = None,
+    engine: Engine = "local",
+    workers: RayWorkers = 2,
+    address: Address = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="What was found as one JSON object on stdout, nothing else.")
     ] = False,

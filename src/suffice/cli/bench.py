@@ -12,6 +12,7 @@ import typer
 
 from suffice.buffers import keep_buffers
 from suffice.cli.command import named_folder, number, one_line, whole_number
+from suffice.cli.options import Address, Engine, RayWorkers
 from suffice.cli.process import complain, is_terminal, say
 from suffice.errors import InputError
 
@@ -32,13 +33,9 @@ def bench(
         str | None,
         typer.Option(metavar="DIR", help="Where results go, and where a run goes on. [default: bench-out/CONFIG]"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local (this process) or ray.")] = "local",
-    workers: Annotated[
-        int, typer.Option(parser=whole_number, metavar="INTEGER", help="Of ray: processes that hold a model each.")
-    ] = 2,
-    address: Annotated[
-        str | None, typer.Option(help="Of ray: a cluster that is there, such as auto. [default: one on this machine]")
-    ] = None,
+    engine: Engine = "local",
+    workers: RayWorkers = 2,
+    address: Address = None,
     threads: Annotated[
         int | None,
         typer.Option(parser=whole_number, metavar="INTEGER", help="Of PyTorch. [default: its own; of ray 1 a worker]"),

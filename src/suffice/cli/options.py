@@ -26,6 +26,15 @@ Images = Annotated[
 SOURCES = ", ".join(MODELS.usages())  # in help
 OCCLUSION_NAMES = ", ".join(OCCLUSIONS.usages())
 
+# A run of the benchmark's.
+Engine = Annotated[str, typer.Option(help="local (this process) or ray.")]
+RayWorkers = Annotated[
+    int, typer.Option(parser=whole_number, metavar="INTEGER", help="Of ray: processes that hold a model each.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of ray: a cluster that is there, such as auto. [default: one on this machine]")
+]
+
 # The model.
 Model = Annotated[
     str | None,

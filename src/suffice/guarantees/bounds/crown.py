@@ -106,14 +106,12 @@ def _open(network: Network, number: int, box: Box) -> Tensor:
     return found
 
 
-def _refined(
-    network: Network, number: int, box: Box, found: list[Box], open_: Tensor, slopes: Slopes | None = None
-) -> Box:
+def _refined(network: Network, number: int, box: Box, found: list[Box], open_: Tensor, slopes: Slopes) -> Box:
     """The box of a node, tighter where it is open."""
     lower, upper = box.lower.clone(), box.upper.clone()
     node = network.nodes[number]
     places = open_.any(1).nonzero() if node.patches else open_.nonzero()
-    free = any(start == number for start, _ in slopes or ())
+    free = any(start == number for start, _ in slopes)
     together = node.patches and (free or int(open_.sum()) > _DENSE * len(places) * node.shape[0])
     places = places if together else open_.nonzero()
     step = max(1, _NUMBERS // (largest(network, number) * (2 * node.shape[0] if together else 2)))
