@@ -21,6 +21,7 @@ from suffice.engine import between_batches
 from suffice.errors import InputError, reason
 from suffice.explainers import Certificate, check_settings, with_certificate
 from suffice.explainers.extraction import ranked_cells
+from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
 from suffice.guarantees.certifying import check_certificate
@@ -218,24 +219,15 @@ def _parts(job: Job, asked: Asked, request: Explain, question: Question) -> list
         )
         job.kept["counterexample"] = guarantee.counterexample
         return [found]
-    parts: list[Explanation] = []
-    region = torch.ones_like(question.region)
-    for index in range(request.count):
-        if request.count > 1:
-            job.stage = f"part {index + 1} of at most {request.count}"
-        part = question.at(region=region).explain(
-            request.method,
-            minimal=request.minimal,
-            progress=lambda done, index=index: job.report(whole * (index + done) / request.count),  # type: ignore[misc]
-            **settings,
-        )
-        if parts and not part.sufficient:
-            break
-        parts.append(part)
-        if not part.sufficient or not part.mask.any():
-            break
-        region = region & ~part.mask
-    return parts
+    asked_of = {"minimal": request.minimal, **settings}
+    if request.count == 1:
+        return [question.explain(request.method, progress=lambda done: job.report(whole * done), **asked_of)]
+
+    def report(done: float) -> None:
+        job.stage = f"part {min(int(done * request.count), request.count - 1) + 1} of at most {request.count}"
+        job.report(whole * done)
+
+    return parts_of(question, request.method, request.count, progress=report, **asked_of)
 
 
 def _watch(job: Job, masks: Tensor, verdicts: Tensor) -> None:
