@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from suffice.arrays import npy_from
 from suffice.circuits import trace_circuit
@@ -20,7 +20,6 @@ from suffice.classifier import Classifier
 from suffice.engine import between_batches
 from suffice.errors import InputError, reason
 from suffice.explainers import Certificate, check_settings, with_certificate
-from suffice.explainers.extraction import ranked_cells
 from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
@@ -28,12 +27,13 @@ from suffice.guarantees.certifying import check_certificate
 from suffice.images import open_checked
 from suffice.metrics import fitted, score_maps
 from suffice.metrics.asking import checked_metrics
-from suffice.outputs import as_logits, as_tensor
+from suffice.outputs import as_tensor
 from suffice.question import Question
 from suffice.report.circuit_figure import circuit_svg
 from suffice.report.figures import overlay, png_bytes
 from suffice.report.page import make_entry, render_report
 from suffice.saved import explanation_files
+from suffice.web.against import of_two, why
 from suffice.web.asked import Circuit, Explain, Score, Verify
 from suffice.web.jobs import Job
 from suffice.web.quick import bits_of, mask_of_bits
@@ -73,7 +73,7 @@ def work(job: Job) -> dict[str, Any]:
     asked: Asked = job.asked
     request, classifier = asked.request, asked.served.classifier
     if isinstance(request, Explain) and request.against is not None:
-        two = _of_two(classifier, asked.upload, request.target, request.against)
+        two = of_two(classifier, asked.upload, request.target, request.against)
         with _counted(job, two):
             return explain(job, asked, request, two, 0)
     with _counted(job, classifier):
@@ -191,7 +191,7 @@ def explain(
         "curve": [],
     }
     if request.against is not None:
-        result |= _why(classifier, question, found[0])
+        result |= why(classifier, question, found[0])
     job.files = {**_files(found[0], asked, how["command"], classifier)}
     if (lost := job.kept.pop("counterexample", None)) is not None:
         job.files["counterexample.png"] = picture(lost)
@@ -263,64 +263,6 @@ def _files(explanation: Explanation, asked: Asked, command: str, classifier: Cla
         **explanation_files(explanation),
         "overlay.png": png_bytes(overlay(explanation, photo, frame)),
         "report.html": render_report([entry], command=command).encode("utf-8", "replace"),
-    }
-
-
-# Why A, not B
-
-
-class _OnlyTwo(nn.Module):
-    """A model of which only two classes count."""
-
-    def __init__(self, module: nn.Module | Callable[[Tensor], Any], first: int, second: int) -> None:
-        super().__init__()
-        self.asked, self.two = module, [first, second]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return as_logits(self.asked(x))[:, self.two]
-
-
-def _of_two(classifier: Classifier, upload: Upload, target: int | str | None, against: int | str) -> Classifier:
-    """The classifier that knows only the target, as its class 0, and the class that it is to beat."""
-    if classifier.known_meaning.independent:
-        raise InputError("expected a model with one class an image, to ask why A and not B; its labels are independent")
-    other = classifier.class_index(against)
-    whole = classifier.logits(upload.pixels_for(classifier)[None])[0]
-    first = int(whole.argmax()) if target is None else classifier.class_index(target)
-    if first == other:
-        raise InputError(f"expected two classes, to ask why A and not B; got {classifier.class_name(first)} twice")
-    preprocessing = classifier.preprocessing.to_dict()
-    return Classifier(
-        _OnlyTwo(classifier.module, first, other),
-        class_names=[f"{classifier.class_name(index)} ({index})" for index in (first, other)],
-        name=f"{classifier.name}, two classes",
-        device=classifier.device,
-        outputs="logits",
-        repeatable=True,
-        **preprocessing,
-    )
-
-
-def _why(classifier: Classifier, question: Question, found: Explanation) -> dict[str, Any]:
-    """What must go so that the other class wins: the fewest cells of the ranking, found by halving."""
-    ranking = ranked_cells(found.saliency.numpy().astype(np.float64) + 2.0 * found.mask.numpy(), 16)
-    grown = np.logical_or.accumulate(np.stack(ranking))
-
-    def lost(count: int) -> bool:
-        answer = question.answers(torch.from_numpy(~grown[count - 1])[None])[0]
-        return answer.margin <= 0
-
-    low, high = 0, len(grown)
-    if not lost(high):
-        return {"against": classifier.class_name(1), "must_go": None, "must_go_area": None}
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if lost(middle) else (middle, high)
-    gone = torch.from_numpy(grown[high - 1])
-    return {
-        "against": classifier.class_name(1),
-        "must_go": bits_of(gone),
-        "must_go_area": float(gone.float().mean()),
     }
 
 
