@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import photos_of
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import Noise, gaussian_noise
@@ -105,9 +106,8 @@ def digits(arguments: argparse.Namespace) -> tuple[suffice.Classifier, list[str]
 
 
 def photos(arguments: argparse.Namespace) -> tuple[suffice.Classifier, list[str], Tensor]:
-    paths = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     classifier = suffice.load_classifier(device="cpu")
-    chosen = paths[: arguments.photos]
+    chosen = photos_of(arguments.folder)[: arguments.photos]
     return classifier, [path.name for path in chosen], torch.stack([suffice.load_image(p, classifier) for p in chosen])
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 import suffice
+from rows import photos_of
 from suffice.buffers import keep_buffers
 from suffice.files import read_csv, write_csv
 from suffice.metrics import holds_under, mean_with_error
@@ -45,17 +46,19 @@ def ranked(found: suffice.Explanation, pixels: int) -> Tensor:
     scores = (scores - scores.min()) / (scores.max() - scores.min() + 1e-12)
     if found.method != "grad-cam":
         scores = scores + found.mask
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
-    mask[scores.flatten().argsort(descending=True, stable=True)[:pixels]] = True
-    return mask.view(scores.shape)
+    return highest(scores, pixels)
 
 
 def random_blocks(shape: torch.Size, pixels: int, seed: int) -> Tensor:
     blocks = torch.rand(shape[0] // 16, shape[1] // 16, generator=torch.Generator().manual_seed(seed))
-    scores = blocks.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    return highest(blocks.repeat_interleave(16, 0).repeat_interleave(16, 1), pixels)
+
+
+def highest(scores: Tensor, pixels: int) -> Tensor:
+    """So many pixels with the largest scores, bool (H, W); of equal ones the first."""
     mask = torch.zeros(scores.numel(), dtype=torch.bool)
     mask[scores.flatten().argsort(descending=True, stable=True)[:pixels]] = True
-    return mask.view(shape)
+    return mask.view(scores.shape)
 
 
 def row_of(
@@ -121,8 +124,7 @@ def main() -> int:
     rows = read_csv(arguments.csv) if arguments.csv.is_file() else []
     if arguments.folder is not None:
         classifiers = [suffice.load_classifier(name, device="cpu") for name in (None, *OTHERS)]
-        paths = sorted(p for p in arguments.folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        for number, path in enumerate(paths[: arguments.photos]):
+        for number, path in enumerate(photos_of(arguments.folder)[: arguments.photos]):
             done = {row["method"] for row in rows if row["photo"] == path.name}
             left = [name for name in arguments.method or METHODS if name not in done]
             if not left:
