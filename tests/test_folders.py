@@ -92,6 +92,42 @@ def test_killed_at_every_system_call_there_is_one_of_the_two_and_what_is_a_perso
 
 
 @posix
+def test_interrupted_at_every_system_call_there_is_one_of_the_two_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an exception, as a signal is that ends a run in order: no next run has to finish or tidy anything."""
+    for step in range(1, 200):
+        output = OutputFolder(tmp_path / str(step), "explain")
+        output.write(OLD, only=True)
+        calls = 0
+
+        def counted(function: Callable[..., Any], step: int = step) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                done = function(*args, **kwargs)
+                calls += 1
+                if calls == step:
+                    raise KeyboardInterrupt
+                return done
+
+            return call
+
+        interrupted = False
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink", "fsync"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            try:
+                output.write(NEW, only=True)
+            except KeyboardInterrupt:
+                interrupted = True
+        assert visible(output.path) in (OLD, NEW)
+        assert hidden(output.path) == {RECORD}
+        if not interrupted:
+            break
+    assert 8 < step < 199
+
+
+@posix
 def test_killed_in_a_new_folder_the_next_run_cleans_up(tmp_path: Path) -> None:
     for step in range(1, 100, 3):
         out = tmp_path / str(step)

@@ -156,7 +156,13 @@ class OutputFolder:
                     self._check_mine()
                 for name in files:
                     self._check(name, record.files)
-                self._replace({name: as_bytes(content) for name, content in files.items()}, record, only)
+                try:
+                    self._replace({name: as_bytes(content) for name, content in files.items()}, record, only)
+                except (InputError, OSError):
+                    raise
+                except BaseException:  # such as a signal: nothing is left to the next run that can be done now
+                    _finished(self.path)
+                    raise
         except BlockingIOError as error:
             raise InputError(f"expected that no other process writes into {self.path}; one does") from error
         except OSError as error:
