@@ -228,6 +228,21 @@ def weight_scores(network: Network) -> Tensor:
     return torch.cat(scores)
 
 
+def best_of_each_layer(scores: Tensor, layers: Sequence[Layer], share: float) -> Tensor:
+    """In each layer the channels with the largest scores: bool (N, channels of all layers), by scores of that shape.
+
+    >>> from types import SimpleNamespace
+    >>> layers = [SimpleNamespace(channels=2), SimpleNamespace(channels=4)]
+    >>> best_of_each_layer(torch.tensor([[1.0, 2, 9, 8, 7, 0]]), layers, 0.5).int().tolist()
+    [[0, 1, 1, 1, 0, 0]]
+    """
+    on = []
+    for part in scores.split([layer.channels for layer in layers], 1):
+        best = part.topk(max(1, round(share * part.shape[1])), 1).indices
+        on.append(torch.zeros(part.shape, dtype=torch.bool).scatter_(1, best, True))
+    return torch.cat(on, 1)
+
+
 def best_channels(scores: Tensor, layers: Sequence[Layer], share: float, *, across: bool) -> Tensor:
     """The circuit of the best channels: bool (channels of all layers,).
 
@@ -247,13 +262,7 @@ def best_channels(scores: Tensor, layers: Sequence[Layer], share: float, *, acro
     >>> best_channels(scores, layers, 0.67, across=True).int().tolist()
     [0, 1, 1, 1, 1, 0]
     """
-    on = torch.zeros(len(scores), dtype=torch.bool)
-    start = 0
-    for layer in layers:
-        here = scores[start : start + layer.channels]
-        count = 1 if across else max(1, round(share * layer.channels))
-        on[start + here.topk(count).indices] = True
-        start += layer.channels
+    on = best_of_each_layer(scores[None], layers, 0 if across else share)[0]
     if across:
         rest = scores.masked_fill(on, -torch.inf)
         more = max(0, round(share * len(scores)) - int(on.sum()))
