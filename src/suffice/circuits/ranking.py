@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import Off, SwitchedOff, off_of_images
+from suffice.circuits.ablation import Known, Off, SwitchedOff, off_of_images
 from suffice.circuits.connectivity import Layer, Network
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.replay import Replay
@@ -102,12 +102,16 @@ class Decision:
         upto = self._start(first)
 
         def question(module: Any, x: Tensor, rows: Tensor, gates: Tensor) -> Any:
-            known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
+            known = self._known(upto, rows)
             x = self.classifier.normalise(x)
             with SwitchedOff(self.layers, gates, off_of_images(off, self.layers, rows), known=known):
                 return module(x)
 
         return question
+
+    def _known(self, upto: int | None, rows: Tensor) -> Known | None:
+        """What need not be run again for some images by their number, up to an operator that `_start` gave."""
+        return None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
 
     def _start(self, first: int) -> int | None:
         """The number of the operator that a pass may start after, where all layers before `first` are on."""
@@ -150,7 +154,7 @@ class Decision:
         for off in self.offs:
 
             def question(module: Any, x: Tensor, rows: Tensor, alphas: Tensor, off: Off = off) -> ByRow:
-                known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
+                known = self._known(upto, rows)
                 x = self.classifier.normalise(x)
                 gates = on.to(x).expand(len(x), -1)
                 with torch.enable_grad():

@@ -64,14 +64,11 @@ def smallest_circuit(
 
 def circuit_of_share(decision: Decision, ranker: Ranker, share: float, allocation: str) -> Tensor:
     """The circuit of the best channels: a share of every layer (`equal`), or of all together (`network`)."""
-    on = torch.ones(decision.channels, dtype=torch.bool)
     if allocation == "network":
+        on = torch.ones(decision.channels, dtype=torch.bool)
         scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
         return best_channels(scores, decision.layers, share, across=True)
-    for index in reversed(range(len(decision.layers))):
-        count = max(1, round(share * decision.layers[index].channels))
-        on[decision.slice_of(index)] = _best(ranker(on, index), count)
-    return on
+    return circuit_of_counts(decision, ranker, [max(1, round(share * layer.channels)) for layer in decision.layers])
 
 
 def circuit_of_counts(decision: Decision, ranker: Ranker, counts: Sequence[int]) -> Tensor:
