@@ -16,13 +16,13 @@ from suffice.circuits.ablation import switched_logits
 from suffice.circuits.by_class import (
     FILE,
     Votes,
-    best_of_each_layer,
     class_circuit,
     image_scores,
     missing_probability,
     vote,
 )
 from suffice.circuits.connectivity import connect
+from suffice.circuits.ranking import best_of_each_layer
 from suffice.errors import InputError
 from suffice.recording import record_operators
 

@@ -36,6 +36,18 @@ def test_a_wired_network_is_recovered_edge_by_edge() -> None:
     assert torch.equal(to_class.matrix, Wired().classes.weight.abs())
 
 
+def test_layers_have_the_same_names_whether_ways_are_followed_or_not() -> None:
+    net = randomised(Parts())
+    with torch.no_grad():
+        recording = record_operators(net, torch.rand(1, 3, 16, 16))
+    for kind in ("all", "hidden", "blocks"):
+        followed, found = (connect(net, recording, kind, follow=follow).layers for follow in (True, False))
+        assert [(layer.name, layer.value) for layer in found] == [(layer.name, layer.value) for layer in followed]
+    for layer in connect(net, recording, "all").layers:  # by which they are found again
+        (named,) = connect(net, recording, [layer.name]).layers
+        assert (named.name, named.value) == (layer.name, layer.value)
+
+
 def test_every_part_has_the_edges_it_should() -> None:
     torch.manual_seed(1)
     net = randomised(Parts())

@@ -266,7 +266,7 @@ def _circuit(
 
 
 def _name_alike(switched: Sequence[Layer], drawn: Sequence[Layer]) -> None:
-    """Layers that are switched get the names that they are drawn with: without its kernels it may be another."""
+    """Layers that are switched get the names that they are drawn with: of one module's, the numbers may be others."""
     names = {id(layer.value): layer.name for layer in drawn}
     taken = {layer.name for layer in switched}
     for layer in switched:

@@ -8,6 +8,7 @@ the model is changed, so there is nothing to restore.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,46 +29,26 @@ Off = Tensor | Sequence[Tensor] | None
 Known = Mapping[int, tuple[Any, Callable[[], Any]]]
 
 
-class SwitchedOff(EveryOperator):
-    """While it is active, a model's channels are scaled by gates.
+class AtLayers(EveryOperator):
+    """While it is active, a model goes on with what `at` returns for each layer's activation.
 
     Args:
         layers: of a recording of the same model.
-        gates: (N, channels of all layers), in [0, 1], for a batch of N images; 0 = off.
-        off: what is there when a channel is off: (channels of all layers,), a number a channel; or of each layer its
-            activation, of one image or of N; None for zero.
-        see: is called with the number of a layer and its activation, before the gates.
-        gates_of: of some layers by number, the gates (N, channels) to use instead, such as those that gradients are of.
         known: by an operator's number, the operator and what returns its output: it is not run then.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        gates: Tensor,
-        off: Off = None,
-        see: Callable[[int, Tensor], None] | None = None,
-        gates_of: Mapping[int, Tensor] | None = None,
-        known: Known | None = None,
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], known: Known | None = None) -> None:
         super().__init__()
-        self._gates, self._off, self._see = gates, off, see
-        self._gates_of, self._known = gates_of or {}, known or {}
+        self._layers, self._known = layers, known or {}
         self._calls = self._found = 0
-        self._places: dict[int, list[tuple[int, int, Layer]]] = {}
-        start = 0
+        self._places: dict[int, list[int]] = {}  # by the number of an operator, the layers that it returns
         for index, layer in enumerate(layers):
             assert layer.value.op is not None
-            self._places.setdefault(layer.value.op.number, []).append((index, start, layer))
-            start += layer.channels
-        if gates.ndim != 2 or gates.shape[1] != start:
-            raise InputError(f"expected gates (N, {start}); got {tuple(gates.shape)}")
-        self._all_on = {
-            index
-            for places in self._places.values()
-            for index, first, layer in places
-            if index not in self._gates_of and bool((gates[:, first : first + layer.channels] == 1).all())
-        }
+            self._places.setdefault(layer.value.op.number, []).append(index)
+
+    def at(self, index: int, x: Tensor) -> Tensor:
+        """What the model goes on with, for the number of a layer and its activation."""
+        raise NotImplementedError
 
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         super().__exit__(exc_type, exc_val, exc_tb)
@@ -87,42 +68,18 @@ class SwitchedOff(EveryOperator):
         if places is None:
             return output
         self._found += 1
-        for index, start, layer in places:
-            op = layer.value.op
-            assert op is not None
-            if operator_name(function) != op.name:
+        for index in places:
+            value = self._layers[index].value
+            assert value.op is not None
+            if operator_name(function) != value.op.name:
                 raise self._changed()
             if isinstance(output, Tensor):
-                output = self._gated(output, index, start, layer)
+                output = self.at(index, output)
             else:
                 parts = list(output)
-                parts[layer.value.position] = self._gated(parts[layer.value.position], index, start, layer)
+                parts[value.position] = self.at(index, parts[value.position])
                 output = type(output)(parts)
         return output
-
-    def _gated(self, x: Tensor, index: int, start: int, layer: Layer) -> Tensor:
-        if self._see is not None:
-            self._see(index, x)
-        labels = layer.labels.to(x.device)
-        if x.ndim != labels.ndim or labels.shape[0] != 1 or len(x) % len(self._gates):
-            raise self._changed()
-        if index in self._all_on:
-            return x
-        gates = self._gates_of.get(index, self._gates[:, start : start + layer.channels])
-        gates = spread(gates.to(x), labels, 1.0)
-        gates = gates.repeat_interleave(len(x) // len(gates), 0)
-        if self._off is None:
-            # In place, as what the model keeps may be the tensor that this operator was given.
-            return x.mul_(gates) if x._base is None and not torch.is_grad_enabled() else x * gates
-        if isinstance(self._off, Tensor):
-            off = spread(self._off[None, start : start + layer.channels].to(x), labels, 0.0)
-        else:
-            off = self._off[index].to(x)
-            if len(x) % len(off):
-                raise self._changed()
-            # Of one image for all of them: it may have several rows, as of windows.
-            off = off.repeat(len(x) // len(off), *[1] * (off.ndim - 1)) if len(off) > 1 else off
-        return torch.lerp(off.expand_as(x), x, gates.expand_as(x))
 
     @staticmethod
     def _changed() -> InputError:
@@ -130,6 +87,66 @@ class SwitchedOff(EveryOperator):
             "expected a model that runs the same operators each time; it ran others than when it was read (one that "
             "fills a cache in its first pass works the second time)"
         )
+
+
+class SwitchedOff(AtLayers):
+    """While it is active, a model's channels are scaled by gates.
+
+    Args:
+        layers: of a recording of the same model.
+        gates: (N, channels of all layers), in [0, 1], for a batch of N images; 0 = off.
+        off: what is there when a channel is off: (channels of all layers,), a number a channel; or of each layer its
+            activation, of one image or of N; None for zero.
+        see: is called with the number of a layer and its activation, before the gates.
+        gates_of: of some layers by number, the gates (N, channels) to use instead, such as those that gradients are of.
+        known: as in `AtLayers`.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        gates: Tensor,
+        off: Off = None,
+        see: Callable[[int, Tensor], None] | None = None,
+        gates_of: Mapping[int, Tensor] | None = None,
+        known: Known | None = None,
+    ) -> None:
+        super().__init__(layers, known)
+        self._gates, self._off, self._see, self._gates_of = gates, off, see, gates_of or {}
+        starts = [0, *itertools.accumulate(layer.channels for layer in layers)]
+        self._slices = list(itertools.starmap(slice, itertools.pairwise(starts)))
+        if gates.ndim != 2 or gates.shape[1] != starts[-1]:
+            raise InputError(f"expected gates (N, {starts[-1]}); got {tuple(gates.shape)}")
+        self._all_on = {
+            index
+            for index, here in enumerate(self._slices)
+            if index not in self._gates_of and bool((gates[:, here] == 1).all())
+        }
+
+    def at(self, index: int, x: Tensor) -> Tensor:
+        """The activation, with what is there instead where channels are off."""
+        if self._see is not None:
+            self._see(index, x)
+        here, labels = self._slices[index], self._layers[index].labels.to(x.device)
+        if x.ndim != labels.ndim or labels.shape[0] != 1 or len(x) % len(self._gates):
+            raise self._changed()
+        if index in self._all_on:
+            return x
+        gates = self._gates_of.get(index, self._gates[:, here])
+        gates = spread(gates.to(x), labels, 1.0)
+        gates = gates.repeat_interleave(len(x) // len(gates), 0)
+        if self._off is None:
+            # In place, as what the model keeps may be the tensor that this operator was given.
+            return x.mul_(gates) if x._base is None and not torch.is_grad_enabled() else x * gates
+        if isinstance(self._off, Tensor):
+            off = spread(self._off[None, here].to(x), labels, 0.0)
+        else:
+            off = self._off[index].to(x)
+            if len(x) % len(off):
+                raise self._changed()
+            # Of one image for all of them: it may have several rows, as of windows.
+            off = off.repeat(len(x) // len(off), *[1] * (off.ndim - 1)) if len(off) > 1 else off
+        return torch.lerp(off.expand_as(x), x, gates.expand_as(x))
 
 
 def off_of_images(off: Off, layers: Sequence[Layer], rows: Tensor) -> Off:
@@ -179,7 +196,14 @@ def switched_logits(
 
 
 def layer_activations(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> list[Tensor]:
-    """What each layer returns for some images, (N, …) each.
+    """What each layer returns for some images, (N, …) each; arguments as of `activations_and_logits`."""
+    return activations_and_logits(classifier, layers, images)[0]
+
+
+def activations_and_logits(
+    classifier: Classifier, layers: Sequence[Layer], images: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """What each layer returns for some images, (N, …) each, and the logits (N, K), from the same passes.
 
     Args:
         classifier: which is asked, and which counts.
@@ -196,8 +220,8 @@ def layer_activations(classifier: Classifier, layers: Sequence[Layer], images: T
         # An image may have several rows, as of windows.
         return ByRow(output, tuple(seen[i].unflatten(0, (len(x), -1)) for i in range(len(layers))))
 
-    _, extras = classifier.ask(question, images)
-    return [each.flatten(0, 1) for each in extras]
+    answer = classifier.ask(question, images)
+    return [each.flatten(0, 1) for each in answer.extras], answer.logits
 
 
 def channel_range(activation: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:

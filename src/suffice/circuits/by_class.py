@@ -34,6 +34,7 @@ from torch import Tensor
 
 from suffice.circuits.ablation import SwitchedOff, channel_means, switched_logits
 from suffice.circuits.connectivity import Layer, connect
+from suffice.circuits.ranking import best_of_each_layer
 from suffice.circuits.readout import read_out
 from suffice.circuits.references import sample_references
 from suffice.classifier import Classifier
@@ -103,21 +104,6 @@ class Votes:
             beta = missing_probability(self.images, self.sample, k)
             found[(lower > 1 - beta / 2) | (upper < beta / 2)] = k
         return found
-
-
-def best_of_each_layer(scores: Tensor, layers: Sequence[Layer], share: float) -> Tensor:
-    """In each layer the channels with the largest scores: bool (N, channels of all layers), by scores of that shape.
-
-    >>> from types import SimpleNamespace
-    >>> layers = [SimpleNamespace(channels=2), SimpleNamespace(channels=4)]
-    >>> best_of_each_layer(torch.tensor([[1.0, 2, 9, 8, 7, 0]]), layers, 0.5).int().tolist()
-    [[0, 1, 1, 1, 0, 0]]
-    """
-    on = []
-    for part in scores.split([layer.channels for layer in layers], 1):
-        best = part.topk(max(1, round(share * part.shape[1])), 1).indices
-        on.append(torch.zeros(part.shape, dtype=torch.bool).scatter_(1, best, True))
-    return torch.cat(on, 1)
 
 
 def vote(

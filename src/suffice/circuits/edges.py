@@ -22,13 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from suffice.circuits.ablation import AtLayers, activations_and_logits, layer_activations
 from suffice.circuits.connectivity import Layer, Network
 from suffice.circuits.flow import label_sums
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 from suffice.errors import InputError
-from suffice.operators import operator_name
-from suffice.recording import EveryOperator, returns_tensors
 
 Edges = dict[tuple[int, int], Tensor]
 """By numbers of source and target layer: (channels of the target, channels of the source). The outputs are the layer
@@ -86,7 +85,7 @@ def edge_attributions(
     if steps < 1:
         raise InputError(f"expected at least one step; got {steps}")
     off = reference_activations(classifier, layers, references)
-    (clean, _) = _activations(classifier, layers, image[None])
+    clean = layer_activations(classifier, layers, image[None])
     change = [a - b for a, b in zip(clean, off, strict=True)]
     start = references.mean(0)
     total: Edges = {}
@@ -114,7 +113,7 @@ def _edge_gradients(
 
         with torch.enable_grad():
             x = classifier.normalise(batch).detach().requires_grad_().clone()
-            with _AtLayers(layers, cut):
+            with _Handed(layers, cut):
                 output = module(x)
             log_odds = classifier.log_odds(classifier.read(output), target).sum()
         slopes = [torch.zeros_like(leaves[i]) for i in range(len(layers))]
@@ -162,7 +161,7 @@ def edge_logits(
         off: of each layer, (1, …), what is seen of a channel where its edge is off.
     """
     count = len(next(iter(circuits.values())))
-    (clean, logits) = _activations(classifier, layers, image[None])
+    clean, logits = activations_and_logits(classifier, layers, image[None])
     values: list[Tensor] = []  # of each layer, (N, …)
     for target in range(len(layers) + 1):
         sources = [source for source in range(target) if (source, target) in circuits]
@@ -214,7 +213,7 @@ def _layer_from(
             return given[names.index(index)] if index in seen else activation
 
         x = classifier.normalise(x)
-        with _AtLayers(layers, put):
+        with _Handed(layers, put):
             output = module(x)
         return ByRow(output, tuple(kept))
 
@@ -341,55 +340,15 @@ def channels_with_edges(edges: Mapping[tuple[int, int], Tensor], layers: Sequenc
 
 def reference_activations(classifier: Classifier, layers: Sequence[Layer], references: Tensor) -> list[Tensor]:
     """Of each layer its mean over images at each position, (1, …)."""
-    activations, _ = _activations(classifier, layers, references)
-    return [each.mean(0, keepdim=True) for each in activations]
+    return [each.mean(0, keepdim=True) for each in layer_activations(classifier, layers, references)]
 
 
-def _activations(classifier: Classifier, layers: Sequence[Layer], images: Tensor) -> tuple[list[Tensor], Tensor]:
-    """What each layer returns, (N, …), and the logits (N, K)."""
-
-    def question(module: Any, x: Tensor) -> ByRow:
-        seen: dict[int, Tensor] = {}
-
-        def see(index: int, activation: Tensor) -> Tensor:
-            seen[index] = activation.detach().clone()
-            return activation
-
-        x = classifier.normalise(x)
-        with _AtLayers(layers, see):
-            output = module(x)
-        return ByRow(output, tuple(seen[i] for i in range(len(layers))))
-
-    answer = classifier.ask(question, images)
-    return list(answer.extras), answer.logits
-
-
-class _AtLayers(EveryOperator):
+class _Handed(AtLayers):
     """Hands each layer's activation, by its number, to a function, and goes on with what that returns."""
 
     def __init__(self, layers: Sequence[Layer], change: Callable[[int, Tensor], Tensor]) -> None:
-        super().__init__()
-        self._change, self._calls = change, 0
-        self._places: dict[int, list[tuple[int, Layer]]] = {}
-        for index, layer in enumerate(layers):
-            assert layer.value.op is not None
-            self._places.setdefault(layer.value.op.number, []).append((index, layer))
+        super().__init__(layers)
+        self._change = change
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        output = function(*args, **(kwargs or {}))
-        if not returns_tensors(output):
-            return output
-        number, self._calls = self._calls, self._calls + 1
-        for index, layer in self._places.get(number, ()):
-            op = layer.value.op
-            if op is None or operator_name(function) != op.name:
-                raise InputError("expected a model that runs the same operators each time; it ran others")
-            if isinstance(output, Tensor):
-                output = self._change(index, output)
-            else:
-                parts = list(output)
-                parts[layer.value.position] = self._change(index, parts[layer.value.position])
-                output = type(output)(parts)
-        return output
+    def at(self, index: int, x: Tensor) -> Tensor:
+        return self._change(index, x)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import Off, SwitchedOff, off_of_images
+from suffice.circuits.ablation import Known, Off, SwitchedOff, off_of_images
 from suffice.circuits.connectivity import Layer, Network
 from suffice.circuits.readout import channel_norms
 from suffice.circuits.replay import Replay
@@ -102,12 +102,16 @@ class Decision:
         upto = self._start(first)
 
         def question(module: Any, x: Tensor, rows: Tensor, gates: Tensor) -> Any:
-            known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
+            known = self._known(upto, rows)
             x = self.classifier.normalise(x)
             with SwitchedOff(self.layers, gates, off_of_images(off, self.layers, rows), known=known):
                 return module(x)
 
         return question
+
+    def _known(self, upto: int | None, rows: Tensor) -> Known | None:
+        """What need not be run again for some images by their number, up to an operator that `_start` gave."""
+        return None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
 
     def _start(self, first: int) -> int | None:
         """The number of the operator that a pass may start after, where all layers before `first` are on."""
@@ -150,7 +154,7 @@ class Decision:
         for off in self.offs:
 
             def question(module: Any, x: Tensor, rows: Tensor, alphas: Tensor, off: Off = off) -> ByRow:
-                known = None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
+                known = self._known(upto, rows)
                 x = self.classifier.normalise(x)
                 gates = on.to(x).expand(len(x), -1)
                 with torch.enable_grad():
@@ -228,6 +232,21 @@ def weight_scores(network: Network) -> Tensor:
     return torch.cat(scores)
 
 
+def best_of_each_layer(scores: Tensor, layers: Sequence[Layer], share: float) -> Tensor:
+    """In each layer the channels with the largest scores: bool (N, channels of all layers), by scores of that shape.
+
+    >>> from types import SimpleNamespace
+    >>> layers = [SimpleNamespace(channels=2), SimpleNamespace(channels=4)]
+    >>> best_of_each_layer(torch.tensor([[1.0, 2, 9, 8, 7, 0]]), layers, 0.5).int().tolist()
+    [[0, 1, 1, 1, 0, 0]]
+    """
+    on = []
+    for part in scores.split([layer.channels for layer in layers], 1):
+        best = part.topk(max(1, round(share * part.shape[1])), 1).indices
+        on.append(torch.zeros(part.shape, dtype=torch.bool).scatter_(1, best, True))
+    return torch.cat(on, 1)
+
+
 def best_channels(scores: Tensor, layers: Sequence[Layer], share: float, *, across: bool) -> Tensor:
     """The circuit of the best channels: bool (channels of all layers,).
 
@@ -247,13 +266,7 @@ def best_channels(scores: Tensor, layers: Sequence[Layer], share: float, *, acro
     >>> best_channels(scores, layers, 0.67, across=True).int().tolist()
     [0, 1, 1, 1, 1, 0]
     """
-    on = torch.zeros(len(scores), dtype=torch.bool)
-    start = 0
-    for layer in layers:
-        here = scores[start : start + layer.channels]
-        count = 1 if across else max(1, round(share * layer.channels))
-        on[start + here.topk(count).indices] = True
-        start += layer.channels
+    on = best_of_each_layer(scores[None], layers, 0 if across else share)[0]
     if across:
         rest = scores.masked_fill(on, -torch.inf)
         more = max(0, round(share * len(scores)) - int(on.sum()))

@@ -67,14 +67,12 @@ class References:
         means: of each layer its mean at each position, (1, …).
         draws: several times of each layer, (1, …): each channel as it was for an image drawn for it alone.
         lowest, highest: (channels of all layers,) over images and positions.
-        images: how many there are.
     """
 
     means: list[Tensor]
     draws: list[list[Tensor]]
     lowest: Tensor
     highest: Tensor
-    images: int
 
 
 def read_references(
@@ -107,7 +105,7 @@ def read_references(
                 kept[index] += x * spread((choice[index] == number)[None].to(x), layer.labels, float(number == 0))
         bounds.append([torch.cat(found) for found in zip(*map(channel_range, seen, layers), strict=True)])
     lowest, highest = (torch.stack(found) for found in zip(*bounds, strict=True))
-    return References(means, drawn, lowest.amin(0), highest.amax(0), len(images))
+    return References(means, drawn, lowest.amin(0), highest.amax(0))
 
 
 def strongest_images(

@@ -48,14 +48,14 @@ def smallest_circuit(
         for size in sizes:
             made[size] = circuit_of_share(decision, ranker, size / decision.channels, allocation)
             if ranker.again:  # each costs a ranking of all layers, so the first that fails is the last that is made
-                good = bool(_enough(decision, decision.logits(made[size][None]), demanded)[0])
+                good = bool(enough(decision, decision.logits(made[size][None]), demanded)[0])
                 if not good:
                     return [True] * sizes.index(size) + [False]
         if ranker.again:
             return [True] * len(sizes)
-        return _enough(decision, decision.logits(torch.stack([made[size] for size in sizes])), demanded).tolist()
+        return enough(decision, decision.logits(torch.stack([made[size] for size in sizes])), demanded).tolist()
 
-    whole = _enough(decision, decision.logits(everything[None]), demanded)
+    whole = enough(decision, decision.logits(everything[None]), demanded)
     if not bool(whole[0]):
         return everything
     size = fewest(holds, decision.channels, SHARES)
@@ -64,14 +64,11 @@ def smallest_circuit(
 
 def circuit_of_share(decision: Decision, ranker: Ranker, share: float, allocation: str) -> Tensor:
     """The circuit of the best channels: a share of every layer (`equal`), or of all together (`network`)."""
-    on = torch.ones(decision.channels, dtype=torch.bool)
     if allocation == "network":
+        on = torch.ones(decision.channels, dtype=torch.bool)
         scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
         return best_channels(scores, decision.layers, share, across=True)
-    for index in reversed(range(len(decision.layers))):
-        count = max(1, round(share * decision.layers[index].channels))
-        on[decision.slice_of(index)] = _best(ranker(on, index), count)
-    return on
+    return circuit_of_counts(decision, ranker, [max(1, round(share * layer.channels)) for layer in decision.layers])
 
 
 def circuit_of_counts(decision: Decision, ranker: Ranker, counts: Sequence[int]) -> Tensor:
@@ -89,7 +86,7 @@ def _by_layers(decision: Decision, ranker: Ranker, demanded: Tensor, progress: C
     """
     on = torch.ones(decision.channels, dtype=torch.bool)
     logits = decision.logits(on[None])
-    if not bool(_enough(decision, logits, demanded)[0]):
+    if not bool(enough(decision, logits, demanded)[0]):
         return on
     whole = decision.confidences(logits[0])[: len(demanded)]
     least = torch.maximum(demanded, _LEAST * whole)
@@ -113,7 +110,7 @@ def _cut(decision: Decision, on: Tensor, index: int, scores: Tensor, floor: Tens
             cut[size] = on.clone()
             cut[size][order[size:]] = False
         tried = torch.stack([cut[size] for size in sizes])
-        return _enough(decision, decision.logits(tried, index), floor).tolist()
+        return enough(decision, decision.logits(tried, index), floor).tolist()
 
     return cut.get(fewest(holds, len(order), SHARES), on)
 
@@ -151,7 +148,7 @@ def _best(scores: Tensor, count: int) -> Tensor:
     return on
 
 
-def _enough(decision: Decision, logits: Tensor, demanded: Tensor) -> Tensor:
+def enough(decision: Decision, logits: Tensor, demanded: Tensor) -> Tensor:
     """Whether circuits keep the class with enough confidence for every image, however the rest is off: bool (M,).
 
     Args:
@@ -162,11 +159,6 @@ def _enough(decision: Decision, logits: Tensor, demanded: Tensor) -> Tensor:
     flat = logits.flatten(0, 1)
     fine = decision.holds(flat) & (decision.confidences(flat) >= demanded.repeat(len(flat) // len(demanded)))
     return fine.unflatten(0, logits.shape[:2]).all(1)
-
-
-def enough(decision: Decision, on: Tensor, demanded: Tensor) -> bool:
-    """Whether one circuit keeps the class with enough confidence for every image, however the rest is off."""
-    return bool(_enough(decision, decision.logits(on[None]), demanded)[0])
 
 
 def random_circuits(on: Tensor, layers: Sequence[Layer], count: int, seed: int) -> Tensor:

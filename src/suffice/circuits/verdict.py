@@ -104,10 +104,11 @@ def put_to_the_test(
     else:
         on = circuit_of_share(decision, ranker, asked.share, asked.allocation)
     decision.replay = None  # it holds all that the network computed
-    confidences = decision.confidences(decision.logits(on[None])[0]).unflatten(0, (len(offs), -1)).amin(0)
+    logits = decision.logits(on[None])
+    confidences = decision.confidences(logits[0]).unflatten(0, (len(offs), -1)).amin(0)
     return CircuitVerdict(
         on,
-        enough(decision, on, demanded),
+        bool(enough(decision, logits, demanded)[0]),
         tuple(confidences.tolist()),
         ask_controls(decision, on, references, held_out, random=asked.random, seed=asked.seed),
         ablation,

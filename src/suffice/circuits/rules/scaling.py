@@ -103,9 +103,11 @@ def _product(op: Op, flows: Flows, first: Any, second: Any, *, divided: bool = F
 
 
 def _same(a: Flow, b: Flow) -> bool:
+    """Whether nothing came between two flows; of those without terms (no layer yet) the dictionary tells."""
     return (
         a.labels.shape == b.labels.shape
         and bool((a.labels == b.labels).all())
         and a.terms.keys() == b.terms.keys()
+        and (bool(a.terms) or a.terms is b.terms)
         and all(a.terms[key] is b.terms[key] for key in a.terms)
     )
