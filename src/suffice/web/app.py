@@ -32,14 +32,14 @@ from suffice.images import SAMPLES, read_photo
 from suffice.images.reading import sample_path
 from suffice.provenance import sha256_of
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
-from suffice.report.figures import shrunk
+from suffice.report.figures import picture_of, png_bytes, shrunk
 from suffice.web import quick
 from suffice.web.asked import Answers, AnyRequest, Created, Explain, Part, Score, State
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
 from suffice.web.served import Served, one_of
 from suffice.web.uploads import LARGEST_UPLOAD, Upload, Uploads
-from suffice.web.work import Asked, checked, part_of_file, part_of_request, picture, work
+from suffice.web.work import Asked, checked, part_of_file, part_of_request, work
 
 STATIC = Path(__file__).parent / "static"
 _VIEW = 1024  # pixels of the longer side of a photo as the page shows it
@@ -304,8 +304,7 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
         """What an occlusion paints where nothing of the image is, as PNG in the size that the model sees."""
 
         def make() -> bytes:
-            shown = quick.background(one_of(server.models, model), server.upload(id), occlusion)
-            return picture(shown)
+            return png_bytes(picture_of(quick.background(one_of(server.models, model), server.upload(id), occlusion)))
 
         data = await run_in_threadpool(make)
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=600"})

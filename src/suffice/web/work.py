@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from suffice.arrays import npy_from
@@ -30,7 +29,7 @@ from suffice.metrics.asking import checked_metrics
 from suffice.outputs import as_tensor
 from suffice.question import Question
 from suffice.report.circuit_figure import circuit_svg
-from suffice.report.figures import overlay, png_bytes
+from suffice.report.figures import overlay, picture_of, png_bytes
 from suffice.report.page import make_entry, render_report
 from suffice.saved import explanation_files
 from suffice.web.against import of_two, why
@@ -194,7 +193,7 @@ def explain(
         result |= why(classifier, question, found[0])
     job.files = {**_files(found[0], asked, how["command"], classifier)}
     if (lost := job.kept.pop("counterexample", None)) is not None:
-        job.files["counterexample.png"] = picture(lost)
+        job.files["counterexample.png"] = png_bytes(picture_of(lost))
     job.kept["ranking"] = buffer_of(found[0], [])
     job.result = result
     if request.curve:
@@ -386,7 +385,7 @@ def verify(job: Job, asked: Asked, request: Verify) -> dict[str, Any]:
     found = _guarantee(job, classifier, pixels, mask, target, request)
     index = int(classifier.logits(pixels[None])[0].argmax()) if target is None else classifier.class_index(target)
     if found.counterexample is not None:
-        job.files["counterexample.png"] = picture(found.counterexample)
+        job.files["counterexample.png"] = png_bytes(picture_of(found.counterexample))
     said = found.to_dict("counterexample.png" if found.counterexample is not None else None)
     return {
         "image": asked.upload.name,
@@ -459,9 +458,3 @@ def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
     files = found.files({"circuit.svg": circuit_svg(found)})
     job.files = {name: each.encode() if isinstance(each, str) else each for name, each in files.items()}
     return found.summary() | {"made": found.made, "svg": f"/api/jobs/{job.id}/files/circuit.svg"}
-
-
-def picture(image: Tensor) -> bytes:
-    """An image, (C, H, W) in [0, 1], as PNG."""
-    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
-    return png_bytes(Image.fromarray(shown.numpy()))
