@@ -161,6 +161,21 @@ def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:
     return as_saliency(values, (height, width), channels)
 
 
+def part_of_map(values: Tensor, alpha_min: float = 0.5) -> Tensor:
+    """The part that a mask or a map shows, bool (H, W): what is above α_min, from its least value 0 to its greatest 1.
+
+    A constant one is all of the image where it is above 0, and nothing of it otherwise.
+
+    >>> part_of_map(torch.tensor([[-1.0, 0.0], [0.5, 3.0]]), 0.3).tolist()
+    [[False, False], [True, True]]
+    """
+    values = values.double()
+    least, greatest = float(values.min()), float(values.max())
+    if least == greatest:
+        return values > 0
+    return (values - least) / (greatest - least) > alpha_min
+
+
 def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Tensor:
     """A map from a file: an explanation, or what `as_saliency` takes.
 

@@ -24,7 +24,7 @@ from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
 from suffice.guarantees.certifying import check_certificate
 from suffice.images import open_checked
-from suffice.metrics import fitted, score_maps
+from suffice.metrics import fitted, part_of_map, score_maps
 from suffice.metrics.asking import checked_metrics
 from suffice.outputs import as_tensor
 from suffice.question import Question
@@ -309,11 +309,7 @@ def part_of_request(asked: Asked) -> Tensor | None:
 def _mask(job: Job, asked: Asked, request: Score | Verify | Circuit) -> tuple[Tensor, int | str | None]:
     """The part in question, bool (H, W), and the class that it is of."""
     if asked.part is not None:
-        values = asked.part.double()
-        low, high = float(values.min()), float(values.max())
-        if low == high:
-            return values > 0, request.target
-        return (values - low) / (high - low) > 0.5, request.target
+        return part_of_map(asked.part), request.target
     explanation = _explanation(job, asked, request)
     target = explanation.target if request.target is None else request.target
     return explanation.mask, target
