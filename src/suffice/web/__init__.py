@@ -9,6 +9,7 @@
 | `uploads.py` | images of visitors, within a limit of memory |
 | `jobs.py` | one worker a device, a bounded queue, cancellation between batches, results within a limit of memory |
 | `work.py` | what each job does |
+| `part.py` | the part that a job is about: from the request, of an explanation, or to be found |
 | `against.py` | why A, not B |
 | `quick.py` | what the model says of a part at once: for the slider and the brush |
 | `ranking.py` | the order of all pixels, and what the model says along it, as one buffer |

@@ -37,9 +37,10 @@ from suffice.web import quick
 from suffice.web.asked import Answers, AnyRequest, Created, Explain, Part, Score, State
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
+from suffice.web.part import Asked, part_of_file, part_of_request
 from suffice.web.served import Served, one_of
 from suffice.web.uploads import LARGEST_UPLOAD, Upload, Uploads
-from suffice.web.work import Asked, checked, part_of_file, part_of_request, work
+from suffice.web.work import checked, work
 
 STATIC = Path(__file__).parent / "static"
 _VIEW = 1024  # pixels of the longer side of a photo as the page shows it
