@@ -22,6 +22,7 @@ from suffice.explanation import Explanation
 from suffice.web.app import make_app
 from suffice.web.jobs import Jobs
 from suffice.web.ranking import counts_along, order_of
+from suffice.web.served import Served
 from suffice.web.wording import again, verdict_on
 
 BLOCK = {"block": 8}
@@ -345,6 +346,15 @@ def test_made_again_by_the_command_and_by_python(client: Any, tmp_path: Any, mon
     names: dict[str, Any] = {}
     exec(result["again"]["python"], names)
     assert bits(names["explanation"].mask.numpy()) == result["bits"]
+
+
+def test_a_part_for_a_model_of_volumes_is_refused_in_one_line(module: Corner, jobs: Jobs) -> None:
+    volumes = Classifier(lambda x: x.mean((2, 3, 4)), input_size=(4, 8, 8), mean=(0, 0, 0), std=(1, 1, 1))
+    with TestClient(make_app([served(module), Served("volumes", volumes)], jobs=jobs), base_url=BASE) as client:
+        image = client.post("/api/images", files={"image": ("a.png", photo())}).json()["id"]
+        request = {"do": "verify", "image": image, "model": "volumes", "mask": "AAAA"}
+        answer = client.post("/api/jobs", data={"request": json.dumps(request)}, files={"none": b""})
+    assert (answer.status_code, "needs an input with two dimensions" in answer.json()["detail"]) == (422, True)
 
 
 def test_two_visitors_see_nothing_of_each_other(client: Any) -> None:

@@ -65,13 +65,12 @@ def part_of_request(asked: Asked) -> Tensor | None:
     request = asked.request
     if isinstance(request, Explain):
         return None
-    size = asked.served.classifier.preprocessing.input_size
     saliency = request.saliency if isinstance(request, Score) else None
     given = request.mask if request.mask is not None else saliency
     if given is None:
         return None
     if isinstance(given, str):
-        return mask_of_bits(given, size)
+        return mask_of_bits(given, asked.served.classifier.preprocessing.height_and_width("a mask as bits"))
     try:
         values = torch.tensor(given, dtype=torch.float64)
     except ValueError as error:
