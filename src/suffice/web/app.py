@@ -38,7 +38,7 @@ from suffice.web.asked import Answers, AnyRequest, Created, Explain, Part, Score
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
 from suffice.web.part import Asked, part_of_file, part_of_request
-from suffice.web.served import Served, one_of
+from suffice.web.served import Served, one_of, told_apart
 from suffice.web.uploads import LARGEST_UPLOAD, Upload, Uploads
 from suffice.web.work import checked, work
 
@@ -165,11 +165,7 @@ class _Server:
             size = served.classifier.preprocessing.input_size
             if tuple(explanation.mask.shape) != size:
                 raise InputError(f"expected an explanation for an input of {size}; got {tuple(explanation.mask.shape)}")
-            name = explanation.method
-            number = 2
-            while name in found:
-                name, number = f"{explanation.method} ({number})", number + 1
-            found[name] = explanation
+            found[told_apart(explanation.method, found)] = explanation
         return found
 
 
