@@ -138,7 +138,7 @@ def explain(
     upload = asked.upload
     question = Question(
         classifier,
-        dataclasses.replace(upload.photo(), notes=upload.notes),
+        upload.photo(),
         target,
         occlusion=request.occlusion,
         threshold=request.threshold,
