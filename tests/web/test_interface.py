@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from starlette.testclient import TestClient
 from toys import BASE, HOSTILE, Corner, photo, served, small_network
 
@@ -346,6 +347,14 @@ def test_made_again_by_the_command_and_by_python(client: Any, tmp_path: Any, mon
     names: dict[str, Any] = {}
     exec(result["again"]["python"], names)
     assert bits(names["explanation"].mask.numpy()) == result["bits"]
+
+
+def test_a_map_in_sixteen_bits_has_all_its_levels(client: Any) -> None:
+    levels = np.tile(np.arange(64, dtype=np.uint16) * 1024, (64, 1))
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    found = done(client, {"do": "verify"}, mask=("map.png", file.getvalue()))
+    assert found["result"]["bits"] == bits(levels > 63 * 1024 / 2)
 
 
 def test_a_part_for_a_model_of_volumes_is_refused_in_one_line(module: Corner, jobs: Jobs) -> None:

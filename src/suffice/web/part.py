@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from suffice.errors import InputError, reason
 from suffice.explanation import Explanation
 from suffice.images import open_checked
 from suffice.metrics import fitted, part_of_map
+from suffice.metrics.maps import grey_values
 from suffice.outputs import as_tensor
 from suffice.question import Question
 from suffice.web.asked import Circuit, Explain, Score, Verify
@@ -52,7 +52,8 @@ def part_of_file(data: bytes, name: str, asked: Asked) -> Tensor:
     else:
         try:
             with open_checked(io.BytesIO(data), name) as image:
-                values = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)
+                grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
+                values = grey_values(image if grey else image.convert("L"), name)
         except InputError:
             raise
         except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
