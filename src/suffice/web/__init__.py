@@ -3,7 +3,7 @@
 | | |
 |---|---|
 | `app.py` | the addresses, as FastAPI has them |
-| `asked.py` | what a request may say, with its types |
+| `asked.py` | what a request may say, and an answer, with their types |
 | `guard.py` | who is answered: Host, Origin, token, size; what a browser may do with an answer |
 | `served.py` | models that the server was started with, and what each of them can be asked |
 | `uploads.py` | images of visitors, within a limit of memory |

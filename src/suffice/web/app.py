@@ -23,7 +23,7 @@ from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, Json
+from pydantic import Json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from suffice.errors import InputError, fault_of, in_one_line
@@ -33,7 +33,7 @@ from suffice.images.reading import sample_path
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
 from suffice.report.figures import picture_of, png_bytes, shrunk
 from suffice.web import quick
-from suffice.web.asked import Answers, AnyRequest, Created, Explain, Part, Score, State
+from suffice.web.asked import Answers, AnyRequest, Created, Explain, Health, Part, Score, State, Uploaded
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
 from suffice.web.part import Asked, part_of_file, part_of_request
@@ -46,41 +46,6 @@ _VIEW = 1024  # pixels of the longer side of a photo as the page shows it
 _EXACT = 256  # pixels of the longer side of one that is shown without loss
 _LOOK = 0.08  # seconds between two looks at a job that somebody listens to
 _BEAT = 10.0  # seconds after which a listener hears that the server is still there
-
-
-class Health(BaseModel):
-    """That the server is there.
-
-    Attributes:
-        status: `ok`.
-        version: of suffice.
-        started: another one after each start, so that a page knows when its jobs are gone.
-        models: names.
-    """
-
-    status: str
-    version: str
-    started: str
-    models: list[str]
-
-
-class Uploaded(BaseModel):
-    """An image that is kept for a while.
-
-    Attributes:
-        id: for other requests.
-        sha256: of its file; size: (width, height) of the upright photo; notes: what was assumed.
-        box: left, top, right and bottom of what the model sees, as shares of the photo.
-        classes: the model's first choices: number, name, confidence.
-    """
-
-    id: str
-    name: str
-    sha256: str
-    size: tuple[int, int]
-    notes: list[str]
-    box: tuple[float, float, float, float]
-    classes: list[tuple[int, str, float]]
 
 
 def make_app(
