@@ -95,19 +95,20 @@ class SufficientPart(Attribution):  # type: ignore[misc]
 
     def _pixels(self, inputs: Tensor) -> Tensor:
         """The images in [0, 1] that were normalised to these."""
-        channels, size = len(self.classifier.preprocessing.mean), tuple(self.classifier.preprocessing.input_size)
+        preprocessing = self.classifier.preprocessing
+        channels, size = len(preprocessing.mean), preprocessing.height_and_width("suffice.captum")
         if inputs.ndim != 4 or tuple(inputs.shape[1:]) != (channels, *size):
             raise InputError(f"expected inputs (N, {channels}, {size[0]}, {size[1]}); got {tuple(inputs.shape)}")
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=inputs.device).view(-1, 1, 1)
-            for values in (self.classifier.preprocessing.mean, self.classifier.preprocessing.std)
+            for values in (preprocessing.mean, preprocessing.std)
         )
         pixels = inputs.detach().float() * std + mean
         least, most = float(pixels.min()), float(pixels.max())
         if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
             raise InputError(
-                f"expected images that were normalised by mean {self.classifier.preprocessing.mean} and std "
-                f"{self.classifier.preprocessing.std}; their pixels would be {least:.3g} to {most:.3g}, not 0 to 1"
+                f"expected images that were normalised by mean {preprocessing.mean} and std {preprocessing.std}; "
+                f"their pixels would be {least:.3g} to {most:.3g}, not 0 to 1"
             )
         return pixels.clamp(0, 1)
 

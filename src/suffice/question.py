@@ -170,9 +170,8 @@ class Question:
         Args:
             target: by number or name.
         """
-        other = copy.copy(self)
+        other = self.at()
         other._answers = KeptAnswers(self.classifier, self.image, self.occlusions, target)
-        other.also, other._order = None, list(range(len(self.occlusions)))
         return other
 
     def under(self, occlusions: Sequence[Occlusion]) -> Question:

@@ -73,5 +73,8 @@ def test_what_was_not_normalised_is_an_error(classifier: suffice.Classifier, ima
         method.attribute(images[0])
     with pytest.raises(InputError, match="one target, or one for each of 3 inputs; got 2"):
         method.attribute(classifier.normalise(images), target=[1, 2])
+    signals = suffice.Classifier(lambda x: x.mean(2), input_size=(8,), mean=(0, 0), std=(1, 1))
+    with pytest.raises(InputError, match=r"suffice\.captum needs an input with two dimensions"):
+        SufficientPart(signals).attribute(torch.rand(1, 2, 8))
     with pytest.raises(InputError, match=r"expected a suffice\.Classifier.*got Linear"):
         SufficientPart(nn.Linear(2, 2))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from starlette.testclient import TestClient
 from toys import BASE, HOSTILE, Corner, photo, served, small_network
 
@@ -22,6 +23,7 @@ from suffice.explanation import Explanation
 from suffice.web.app import make_app
 from suffice.web.jobs import Jobs
 from suffice.web.ranking import counts_along, order_of
+from suffice.web.served import Served
 from suffice.web.wording import again, verdict_on
 
 BLOCK = {"block": 8}
@@ -345,6 +347,23 @@ def test_made_again_by_the_command_and_by_python(client: Any, tmp_path: Any, mon
     names: dict[str, Any] = {}
     exec(result["again"]["python"], names)
     assert bits(names["explanation"].mask.numpy()) == result["bits"]
+
+
+def test_a_map_in_sixteen_bits_has_all_its_levels(client: Any) -> None:
+    levels = np.tile(np.arange(64, dtype=np.uint16) * 1024, (64, 1))
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG")
+    found = done(client, {"do": "verify"}, mask=("map.png", file.getvalue()))
+    assert found["result"]["bits"] == bits(levels > 63 * 1024 / 2)
+
+
+def test_a_part_for_a_model_of_volumes_is_refused_in_one_line(module: Corner, jobs: Jobs) -> None:
+    volumes = Classifier(lambda x: x.mean((2, 3, 4)), input_size=(4, 8, 8), mean=(0, 0, 0), std=(1, 1, 1))
+    with TestClient(make_app([served(module), Served("volumes", volumes)], jobs=jobs), base_url=BASE) as client:
+        image = client.post("/api/images", files={"image": ("a.png", photo())}).json()["id"]
+        request = {"do": "verify", "image": image, "model": "volumes", "mask": "AAAA"}
+        answer = client.post("/api/jobs", data={"request": json.dumps(request)}, files={"none": b""})
+    assert (answer.status_code, "needs an input with two dimensions" in answer.json()["detail"]) == (422, True)
 
 
 def test_two_visitors_see_nothing_of_each_other(client: Any) -> None:

@@ -124,13 +124,12 @@ def named_folder(out: str) -> Path:
 def counterexample_files(image: Tensor) -> dict[str, bytes]:
     """The files of a counterexample, (C, H, W) in [0, 1], by name."""
     import numpy as np
-    from PIL import Image
 
-    exact, picture = io.BytesIO(), io.BytesIO()
+    from suffice.report.figures import picture_of, png_bytes
+
+    exact = io.BytesIO()
     np.save(exact, image.numpy())
-    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
-    Image.fromarray(shown.numpy()).save(picture, "PNG")
-    return dict(zip(COUNTEREXAMPLE, (exact.getvalue(), picture.getvalue()), strict=True))
+    return dict(zip(COUNTEREXAMPLE, (exact.getvalue(), png_bytes(picture_of(image))), strict=True))
 
 
 def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:

@@ -238,7 +238,7 @@ class _Call:
     def _part(self, frame: Any) -> Tensor:
         """The part, bool (H, W), as the model sees it."""
         from suffice.explanation import Explanation
-        from suffice.metrics import fitted
+        from suffice.metrics import fitted, part_of_map
 
         if isinstance(self.content, Explanation):
             width, height = frame.crop
@@ -250,15 +250,13 @@ class _Call:
                 )
             return self.content.mask
         try:
-            values = fitted(self.content, frame, len(self.classifier.preprocessing.mean)).double()
+            values = fitted(self.content, frame, len(self.classifier.preprocessing.mean))
         except InputError as error:
             raise InputError(f"{self.mask}: {error}") from error
-        least, greatest = float(values.min()), float(values.max())
-        if least == greatest:
-            if least not in (0, 1):
-                raise InputError(f"{self.mask}: expected a mask or a map with a part; every pixel of it is {least:g}")
-            return values > 0
-        return (values - least) / (greatest - least) > self.alpha_min
+        least = float(values.min())
+        if least == float(values.max()) and least not in (0, 1):
+            raise InputError(f"{self.mask}: expected a mask or a map with a part; every pixel of it is {least:g}")
+        return part_of_map(values, self.alpha_min)
 
     def _facts(self, target: int, part: Tensor, guarantee: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         """What the JSON says."""

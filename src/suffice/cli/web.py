@@ -61,7 +61,7 @@ def web(
     keep_buffers()
 
     # Only now what takes a second to import.
-    from suffice.web.served import Served
+    from suffice.web.served import Served, told_apart
     from suffice.web.serving import serve
 
     models: list[Served] = []
@@ -71,9 +71,7 @@ def web(
             show_traceback=show_traceback, batch_size=batch_size,
         )  # fmt: skip
         words: dict[str, Any] = {"model": name, "weights": file, "classes": classes, **model_options.words()}
-        label, number = classifier.name, 2
-        while label in [each.name for each in models]:
-            label, number = f"{classifier.name} ({number})", number + 1
+        label = told_apart(classifier.name, [each.name for each in models])
         needed = {} if adapter is None else {"adapter": adapter}
         models.append(Served(label, classifier, {key: value for key, value in words.items() if value}, needed))
     serve(

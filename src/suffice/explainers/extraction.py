@@ -6,7 +6,7 @@ is searched by bracketing: about ten questions where a linear scan needs hundred
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,12 +52,18 @@ def smallest_prefix(question: Question, ranking: Sequence[Mask]) -> int | None:
             return None
         high = int(passed[0])
         low = int(max((p for p in probes if p < high), default=0))
+    return fewest(low, high, lambda count: _ask(question, grown[count - 1]))
+
+
+def fewest(low: int, high: int, enough: Callable[[int], bool]) -> int:
+    """By halving a count that is enough while one fewer is not; `high` is known to be enough, and `low` not to be.
+
+    >>> fewest(0, 16, lambda count: count**2 > 50)
+    8
+    """
     while high - low > 1:
         middle = (low + high) // 2
-        if _ask(question, grown[middle - 1]):
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

@@ -27,7 +27,7 @@ from suffice.metrics.area import explanation_area
 from suffice.metrics.asking import check_metrics, complete_options
 from suffice.metrics.confidence import confidences, explanation_confidence
 from suffice.metrics.evidence import Curve, Evidence, ScoreOptions
-from suffice.metrics.maps import as_saliency, fitted, read_map
+from suffice.metrics.maps import as_saliency, fitted, part_of_map, read_map
 from suffice.metrics.metric import Metric
 from suffice.metrics.restrictions import robustness_restrictions
 from suffice.metrics.robustness import (
@@ -61,6 +61,7 @@ __all__ = [
     "fitted",
     "holds_under",
     "mean_with_error",
+    "part_of_map",
     "photos_of_other_classes",
     "read_map",
     "robustness_images",

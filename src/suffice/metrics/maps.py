@@ -82,7 +82,7 @@ def as_saliency(values: Any, size: Sequence[int], channels: int = 3) -> Tensor:
             )
         values = values[0]
     if isinstance(values, Image.Image):
-        values = _grey(values, "the Pillow image")
+        values = grey_values(values, "the Pillow image")
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InputError("expected a saliency map without masked values; fill them, as with 0")
     given = plain_tensor(as_tensor(values), LARGEST_PIXELS * max(channels, 1))
@@ -159,6 +159,21 @@ def fitted(values: Any, frame: Frame, channels: int = 3) -> Tensor:
         one = as_saliency(as_tensor(values).detach().cpu(), of_photo, channels)
         return torch.from_numpy(from_photo(one.numpy(), frame))
     return as_saliency(values, (height, width), channels)
+
+
+def part_of_map(values: Tensor, alpha_min: float = 0.5) -> Tensor:
+    """The part that a mask or a map shows, bool (H, W): what is above α_min, from its least value 0 to its greatest 1.
+
+    A constant one is all of the image where it is above 0, and nothing of it otherwise.
+
+    >>> part_of_map(torch.tensor([[-1.0, 0.0], [0.5, 3.0]]), 0.3).tolist()
+    [[False, False], [True, True]]
+    """
+    values = values.double()
+    least, greatest = float(values.min()), float(values.max())
+    if least == greatest:
+        return values > 0
+    return (values - least) / (greatest - least) > alpha_min
 
 
 def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Tensor:
@@ -253,14 +268,14 @@ def _read_grey(path: Path) -> Tensor:
             warnings.simplefilter("ignore")  # Pillow warns from half its size limit on
             with open_checked(file, str(path)) as opened:
                 opened.load()
-                return _grey(opened, str(path))
+                return grey_values(opened, str(path))
     except InputError:
         raise
     except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
         raise InputError(f"expected a readable image; {path}: {reason(error)}") from error
 
 
-def _grey(image: Image.Image, name: str) -> Tensor:
+def grey_values(image: Image.Image, name: str) -> Tensor:
     """The values of a grey picture, in [0, 1], or as they are where they are floats."""
     picture = image.convert("RGBA") if image.mode in ("P", "PA", "LA", "RGBA", "RGB", "CMYK") else image
     values = np.asarray(picture)

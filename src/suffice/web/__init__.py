@@ -3,12 +3,13 @@
 | | |
 |---|---|
 | `app.py` | the addresses, as FastAPI has them |
-| `asked.py` | what a request may say, with its types |
+| `asked.py` | what a request may say, and an answer, with their types |
 | `guard.py` | who is answered: Host, Origin, token, size; what a browser may do with an answer |
 | `served.py` | models that the server was started with, and what each of them can be asked |
 | `uploads.py` | images of visitors, within a limit of memory |
 | `jobs.py` | one worker a device, a bounded queue, cancellation between batches, results within a limit of memory |
 | `work.py` | what each job does |
+| `part.py` | the part that a job is about: from the request, of an explanation, or to be found |
 | `against.py` | why A, not B |
 | `quick.py` | what the model says of a part at once: for the slider and the brush |
 | `ranking.py` | the order of all pixels, and what the model says along it, as one buffer |

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.explainers.extraction import ranked_cells
+from suffice.explainers.extraction import fewest, ranked_cells
 from suffice.explanation import Explanation
 from suffice.outputs import as_logits
 from suffice.question import Question
@@ -60,13 +60,9 @@ def why(classifier: Classifier, question: Question, found: Explanation) -> dict[
         answer = question.answers(torch.from_numpy(~grown[count - 1])[None])[0]
         return answer.margin <= 0
 
-    low, high = 0, len(grown)
-    if not lost(high):
+    if not lost(len(grown)):
         return {"against": classifier.class_name(1), "must_go": None, "must_go_area": None}
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if lost(middle) else (middle, high)
-    gone = torch.from_numpy(grown[high - 1])
+    gone = torch.from_numpy(grown[fewest(0, len(grown), lost) - 1])
     return {
         "against": classifier.class_name(1),
         "must_go": bits_of(gone),

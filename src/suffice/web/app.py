@@ -23,63 +23,29 @@ from fastapi import FastAPI, File, Form, HTTPException, Request, Response, Uploa
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, Json
+from pydantic import Json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from suffice.errors import InputError, fault_of, in_one_line
 from suffice.explanation import Explanation
 from suffice.images import SAMPLES, read_photo
 from suffice.images.reading import sample_path
-from suffice.provenance import sha256_of
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
-from suffice.report.figures import shrunk
+from suffice.report.figures import picture_of, png_bytes, shrunk
 from suffice.web import quick
-from suffice.web.asked import Answers, AnyRequest, Created, Explain, Part, Score, State
+from suffice.web.asked import Answers, AnyRequest, Created, Explain, Health, Part, Score, State, Uploaded
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
-from suffice.web.served import Served, one_of
+from suffice.web.part import Asked, part_of_file, part_of_request
+from suffice.web.served import Served, one_of, told_apart
 from suffice.web.uploads import LARGEST_UPLOAD, Upload, Uploads
-from suffice.web.work import Asked, checked, part_of_file, part_of_request, picture, work
+from suffice.web.work import checked, work
 
 STATIC = Path(__file__).parent / "static"
 _VIEW = 1024  # pixels of the longer side of a photo as the page shows it
+_EXACT = 256  # pixels of the longer side of one that is shown without loss
 _LOOK = 0.08  # seconds between two looks at a job that somebody listens to
 _BEAT = 10.0  # seconds after which a listener hears that the server is still there
-
-
-class Health(BaseModel):
-    """That the server is there.
-
-    Attributes:
-        status: `ok`.
-        version: of suffice.
-        started: another one after each start, so that a page knows when its jobs are gone.
-        models: names.
-    """
-
-    status: str
-    version: str
-    started: str
-    models: list[str]
-
-
-class Uploaded(BaseModel):
-    """An image that is kept for a while.
-
-    Attributes:
-        id: for other requests.
-        sha256: of its file; size: (width, height) of the upright photo; notes: what was assumed.
-        box: left, top, right and bottom of what the model sees, as shares of the photo.
-        classes: the model's first choices: number, name, confidence.
-    """
-
-    id: str
-    name: str
-    sha256: str
-    size: tuple[int, int]
-    notes: list[str]
-    box: tuple[float, float, float, float]
-    classes: list[tuple[int, str, float]]
 
 
 def make_app(
@@ -139,7 +105,7 @@ class _Server:
         served = one_of(self.models, request.model)
         if (image is None) == (request.image is None):
             raise InputError("expected an image, in the part image or by its id in request; got none or both")
-        upload = self._kept(image) if image is not None else self.upload(request.image)
+        upload = self.kept(image) if image is not None else self.upload(request.image)
         asked = Asked(request, upload, served, None, self._explanations(request, served))
         part = part_of_request(asked)
         if mask is not None:
@@ -148,7 +114,8 @@ class _Server:
         upload.pixels_for(served.classifier)  # what cannot be explained is said at once
         return self.jobs.add(request.do, str(served.classifier.device), asked)
 
-    def _kept(self, image: UploadFile) -> Upload:
+    def kept(self, image: UploadFile) -> Upload:
+        """Keep an image for a while; called in a thread, as it is decoded."""
         return self.uploads.add(image.file.read(), _file_name(image))
 
     def _explanations(self, request: Any, served: Served) -> dict[str, Explanation]:
@@ -164,11 +131,7 @@ class _Server:
             size = served.classifier.preprocessing.input_size
             if tuple(explanation.mask.shape) != size:
                 raise InputError(f"expected an explanation for an input of {size}; got {tuple(explanation.mask.shape)}")
-            name = explanation.method
-            number = 2
-            while name in found:
-                name, number = f"{explanation.method} ({number})", number + 1
-            found[name] = explanation
+            found[told_apart(explanation.method, found)] = explanation
         return found
 
 
@@ -271,7 +234,7 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
 
         def add() -> Uploaded:
             served = one_of(server.models, model)
-            upload = server.uploads.add(image.file.read(), _file_name(image))
+            upload = server.kept(image)
             return server.jobs.quickly(lambda: _uploaded(served, upload))
 
         return await run_in_threadpool(add)
@@ -280,16 +243,15 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
     async def get_image(id: str) -> Response:
         """The photo as the page shows it: upright, of a moderate size, without metadata."""
 
-        def make() -> bytes:
+        def make() -> tuple[bytes, str]:
             view = shrunk(server.upload(id).photo().pixels, _VIEW)
+            if max(view.size) <= _EXACT:
+                return png_bytes(view), "image/png"
             file = io.BytesIO()
-            view.save(
-                file, "PNG" if max(view.size) <= 256 else "JPEG", **({"quality": 92} if max(view.size) > 256 else {})
-            )
-            return file.getvalue()
+            view.save(file, "JPEG", quality=92)
+            return file.getvalue(), "image/jpeg"
 
-        data = await run_in_threadpool(make)
-        kind = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        data, kind = await run_in_threadpool(make)
         return Response(data, media_type=kind, headers={"cache-control": "private, max-age=600"})
 
     @api.post("/api/images/{id}/answers")
@@ -304,8 +266,7 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
         """What an occlusion paints where nothing of the image is, as PNG in the size that the model sees."""
 
         def make() -> bytes:
-            shown = quick.background(one_of(server.models, model), server.upload(id), occlusion)
-            return picture(shown)
+            return png_bytes(picture_of(quick.background(one_of(server.models, model), server.upload(id), occlusion)))
 
         data = await run_in_threadpool(make)
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=600"})
@@ -369,11 +330,10 @@ def _samples() -> list[dict[str, str]]:
     found = []
     for name in SAMPLES:
         try:
-            path = sample_path(f"sample:{name}")
-            read_photo(f"sample:{name}")
+            photo = read_photo(f"sample:{name}")
         except InputError:  # scikit-image is not installed
             return []
-        found.append({"name": name, "file": path.name, "sha256": sha256_of(path)})
+        found.append({"name": name, "file": SAMPLES[name], "sha256": str(photo.sha256)})
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a request may say: types, ranges and defaults, as OpenAPI shows them and the command line has them.
+"""What a request may say, and an answer: types, ranges and defaults, as OpenAPI and the command line have them.
 
 >>> AnyRequest({"do": "explain", "method": "causal", "keep_confidence": 0.5}).root.occlusion
 'robust'
@@ -167,6 +167,41 @@ class Part(BaseModel):
     occlusions: Annotated[list[Name], Field(min_length=1, max_length=32)]
     target: Class | None = None
     model: Name | None = None
+
+
+class Health(BaseModel):
+    """That the server is there.
+
+    Attributes:
+        status: `ok`.
+        version: of suffice.
+        started: another one after each start, so that a page knows when its jobs are gone.
+        models: names.
+    """
+
+    status: str
+    version: str
+    started: str
+    models: list[str]
+
+
+class Uploaded(BaseModel):
+    """An image that is kept for a while.
+
+    Attributes:
+        id: for other requests.
+        sha256: of its file; size: (width, height) of the upright photo; notes: what was assumed.
+        box: left, top, right and bottom of what the model sees, as shares of the photo.
+        classes: the model's first choices: number, name, confidence.
+    """
+
+    id: str
+    name: str
+    sha256: str
+    size: tuple[int, int]
+    notes: list[str]
+    box: tuple[float, float, float, float]
+    classes: list[tuple[int, str, float]]
 
 
 class Created(BaseModel):

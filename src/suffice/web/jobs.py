@@ -98,12 +98,15 @@ class Job:
         if self.cancelled.is_set():
             raise CancelledError
 
-    def better(self, mask: Tensor) -> None:
-        """A part that suffices; the smallest is told."""
-        area = float(mask.float().mean())
-        if self.area is None or area < self.area:
-            self.best, self.area = mask, area
-            self.changed()
+    def tried(self, masks: Tensor, verdicts: Tensor) -> None:
+        """What a search tries, and what of it suffices, as `Question.watched` is called; the smallest part is told."""
+        self.check()
+        for mask in masks[verdicts]:
+            area = float(mask.float().mean())
+            if self.area is None or area < self.area:
+                self.best, self.area = mask, area
+                self.changed()
+        self.courteous()
 
     @property
     def seconds(self) -> float:

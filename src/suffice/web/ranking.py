@@ -49,8 +49,6 @@ def curve_along(
 
     Where the class is not on top the confidence counts as 0, as such a part suffices for no γ.
     """
-    if points == 0:
-        return []
     places = order_of(explanation.mask.numpy(), explanation.saliency.numpy()).astype(np.int64)
     counts = counts_along(places.size, int(explanation.mask.sum()), points)
     found = []

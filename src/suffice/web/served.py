@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from suffice.classifier import Classifier
@@ -90,6 +90,18 @@ def checked_settings(served: Served, method: str, settings: Mapping[str, Any]) -
         lacking = ", ".join(found.needs)
         raise InputError(f"expected a method that this server has the files for; {method} lacks its {lacking}")
     return {**settings, **{name: served.files[name] for name in found.needs}}
+
+
+def told_apart(name: str, taken: Container[str]) -> str:
+    """The name, with a number where it is taken.
+
+    >>> told_apart("causal", ["causal", "causal (2)"])
+    'causal (3)'
+    """
+    told, number = name, 2
+    while told in taken:
+        told, number = f"{name} ({number})", number + 1
+    return told
 
 
 def one_of(models: Iterable[Served], name: str | None) -> Served:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from suffice.explainers.several import overlap
 from suffice.explanation import Explanation
 
 _ALIKE, _APART = 0.5, 0.1  # of the pixels of two parts, those in both, as a share of those in either
-
-
-def overlap(first: Explanation, second: Explanation) -> float:
-    """Pixels in both parts as a share of those in either (IoU), in [0, 1]; 1 for two empty parts."""
-    either = int((first.mask | second.mask).sum())
-    return 1.0 if either == 0 else int((first.mask & second.mask).sum()) / either
 
 
 def verdict_on(named: Mapping[str, Explanation]) -> str:
@@ -35,8 +31,9 @@ def verdict_on(named: Mapping[str, Explanation]) -> str:
         return f"Only {enough[0]} found a part that suffices.{missing}"
     smallest = min(enough, key=lambda name: named[name].area)
     sizes = f"The smallest is that of {smallest}, {named[smallest].area:.1%}."
-    pairs = [(a, b, overlap(named[a], named[b])) for i, a in enumerate(enough) for b in enough[i + 1 :]]
-    least = min(pairs, key=lambda pair: pair[2])
+    pairs = itertools.combinations(enough, 2)
+    shared = [(a, b, overlap(named[a].mask, named[b].mask)["overlap"]) for a, b in pairs]
+    least = min(shared, key=lambda pair: pair[2])
     if least[2] >= _ALIKE:
         return f"The methods agree: each part suffices, and any two share at least {least[2]:.0%}. {sizes}{missing}"
     if least[2] < _APART:

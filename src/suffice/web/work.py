@@ -3,64 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from suffice.arrays import npy_from
 from suffice.circuits import trace_circuit
 from suffice.classifier import Classifier
 from suffice.engine import between_batches
-from suffice.errors import InputError, reason
+from suffice.errors import InputError
 from suffice.explainers import Certificate, check_settings, with_certificate
 from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
 from suffice.guarantees.certifying import check_certificate
-from suffice.images import open_checked
-from suffice.metrics import fitted, score_maps
+from suffice.metrics import score_maps
 from suffice.metrics.asking import checked_metrics
-from suffice.outputs import as_tensor
 from suffice.question import Question
 from suffice.report.circuit_figure import circuit_svg
-from suffice.report.figures import overlay, png_bytes
+from suffice.report.figures import overlay, picture_of, png_bytes
 from suffice.report.page import make_entry, render_report
 from suffice.saved import explanation_files
 from suffice.web.against import of_two, why
 from suffice.web.asked import Circuit, Explain, Score, Verify
 from suffice.web.jobs import Job
-from suffice.web.quick import bits_of, mask_of_bits
+from suffice.web.part import Asked, found_for, part_in_question
+from suffice.web.quick import bits_of
 from suffice.web.ranking import buffer_of, curve_along
 from suffice.web.served import Served, checked_occlusion, checked_settings
-from suffice.web.uploads import Upload
 from suffice.web.wording import again, verdict_on
 
 _FOUND_AT = 0.8  # share of an explanation's job that is done when the part is found, where a curve follows
-
-
-class Asked(NamedTuple):
-    """What a job is about.
-
-    Attributes:
-        request: what the visitor said.
-        upload: the image.
-        served: the model.
-        part: a mask or a map that came with the request; None for none.
-        explanations: those that the request names, by what tables call them.
-    """
-
-    request: Explain | Score | Verify | Circuit
-    upload: Upload
-    served: Served
-    part: Tensor | None
-    explanations: dict[str, Explanation]
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -164,7 +138,7 @@ def explain(
     upload = asked.upload
     question = Question(
         classifier,
-        dataclasses.replace(upload.photo(), notes=upload.notes),
+        upload.photo(),
         target,
         occlusion=request.occlusion,
         threshold=request.threshold,
@@ -173,7 +147,7 @@ def explain(
         seed=request.seed,
         name=upload.name,
     )
-    question.watched = functools.partial(_watch, job)
+    question.watched = job.tried
     found = _parts(job, asked, request, question)
     job.best, job.area = found[0].mask, found[0].area
     job.kept["explanation"] = dataclasses.replace(found[0], raw_saliency=None)
@@ -194,7 +168,7 @@ def explain(
         result |= why(classifier, question, found[0])
     job.files = {**_files(found[0], asked, how["command"], classifier)}
     if (lost := job.kept.pop("counterexample", None)) is not None:
-        job.files["counterexample.png"] = picture(lost)
+        job.files["counterexample.png"] = png_bytes(picture_of(lost))
     job.kept["ranking"] = buffer_of(found[0], [])
     job.result = result
     if request.curve:
@@ -230,13 +204,6 @@ def _parts(job: Job, asked: Asked, request: Explain, question: Question) -> list
     return parts_of(question, request.method, request.count, progress=report, **asked_of)
 
 
-def _watch(job: Job, masks: Tensor, verdicts: Tensor) -> None:
-    job.check()
-    for mask in masks[verdicts]:
-        job.better(mask)
-    job.courteous()
-
-
 def _spoken(request: Explain, settings: dict[str, Any]) -> dict[str, Any]:
     """What a request says, as `suffice.explain` takes it; what is as it is anyway is left out, but for the question."""
     always = {"method", "occlusion", "keep_confidence", "seed"}
@@ -269,72 +236,6 @@ def _files(explanation: Explanation, asked: Asked, command: str, classifier: Cla
 # What is asked about a part
 
 
-def part_of_file(data: bytes, name: str, asked: Asked) -> Tensor:
-    """A mask or a map from the bytes of a `.npy` or an image, fitted to the model.
-
-    Raises:
-        InputError: neither, or of other proportions.
-    """
-    if data[:6] == b"\x93NUMPY":
-        values = as_tensor(npy_from(io.BytesIO(data), len(data), name))
-    else:
-        try:
-            with open_checked(io.BytesIO(data), name) as image:
-                values = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32) / 255)
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
-            raise InputError(f"expected a mask as .npy or an image; {name}: {reason(error)}") from error
-    return fitted(values, asked.upload.frame(asked.served.classifier), len(asked.served.classifier.preprocessing.mean))
-
-
-def part_of_request(asked: Asked) -> Tensor | None:
-    """The mask or the map that a request holds in its JSON; None for none."""
-    request = asked.request
-    if isinstance(request, Explain):
-        return None
-    size = asked.served.classifier.preprocessing.input_size
-    saliency = request.saliency if isinstance(request, Score) else None
-    given = request.mask if request.mask is not None else saliency
-    if given is None:
-        return None
-    if isinstance(given, str):
-        return mask_of_bits(given, size)
-    try:
-        values = torch.tensor(given, dtype=torch.float64)
-    except ValueError as error:
-        raise InputError(f"expected rows of equal length in a mask; {reason(error)}") from error
-    return fitted(values, asked.upload.frame(asked.served.classifier), len(asked.served.classifier.preprocessing.mean))
-
-
-def _mask(job: Job, asked: Asked, request: Score | Verify | Circuit) -> tuple[Tensor, int | str | None]:
-    """The part in question, bool (H, W), and the class that it is of."""
-    if asked.part is not None:
-        values = asked.part.double()
-        low, high = float(values.min()), float(values.max())
-        if low == high:
-            return values > 0, request.target
-        return (values - low) / (high - low) > 0.5, request.target
-    explanation = _explanation(job, asked, request)
-    target = explanation.target if request.target is None else request.target
-    return explanation.mask, target
-
-
-def _explanation(job: Job, asked: Asked, request: Score | Verify | Circuit) -> Explanation:
-    """The explanation that a request names, or that its method finds."""
-    if asked.explanations:
-        return next(iter(asked.explanations.values()))
-    job.stage = "looking for a part"
-    question = Question(
-        asked.served.classifier, asked.upload.photo(), request.target, seed=request.seed, name=asked.upload.name
-    )
-    question.watched = functools.partial(_watch, job)
-    settings = checked_settings(asked.served, request.method, {})
-    found = question.explain(request.method, progress=lambda done: job.report(done / 2), **settings)
-    job.stage = ""
-    return found
-
-
 def score(job: Job, asked: Asked, request: Score) -> dict[str, Any]:
     """The metrics of explanations or of a map, side by side, and what the explanations say together."""
     metrics, options = _metrics_of(request)
@@ -342,7 +243,7 @@ def score(job: Job, asked: Asked, request: Score) -> dict[str, Any]:
     if asked.part is not None:
         maps["map"] = asked.part
     if not maps:
-        maps[request.method] = _explanation(job, asked, request)
+        maps[request.method] = found_for(job, asked, request)
     found = score_maps(
         asked.served.classifier,
         asked.upload.pixels_for(asked.served.classifier),
@@ -380,13 +281,13 @@ def _facts(metric: Any) -> dict[str, Any]:
 
 def verify(job: Job, asked: Asked, request: Verify) -> dict[str, Any]:
     """How far it carries that a part suffices."""
-    mask, target = _mask(job, asked, request)
+    mask, target = part_in_question(job, asked, request)
     classifier = asked.served.classifier
     pixels = asked.upload.pixels_for(classifier)
     found = _guarantee(job, classifier, pixels, mask, target, request)
     index = int(classifier.logits(pixels[None])[0].argmax()) if target is None else classifier.class_index(target)
     if found.counterexample is not None:
-        job.files["counterexample.png"] = picture(found.counterexample)
+        job.files["counterexample.png"] = png_bytes(picture_of(found.counterexample))
     said = found.to_dict("counterexample.png" if found.counterexample is not None else None)
     return {
         "image": asked.upload.name,
@@ -435,7 +336,7 @@ def _guarantee(
 def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
     """The part of the network that suffices: its numbers, and its drawing as a file."""
     given = asked.part is not None or bool(asked.explanations)
-    mask, target = _mask(job, asked, request) if given else (None, request.target)
+    mask, target = part_in_question(job, asked, request) if given else (None, request.target)
     found = trace_circuit(
         asked.served.classifier,
         asked.upload.pixels_for(asked.served.classifier),
@@ -459,9 +360,3 @@ def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
     files = found.files({"circuit.svg": circuit_svg(found)})
     job.files = {name: each.encode() if isinstance(each, str) else each for name, each in files.items()}
     return found.summary() | {"made": found.made, "svg": f"/api/jobs/{job.id}/files/circuit.svg"}
-
-
-def picture(image: Tensor) -> bytes:
-    """An image, (C, H, W) in [0, 1], as PNG."""
-    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
-    return png_bytes(Image.fromarray(shown.numpy()))

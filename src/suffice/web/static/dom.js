@@ -23,6 +23,9 @@ export const percent = share => `${(100 * share).toFixed(share < 0.0995 && share
 /** @param {string} text */
 export function say(text) { $("status").textContent = text; }
 
+/** What went wrong, in words. @param {unknown} error @returns {string} */
+export const inWords = error => error instanceof Error ? error.message : String(error);
+
 /** A verdict in a box. @param {"good" | "bad" | "alarm"} kind @param {string} first @param {...string} more */
 export function verdict(kind, first, ...more) {
   return h("div", {className: `verdict ${kind}`}, h("strong", {}, first), ...more.filter(Boolean).map(text => h("p", {}, text)));
@@ -30,7 +33,7 @@ export function verdict(kind, first, ...more) {
 
 /**
  * A table whose columns sort it.
- * @param {string[]} columns @param {any[][]} rows cells are text, numbers or elements; a row may have `onopen`
+ * @param {string[]} columns @param {any[][]} rows cells are text, numbers or elements
  */
 export function table(columns, rows) {
   const body = h("tbody");

@@ -1,7 +1,7 @@
 // Several images, one after the other: a table that sorts, and opens any row.
 // @ts-check
 import {listen, Refused, submit, upload, pause, cancel} from "./api.js";
-import {$, h, percent, table} from "./dom.js";
+import {$, h, inWords, percent, table} from "./dom.js";
 import {question} from "./state.js";
 
 const AT_ONCE = 2;
@@ -29,7 +29,7 @@ export async function runFolder(files, open) {
         rows.push([file.name, found.target_name, {text: percent(found.confidence), sort: found.confidence},
           found.verdict === "sufficient" ? {text: "yes", className: "yes"} : {text: found.verdict === "empty" ? "no pixel needed" : "no", className: "no"},
           {text: percent(found.area), sort: found.area}, {text: found.seconds.toFixed(1), sort: found.seconds}, opened]);
-      } catch (error) { rows.push([file.name, error instanceof Error ? error.message : String(error), "", "", "", "", opened]); } finally { show(); }
+      } catch (error) { rows.push([file.name, inWords(error), "", "", "", "", opened]); } finally { show(); }
     }
   };
   show();

@@ -1,7 +1,7 @@
 // The page: what a visitor does, and what then happens.
 // @ts-check
 import {Gone, get, getBlob, there, upload} from "./api.js";
-import {$, h, percent, say} from "./dom.js";
+import {$, h, inWords, percent, say} from "./dom.js";
 import {runFolder} from "./folder.js";
 import {shown, stop} from "./run.js";
 import {model, question, state} from "./state.js";
@@ -56,7 +56,7 @@ async function useSample(sample) {
 }
 
 /** @param {unknown} error */
-function fail(error) { say(error instanceof Error ? error.message : String(error)); }
+function fail(error) { say(inWords(error)); }
 
 /** Take an image: show it, and what the model says of it. @param {File} file @param {boolean} [ask] and explain it */
 async function use(file, ask = true) {

@@ -1,15 +1,15 @@
 // A job from its start to its end: told, cancelled, and begun anew where the server was.
 // @ts-check
-import {cancel, Gone, listen, Refused, submit, there, upload} from "./api.js";
-import {$, percent, say} from "./dom.js";
+import {cancel, Gone, listen, pause, Refused, submit, there, upload} from "./api.js";
+import {$, inWords, percent, say} from "./dom.js";
 import {state} from "./state.js";
 
 /** The job of the form; others run beside it. @type {string | null} */
 let current = null;
 let unwanted = false; // whether the job that was sent was cancelled before it had an id
 
-/** Image of the server, uploaded anew where it does not have it any more. @returns {Promise<string>} */
-export async function imageId() {
+/** The image's id at the server. @returns {string} */
+export function imageId() {
   if (!state.image) throw new Error("Choose an image first.");
   return state.image.id;
 }
@@ -29,7 +29,7 @@ export async function uploadAgain() {
 export async function run(request, tell, begun = () => {}) {
   for (;;) {
     try {
-      const id = await submit({...request, image: await imageId()});
+      const id = await submit({...request, image: imageId()});
       begun(id);
       return await listened(id, tell);
     } catch (error) {
@@ -37,7 +37,7 @@ export async function run(request, tell, begun = () => {}) {
       else if (error instanceof Refused && error.status === 404) await uploadAgain();
       else if (error instanceof Refused && error.status === 429) {
         say("The server is busy: waiting for a free place.");
-        await new Promise(resolve => setTimeout(resolve, 2000));
+        await pause(2000);
       } else throw error;
     }
   }
@@ -94,7 +94,7 @@ export async function shown(request, tell) {
     if (ended.state === "done") { say("Done."); return ended; }
     say(ended.state === "cancelled" ? "Cancelled." : `It failed: ${ended.error}`);
   } catch (error) {
-    say(error instanceof Error ? error.message : String(error));
+    say(inWords(error));
   } finally {
     if (mine === current) {
       current = null;

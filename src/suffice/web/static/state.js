@@ -1,6 +1,7 @@
 // What the page knows: the image, the question, the part that is shown.
 // @ts-check
 import {$} from "./dom.js";
+import {unpacked} from "./pixels.js";
 
 /**
  * @type {{facts: any, file: File | null, image: import("./api.js").Uploaded | null, photo: HTMLCanvasElement | null,
@@ -17,6 +18,12 @@ export const model = () => state.facts.models.find((/** @type {any} */ each) => 
 
 /** [height, width] of what the model sees. @returns {[number, number]} */
 export const inputSize = () => model().input_size;
+
+/** The part in bits, of what the model sees. @param {string} bits @returns {Uint8Array} */
+export function partOf(bits) {
+  const [height, width] = inputSize();
+  return unpacked(bits, height * width);
+}
 
 /** The class that is asked about, as the server takes it; null for the model's choice. @returns {string | null} */
 export const target = () => $("target").value.trim() || null;

@@ -1,10 +1,10 @@
 // What to do with a part: beside other methods, against another class, elsewhere, tested, as a circuit, several of them.
 // @ts-check
 import {getBlob} from "./api.js";
-import {$, h, percent, table, verdict} from "./dom.js";
-import {draw, packed, unpacked} from "./pixels.js";
+import {$, h, inWords, percent, table, verdict} from "./dom.js";
+import {draw, packed} from "./pixels.js";
 import {run} from "./run.js";
-import {inputSize, model, question, state} from "./state.js";
+import {inputSize, model, partOf, question, state} from "./state.js";
 import {asked, isEnough, redraw, soon} from "./view.js";
 
 /**
@@ -19,7 +19,7 @@ async function runIn(place, request, what = "") {
     line.remove();
     if (ended.state === "done") return ended;
     $(place).append(verdict("bad", ended.state === "cancelled" ? "Cancelled" : "It failed", ended.error ?? ""));
-  } catch (error) { line.textContent = error instanceof Error ? error.message : String(error); }
+  } catch (error) { line.textContent = inWords(error); }
   return null;
 }
 
@@ -36,19 +36,18 @@ function picture(mask, label, photo = state.photo) {
 
 /** @param {string} place @param {string} bits */
 function showing(place, bits) {
-  const [height, width] = inputSize();
-  return h("button", {type: "button", onclick: () => { state.mask = unpacked(bits, height * width); state.painted = true; redraw(); soon(); $("canvas").scrollIntoView({block: "center"}); }}, place);
+  return h("button", {type: "button", onclick: () => { state.mask = partOf(bits); state.painted = true; redraw(); soon(); $("canvas").scrollIntoView({block: "center"}); }}, place);
 }
 
 async function compare() {
   const chosen = [...document.querySelectorAll("#compare-methods input:checked")].map(each => /** @type {HTMLInputElement} */ (each).value);
-  const [height, width] = inputSize(), ids = [], figures = [];
+  const ids = [], figures = [];
   $("compared").replaceChildren();
   for (const method of chosen) {
     const ended = await runIn("compared", {...question(), method}, `${method}:`);
     if (!ended) continue;
     ids.push(ended.id);
-    figures.push(h("figure", {}, picture(unpacked(ended.result.bits, height * width), `Part by ${method}`),
+    figures.push(h("figure", {}, picture(partOf(ended.result.bits), `Part by ${method}`),
       h("figcaption", {}, h("strong", {}, method), ` ${percent(ended.result.area)}, ${ended.result.verdict} `, showing("show", ended.result.bits))));
   }
   if (!ids.length) return;
@@ -68,10 +67,10 @@ async function why() {
   if (!against) { $("why-found").replaceChildren(h("p", {}, "Say the other class first.")); return; }
   const ended = await runIn("why-found", {...question(), kind: "sufficient", against});
   if (!ended) return;
-  const result = ended.result, [height, width] = inputSize();
-  const figures = [h("figure", {}, picture(unpacked(result.bits, height * width), "What must be shown"),
+  const result = ended.result;
+  const figures = [h("figure", {}, picture(partOf(result.bits), "What must be shown"),
     h("figcaption", {}, `${percent(result.area)} shown is enough to say ${result.target_name} rather than ${result.against}. `, showing("show", result.bits)))];
-  if (result.must_go) figures.push(h("figure", {}, picture(unpacked(result.must_go, height * width), "What must go"),
+  if (result.must_go) figures.push(h("figure", {}, picture(partOf(result.must_go), "What must go"),
     h("figcaption", {}, `Hide these ${percent(result.must_go_area)} and it says ${result.against}. `, showing("show", result.must_go))));
   const first = result.verdict === "sufficient" ? "Between these two classes" : result.verdict === "empty" ? "No pixel is needed to prefer the first" : "No part was found that decides it";
   $("why-found").replaceChildren(verdict(result.verdict === "sufficient" ? "good" : "alarm", first,
@@ -91,7 +90,7 @@ async function paste() {
     const figures = await Promise.all(found.answers[0].map(async each => h("figure", {}, await pastedOn(each.occlusion, mask, width, height),
       h("figcaption", {}, h("strong", {}, isEnough(each, found) ? "Enough" : each.on_top ? "Class kept" : "Class lost"), `: ${each.on_top ? found.target_name : each.top_name} ${percent(each.top_confidence)}`))));
     $("pasted").replaceChildren(verdict(kept === names.length ? "good" : "alarm", `On ${kept} of ${names.length} backgrounds the part keeps the class`, ""), h("div", {className: "strip"}, ...figures));
-  } catch (error) { $("pasted").replaceChildren(h("p", {}, error instanceof Error ? error.message : String(error))); }
+  } catch (error) { $("pasted").replaceChildren(h("p", {}, inWords(error))); }
 }
 
 /** @param {string} occlusion @param {Uint8Array} mask @param {number} width @param {number} height */
@@ -136,9 +135,9 @@ async function several() {
   $("several-found").replaceChildren();
   const ended = await runIn("several-found", {...question(), count: Number($("count").value)});
   if (!ended) return;
-  const parts = ended.result.parts, [height, width] = inputSize(), enough = parts.filter((/** @type {any} */ each) => each.verdict === "sufficient").length;
+  const parts = ended.result.parts, enough = parts.filter((/** @type {any} */ each) => each.verdict === "sufficient").length;
   $("several-found").append(verdict(enough > 1 ? "good" : "alarm", enough > 1 ? `${enough} parts, each enough alone` : enough ? "One part alone is enough" : "No part was found that is enough", ""),
-    h("div", {className: "strip"}, ...parts.map((/** @type {any} */ each, /** @type {number} */ index) => h("figure", {}, picture(unpacked(each.bits, height * width), `Part ${index + 1}`),
+    h("div", {className: "strip"}, ...parts.map((/** @type {any} */ each, /** @type {number} */ index) => h("figure", {}, picture(partOf(each.bits), `Part ${index + 1}`),
       h("figcaption", {}, `Part ${index + 1}: ${percent(each.area)}, confidence ${percent(each.explanation_confidence)} `, showing("show", each.bits))))));
 }
 

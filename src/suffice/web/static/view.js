@@ -1,10 +1,10 @@
 // The picture: the part on the photo, the slider along the ranking, the brush, and what the model says of it.
 // @ts-check
-import {ask, get, getBlob, getBytes, Gone, Refused} from "./api.js";
-import {$, h, percent, say, table, verdict} from "./dom.js";
-import {counted, draw, drawCurve, packed, prefix, rankingOf, unpacked} from "./pixels.js";
+import {ask, get, getBlob, getBytes, Refused} from "./api.js";
+import {$, h, inWords, percent, say, table, verdict} from "./dom.js";
+import {counted, draw, drawCurve, packed, prefix, rankingOf} from "./pixels.js";
 import {imageId, uploadAgain} from "./run.js";
-import {inputSize, model, state, target} from "./state.js";
+import {inputSize, model, partOf, state, target} from "./state.js";
 
 /** Fetch what the model sees of the image, once. */
 export async function loadPhoto() {
@@ -42,16 +42,14 @@ const demanded = () => Number($("gamma").value) * (state.result?.confidence ?? k
 
 /** Show a part while it is being found. @param {string} bits */
 export function showBest(bits) {
-  const [height, width] = inputSize();
-  state.mask = unpacked(bits, height * width);
+  state.mask = partOf(bits);
   redraw();
 }
 
 /** Show an explanation. @param {any} result */
 export async function showResult(result) {
   state.result = result;
-  const [height, width] = inputSize();
-  state.mask = unpacked(result.bits, height * width);
+  state.mask = partOf(result.bits);
   state.painted = false;
   $("verdict").replaceChildren(verdictOn(result));
   $("whole-part").disabled = false;
@@ -124,17 +122,17 @@ export async function soon() {
       if (!stale) said(found, performance.now() - started);
     } while (stale);
   } catch (error) {
-    if (!(error instanceof DOMException)) say(error instanceof Gone ? "The server does not answer." : String(error instanceof Error ? error.message : error));
+    if (!(error instanceof DOMException)) say(inWords(error));
   } finally { asking = false; }
 }
 
 /** @param {Uint8Array} mask @param {string[]} occlusions @returns {Promise<import("./api.js").Answers>} */
 export async function asked(mask, occlusions) {
   const part = {masks: [packed(mask)], occlusions, target: state.result && !state.result.against ? state.result.target : target(), model: $("model").value};
-  try { return await ask(await imageId(), part); } catch (error) {
+  try { return await ask(imageId(), part); } catch (error) {
     if (!(error instanceof Refused) || error.status !== 404) throw error;
     await uploadAgain();
-    return ask(await imageId(), part);
+    return ask(imageId(), part);
   }
 }
 
@@ -163,7 +161,7 @@ export async function askEverywhere() {
       found.answers[0].map(each => [each.occlusion, isEnough(each, found) ? {text: "yes", className: "yes"} : {text: "no", className: "no"},
         {text: percent(each.confidence), sort: each.confidence}, each.other_name,
         {text: percent(each.other_confidence), sort: each.other_confidence}])));
-  } catch (error) { $("answers").replaceChildren(h("p", {}, error instanceof Error ? error.message : String(error))); }
+  } catch (error) { $("answers").replaceChildren(h("p", {}, inWords(error))); }
 }
 
 // The brush
@@ -243,8 +241,7 @@ export function fill(value) {
 /** Back to the part of the explanation. */
 export function back() {
   if (!state.result) return;
-  const [height, width] = inputSize();
-  state.mask = unpacked(state.result.bits, height * width);
+  state.mask = partOf(state.result.bits);
   state.painted = false;
   placeSlider(); redraw(); soon();
 }
