@@ -88,6 +88,27 @@ def test_lines_of_any_slope_hold_and_those_that_are_searched_are_tighter(start: 
     assert sum(gain > 1e-3 for _, gain in found.values()) >= 5
 
 
+def test_slopes_are_searched_for_a_goal_too_and_given_up_where_it_is_far() -> None:
+    """Of boxes that CROWN does not decide some are decided; a goal that no slopes reach costs few of the steps."""
+    reached = steps = 0
+    for seed in range(60):
+        classifier = random_classifier(seed)
+        network, boxes = network_of(classifier), random_boxes(classifier, seed).rows(slice(0, 1))
+        count = network.nodes[-1].shape[0]
+        forms = torch.eye(count, dtype=torch.float64)[:1] - torch.eye(count, dtype=torch.float64)[1:]
+        row, needed = torch.zeros(len(forms), dtype=torch.int64), torch.zeros(len(forms), dtype=torch.float64)
+        least = float(form_bounds(network, bounds_of(network, boxes), row, forms).min())
+        most = float(form_bounds(network, optimised(network, boxes, forms, needed, 16), row, forms).min())
+        if most - least < 1e-3:
+            continue
+        steps += 1
+        goal = least + 0.3 * (most - least)
+        found = optimised(network, boxes, forms, needed, 16, goal)
+        reached += float(form_bounds(network, found, row, forms).min()) > goal
+    assert steps >= 10
+    assert reached >= 0.8 * steps
+
+
 def test_slopes_above_one_are_found_out() -> None:
     assert any(outside_with_slopes(random_classifier(seed), seed, 3.0)[0] > ROUNDING for seed in range(30))
 

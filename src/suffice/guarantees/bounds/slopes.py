@@ -75,7 +75,8 @@ def optimised(
     slopes = {key: value.clone().requires_grad_() for key, value in start.items()}
     if not slopes:
         return best
-    optimiser, before = torch.optim.Adam(slopes.values(), _RATE), least
+    # The first bounds are those of the slopes that it starts from.
+    optimiser, before = torch.optim.Adam(slopes.values(), _RATE), -math.inf
     for _ in range(steps):
         with torch.enable_grad():
             found = bounds_of(network, images, "crown", slopes=slopes)
