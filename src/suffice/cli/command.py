@@ -124,12 +124,12 @@ def named_folder(out: str) -> Path:
 def counterexample_files(image: Tensor) -> dict[str, bytes]:
     """The files of a counterexample, (C, H, W) in [0, 1], by name."""
     import numpy as np
-    from PIL import Image
+
+    from suffice.images import as_picture
 
     exact, picture = io.BytesIO(), io.BytesIO()
     np.save(exact, image.numpy())
-    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
-    Image.fromarray(shown.numpy()).save(picture, "PNG")
+    as_picture(image).save(picture, "PNG")
     return dict(zip(COUNTEREXAMPLE, (exact.getvalue(), picture.getvalue()), strict=True))
 
 

@@ -18,7 +18,6 @@ from importlib.metadata import version
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import torch
 from markupsafe import Markup
 from PIL import Image
@@ -33,7 +32,7 @@ from suffice.audit.run import PARTS, SECOND_PARTS, Audit
 from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
-from suffice.images import Photo, frame_of
+from suffice.images import Photo, as_picture, frame_of
 from suffice.report.figures import thumbnail
 from suffice.report.page import UNPRINTABLE, content_hash, environment, percent, setting, source
 from suffice.report.tables import markdown_text
@@ -112,8 +111,7 @@ def _enlarged(photo: Photo) -> Image.Image:
 
 def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
     pixels = torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number))
-    array = (255 * pixels[[0, 1, 2] if len(pixels) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0).numpy()
-    image = _enlarged(Photo(Image.fromarray(np.ascontiguousarray(array))))
+    image = _enlarged(Photo(as_picture(pixels)))
     image.thumbnail((_LONGEST, _LONGEST))
     return image
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from suffice.arrays import npy_from
@@ -24,7 +23,7 @@ from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
 from suffice.guarantees.certifying import check_certificate
-from suffice.images import open_checked
+from suffice.images import as_picture, open_checked
 from suffice.metrics import fitted, score_maps
 from suffice.metrics.asking import checked_metrics
 from suffice.outputs import as_tensor
@@ -463,5 +462,4 @@ def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
 
 def picture(image: Tensor) -> bytes:
     """An image, (C, H, W) in [0, 1], as PNG."""
-    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
-    return png_bytes(Image.fromarray(shown.numpy()))
+    return png_bytes(as_picture(image))
