@@ -278,14 +278,15 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line |= {name: f"{mean.value:.4f}" for name, mean in means.items()}
         line |= {f"{name}_se": f"{means[name].standard_error or 0:.4f}" for name in names if name not in COST}
         line["images"] = len(chosen)
-        line["code"], line["made"] = said_of_code(chosen), max(row["made"] for row in chosen)
+        line |= made_of(chosen)
         line["model_accuracy"] = f"{sum(row['label'] == row['predicted'] for row in chosen) / len(chosen):.4f}"
         result.append(line)
     return result
 
 
-def said_of_code(rows: Sequence[Mapping[str, Any]]) -> str:
-    return " ".join(sorted({row["code"] for row in rows}))
+def made_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By which code some rows were made, and when the last of them was."""
+    return {"code": " ".join(sorted({row["code"] for row in rows})), "made": max(row["made"] for row in rows)}
 
 
 def read(path: Path) -> list[dict[str, str]]:
