@@ -214,7 +214,7 @@ def table_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
         path = folder / f"rows-{name}.csv"
         if asked.elsewhere or not path.is_file():
             continue
-        values = by_method(read_csv(path))
+        values = tables.by_method(read_csv(path))
         tail = "" if asked.occlusion == "zero" else f"_{asked.occlusion}"
         for method, images in values.items():
             line = lines.setdefault(method, {"method": method, "seed": seed})
@@ -253,21 +253,12 @@ def mean_of(column: str, values: Iterable[float]) -> dict[str, float]:
     return {column: mean.value, f"{column}_se": mean.standard_error or 0.0}
 
 
-def by_method(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Mapping[str, str]]]:
-    """Rows by method and image, of the images that every method has."""
-    found: dict[str, dict[str, Mapping[str, str]]] = {}
-    for row in rows:
-        found.setdefault(row["method"], {})[row["image"]] = row
-    common = set.intersection(*(set(images) for images in found.values())) if found else set()
-    return {method: {i: images[i] for i in images if i in common} for method, images in found.items()}
-
-
 def transfer_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
     """A row a method: base and adapter of one form, scored on scenes of its own and of the other."""
     lines = []
     for name in ("msi", "transfer"):
         path = folder_of(work, noise, seed) / f"rows-{name}.csv"
-        values = by_method(read_csv(path)) if path.is_file() else {}
+        values = tables.by_method(read_csv(path)) if path.is_file() else {}
         scored_on = FORMS[1 - FORMS.index(noise)] if name == "transfer" else noise
         for method in (method for method in PASSES["transfer"].methods if method in values):
             line: dict[str, Any] = {"trained_on": noise, "scored_on": scored_on, "method": method, "seed": seed}

@@ -263,15 +263,9 @@ def score(
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a method: means over the images that every method has, and the standard error of each metric."""
-    by_method: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], {})[str(row["image"])] = row
-    if not by_method:
-        return []
-    common = set.intersection(*(set(images) for images in by_method.values()))
-    result = []
-    for method in (m for m in METHODS if m in by_method):
-        chosen = [by_method[method][image] for image in sorted(common, key=int)]
+    result, found = [], by_method(rows)
+    for method in (m for m in METHODS if m in found):
+        chosen = [found[method][image] for image in sorted(found[method], key=int)]
         line: dict[str, Any] = {"method": method}
         names = [name for name in (*METRICS, *TRUTH, *COST) if all(row[name] not in ("", None) for row in chosen)]
         means = {name: mean_with_error(float(row[name]) for row in chosen) for name in names}
@@ -282,6 +276,15 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line["model_accuracy"] = f"{sum(row['label'] == row['predicted'] for row in chosen) / len(chosen):.4f}"
         result.append(line)
     return result
+
+
+def by_method(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Rows by method and image, of the images that every method has."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["method"], {})[str(row["image"])] = row
+    common = set.intersection(*(set(images) for images in found.values())) if found else set()
+    return {method: {i: images[i] for i in images if i in common} for method, images in found.items()}
 
 
 def made_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
