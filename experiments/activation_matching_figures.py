@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import suffice
+from am_transfer import highest
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.images import to_model
@@ -42,14 +43,6 @@ def words(found: suffice.Explanation) -> str:
     return f"{found.area:.1%}, confidence {found.explanation_confidence:.2f}"
 
 
-def highest(found: suffice.Explanation, pixels: int) -> Tensor:
-    """As many pixels as the learnt part has, those that the map ranks highest: bool (H, W)."""
-    scores = found.saliency if found.raw_saliency is None else found.raw_saliency
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
-    mask[scores.flatten().argsort(descending=True, stable=True)[:pixels]] = True
-    return mask.view(scores.shape)
-
-
 def figure_4(arguments: argparse.Namespace) -> list[list[Panel]]:
     classifier = suffice.load_classifier(arguments.model, weights=arguments.photo_weights, device="cpu")
     rows = []
@@ -59,7 +52,8 @@ def figure_4(arguments: argparse.Namespace) -> list[list[Panel]]:
             classifier, image, "activation-matching", "zero", keep_confidence=1.0, steps=arguments.steps
         )
         theirs = suffice.explain(classifier, image, arguments.beside, "zero", keep_confidence=0.5)
-        mask = highest(theirs, int(ours.mask.sum()))
+        ranking = theirs.saliency if theirs.raw_saliency is None else theirs.raw_saliency
+        mask = highest(ranking, int(ours.mask.sum()))
         alone = classifier.confidences(suffice.masked_logits(classifier, image[None], mask[None], "zero"))[0]
         heat = theirs.saliency / (theirs.saliency.max() + 1e-9)
         confidence = f"confidence {float(alone[ours.target]):.2f}"

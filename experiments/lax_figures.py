@@ -32,7 +32,7 @@ from suffice.datasets import ImageDataset, load_dataset, random_subset
 from suffice.datasets.labels import labelled_for
 from suffice.explainers import saliency_maps
 from suffice.files import write_csv
-from suffice.images import to_model
+from suffice.images import as_picture, to_model
 from suffice.metrics import score_many
 from suffice.models import load_classifier
 from suffice.occlusion import masked_logits
@@ -74,8 +74,7 @@ def grown(heat: Tensor, alpha_min: float, by: int) -> Tensor:
 
 def picture(image: Tensor) -> Image.Image:
     """An image (C, H, W) in [0, 1], as it is looked at."""
-    pixels = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.NEAREST)
+    return as_picture(image).resize((_CELL, _CELL), Image.Resampling.NEAREST)
 
 
 def over(image: Tensor, heat: Tensor) -> Image.Image:

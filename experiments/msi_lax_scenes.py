@@ -36,7 +36,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,18 +214,15 @@ def table_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
         path = folder / f"rows-{name}.csv"
         if asked.elsewhere or not path.is_file():
             continue
-        values = by_method(read_csv(path))
+        values = tables.by_method(read_csv(path))
         tail = "" if asked.occlusion == "zero" else f"_{asked.occlusion}"
         for method, images in values.items():
             line = lines.setdefault(method, {"method": method, "seed": seed})
             for column in (*asked.metrics, *(_JUDGES if name == "msi" else ())):
-                mean = mean_with_error(float(row[column]) for row in images.values())
-                line[column + tail], line[f"{column}{tail}_se"] = mean.value, mean.standard_error or 0.0
-            line[f"images_{name}"] = len(images)
+                line |= mean_of(column + tail, (float(row[column]) for row in images.values()))
             of_method = list(images.values())
-            line["weights_digest"] = of_method[0]["weights_digest"]
-            line["code"] = tables.said_of_code(of_method)
-            line["made"] = max(row["made"] for row in of_method)
+            line |= {f"images_{name}": len(images), "weights_digest": of_method[0]["weights_digest"]}
+            line |= tables.made_of(of_method)
         if name == "msi":
             add_differences(lines, values)
     accuracies = folder / "accuracies.json"
@@ -246,21 +243,14 @@ def add_differences(lines: Mapping[str, dict[str, Any]], values: Mapping[str, Ma
     for method in ("lax-paper", "lax"):
         if method in values:
             images = values[method]
-            mean = mean_with_error(float(images[i]["msi"]) - float(values[best][i]["msi"]) for i in images)
-            lines[method] |= {
-                "best_cam": best,
-                "msi_minus_best_cam": mean.value,
-                "msi_minus_best_cam_se": mean.standard_error or 0.0,
-            }
+            differences = (float(images[i]["msi"]) - float(values[best][i]["msi"]) for i in images)
+            lines[method] |= {"best_cam": best} | mean_of("msi_minus_best_cam", differences)
 
 
-def by_method(rows: Sequence[Mapping[str, str]]) -> dict[str, dict[str, Mapping[str, str]]]:
-    """Rows by method and image, of the images that every method has."""
-    found: dict[str, dict[str, Mapping[str, str]]] = {}
-    for row in rows:
-        found.setdefault(row["method"], {})[row["image"]] = row
-    common = set.intersection(*(set(images) for images in found.values())) if found else set()
-    return {method: {i: images[i] for i in images if i in common} for method, images in found.items()}
+def mean_of(column: str, values: Iterable[float]) -> dict[str, float]:
+    """A mean and its standard error as two columns."""
+    mean = mean_with_error(values)
+    return {column: mean.value, f"{column}_se": mean.standard_error or 0.0}
 
 
 def transfer_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
@@ -268,16 +258,15 @@ def transfer_rows(work: Path, noise: str, seed: int) -> list[dict[str, Any]]:
     lines = []
     for name in ("msi", "transfer"):
         path = folder_of(work, noise, seed) / f"rows-{name}.csv"
-        values = by_method(read_csv(path)) if path.is_file() else {}
+        values = tables.by_method(read_csv(path)) if path.is_file() else {}
         scored_on = FORMS[1 - FORMS.index(noise)] if name == "transfer" else noise
         for method in (method for method in PASSES["transfer"].methods if method in values):
             line: dict[str, Any] = {"trained_on": noise, "scored_on": scored_on, "method": method, "seed": seed}
             for column in (*_MSI, "iou"):
-                mean = mean_with_error(float(row[column]) for row in values[method].values())
-                line |= {column: mean.value, f"{column}_se": mean.standard_error or 0.0}
+                line |= mean_of(column, (float(row[column]) for row in values[method].values()))
             of_method = list(values[method].values())
-            made = {"code": tables.said_of_code(of_method), "made": max(row["made"] for row in of_method)}
-            lines.append(line | {"images": len(of_method), "weights_digest": of_method[0]["weights_digest"]} | made)
+            line |= {"images": len(of_method), "weights_digest": of_method[0]["weights_digest"]}
+            lines.append(line | tables.made_of(of_method))
     return lines
 
 

@@ -263,29 +263,33 @@ def score(
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a method: means over the images that every method has, and the standard error of each metric."""
-    by_method: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], {})[str(row["image"])] = row
-    if not by_method:
-        return []
-    common = set.intersection(*(set(images) for images in by_method.values()))
-    result = []
-    for method in (m for m in METHODS if m in by_method):
-        chosen = [by_method[method][image] for image in sorted(common, key=int)]
+    result, found = [], by_method(rows)
+    for method in (m for m in METHODS if m in found):
+        chosen = [found[method][image] for image in sorted(found[method], key=int)]
         line: dict[str, Any] = {"method": method}
         names = [name for name in (*METRICS, *TRUTH, *COST) if all(row[name] not in ("", None) for row in chosen)]
         means = {name: mean_with_error(float(row[name]) for row in chosen) for name in names}
         line |= {name: f"{mean.value:.4f}" for name, mean in means.items()}
         line |= {f"{name}_se": f"{means[name].standard_error or 0:.4f}" for name in names if name not in COST}
         line["images"] = len(chosen)
-        line["code"], line["made"] = said_of_code(chosen), max(row["made"] for row in chosen)
+        line |= made_of(chosen)
         line["model_accuracy"] = f"{sum(row['label'] == row['predicted'] for row in chosen) / len(chosen):.4f}"
         result.append(line)
     return result
 
 
-def said_of_code(rows: Sequence[Mapping[str, Any]]) -> str:
-    return " ".join(sorted({row["code"] for row in rows}))
+def by_method(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Rows by method and image, of the images that every method has."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["method"], {})[str(row["image"])] = row
+    common = set.intersection(*(set(images) for images in found.values())) if found else set()
+    return {method: {i: images[i] for i in images if i in common} for method, images in found.items()}
+
+
+def made_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By which code some rows were made, and when the last of them was."""
+    return {"code": " ".join(sorted({row["code"] for row in rows})), "made": max(row["made"] for row in rows)}
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -125,11 +125,12 @@ def counterexample_files(image: Tensor) -> dict[str, bytes]:
     """The files of a counterexample, (C, H, W) in [0, 1], by name."""
     import numpy as np
 
-    from suffice.report.figures import picture_of, png_bytes
+    from suffice.images import as_picture
+    from suffice.report.figures import png_bytes
 
     exact = io.BytesIO()
     np.save(exact, image.numpy())
-    return dict(zip(COUNTEREXAMPLE, (exact.getvalue(), png_bytes(picture_of(image))), strict=True))
+    return dict(zip(COUNTEREXAMPLE, (exact.getvalue(), png_bytes(as_picture(image))), strict=True))
 
 
 def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManager[Progress]]:

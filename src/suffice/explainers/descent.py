@@ -13,7 +13,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -165,7 +165,7 @@ def peeled(
         blocks = blocks_of(bounds(mask), length)
         needed: set[Box] = set()  # by a mask that was larger: not asked again before the last round
         while True:
-            chosen = [block for block in blocks if block not in needed and _inside(mask, block).any()]
+            chosen = [block for block in blocks if block not in needed and mask[block.inside].any()]
             if rim:
                 chosen = [block for block in chosen if _exposure(mask, block, max(1, length // 2)) > _RIM]
             without = [mask & ~mask_of([block], mask.shape) for block in chosen]
@@ -284,15 +284,11 @@ def grid_of(box: Box, *counts: int) -> list[Box]:
     return [Box(*(start for start, _ in cell), *(stop for _, stop in cell)) for cell in itertools.product(*along)]
 
 
-def _inside(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
-    return pixels[box.inside]
-
-
 def _exposure(mask: Mask, block: Box, width: int) -> float:
     """Share that is off of what lies around a block, up to `width` pixels away; off the image all is."""
     wide = Box(*(edge - width for edge in block.start), *(edge + width for edge in block.stop))
     within = Box(*(max(0, edge) for edge in wide.start), *map(min, mask.shape, wide.stop))
-    kept = np.count_nonzero(_inside(mask, within)) - np.count_nonzero(_inside(mask, block))
+    kept = np.count_nonzero(mask[within.inside]) - np.count_nonzero(mask[block.inside])
     return 1 - kept / (wide.area - block.area)
 
 
@@ -321,5 +317,5 @@ def _importance(question: Question, mask: Mask, ranked: _Ranked) -> npt.NDArray[
     if ranked.blocks:
         slack = question.slack(torch.from_numpy(ranked.trials), ranked.occlusion)
         for rank, index in enumerate(np.argsort(slack, kind="stable")):
-            _inside(importance, ranked.blocks[index])[...] = 1 - rank / len(ranked.blocks)
+            importance[ranked.blocks[index].inside] = 1 - rank / len(ranked.blocks)
     return importance * mask

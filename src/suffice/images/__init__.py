@@ -5,7 +5,7 @@
 | `formats.py` | which files are images, and which need a plug-in |
 | `finding.py` | image files in folders |
 | `reading.py` | files, bytes and Pillow's images as upright RGB photos |
-| `pixels.py` | Pillow's modes, and arrays, as RGB |
+| `pixels.py` | Pillow's modes, and arrays, as RGB; what a model is shown as a picture |
 | `preparing.py` | photos as a classifier takes them |
 | `geometry.py` | where the model sees what of the photo; masks and maps taken back |
 
@@ -18,6 +18,7 @@
 from suffice.images.finding import FoundImages, find_images, images_in
 from suffice.images.formats import FORMATS, SUFFIXES, is_image_name
 from suffice.images.geometry import Frame, frame_of, from_photo, to_file, to_photo
+from suffice.images.pixels import as_picture
 from suffice.images.preparing import as_image, given_image, load_image, prepare, to_model, to_pixels
 from suffice.images.reading import LARGEST_PIXELS, SAMPLES, SMALLEST_SIDE, Photo, open_checked, read_photo
 
@@ -31,6 +32,7 @@ __all__ = [
     "Frame",
     "Photo",
     "as_image",
+    "as_picture",
     "find_images",
     "frame_of",
     "from_photo",

@@ -100,6 +100,16 @@ def from_array(values: Any) -> Image.Image:
     return Image.frombuffer(_CHANNELS[channels], (array.shape[1], array.shape[0]), pixels.tobytes())
 
 
+def as_picture(image: torch.Tensor) -> Image.Image:
+    """What a model is shown, (C, H, W) in [0, 1], as a picture: three channels in colour, of others the first in grey.
+
+    >>> as_picture(torch.ones(1, 40, 60)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    shown = (255 * image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0)
+    return Image.fromarray(shown.contiguous().numpy())
+
+
 def _last_channels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """As (H, W, C)."""
     shape = array.shape

@@ -39,6 +39,11 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {"shift": shifted, "blur": blur
 """By name, pictures (N, C, H, W) in [0, 1] to pictures that are changed a little, as many times N as there are ways."""
 
 
+def changes_of(channels: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Those of `CHANGES` that pictures of so many channels know; a JPEG file has one or three."""
+    return {name: change for name, change in CHANGES.items() if name != "jpeg" or channels in (1, 3)}
+
+
 def drawn_kernels(count: int, random: torch.Generator) -> Tensor:
     """Shifts by up to a pixel, half of them with the blur of `blurred`, drawn at random: (count, 9, 9) of sum 1."""
     axis = torch.arange(-4.0, 5.0)

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.images.small_changes import CHANGES
+from suffice.images.small_changes import changes_of
 from suffice.occlusion import AnyOcclusions, make_occlusions
 from suffice.outputs import as_tensor
 
@@ -55,7 +55,7 @@ def holds_under(
         others: other networks, which are shown the same picture in their own size; the class is that of the same name.
 
     Returns:
-        `changes`: by the name of each of `CHANGES`, in how many pictures the class is `kept`, `of` how many, and the
+        `changes`: by the name of each of `changes_of`, in how many pictures the class is `kept`, `of` how many, and the
         same of the `whole` image, `of_whole`. `networks`: the same by the name of each other network.
         `forward_passes`: what it took, of all networks together.
 
@@ -72,8 +72,7 @@ def holds_under(
     before = classifier.passes.forward
     changes = {
         name: _counted(classifier, change(parts), change(image[None]), target)
-        for name, change in CHANGES.items()
-        if name != "jpeg" or len(image) in (1, 3)
+        for name, change in changes_of(len(image)).items()
     }
     passes, networks = classifier.passes.forward - before, {}
     for other in others:

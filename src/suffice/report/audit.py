@@ -32,8 +32,8 @@ from suffice.audit.run import PARTS, SECOND_PARTS, Audit
 from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
-from suffice.images import Photo, frame_of
-from suffice.report.figures import picture_of, thumbnail
+from suffice.images import Photo, as_picture, frame_of
+from suffice.report.figures import thumbnail
 from suffice.report.page import UNPRINTABLE, content_hash, environment, percent, setting, source
 from suffice.report.tables import markdown_text
 
@@ -111,7 +111,7 @@ def _enlarged(photo: Photo) -> Image.Image:
 
 def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
     pixels = torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number))
-    image = _enlarged(Photo(picture_of(pixels)))
+    image = _enlarged(Photo(as_picture(pixels)))
     image.thumbnail((_LONGEST, _LONGEST))
     return image
 

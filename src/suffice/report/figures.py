@@ -227,17 +227,6 @@ def saliency_colours(count: int) -> np.ndarray[Any, Any]:
     return np.round(colormaps["inferno"](np.linspace(0, 1, count))[:, :3] * 255).astype(np.uint8)
 
 
-def picture_of(image: Tensor) -> Image.Image:
-    """An image, (C, H, W) in [0, 1], as RGB; of one with other than three channels the first, in grey.
-
-    >>> import torch
-    >>> picture_of(torch.tensor([[[0.2, 1.0]]])).getpixel((0, 0))
-    (51, 51, 51)
-    """
-    shown = image[[0, 1, 2] if len(image) == 3 else [0, 0, 0]]
-    return Image.fromarray((255 * shown).round().byte().permute(1, 2, 0).numpy())
-
-
 def png_bytes(image: Image.Image) -> bytes:
     """An image as PNG; the same bytes for the same pixels."""
     buffer = io.BytesIO()

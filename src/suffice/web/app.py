@@ -28,10 +28,10 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from suffice.errors import InputError, fault_of, in_one_line
 from suffice.explanation import Explanation
-from suffice.images import SAMPLES, read_photo
+from suffice.images import SAMPLES, as_picture, read_photo
 from suffice.images.reading import sample_path
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
-from suffice.report.figures import picture_of, png_bytes, shrunk
+from suffice.report.figures import png_bytes, shrunk
 from suffice.web import quick
 from suffice.web.asked import Answers, AnyRequest, Created, Explain, Health, Part, Score, State, Uploaded
 from suffice.web.guard import App, Guard
@@ -266,7 +266,7 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
         """What an occlusion paints where nothing of the image is, as PNG in the size that the model sees."""
 
         def make() -> bytes:
-            return png_bytes(picture_of(quick.background(one_of(server.models, model), server.upload(id), occlusion)))
+            return png_bytes(as_picture(quick.background(one_of(server.models, model), server.upload(id), occlusion)))
 
         data = await run_in_threadpool(make)
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=600"})

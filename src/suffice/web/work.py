@@ -18,11 +18,12 @@ from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
 from suffice.guarantees.certifying import check_certificate
+from suffice.images import as_picture
 from suffice.metrics import score_maps
 from suffice.metrics.asking import checked_metrics
 from suffice.question import Question
 from suffice.report.circuit_figure import circuit_svg
-from suffice.report.figures import overlay, picture_of, png_bytes
+from suffice.report.figures import overlay, png_bytes
 from suffice.report.page import make_entry, render_report
 from suffice.saved import explanation_files
 from suffice.web.against import of_two, why
@@ -168,7 +169,7 @@ def explain(
         result |= why(classifier, question, found[0])
     job.files = {**_files(found[0], asked, how["command"], classifier)}
     if (lost := job.kept.pop("counterexample", None)) is not None:
-        job.files["counterexample.png"] = png_bytes(picture_of(lost))
+        job.files["counterexample.png"] = png_bytes(as_picture(lost))
     job.kept["ranking"] = buffer_of(found[0], [])
     job.result = result
     if request.curve:
@@ -287,7 +288,7 @@ def verify(job: Job, asked: Asked, request: Verify) -> dict[str, Any]:
     found = _guarantee(job, classifier, pixels, mask, target, request)
     index = int(classifier.logits(pixels[None])[0].argmax()) if target is None else classifier.class_index(target)
     if found.counterexample is not None:
-        job.files["counterexample.png"] = png_bytes(picture_of(found.counterexample))
+        job.files["counterexample.png"] = png_bytes(as_picture(found.counterexample))
     said = found.to_dict("counterexample.png" if found.counterexample is not None else None)
     return {
         "image": asked.upload.name,

@@ -10,9 +10,10 @@ import torchvision
 
 from suffice.classifier import Classifier
 from suffice.explainers.activation_matching.budget import smallest_masks
+from suffice.explainers.activation_matching.encoders import UNets
 from suffice.explainers.activation_matching.taps import taps_of
 from suffice.explainers.activation_matching.views import View, gaussian_noise
-from suffice.explainers.activation_matching.weighted import first_encoder, matched_masks, parse_weights
+from suffice.explainers.activation_matching.weighted import FIRST_SCORE, matched_masks, parse_weights
 from suffice.verdicts import log_odds
 
 SLOW = pytest.mark.slow
@@ -47,7 +48,7 @@ def test_every_term_reaches_the_mask(name: str, side: int) -> None:
     (literal,) = matched_masks(
         classifier, image[None], targets, parse_weights("50,1,1,15,1,1,1"), lambda index, mask: False,
         background=background, noise=gaussian_noise(classifier), taps=taps_of(classifier, "by-layer"), steps=4,
-        encoder=first_encoder(classifier, image[None], 0.05, 0, full=False),
+        encoder=UNets(classifier.normalise(image[None]), bias=FIRST_SCORE, learning_rate=0.05),
     )  # fmt: skip
     assert set(literal.curves) == {"act", "ce", "kl", "area", "bin", "tv", "rob"}
     assert all(math.isfinite(value) for values in literal.curves.values() for value in values)

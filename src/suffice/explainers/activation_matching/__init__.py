@@ -55,7 +55,7 @@ from suffice.explainers.activation_matching.views import Drawn, Noise, View, dra
 from suffice.explainers.activation_matching.weighted import FIRST_SCORE, PAPER, matched_masks, parse_weights
 from suffice.explainers.descent import peeled
 from suffice.explainers.method import Candidate, Method, MethodSettings
-from suffice.images.small_changes import CHANGES
+from suffice.images.small_changes import changes_of
 from suffice.occlusion import Occlusion, make_occlusion, painted_logits
 from suffice.progress import Progress
 from suffice.question import Question
@@ -326,11 +326,10 @@ class Steady:
     def __call__(self, mask: Tensor) -> bool:
         """The verdict on one mask, bool (H, W)."""
         parts = torch.cat([torch.where(mask, self._image[None], fill) for fill in self._fills])
-        for name, change in CHANGES.items():
-            if name != "jpeg" or len(self._image) in (1, 3):
-                logits = self._classifier.logits(change(parts).clamp(0, 1))
-                if bool((self._classifier.margins(logits, self._target) <= 0).any()):
-                    return False
+        for change in changes_of(len(self._image)).values():
+            logits = self._classifier.logits(change(parts).clamp(0, 1))
+            if bool((self._classifier.margins(logits, self._target) <= 0).any()):
+                return False
         return True
 
 

@@ -24,12 +24,12 @@ from suffice.engine import ByRow, ModelOutput, frozen
 from suffice.errors import InputError, did_you_mean
 from suffice.explainers.activation_matching import losses
 from suffice.explainers.activation_matching.budget import MaskSearch
-from suffice.explainers.activation_matching.encoders import Encoder, UNets
+from suffice.explainers.activation_matching.encoders import Encoder
 from suffice.explainers.activation_matching.taps import Tap
 from suffice.explainers.activation_matching.views import Drawn, one_by_one
 from suffice.features import record
 
-FIRST_SCORE = 2.0
+FIRST_SCORE = 2.0  # of every pixel: the mask is the whole image
 
 
 class TermWeights(NamedTuple):
@@ -124,7 +124,7 @@ def matched_masks(
         noise: r.
         taps: the layers of L_act; none where λ_act is 0.
         steps: of learning.
-        encoder: what gives the scores; `first_encoder` makes that of the paper.
+        encoder: what gives the scores; the paper's are `UNets` whose scores are `FIRST_SCORE` at first.
         keep: `last` is the mask after the last step, whether or not it satisfies anything; of it nothing is asked.
         seed: of the noise.
         region: bool (H, W), the pixels that there are; None: all.
@@ -148,12 +148,6 @@ def matched_masks(
             raise
     learning.end(keep)
     return learning.found
-
-
-def first_encoder(classifier: Classifier, images: Tensor, learning_rate: float, seed: int, full: bool) -> UNets:
-    """A U-Net for each image (N, C, H, W), of which each shows the whole image at first."""
-    normalised = classifier.normalise(images)
-    return UNets(normalised, bias=FIRST_SCORE, learning_rate=learning_rate, seed=seed, full=full)
 
 
 class _Learning:
