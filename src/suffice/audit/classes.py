@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from suffice.audit.evidence import where_of
 from suffice.audit.findings import Average, Rate
-from suffice.audit.parts import Part
+from suffice.audit.parts import Part, where_of
 from suffice.audit.sample import Prediction
 from suffice.classifier import Classifier
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.audit.evidence import FALSE_DISCOVERIES, HOSTS, Evidence, pastes, population_of, sign_test
+from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence, population_of, sign_test
 from suffice.audit.findings import Average, Rate
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.trials import HOSTS, pastes
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from suffice.audit.evidence import Evidence, where_of
+from suffice.audit.evidence import Evidence
 from suffice.audit.findings import Average, Rate
-from suffice.audit.parts import Part
+from suffice.audit.parts import Part, where_of
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
 from suffice.classifier import Classifier
