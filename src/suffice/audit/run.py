@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import time
@@ -37,7 +38,7 @@ from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import OutputFolder, check_no_link, locked_folder
 from suffice.images import frame_of, from_photo
-from suffice.provenance import code_digest
+from suffice.provenance import code_digest, versions
 
 _LARGEST_TEST = 2**24  # bytes
 PARTS, TRUE_PARTS, SECOND, SECOND_PARTS = "parts", "true-class", "second-model", "second-parts"
@@ -302,12 +303,11 @@ def _second_parts(
     for start in range(0, len(usable), 64):
         some = usable[start : start + 64]
         images = [_hidden(pictures(part.image.number), part) for part in some]
-        stays = (classifier.logits(torch.stack(images)).argmax(1) == torch.tensor([p.target for p in some])).tolist()
-        files = {f"{part.image.number:06d}-hidden.png": part for part, stay in zip(some, stays, strict=True) if stay}
-        pixels = {f"{part.image.number:06d}-hidden.png": image for part, image in zip(some, images, strict=True)}
-        if files:
-            folder.write({name: as_png(pixels[name]) for name in files})
-            names |= files
+        said = classifier.logits(torch.stack(images)).argmax(1).tolist()
+        staying = [(p, image) for p, image, top in zip(some, images, said, strict=True) if top == p.target]
+        if staying:
+            folder.write({hidden_file(part): as_png(image) for part, image in staying})
+            names |= {hidden_file(part): part for part, _ in staying}
     if not names:
         return []
     told.line(f"{len(names)} images keep their class when their part is hidden: looking for a second part")
@@ -325,6 +325,11 @@ def _second_parts(
     ]
     inside, _ = _inside(second, pictures.images, boxes, classifier)
     return [dataclasses.replace(part, inside=inside.get(part.name)) for part in second]
+
+
+def hidden_file(part: Part) -> str:
+    """The name of the file of an image without its part, which is that image's in the second benchmark."""
+    return f"{part.image.number:06d}-hidden.png"
 
 
 def _hidden(image: Tensor, part: Part) -> Tensor:
@@ -386,16 +391,9 @@ def find_evidence(
 
 def _key(name: str, members: Sequence[Part], *content: Any) -> str:
     """A digest of all that the tests of a cluster depend on."""
-    shown = [[part.name, part.inside, hash_of(part.bits)] for part in members]
+    shown = [[part.name, part.inside, hashlib.sha256(part.bits).hexdigest()[:16]] for part in members]
     names = [[each.name for each in some] if isinstance(some, list) else some for some in content]
     return digest([name, shown, names, code_digest()])
-
-
-def hash_of(bits: bytes) -> str:
-    """A digest of some bytes, of 16 hexadecimal digits."""
-    import hashlib
-
-    return hashlib.sha256(bits).hexdigest()[:16]
 
 
 def _kept(folder: Path | None, key: str) -> Evidence | None:
@@ -442,8 +440,6 @@ def _notes(classifier: Classifier, settings: AuditSettings) -> list[str]:
 
 
 def _provenance(classifier: Classifier, settings: AuditSettings) -> dict[str, Any]:
-    from suffice.provenance import versions
-
     return {
         "model": model_label(settings.model),
         "weights": classifier.weights_digest,

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from suffice.audit.common import Common
-from suffice.audit.parts import Mask, Part
+from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.explainers.extraction import Mask
 
 TESTED = 24
 """Members of a cluster that are tested, drawn by the seed."""
@@ -57,20 +58,17 @@ def trials_of(
     donors = random.permutation(len(others)).tolist()
     made: dict[str, list[Tensor]] = {name: [] for name in KINDS}
     for index, part in enumerate(chosen):
-        image, mask = pictures(part.image.number), torch.from_numpy(part.mask)
+        number, mask = part.image.number, part.mask
         for k, host in enumerate(hosts[index]):
-            under = pictures(host.number)
             donor = others[donors[(index * HOSTS + k) % len(donors)]]
             if donor.number == host.number:
                 donor = others[donors[(index * HOSTS + k + 1) % len(donors)]]
-            made["plain"].append(under)
-            made["pasted"].append(torch.where(mask, image, under))
-            made["control"].append(torch.where(mask, pictures(donor.number), under))
-            made["common"].append(common.pasted(under))
-        colour = image.mean((1, 2), keepdim=True)
-        other = torch.from_numpy(elsewhere(part.mask, random))
-        made["hidden"].append(torch.where(mask, colour, image))
-        made["hidden_control"].append(torch.where(other, colour, image))
+            made["plain"].append(pictures(host.number))
+            made["pasted"].append(pictures.pasted(number, mask, host.number))
+            made["control"].append(pictures.pasted(donor.number, mask, host.number))
+            made["common"].append(common.pasted(pictures(host.number)))
+        made["hidden"].append(pictures.without(number, mask))
+        made["hidden_control"].append(pictures.without(number, elsewhere(mask, random)))
     stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
     return Trials(chosen, hosts, **stacked)
 
@@ -95,7 +93,7 @@ def pastes(
     made, names, under = [], [], []
     for part, some in zip(*_drawn(members, others, random), strict=True):
         for host in some:
-            made.append(torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number)))
+            made.append(pictures.pasted(part.image.number, part.mask, host.number))
             names.append(part.name)
             under.append(host.name)
     return names, under, torch.stack(made) if made else torch.empty(0)

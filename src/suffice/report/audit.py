@@ -19,7 +19,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import torch
 from markupsafe import Markup
 from PIL import Image
 
@@ -29,7 +28,7 @@ from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
-from suffice.audit.run import PARTS, SECOND_PARTS, Audit
+from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
 from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
@@ -83,7 +82,7 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
 def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
     """Thumbnails by name: of each part on its image, then of pastes."""
     first = {part.name: part for part in audit.parts}
-    second = {f"{part.image.number:06d}-hidden.png": part for part in audit.second_parts}
+    second = {hidden_file(part): part for part in audit.second_parts}
     for folder, parts in ((PARTS, first), (SECOND_PARTS, second)):
         for name, explanation in explanations(audit.folder / folder, list(parts)) if parts else ():
             photo = audit.source.photo(parts[name].image.number)
@@ -111,7 +110,7 @@ def _enlarged(photo: Photo) -> Image.Image:
 
 
 def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
-    pixels = torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number))
+    pixels = pictures.pasted(part.image.number, part.mask, host.number)
     array = (255 * pixels[[0, 1, 2] if len(pixels) == 3 else [0, 0, 0]]).round().byte().permute(1, 2, 0).numpy()
     image = _enlarged(Photo(Image.fromarray(np.ascontiguousarray(array))))
     image.thumbnail((_LONGEST, _LONGEST))
