@@ -45,12 +45,15 @@ from torch import Tensor, nn
 
 from rows import RESULTS, Rows, add_options, code_of, run_as_command, said_of
 from suffice.audit import AuditSettings, run_audit
-from suffice.audit.parts import Mask, Part
+from suffice.audit.parts import Part
+from suffice.audit.pictures import Pictures
+from suffice.audit.run import find_evidence
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, DatasetSource, ImageDataset
 from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
 from suffice.explainers import saliency_maps
+from suffice.explainers.extraction import Mask
 from suffice.files import read_csv
 from suffice.images import Photo
 from suffice.models.source import Source
@@ -220,9 +223,6 @@ def trained(data: ImageDataset, count: int, seed: int, epochs: int = 6) -> nn.Mo
 
 def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     """One case: a row without boxes, and one with them."""
-    from suffice.audit.pictures import Pictures
-    from suffice.audit.run import find_evidence
-
     started = time.monotonic()
     training = Planted(case, root, "train")
     NETWORKS[case.name] = trained(training, len(training), case.seed)
@@ -362,7 +362,7 @@ def has_mark(
 
 
 def heatmap_clusters(
-    classifier: Classifier, parts: Sequence[Part], pictures: Any
+    classifier: Classifier, parts: Sequence[Part], pictures: Pictures
 ) -> list[tuple[int, list[str], dict[str, Mask]]]:
     """Suspicions of SpRAy: of each class the clusters of its Grad-CAM maps but the largest, with the maps cut as parts.
 

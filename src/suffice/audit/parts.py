@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,10 +15,9 @@ from suffice.audit.settings import DRAWS
 from suffice.benchmark.explanations import unpack
 from suffice.benchmark.plan import Level, Setup, explanation_id
 from suffice.benchmark.results import Results
+from suffice.explainers.extraction import Mask
 from suffice.explanation import Explanation
 from suffice.guarantees.interval import CONFIDENCE, at_least
-
-Mask = npt.NDArray[np.bool_]
 
 SECOND_PART = ", second part"
 """At the end of the name of a part that was found where the first was hidden."""
