@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,11 +106,8 @@ def sign_test(differences: npt.ArrayLike) -> float:
     >>> sign_test([1, 2, 0.5, 3, 1]), sign_test([0, 0])
     (0.03125, 1.0)
     """
-    from scipy import stats
-
     signs = np.sign(np.asarray(differences, dtype=float))
-    count = int(np.count_nonzero(signs))
-    return float(stats.binomtest(int((signs > 0).sum()), count, 0.5, alternative="greater").pvalue) if count else 1.0
+    return above_half(int((signs > 0).sum()), int(np.count_nonzero(signs)))
 
 
 def above_half(count: int, total: int) -> float:
@@ -240,11 +237,11 @@ class _Answers:
         rise, fall = _mean(odds["pasted"] - odds["control"]), _mean(odds["hidden_control"] - odds["hidden"])
         raised = (self._raised("pasted") > 0) & (self._raised("common") >= self._raised("pasted") / 2)
         return {
-            "brings": _rate(self._came["pasted"], self._hosts),
-            "brings_control": _rate(self._came["control"], self._hosts),
-            "loses": _rate(~self._came["hidden"], self._names),
-            "loses_control": _rate(~self._came["hidden_control"], self._names),
-            "common": _rate(raised, self._hosts),
+            "brings": Rate.where(self._came["pasted"].tolist(), self._hosts),
+            "brings_control": Rate.where(self._came["control"].tolist(), self._hosts),
+            "loses": Rate.where((~self._came["hidden"]).tolist(), self._names),
+            "loses_control": Rate.where((~self._came["hidden_control"]).tolist(), self._names),
+            "common": Rate.where(raised.tolist(), self._hosts),
             "rise": rise,
             "fall": fall,
             "effect": (rise + fall) / 2,
@@ -260,37 +257,30 @@ def _mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def _rate(shown: Tensor, names: Sequence[str]) -> Rate:
-    return Rate(int(shown.sum()), len(shown), tuple(dict.fromkeys(_chosen(names, shown))))
-
-
-def _chosen(names: Sequence[str], which: Tensor) -> list[str]:
-    return [name for name, yes in zip(names, which.tolist(), strict=True) if yes]
-
-
-class _Having:
+class _Having(NamedTuple):
     """Which images of a class have what a cluster's members have in common, and how often the model is right there."""
 
-    def __init__(
-        self, scores: dict[str, float], typical: float, most: float, images: Sequence[Prediction], members: set[str]
-    ) -> None:
-        rest = [image.name for image in images if image.name not in members]
-        without = [name for name in rest if scores[name] <= typical]
-        self.without = Rate.of(without, rest)
-        right = {image.name for image in images if image.right}
-        having = [image.name for image in images if image.name in members or scores[image.name] > most]
-        lacking = [name for name in rest if scores[name] <= most]
-        self.right_with = Rate.of([name for name in having if name in right], having)
-        self.right_without = Rate.of([name for name in lacking if name in right], lacking)
+    without: Rate
+    right_with: Rate
+    right_without: Rate
 
 
 def _having(members: Sequence[Part], population: Population, pictures: Pictures, common: Common) -> _Having:
-    own = {part.image.name for part in members}
     reference = [common.score(pictures(number)) for number in common.held_out]
     typical = float(np.median(reference)) if reference else float("-inf")
     most = float(np.quantile(reference, 0.95)) if reference else float("inf")
+    own = {part.image.name for part in members}
+    names = [image.name for image in population.labelled]
+    right = {image.name for image in population.labelled if image.right}
     scores = {image.name: common.score(pictures(image.number)) for image in population.labelled}
-    return _Having(scores, typical, most, population.labelled, own)
+    rest = [name for name in names if name not in own]
+    having = [name for name in names if name in own or scores[name] > most]
+    lacking = [name for name in rest if scores[name] <= most]
+    return _Having(
+        without=Rate.of([name for name in rest if scores[name] <= typical], rest),
+        right_with=Rate.of([name for name in having if name in right], having),
+        right_without=Rate.of([name for name in lacking if name in right], lacking),
+    )
 
 
 def decided(found: Sequence[Evidence]) -> list[Evidence]:
