@@ -20,6 +20,7 @@ from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
 from suffice.audit.comparison import Audited, Comparison, compared
 from suffice.audit.evidence import Evidence, as_fields, decided, from_fields, population_of, tested
+from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part, by_target, read_parts, share_inside
@@ -87,6 +88,29 @@ class Audit:
     def shortcuts(self) -> list[Evidence]:
         """Evidence that is called a shortcut."""
         return [each for each in self.evidence if each.verdict == "shortcut"]
+
+    @property
+    def accuracy(self) -> Rate:
+        """Of all images that the model was asked about and that have a label."""
+        labelled = [image.name for image in self.asked if image.label is not None and not image.error]
+        return Rate.of([image.name for image in self.asked if image.right], labelled)
+
+    @property
+    def area(self) -> Average:
+        """Of the sufficient parts of images that the model gets right, of all without labels."""
+        return Average.of({part.name: part.area for part in self.parts if part.sufficient and not part.image.wrong})
+
+    @property
+    def certified(self) -> Rate:
+        """Parts that are certified, of all classes."""
+        rates = [each.certified for each in self.classes]
+        names = tuple(name for rate in rates for name in rate.images)
+        return Rate(len(names), sum(rate.total for rate in rates), names)
+
+    @property
+    def inside(self) -> Average:
+        """Share of the part in the object's box, of all parts where one is known."""
+        return Average.of({part.name: part.inside for part in self.parts if part.inside is not None})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -343,7 +343,6 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
             version=version("suffice"),
             audit=audit,
             held=held,
-            whole=_whole(audit),
             number=number,
             names=names,
             bounds=_bounds,
@@ -370,19 +369,6 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
     data = {"images": gallery.images, "groups": gallery.groups, "folder": THUMBNAILS}
     # No text in it can end the element that holds it.
     return body.replace("@@DATA@@", json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def _whole(audit: Audit) -> dict[str, Rate | Average]:
-    """What the summary says of all classes together."""
-    labelled = [image.name for image in audit.asked if image.label is not None and not image.error]
-    certified = [each.certified for each in audit.classes]
-    names = tuple(name for rate in certified for name in rate.images)
-    return {
-        "accuracy": Rate.of([image.name for image in audit.asked if image.right], labelled),
-        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient and not part.image.wrong}),
-        "certified": Rate(len(names), sum(rate.total for rate in certified), names),
-        "inside": Average.of({part.name: part.inside for part in audit.parts if part.inside is not None}),
-    }
 
 
 def _pasted(audit: Audit, index: int, evidence: Evidence) -> list[tuple[str, str, str, bool]]:
