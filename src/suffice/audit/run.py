@@ -210,7 +210,7 @@ def _predictions(
     told: Told,
 ) -> list[Prediction]:
     told.line(f"asking {model_label(model)} about {len(numbers):,} images")
-    config = benchmark_of(settings, model, settings.block_for(classifier), ())
+    config = benchmark_of(settings, model, classifier, ())
     folder = place / "predictions" / setup_id(config)
     check_no_link(place / "predictions")
     found = predictions(classifier, images, labels, numbers, folder, told.counted())
@@ -239,7 +239,7 @@ def _explained(
     told: Told,
 ) -> _Explained:
     """The parts of a sample, with how much of each is in the object's box."""
-    config = benchmark_of(settings, model, settings.block_for(classifier), [image.name for image in sample])
+    config = benchmark_of(settings, model, classifier, [image.name for image in sample])
     run_benchmark(config, folder, engine, tell=told.line, progress=told.progress)
     parts, errors = read_parts(folder, sample)
     errors = {name: error for name, error in errors.items() if name not in {part.name for part in parts}}
@@ -299,7 +299,7 @@ def _true_parts(
         return []
     told.line(f"looking for what the true class would need in {len(wrong)} images")
     names = [image.name for image in wrong]
-    config = benchmark_of(settings, settings.model, settings.block_for(classifier), names, "label", classes)
+    config = benchmark_of(settings, settings.model, classifier, names, "label", classes)
     run_benchmark(config, place / TRUE_PARTS, engine, tell=told.line, progress=told.progress)
     return read_parts(place / TRUE_PARTS, wrong)[0]
 
@@ -338,7 +338,7 @@ def _second_parts(
     if classifier.preprocessing.crop_pct != 1:  # they have the size of the model's input already
         model = model.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
     other = dataclasses.replace(settings, data=DatasetSpec(source=str(folder.path), label=SECOND_PARTS))
-    config = benchmark_of(other, model, settings.block_for(classifier), list(names))
+    config = benchmark_of(other, model, classifier, list(names))
     run_benchmark(config, place / SECOND_PARTS, engine, tell=told.line, progress=told.progress)
     asked = [dataclasses.replace(part.image, name=name) for name, part in names.items()]
     parts, _ = read_parts(place / SECOND_PARTS, asked)
