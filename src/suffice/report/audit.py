@@ -325,7 +325,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
         """A number as a button that opens its images."""
         shown = "–" if value is None else _short(value) if text is None else text
         if value is None or not value.images:
-            return Markup('<span class="plain" title="{}">{}</span>').format("" if value is None else str(value), shown)
+            return Markup('<span title="{}">{}</span>').format("" if value is None else str(value), shown)
         return Markup('<button type="button" class="opens" data-group="{}" title="{}">{}</button>').format(
             gallery.open(value.images), _plain(str(value)), _plain(shown)
         )
@@ -349,7 +349,6 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
             classes=classes[:_ROWS],
             more_classes=max(0, len(classes) - _ROWS),
             unlabelled=all(image.label is None for image in audit.asked),
-            with_boxes=any(part.inside is not None for part in audit.parts),
             cards=[(index, each, _pasted(audit, index, each)) for index, each in enumerate(audit.evidence[:_ROWS])],
             grid=GRID,
             certified=CERTIFIED,
