@@ -248,12 +248,12 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     }
     rise, comes = used(case, data, audit.classifier)
     heatmaps = heatmap_clusters(audit.classifier, audit.parts, pictures)
+    masks = {part.name: part.mask for part in every}
+    suspected = [has_mark(case, data, every, target, names, cut) for target, names, cut in heatmaps]
     rows = []
     for boxes, evidence in both.items():
         called = [(each.target, each.members.images) for each in evidence if each.verdict == "shortcut"]
-        masks = {part.name: part.mask for part in every}
         found = [has_mark(case, data, every, target, names, masks) for target, names in called]
-        suspected = [has_mark(case, data, every, target, names, cut) for target, names, cut in heatmaps]
         rows.append({
             **dataclasses.asdict(case), "boxes": boxes,
             "accuracy": round(float(np.mean([image.right for image in audit.asked])), 4),
