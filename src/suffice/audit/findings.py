@@ -123,7 +123,7 @@ def as_json(found: Any) -> Any:
     if isinstance(found, (Rate, Average)):
         return found.to_dict()
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        return {f.name: as_json(getattr(found, f.name)) for f in dataclasses.fields(found) if f.repr}
+        return {f.name: as_json(getattr(found, f.name)) for f in dataclasses.fields(found)}
     if isinstance(found, Mapping):
         return {str(name): as_json(value) for name, value in found.items()}
     if isinstance(found, (list, tuple)):

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -62,8 +63,9 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
     place.check((PAGE, JSON, JUNIT, SUMMARY))
     pictures = OutputFolder(audit.folder / THUMBNAILS, "audit")
     pictures.check((), below=True)
-    for files in _batches(_pictures(audit)):
-        pictures.write(files)
+    files = _pictures(audit)
+    while some := dict(itertools.islice(files, _AT_ONCE)):
+        pictures.write(some)
     content = audit_json(audit, held)
     place.write(
         {
@@ -121,17 +123,6 @@ def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _batches(files: Iterator[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
-    some: dict[str, bytes] = {}
-    for name, content in files:
-        some[name] = content
-        if len(some) == _AT_ONCE:
-            yield some
-            some = {}
-    if some:
-        yield some
 
 
 # JSON, JUnit and Markdown
