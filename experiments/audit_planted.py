@@ -309,8 +309,12 @@ def cost(root: Path, per_class: int = 10) -> None:
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Recall and false discoveries by mark and share, over data sets and seeds, without boxes and with them."""
-    print("| mark | share | runs | rise | no boxes | boxes | false of clusters | heatmaps | false of clusters |")
-    print("|---" * 9 + "|")
+    heads = (
+        "mark", "share", "runs", "rise", "found without boxes", "with boxes", "false of clusters", "by heatmaps",
+        "false of clusters",
+    )  # fmt: skip
+    print("| " + " | ".join(heads) + " |")
+    print("|---" * len(heads) + "|")
     for mark, share in dict.fromkeys((row["mark"], row["share"]) for row in rows):
         own = [row for row in rows if (row["mark"], row["share"]) == (mark, share)]
         by = {boxes: [row for row in own if row["boxes"] == boxes] for boxes in ("no", "yes")}
