@@ -45,12 +45,15 @@ from torch import Tensor, nn
 
 from rows import RESULTS, Rows, add_options, code_of, run_as_command, said_of
 from suffice.audit import AuditSettings, run_audit
-from suffice.audit.parts import Mask, Part
+from suffice.audit.parts import Part
+from suffice.audit.pictures import Pictures
+from suffice.audit.run import find_evidence
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, DatasetSource, ImageDataset
 from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
 from suffice.explainers import saliency_maps
+from suffice.explainers.extraction import Mask
 from suffice.files import read_csv
 from suffice.images import Photo
 from suffice.models.source import Source
@@ -220,9 +223,6 @@ def trained(data: ImageDataset, count: int, seed: int, epochs: int = 6) -> nn.Mo
 
 def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     """One case: a row without boxes, and one with them."""
-    from suffice.audit.pictures import Pictures
-    from suffice.audit.run import find_evidence
-
     started = time.monotonic()
     training = Planted(case, root, "train")
     NETWORKS[case.name] = trained(training, len(training), case.seed)
@@ -248,12 +248,12 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     }
     rise, comes = used(case, data, audit.classifier)
     heatmaps = heatmap_clusters(audit.classifier, audit.parts, pictures)
+    masks = {part.name: part.mask for part in every}
+    suspected = [has_mark(case, data, every, target, names, cut) for target, names, cut in heatmaps]
     rows = []
     for boxes, evidence in both.items():
         called = [(each.target, each.members.images) for each in evidence if each.verdict == "shortcut"]
-        masks = {part.name: part.mask for part in every}
         found = [has_mark(case, data, every, target, names, masks) for target, names in called]
-        suspected = [has_mark(case, data, every, target, names, cut) for target, names, cut in heatmaps]
         rows.append({
             **dataclasses.asdict(case), "boxes": boxes,
             "accuracy": round(float(np.mean([image.right for image in audit.asked])), 4),
@@ -309,8 +309,12 @@ def cost(root: Path, per_class: int = 10) -> None:
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Recall and false discoveries by mark and share, over data sets and seeds, without boxes and with them."""
-    print("| mark | share | runs | rise | no boxes | boxes | false of clusters | heatmaps | false of clusters |")
-    print("|---" * 9 + "|")
+    heads = (
+        "mark", "share", "runs", "rise", "found without boxes", "with boxes", "false of clusters", "by heatmaps",
+        "false of clusters",
+    )  # fmt: skip
+    print("| " + " | ".join(heads) + " |")
+    print("|---" * len(heads) + "|")
     for mark, share in dict.fromkeys((row["mark"], row["share"]) for row in rows):
         own = [row for row in rows if (row["mark"], row["share"]) == (mark, share)]
         by = {boxes: [row for row in own if row["boxes"] == boxes] for boxes in ("no", "yes")}
@@ -362,7 +366,7 @@ def has_mark(
 
 
 def heatmap_clusters(
-    classifier: Classifier, parts: Sequence[Part], pictures: Any
+    classifier: Classifier, parts: Sequence[Part], pictures: Pictures
 ) -> list[tuple[int, list[str], dict[str, Mask]]]:
     """Suspicions of SpRAy: of each class the clusters of its Grad-CAM maps but the largest, with the maps cut as parts.
 

@@ -34,14 +34,18 @@ PHOTO = "imagenet_00_243.jpg"  # the one with the fewest passes
 ZERO = "occlusion=zero keep_confidence=0"
 
 
+Check = Callable[[argparse.Namespace, Path, str], list[Row]]
+"""Makes rows of the file in `results/` of that name, in a folder of its own."""
+
+
 class LeftOutError(Exception):
     """Why a file is not checked."""
 
 
-def script(table: str, *words: str, needs: str = "") -> Callable[[argparse.Namespace, Path], list[Row]]:
+def script(*words: str, needs: str = "") -> Check:
     """Rows of the experiment that makes a file, asked for as little as it can be."""
 
-    def run(options: argparse.Namespace, place: Path) -> list[Row]:
+    def run(options: argparse.Namespace, place: Path, table: str) -> list[Row]:
         if needs and not (ROOT / needs).exists():
             raise LeftOutError(f"needs {needs}, which its experiment trains or installs first")
         photo = next((photo for photo in photos_of(options.photos) if photo.name == PHOTO), None)
@@ -60,10 +64,10 @@ def script(table: str, *words: str, needs: str = "") -> Callable[[argparse.Names
     return run
 
 
-def bench(config: str, **kept: Any) -> Callable[[argparse.Namespace, Path], list[Row]]:
+def bench(config: str, **kept: Any) -> Check:
     """The means of one method of one model, by the configuration that a file is the report of."""
 
-    def run(options: argparse.Namespace, place: Path) -> list[Row]:
+    def run(options: argparse.Namespace, place: Path, table: str) -> list[Row]:
         from suffice.benchmark import load_config, run_benchmark
         from suffice.benchmark.config import make_config
         from suffice.benchmark.tables import read_report
@@ -73,15 +77,15 @@ def bench(config: str, **kept: Any) -> Callable[[argparse.Namespace, Path], list
         content = load_config(ROOT / "configs" / config).model_dump(mode="json")
         content |= {"models": content["models"][:1], "tables": [], "differences": [], "plots": [], **kept}
         run_benchmark(make_config(content), place / "run")
-        table = place / "report.csv"
-        table.write_text(as_csv(read_report(place / "run")), encoding="utf-8")
-        return read_csv(table)
+        report = place / "report.csv"
+        report.write_text(as_csv(read_report(place / "run")), encoding="utf-8")
+        return read_csv(report)
 
     return run
 
 
-def left_out(why: str) -> Callable[[argparse.Namespace, Path], list[Row]]:
-    def run(options: argparse.Namespace, place: Path) -> list[Row]:
+def left_out(why: str) -> Check:
+    def run(options: argparse.Namespace, place: Path, table: str) -> list[Row]:
         raise LeftOutError(why)
 
     return run
@@ -90,30 +94,22 @@ def left_out(why: str) -> Callable[[argparse.Namespace, Path], list[Row]]:
 GRAD_CAM, AREA = [{"method": "grad-cam"}], [{"names": ["area"]}]
 AGAINST_REX = ("against_rex.py", "{photo}", "--tools", "suffice", "--suffice", ZERO, "--stability-photos", "1")
 DIGIT = ("--network", "plain", "--digits", "2", "--masks-of", "1", "--one-by-one", "0", "--bound", "crown")
-CHECKS: dict[str, Callable[[argparse.Namespace, Path], list[Row]]] = {
-    "explain-photos.csv": script("explain-photos.csv", "explain_photos.py", "{photo}"),
-    "baselines.csv": script(
-        "baselines.csv", "baselines.py", "{photo}", "--occlusions", "zero", "--methods", "grad-cam"
-    ),
-    "certificates.csv": script("certificates.csv", "certificates.py", "{photo}"),
-    "against-rex.csv": script("against-rex.csv", *AGAINST_REX),
-    "against-rex-stability.csv": script("against-rex-stability.csv", *AGAINST_REX),
-    "activation-matching.csv": script(
-        "activation-matching.csv", "activation_matching.py", "photos", "{photo}", "--method", "grad-cam"
-    ),
-    "responsibility.csv": script("responsibility.csv", "responsibility.py", "{photos}", "--photos", "1"),
-    "circuits-fair.csv": script("circuits-fair.csv", "circuits.py", "{photos}", "--photos", "1", "--only", "own"),
-    "circuits-planted.csv": script("circuits-planted.csv", "circuits_planted.py", "--seeds", "1"),
+CHECKS: dict[str, Check] = {
+    "explain-photos.csv": script("explain_photos.py", "{photo}"),
+    "baselines.csv": script("baselines.py", "{photo}", "--occlusions", "zero", "--methods", "grad-cam"),
+    "certificates.csv": script("certificates.py", "{photo}"),
+    "against-rex.csv": script(*AGAINST_REX),
+    "against-rex-stability.csv": script(*AGAINST_REX),
+    "activation-matching.csv": script("activation_matching.py", "photos", "{photo}", "--method", "grad-cam"),
+    "responsibility.csv": script("responsibility.py", "{photos}", "--photos", "1"),
+    "circuits-fair.csv": script("circuits.py", "{photos}", "--photos", "1", "--only", "own"),
+    "circuits-planted.csv": script("circuits_planted.py", "--seeds", "1"),
     "circuits-by-class.csv": left_out("trains a network first"),
-    "deactivation-coverage.csv": script(
-        "deactivation-coverage.csv", "deactivation_coverage.py", "--only", "squeezenet1_1"
-    ),
-    "abductive.csv": script("abductive.csv", "abductive.py", "sizes", "{data}", *DIGIT, needs=".abductive"),
-    "abductive-masks.csv": script("abductive-masks.csv", "abductive.py", "masks", "{data}", *DIGIT, needs=".abductive"),
-    "lax-cost.csv": script(
-        "lax-cost.csv", "lax_cost.py", "--rounds", "1", "--models", "suffice.models.resnet18:synthetic_mnist"
-    ),
-    "score-cost.csv": script("score-cost.csv", "score_cost.py", "sample:coffee", "--rounds", "1", "--no-peers"),
+    "deactivation-coverage.csv": script("deactivation_coverage.py", "--only", "squeezenet1_1"),
+    "abductive.csv": script("abductive.py", "sizes", "{data}", *DIGIT, needs=".abductive"),
+    "abductive-masks.csv": script("abductive.py", "masks", "{data}", *DIGIT, needs=".abductive"),
+    "lax-cost.csv": script("lax_cost.py", "--rounds", "1", "--models", "suffice.models.resnet18:synthetic_mnist"),
+    "score-cost.csv": script("score_cost.py", "sample:coffee", "--rounds", "1", "--no-peers"),
     "am-photos.csv": bench("am-photos.toml", methods=GRAD_CAM, metrics=AREA),
     "ad-photos.csv": bench("ad-photos.toml", occlusions=["zero"], gammas=[0.5], areas=[], metrics=AREA),
     "ad-photos-lime.csv": bench("ad-photos-lime.toml", occlusions=["zero"], gammas=[0.5], areas=[], metrics=AREA),
@@ -186,11 +182,7 @@ def check(name: str, options: argparse.Namespace) -> str:
     """What is found of a file, in a line; one that begins with "differs" is the fault."""
     with tempfile.TemporaryDirectory() as place:
         try:
-            fresh = (
-                CHECKS[name](options, Path(place))
-                if name in CHECKS
-                else left_out("no check is written for it")(options, Path())
-            )
+            fresh = CHECKS.get(name, left_out("no check is written for it"))(options, Path(place), name)
         except LeftOutError as why:
             return f"left out: {why}"
         except InputError as error:

@@ -11,10 +11,11 @@ import torch
 
 from suffice.audit.common import Moments, fitted
 from suffice.audit.conditions import Condition
-from suffice.audit.evidence import Evidence, above_half, as_fields, decided, elsewhere, from_fields, sign_test
+from suffice.audit.evidence import Evidence, above_half, as_fields, decided, from_fields, sign_test
 from suffice.audit.findings import Average, Rate
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
+from suffice.audit.trials import elsewhere
 from suffice.benchmark.specs import DatasetSpec
 from suffice.errors import InputError
 

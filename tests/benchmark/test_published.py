@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from suffice.benchmark.config import make_config
-from suffice.benchmark.tables import accuracies, differences_of, tables
+from suffice.benchmark.differences import differences_of
+from suffice.benchmark.tables import accuracies, tables
 from suffice.benchmark.values import ResultGroup, Values
 from suffice.errors import InputError
 from suffice.report.tables import markdown_table

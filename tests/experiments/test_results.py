@@ -95,7 +95,7 @@ def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def run(check: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh: Rows | Exception) -> int:
-    def made(options: Any, place: Path) -> Rows:
+    def made(options: Any, place: Path, table: str) -> Rows:
         if isinstance(fresh, Exception):
             raise fresh
         return fresh

@@ -6,7 +6,7 @@
 | their parts, by the benchmark's runner | `parts.py` |
 | where the objects are | `boxes.py` |
 | parts that recur, and what they have in common | `recurring.py`, `common.py` |
-| evidence tested: does it bring its class, is it a shortcut? | `evidence.py` |
+| what is asked about evidence; tested: does it bring its class, is it a shortcut? | `trials.py`; `evidence.py` |
 | by class; mistakes; fragile decisions; a second model | `classes.py`, `mistakes.py`, `fragile.py`, `comparison.py` |
 | rates with intervals | `findings.py` |
 | from beginning to end; a condition for a pipeline | `run.py`; `conditions.py` |

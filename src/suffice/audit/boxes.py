@@ -21,13 +21,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import numpy.typing as npt
 
 from suffice.errors import InputError
+from suffice.explainers.extraction import Mask
 from suffice.files import parse_json, read_bytes
 from suffice.images import Photo, read_photo
 
-Mask = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge in pixels."""
 
@@ -118,7 +117,7 @@ def read_boxes(source: str | os.PathLike[str]) -> Boxes:
     place = Path(source)
     if place.is_dir():
         files = sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
-        for ending, read in ((".xml", _voc), (".png", _masks)):
+        for ending, read in ((".xml", _voc), (".png", MaskFiles)):
             chosen = {
                 _stem(path.relative_to(place).as_posix()): path for path in files if path.suffix.lower() == ending
             }
@@ -185,7 +184,3 @@ def _voc_box(box: ElementTree.Element) -> Box:
     if not all(map(math.isfinite, (left, top, right, bottom))):
         raise ValueError("a bndbox without xmin, ymin, xmax and ymax")
     return left - 1, top - 1, right, bottom
-
-
-def _masks(paths: Mapping[str, Path]) -> Boxes:
-    return MaskFiles(paths)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from suffice.audit.evidence import where_of
 from suffice.audit.findings import Average, Rate
-from suffice.audit.parts import Part
+from suffice.audit.parts import Part, where_of
 from suffice.audit.sample import Prediction
+from suffice.audit.settings import DRAWS
 from suffice.classifier import Classifier
 
 GRID = 6
@@ -72,8 +72,6 @@ def classes_found(classifier: Classifier, asked: Sequence[Prediction], parts: Se
 
 
 def _class(name: str, target: int, images: Sequence[Prediction], parts: Sequence[Part]) -> ClassFindings:
-    from suffice.audit.settings import DRAWS
-
     names = [part.name for part in parts]
     usable = [part for part in parts if part.usable]
     tested = [part for part in parts if part.kept is not None and part.sufficient]

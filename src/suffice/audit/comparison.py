@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.audit.evidence import FALSE_DISCOVERIES, HOSTS, Evidence, pastes, population_of, sign_test
+from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence, population_of, sign_test
 from suffice.audit.findings import Average, Rate
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.trials import HOSTS, pastes
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 
@@ -134,10 +135,7 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
             if not hosts:
                 continue
             came = [_sized(pasted, model.classifier).argmax(1) == each.target for model in (own, rival)]
-            rates = [
-                Rate(int(c.sum()), len(c), tuple(h for h, yes in zip(hosts, c.tolist(), strict=True) if yes))
-                for c in came
-            ]
+            rates = [Rate.where(shown.tolist(), hosts) for shown in came]
             difference = (came[0].int() - came[1].int()).reshape(-1, HOSTS).sum(1).numpy()
             p_value = min(1.0, 2 * min(sign_test(difference), sign_test(-difference)))
             rates = rates if which == "first" else rates[::-1]

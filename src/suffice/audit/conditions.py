@@ -80,20 +80,16 @@ class Condition:
 
 def numbers_of(audit: Audit) -> dict[str, float | None]:
     """The value of each of `NUMBERS`; None where it is not known."""
-    labelled = [image for image in audit.asked if image.label is not None and not image.error]
     accuracies = [each.accuracy.value for each in audit.classes if each.accuracy.value is not None]
-    sufficient = [part for part in audit.parts if part.sufficient and not part.image.wrong]
-    inside = [part.inside for part in audit.parts if part.inside is not None]
-    certified = [each.certified for each in audit.classes]
     changes = None if audit.comparison is None else [each.became for each in audit.comparison.changes]
     return {
         "shortcuts": len(audit.shortcuts),
         "evidence": len(audit.evidence),
-        "accuracy": _share([image.right for image in labelled]),
+        "accuracy": audit.accuracy.value,
         "worst_accuracy": min(accuracies, default=None),
-        "certified": _ratio(sum(rate.count for rate in certified), sum(rate.total for rate in certified)),
-        "area": _ratio(sum(part.area for part in sufficient), len(sufficient)),
-        "inside": _ratio(sum(inside), len(inside)),
+        "certified": audit.certified.value,
+        "area": audit.area.value,
+        "inside": audit.inside.value,
         "no_pixel": audit.fragile.no_pixel.value,
         "fragile": audit.fragile.fragile.value,
         "survives": audit.fragile.survives.value,
@@ -119,11 +115,3 @@ def held(conditions: Sequence[Condition], values: dict[str, float | None]) -> li
             )
         found.append((condition, value, condition.holds(value)))
     return found
-
-
-def _share(values: Sequence[bool]) -> float | None:
-    return _ratio(sum(values), len(values))
-
-
-def _ratio(total: float, count: int) -> float | None:
-    return total / count if count else None

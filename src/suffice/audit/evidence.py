@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,16 +36,11 @@ from torch import Tensor
 
 from suffice.audit.common import Common, common_of
 from suffice.audit.findings import Rate
-from suffice.audit.parts import Mask, Part
+from suffice.audit.parts import Part, where_of
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.trials import HOSTS, KINDS, Trials, trials_of
 from suffice.classifier import Classifier
-
-TESTED = 24
-"""Members of a cluster that are tested, drawn by the seed."""
-
-HOSTS = 2
-"""Images of other classes that each of them is pasted on, each image for one member alone while there are enough."""
 
 FALSE_DISCOVERIES = 0.05
 """Share of what is called a shortcut that may be none, in expectation."""
@@ -111,11 +106,8 @@ def sign_test(differences: npt.ArrayLike) -> float:
     >>> sign_test([1, 2, 0.5, 3, 1]), sign_test([0, 0])
     (0.03125, 1.0)
     """
-    from scipy import stats
-
     signs = np.sign(np.asarray(differences, dtype=float))
-    count = int(np.count_nonzero(signs))
-    return float(stats.binomtest(int((signs > 0).sum()), count, 0.5, alternative="greater").pvalue) if count else 1.0
+    return above_half(int((signs > 0).sum()), int(np.count_nonzero(signs)))
 
 
 def above_half(count: int, total: int) -> float:
@@ -129,105 +121,7 @@ def above_half(count: int, total: int) -> float:
     return float(stats.binomtest(count, total, 0.5, alternative="greater").pvalue) if total else 1.0
 
 
-def elsewhere(mask: Mask, random: np.random.Generator, tries: int = 16) -> Mask:
-    """A mask of the same size and shape elsewhere in the image, moved around its edges: of some the least overlap.
-
-    >>> corner = np.zeros((4, 4), dtype=bool)
-    >>> corner[:2, :2] = True
-    >>> moved = elsewhere(corner, np.random.default_rng(0))
-    >>> int(moved.sum()), bool((moved & corner).any())
-    (4, False)
-    """
-    height, width = mask.shape
-    best = mask
-    for _ in range(tries):
-        moved = np.roll(mask, (int(random.integers(height)), int(random.integers(width))), axis=(0, 1))
-        if (moved & mask).sum() < (best & mask).sum():
-            best = moved
-    return best
-
-
 _BOXED = 0.5  # share of the members whose boxes have to be known, where these decide
-
-_KINDS = ("plain", "pasted", "control", "common", "hidden", "hidden_control")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trials:
-    """What is asked about one cluster: images (N, C, H, W) made by pasting and hiding, and what they are of."""
-
-    members: list[Part]
-    hosts: list[list[Prediction]]
-    plain: Tensor
-    pasted: Tensor
-    control: Tensor
-    common: Tensor
-    hidden: Tensor
-    hidden_control: Tensor
-
-
-def trials_of(
-    members: Sequence[Part],
-    others: Sequence[Prediction],
-    pictures: Pictures,
-    common: Common,
-    random: np.random.Generator,
-) -> Trials:
-    """The images of the tests of one cluster.
-
-    Args:
-        members: of the cluster.
-        others: images of other classes, which the model gives other classes, too.
-        pictures: of all of them.
-        common: what the members have in common.
-        random: draws members, hosts and controls.
-    """
-    chosen, hosts = _drawn(members, others, random)
-    donors = random.permutation(len(others)).tolist()
-    made: dict[str, list[Tensor]] = {name: [] for name in _KINDS}
-    for index, part in enumerate(chosen):
-        image, mask = pictures(part.image.number), torch.from_numpy(part.mask)
-        for k, host in enumerate(hosts[index]):
-            under = pictures(host.number)
-            donor = others[donors[(index * HOSTS + k) % len(donors)]]
-            if donor.number == host.number:
-                donor = others[donors[(index * HOSTS + k + 1) % len(donors)]]
-            made["plain"].append(under)
-            made["pasted"].append(torch.where(mask, image, under))
-            made["control"].append(torch.where(mask, pictures(donor.number), under))
-            made["common"].append(common.pasted(under))
-        colour = image.mean((1, 2), keepdim=True)
-        other = torch.from_numpy(elsewhere(part.mask, random))
-        made["hidden"].append(torch.where(mask, colour, image))
-        made["hidden_control"].append(torch.where(other, colour, image))
-    stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
-    return Trials(chosen, hosts, **stacked)
-
-
-def _drawn(
-    members: Sequence[Part], others: Sequence[Prediction], random: np.random.Generator
-) -> tuple[list[Part], list[list[Prediction]]]:
-    """Members that are tested, and for each the images that it is pasted on."""
-    chosen = [members[i] for i in sorted(random.permutation(len(members))[:TESTED].tolist())]
-    order = random.permutation(len(others)).tolist()
-    hosts = [
-        [others[order[(i * HOSTS + k) % len(order)]] for k in range(HOSTS)] if others else []
-        for i in range(len(chosen))
-    ]
-    return chosen, hosts
-
-
-def pastes(
-    members: Sequence[Part], others: Sequence[Prediction], pictures: Pictures, random: np.random.Generator
-) -> tuple[list[str], list[str], Tensor]:
-    """Names of members and hosts, and images (N, C, H, W) of the one pasted on the other, `HOSTS` for each member."""
-    made, names, under = [], [], []
-    for part, some in zip(*_drawn(members, others, random), strict=True):
-        for host in some:
-            made.append(torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number)))
-            names.append(part.name)
-            under.append(host.name)
-    return names, under, torch.stack(made) if made else torch.empty(0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -314,13 +208,13 @@ class _Answers:
         self._trials = trials
         self._hosts = [host.name for some in trials.hosts for host in some]
         self._names = [part.name for part in trials.members]
-        logits = {kind: images for kind in _KINDS if len(images := getattr(trials, kind))}
+        logits = {kind: images for kind in KINDS if len(images := getattr(trials, kind))}
         logits = {kind: classifier.logits(images) for kind, images in logits.items()}
         nothing = torch.zeros(0)
-        self._odds = dict.fromkeys(_KINDS, nothing) | {
+        self._odds = dict.fromkeys(KINDS, nothing) | {
             kind: classifier.log_odds(each, target).double() for kind, each in logits.items()
         }
-        self._top = {kind: nothing.long() for kind in _KINDS} | {kind: each.argmax(1) for kind, each in logits.items()}
+        self._top = {kind: nothing.long() for kind in KINDS} | {kind: each.argmax(1) for kind, each in logits.items()}
         self._came = {kind: top == target for kind, top in self._top.items()}
 
     def p_values(self) -> dict[str, float]:
@@ -343,11 +237,11 @@ class _Answers:
         rise, fall = _mean(odds["pasted"] - odds["control"]), _mean(odds["hidden_control"] - odds["hidden"])
         raised = (self._raised("pasted") > 0) & (self._raised("common") >= self._raised("pasted") / 2)
         return {
-            "brings": _rate(self._came["pasted"], self._hosts),
-            "brings_control": _rate(self._came["control"], self._hosts),
-            "loses": _rate(~self._came["hidden"], self._names),
-            "loses_control": _rate(~self._came["hidden_control"], self._names),
-            "common": _rate(raised, self._hosts),
+            "brings": Rate.where(self._came["pasted"].tolist(), self._hosts),
+            "brings_control": Rate.where(self._came["control"].tolist(), self._hosts),
+            "loses": Rate.where((~self._came["hidden"]).tolist(), self._names),
+            "loses_control": Rate.where((~self._came["hidden_control"]).tolist(), self._names),
+            "common": Rate.where(raised.tolist(), self._hosts),
             "rise": rise,
             "fall": fall,
             "effect": (rise + fall) / 2,
@@ -363,37 +257,30 @@ def _mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def _rate(shown: Tensor, names: Sequence[str]) -> Rate:
-    return Rate(int(shown.sum()), len(shown), tuple(dict.fromkeys(_chosen(names, shown))))
-
-
-def _chosen(names: Sequence[str], which: Tensor) -> list[str]:
-    return [name for name, yes in zip(names, which.tolist(), strict=True) if yes]
-
-
-class _Having:
+class _Having(NamedTuple):
     """Which images of a class have what a cluster's members have in common, and how often the model is right there."""
 
-    def __init__(
-        self, scores: dict[str, float], typical: float, most: float, images: Sequence[Prediction], members: set[str]
-    ) -> None:
-        rest = [image.name for image in images if image.name not in members]
-        without = [name for name in rest if scores[name] <= typical]
-        self.without = Rate.of(without, rest)
-        right = {image.name for image in images if image.right}
-        having = [image.name for image in images if image.name in members or scores[image.name] > most]
-        lacking = [name for name in rest if scores[name] <= most]
-        self.right_with = Rate.of([name for name in having if name in right], having)
-        self.right_without = Rate.of([name for name in lacking if name in right], lacking)
+    without: Rate
+    right_with: Rate
+    right_without: Rate
 
 
 def _having(members: Sequence[Part], population: Population, pictures: Pictures, common: Common) -> _Having:
-    own = {part.image.name for part in members}
     reference = [common.score(pictures(number)) for number in common.held_out]
     typical = float(np.median(reference)) if reference else float("-inf")
     most = float(np.quantile(reference, 0.95)) if reference else float("inf")
+    own = {part.image.name for part in members}
+    names = [image.name for image in population.labelled]
+    right = {image.name for image in population.labelled if image.right}
     scores = {image.name: common.score(pictures(image.number)) for image in population.labelled}
-    return _Having(scores, typical, most, population.labelled, own)
+    rest = [name for name in names if name not in own]
+    having = [name for name in names if name in own or scores[name] > most]
+    lacking = [name for name in rest if scores[name] <= most]
+    return _Having(
+        without=Rate.of([name for name in rest if scores[name] <= typical], rest),
+        right_with=Rate.of([name for name in having if name in right], having),
+        right_without=Rate.of([name for name in lacking if name in right], lacking),
+    )
 
 
 def decided(found: Sequence[Evidence]) -> list[Evidence]:
@@ -436,25 +323,6 @@ def _why_evidence(found: Evidence) -> str:
     if found.without.count < 2:
         return "it brings the class, and hardly an image of the class is without it: object or shortcut, boxes can tell"
     return "it brings the class, and differs from image to image as objects do: object or shortcut, boxes can tell"
-
-
-def where_of(centres: Sequence[tuple[float, float]], area: float) -> str:
-    """Where in the frame parts lie, in words.
-
-    >>> where_of([(0.9, 0.1), (0.85, 0.15)], 0.02), where_of([(0.1, 0.1), (0.9, 0.9)], 0.02)
-    ('lower left', 'all over the frame')
-    """
-    if area > 0.5:
-        return "most of the frame"
-    points = np.array(centres)
-    if len(points) > 1 and float(points.std(0).max()) > 0.2:
-        return "all over the frame"
-    row, column = points.mean(0)
-    down = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else ""
-    across = "left" if column < 1 / 3 else "right" if column > 2 / 3 else ""
-    if not down and not across:
-        return "middle"
-    return f"{down} {across}".strip() if down and across else f"{down or across} {'middle' if down else 'side'}"
 
 
 def _mean_place(members: Sequence[Part]) -> tuple[float, float]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from suffice.guarantees.interval import interval
@@ -31,6 +31,16 @@ class Rate:
         """The rate of images that show something among all of them."""
         names = tuple(shown)
         return cls(len(names), len(tuple(every)), names)
+
+    @classmethod
+    def where(cls, shown: Sequence[bool], names: Sequence[str]) -> Rate:
+        """The rate of cases that show something, each of the image of that name, which several may be of.
+
+        >>> Rate.where([True, False, True], ["a", "b", "a"])
+        Rate(count=2, total=3, images=('a',))
+        """
+        images = dict.fromkeys(name for name, yes in zip(names, shown, strict=True) if yes)
+        return cls(sum(shown), len(shown), tuple(images))
 
     @property
     def value(self) -> float | None:
@@ -113,7 +123,7 @@ def as_json(found: Any) -> Any:
     if isinstance(found, (Rate, Average)):
         return found.to_dict()
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        return {f.name: as_json(getattr(found, f.name)) for f in dataclasses.fields(found) if f.repr}
+        return {f.name: as_json(getattr(found, f.name)) for f in dataclasses.fields(found)}
     if isinstance(found, Mapping):
         return {str(name): as_json(value) for name, value in found.items()}
     if isinstance(found, (list, tuple)):

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from suffice.audit.evidence import Evidence, where_of
+from suffice.audit.evidence import Evidence
 from suffice.audit.findings import Average, Rate
-from suffice.audit.parts import Part
+from suffice.audit.parts import Part, where_of
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
 from suffice.classifier import Classifier
@@ -112,9 +112,6 @@ def _without(classifier: Classifier, parts: Sequence[Part], pictures: Pictures) 
     """The class of each image without its part."""
     said: list[int] = []
     for start in range(0, len(parts), _AT_ONCE):
-        hidden = []
-        for part in parts[start : start + _AT_ONCE]:
-            image = pictures(part.image.number)
-            hidden.append(torch.where(torch.from_numpy(part.mask), image.mean((1, 2), keepdim=True), image))
+        hidden = [pictures.without(part.image.number, part.mask) for part in parts[start : start + _AT_ONCE]]
         said += classifier.logits(torch.stack(hidden)).argmax(1).tolist()
     return said

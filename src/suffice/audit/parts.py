@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,10 +15,9 @@ from suffice.audit.settings import DRAWS
 from suffice.benchmark.explanations import unpack
 from suffice.benchmark.plan import Level, Setup, explanation_id
 from suffice.benchmark.results import Results
+from suffice.explainers.extraction import Mask
 from suffice.explanation import Explanation
 from suffice.guarantees.interval import CONFIDENCE, at_least
-
-Mask = npt.NDArray[np.bool_]
 
 SECOND_PART = ", second part"
 """At the end of the name of a part that was found where the first was hidden."""
@@ -94,6 +92,25 @@ def share_inside(part: Mask, thing: Mask) -> float | None:
     0.3333333333333333
     """
     return float((part & thing).sum() / part.sum()) if part.any() else None
+
+
+def where_of(centres: Sequence[tuple[float, float]], area: float) -> str:
+    """Where in the frame parts lie, in words.
+
+    >>> where_of([(0.9, 0.1), (0.85, 0.15)], 0.02), where_of([(0.1, 0.1), (0.9, 0.9)], 0.02)
+    ('lower left', 'all over the frame')
+    """
+    if area > 0.5:
+        return "most of the frame"
+    points = np.array(centres)
+    if len(points) > 1 and float(points.std(0).max()) > 0.2:
+        return "all over the frame"
+    row, column = points.mean(0)
+    down = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else ""
+    across = "left" if column < 1 / 3 else "right" if column > 2 / 3 else ""
+    if not down and not across:
+        return "middle"
+    return f"{down} {across}".strip() if down and across else f"{down or across} {'middle' if down else 'side'}"
 
 
 def read_parts(folder: Path, images: Sequence[Prediction]) -> tuple[list[Part], dict[str, str]]:

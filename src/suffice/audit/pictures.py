@@ -10,7 +10,9 @@ from torch import Tensor
 
 from suffice.benchmark.images import Images
 from suffice.classifier import Classifier
+from suffice.explainers.extraction import Mask
 from suffice.images import prepare
+from suffice.occlusion.fill import mean_colour
 
 _KEPT = 512 * 3 * 64 * 64 * 4  # bytes: 512 scenes of 64 x 64, or 41 photos of 224 x 224
 
@@ -37,6 +39,15 @@ class Pictures:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
         return self._kept[number]
+
+    def pasted(self, number: int, mask: Mask, on: int) -> Tensor:
+        """One image's pixels of a mask, bool (H, W), at their place on another image."""
+        return torch.where(torch.from_numpy(mask), self(number), self(on))
+
+    def without(self, number: int, mask: Mask) -> Tensor:
+        """One image, the pixels of a mask, bool (H, W), hidden by its mean colour."""
+        image = self(number)
+        return torch.where(torch.from_numpy(mask), mean_colour(image[None])[0], image)
 
     def stack(self, numbers: Sequence[int]) -> Tensor:
         """Several images, (N, C, H, W)."""

@@ -42,18 +42,17 @@ def described(classifier: Classifier, parts: Sequence[Part], pictures: Pictures)
         parts: N of them.
         pictures: that they are parts of.
     """
-    found = []
+    stage, found = feature_stage(classifier), []
     for start in range(0, len(parts), _AT_ONCE):
         some = parts[start : start + _AT_ONCE]
         images = pictures.stack([part.image.number for part in some])
-        found.append(features_of(classifier, images * as_tensor([part.mask for part in some])[:, None]))
-    nothing = features_of(classifier, torch.zeros_like(pictures(parts[0].image.number))[None])
+        found.append(features_of(classifier, stage, images * as_tensor([part.mask for part in some])[:, None]))
+    nothing = features_of(classifier, stage, torch.zeros_like(pictures(parts[0].image.number))[None])
     return np.concatenate(found) - nothing
 
 
-def features_of(classifier: Classifier, images: Tensor) -> npt.NDArray[np.float64]:
-    """The model's features of images (N, C, H, W) in [0, 1], as the top of this file has them, (N, D)."""
-    stage = feature_stage(classifier)
+def features_of(classifier: Classifier, stage: Stage | None, images: Tensor) -> npt.NDArray[np.float64]:
+    """The model's features of images (N, C, H, W) in [0, 1], read at a stage as `feature_stage` gives it, (N, D)."""
     if stage is None:
         return classifier.log_confidences(classifier.logits(images)).double().numpy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import time
@@ -19,6 +20,7 @@ from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
 from suffice.audit.comparison import Audited, Comparison, compared
 from suffice.audit.evidence import Evidence, as_fields, decided, from_fields, population_of, tested
+from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part, by_target, read_parts, share_inside
@@ -37,7 +39,7 @@ from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import OutputFolder, check_no_link, locked_folder
 from suffice.images import frame_of, from_photo
-from suffice.provenance import code_digest
+from suffice.provenance import code_digest, versions
 
 _LARGEST_TEST = 2**24  # bytes
 PARTS, TRUE_PARTS, SECOND, SECOND_PARTS = "parts", "true-class", "second-model", "second-parts"
@@ -86,6 +88,29 @@ class Audit:
     def shortcuts(self) -> list[Evidence]:
         """Evidence that is called a shortcut."""
         return [each for each in self.evidence if each.verdict == "shortcut"]
+
+    @property
+    def accuracy(self) -> Rate:
+        """Of all images that the model was asked about and that have a label."""
+        labelled = [image.name for image in self.asked if image.label is not None and not image.error]
+        return Rate.of([image.name for image in self.asked if image.right], labelled)
+
+    @property
+    def area(self) -> Average:
+        """Of the sufficient parts of images that the model gets right, of all without labels."""
+        return Average.of({part.name: part.area for part in self.parts if part.sufficient and not part.image.wrong})
+
+    @property
+    def certified(self) -> Rate:
+        """Parts that are certified, of all classes."""
+        rates = [each.certified for each in self.classes]
+        names = tuple(name for rate in rates for name in rate.images)
+        return Rate(len(names), sum(rate.total for rate in rates), names)
+
+    @property
+    def inside(self) -> Average:
+        """Share of the part in the object's box, of all parts where one is known."""
+        return Average.of({part.name: part.inside for part in self.parts if part.inside is not None})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,7 +210,7 @@ def _predictions(
     told: Told,
 ) -> list[Prediction]:
     told.line(f"asking {model_label(model)} about {len(numbers):,} images")
-    config = benchmark_of(settings, model, settings.block_for(classifier), ())
+    config = benchmark_of(settings, model, classifier, ())
     folder = place / "predictions" / setup_id(config)
     check_no_link(place / "predictions")
     found = predictions(classifier, images, labels, numbers, folder, told.counted())
@@ -214,7 +239,7 @@ def _explained(
     told: Told,
 ) -> _Explained:
     """The parts of a sample, with how much of each is in the object's box."""
-    config = benchmark_of(settings, model, settings.block_for(classifier), [image.name for image in sample])
+    config = benchmark_of(settings, model, classifier, [image.name for image in sample])
     run_benchmark(config, folder, engine, tell=told.line, progress=told.progress)
     parts, errors = read_parts(folder, sample)
     errors = {name: error for name, error in errors.items() if name not in {part.name for part in parts}}
@@ -274,7 +299,7 @@ def _true_parts(
         return []
     told.line(f"looking for what the true class would need in {len(wrong)} images")
     names = [image.name for image in wrong]
-    config = benchmark_of(settings, settings.model, settings.block_for(classifier), names, "label", classes)
+    config = benchmark_of(settings, settings.model, classifier, names, "label", classes)
     run_benchmark(config, place / TRUE_PARTS, engine, tell=told.line, progress=told.progress)
     return read_parts(place / TRUE_PARTS, wrong)[0]
 
@@ -302,19 +327,18 @@ def _second_parts(
     for start in range(0, len(usable), 64):
         some = usable[start : start + 64]
         images = [_hidden(pictures(part.image.number), part) for part in some]
-        stays = (classifier.logits(torch.stack(images)).argmax(1) == torch.tensor([p.target for p in some])).tolist()
-        files = {f"{part.image.number:06d}-hidden.png": part for part, stay in zip(some, stays, strict=True) if stay}
-        pixels = {f"{part.image.number:06d}-hidden.png": image for part, image in zip(some, images, strict=True)}
-        if files:
-            folder.write({name: as_png(pixels[name]) for name in files})
-            names |= files
+        said = classifier.logits(torch.stack(images)).argmax(1).tolist()
+        staying = [(p, image) for p, image, top in zip(some, images, said, strict=True) if top == p.target]
+        if staying:
+            folder.write({hidden_file(part): as_png(image) for part, image in staying})
+            names |= {hidden_file(part): part for part, _ in staying}
     if not names:
         return []
     told.line(f"{len(names)} images keep their class when their part is hidden: looking for a second part")
     if classifier.preprocessing.crop_pct != 1:  # they have the size of the model's input already
         model = model.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
     other = dataclasses.replace(settings, data=DatasetSpec(source=str(folder.path), label=SECOND_PARTS))
-    config = benchmark_of(other, model, settings.block_for(classifier), list(names))
+    config = benchmark_of(other, model, classifier, list(names))
     run_benchmark(config, place / SECOND_PARTS, engine, tell=told.line, progress=told.progress)
     asked = [dataclasses.replace(part.image, name=name) for name, part in names.items()]
     parts, _ = read_parts(place / SECOND_PARTS, asked)
@@ -325,6 +349,11 @@ def _second_parts(
     ]
     inside, _ = _inside(second, pictures.images, boxes, classifier)
     return [dataclasses.replace(part, inside=inside.get(part.name)) for part in second]
+
+
+def hidden_file(part: Part) -> str:
+    """The name of the file of an image without its part, which is that image's in the second benchmark."""
+    return f"{part.image.number:06d}-hidden.png"
 
 
 def _hidden(image: Tensor, part: Part) -> Tensor:
@@ -386,16 +415,9 @@ def find_evidence(
 
 def _key(name: str, members: Sequence[Part], *content: Any) -> str:
     """A digest of all that the tests of a cluster depend on."""
-    shown = [[part.name, part.inside, hash_of(part.bits)] for part in members]
+    shown = [[part.name, part.inside, hashlib.sha256(part.bits).hexdigest()[:16]] for part in members]
     names = [[each.name for each in some] if isinstance(some, list) else some for some in content]
     return digest([name, shown, names, code_digest()])
-
-
-def hash_of(bits: bytes) -> str:
-    """A digest of some bytes, of 16 hexadecimal digits."""
-    import hashlib
-
-    return hashlib.sha256(bits).hexdigest()[:16]
 
 
 def _kept(folder: Path | None, key: str) -> Evidence | None:
@@ -442,8 +464,6 @@ def _notes(classifier: Classifier, settings: AuditSettings) -> list[str]:
 
 
 def _provenance(classifier: Classifier, settings: AuditSettings) -> dict[str, Any]:
-    from suffice.provenance import versions
-
     return {
         "model": model_label(settings.model),
         "weights": classifier.weights_digest,

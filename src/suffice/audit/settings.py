@@ -65,7 +65,7 @@ class AuditSettings:
 def benchmark_of(
     settings: AuditSettings,
     model: ModelSpec,
-    block: int,
+    classifier: Classifier,
     images: Sequence[str],
     target: str = "predicted",
     classes: Mapping[str, int] | None = None,
@@ -74,8 +74,7 @@ def benchmark_of(
 
     Args:
         settings: of the audit.
-        model: which is asked.
-        block: of the search, in pixels.
+        model: which is asked; classifier: the same, loaded.
         images: names of those that are explained; none for all.
         target: class that is explained: `predicted` or `label`.
         classes: for names of the data set's classes the model's.
@@ -85,7 +84,7 @@ def benchmark_of(
         target=target,  # type: ignore[arg-type]
         datasets=(settings.data.model_copy(update={"only": tuple(images), "classes": dict(classes or {})}),),
         models=(model,),
-        methods=(MethodSpec(method="causal", settings={"block": block}),),
+        methods=(MethodSpec(method="causal", settings={"block": settings.block_for(classifier)}),),
         metrics=(
             MetricSpec(names=("area",)),
             MetricSpec(names=("certified_rho",), options={"count": DRAWS, "rho_confidence": CONFIDENCE}),

@@ -9,7 +9,7 @@
 | its explanations, their metrics, their rows | `explanations.py`, `scores.py`, `rows.py` |
 | from beginning to end | `run.py`; engines `local.py`, `on_ray.py` |
 | Parquet | `results.py` |
-| tables of the results | `tables.py` |
+| tables of the results; of differences; two runs | `tables.py`, of `entries.py`; `differences.py`; `comparison.py` |
 """
 
 from __future__ import annotations

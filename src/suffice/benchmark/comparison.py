@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable
 
 from suffice.benchmark.config import canonical
+from suffice.benchmark.entries import Table, TableEntry, word
 from suffice.benchmark.plan import changes
-from suffice.benchmark.tables import Report, Table, TableEntry, word
+from suffice.benchmark.tables import Report
 from suffice.benchmark.values import ResultGroup, beyond_error, metric_of
 from suffice.errors import InputError
 from suffice.metrics import Mean, mean_with_error

@@ -10,24 +10,25 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig, make_config
 from suffice.benchmark.counts import MISCLASSIFIED, image_lines, outcomes
+from suffice.benchmark.differences import difference_tables
+from suffice.benchmark.entries import Table, TableEntry, counted, digits_of, note_of, printed, with_error, word
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import ResultRow, Results, read_rows
 from suffice.benchmark.rows import named_row
-from suffice.benchmark.specs import DifferenceSpec, TableSpec, dataset_label, model_label
+from suffice.benchmark.specs import TableSpec, dataset_label, model_label
 from suffice.benchmark.values import (
     DIMENSIONS,
     Parts,
     ResultGroup,
     Values,
-    difference,
-    difference_at_equal,
+    best_of,
     grouped,
     mean_of,
     metric_of,
@@ -38,34 +39,6 @@ from suffice.benchmark.values import (
 from suffice.errors import InputError
 from suffice.metrics import Mean, mean_with_error
 from suffice.naming import Naming
-
-
-@dataclasses.dataclass(frozen=True)
-class TableEntry:
-    """One value of a table: its mean, whether it is the best of those it may be compared with, and the text of it."""
-
-    mean: Mean | None
-    best: bool
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table, ready to be written.
-
-    Attributes:
-        title: above it.
-        corner: what stands over the names of the rows.
-        columns: their heads, with arrows.
-        rows: names and entries.
-        note: below it: how many images.
-    """
-
-    title: str
-    corner: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[TableEntry, ...]], ...]
-    note: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +158,7 @@ def tables(
     for spec in config.tables or _default_tables(config):
         yield from _tables_of(values, config, spec, parts)
     for each in config.differences:
-        yield from _differences_of(values, config, each)
+        yield from difference_tables(values, config, each)
 
 
 def accuracies(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Iterator[Table]:
@@ -224,10 +197,14 @@ def accuracies(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Iterator[T
     entries = {
         cell: TableEntry(mean, False, "–" if mean is None else f"{mean.value:.2%}") for cell, mean in means.items()
     }
-    counts = sorted({mean.count for mean in means.values() if mean is not None})
-    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     listed = tuple((m, tuple(entries[m, d] for d in datasets)) for m in models)
-    yield Table(config.accuracy, "model", tuple(datasets), listed, f"Share of {number} images classified as labelled.")
+    yield Table(
+        config.accuracy,
+        "model",
+        tuple(datasets),
+        listed,
+        f"Share of {counted(means.values())} images classified as labelled.",
+    )
 
 
 def _default_tables(config: BenchmarkConfig) -> list[TableSpec]:
@@ -287,7 +264,7 @@ def _tables_of(
             spec.down,
             tuple(word(spec.across, column, at) + _arrow(spec.across, column) for column in across),
             rows,
-            " ".join([_note(means.values(), config), *_parts_note(groups, parts, spec, at)]),
+            " ".join([note_of(means.values(), config), *_parts_note(groups, parts, spec, at)]),
         )
 
 
@@ -340,9 +317,8 @@ def _best(
         there = {cell: value for cell, value in there.items() if value != metric_of(metric).no_merit}
         if not there:
             continue
-        digits = _digits(spec, metric) + (2 if spec.percent else 0)
-        choose: Callable[..., tuple[Any, Any]] = max if metric_of(metric).higher_is_better else min
-        top = choose(there, key=there.__getitem__)
+        digits = digits_of(spec, metric) + (2 if spec.percent else 0)
+        top = best_of(there, metric)
         best = {
             cell
             for cell, value in there.items()
@@ -352,173 +328,12 @@ def _best(
     return found
 
 
-def _digits(spec: TableSpec | DifferenceSpec, metric: str) -> int:
-    """After the point: as the table says, or else as the metric does."""
-    return metric_of(metric).digits if spec.digits is None else spec.digits
-
-
 def _entry(mean: Mean | None, metric: str, best: bool, spec: TableSpec) -> TableEntry:
     if mean is None:
         return TableEntry(None, False, "–")
-    form = f".{_digits(spec, metric)}{'%' if spec.percent else 'f'}"
-    text = format(mean.value, form)
-    if spec.errors and mean.standard_error is not None:
-        text += f" ± {format(mean.standard_error, form)}"
-    return TableEntry(mean, best, text.replace("-", "−") if text.startswith("-") else text)
-
-
-def word(dimension: str, value: Any, at: str) -> str:
-    """The label of a value of a dimension in a table, as γ = 0.5."""
-    if dimension != "level":
-        return str(value)
-    return {"gamma": f"γ = {value:g}", "area": f"area {value:g}", "map": "map"}[at]
+    form = f".{digits_of(spec, metric)}{'%' if spec.percent else 'f'}"
+    return TableEntry(mean, best, with_error(mean, form) if spec.errors else printed(mean.value, form))
 
 
 def _arrow(dimension: str, value: Any) -> str:
     return f" {metric_of(value).arrow}" if dimension == "metric" else ""
-
-
-def _note(means: Iterable[Mean | None], config: BenchmarkConfig) -> str:
-    counts = sorted({mean.count for mean in means if mean is not None})
-    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"Mean ± standard error over {number} image{'' if number == '1' else 's'}"
-    seeds = ", ".join(map(str, config.seeds))
-    return f"{text}, of each the mean over the seeds {seeds}." if len(config.seeds) > 1 else f"{text}."
-
-
-def _differences_of(values: Values, config: BenchmarkConfig, spec: DifferenceSpec) -> Iterator[Table]:
-    """Some occlusions against the best of others, with one row for each model, data set, method and occlusion."""
-    here = [group for group in values if group.at == spec.at]
-    orders = orders_of(here, config)
-    levels = orders["level"]
-    found = differences_of(values, config, spec)
-    if spec.published:
-        yield from _as_published(found, orders, spec)
-        return
-    rows = []
-    for dataset, model, method in itertools.product(orders["dataset"], orders["model"], orders["method"]):
-        for ours in spec.of:
-            groups = [ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric) for level in levels]
-            if any(group in found for group in groups):
-                entries = tuple(_difference_entry(found.get(group), spec) for group in groups)
-                words = [
-                    w for w, d in ((dataset, "dataset"), (model, "model"), (method, "method")) if len(orders[d]) > 1
-                ]
-                rows.append((", ".join([*words, ours]), entries))
-    if rows:
-        which = f"the best mean {spec.decides}{' over all levels' if spec.fixed else ''}"
-        how = f"Paired by image; in brackets the one with {which}."
-        if spec.along is not None:
-            how = (
-                f"In brackets the one with the best {spec.metric} at the same mean {spec.along}, read off between its "
-                "levels; standard errors by the jackknife over the images. Blank where none goes so far."
-            )
-        yield Table(
-            spec.title or f"{spec.metric}: difference to the best of {', '.join(spec.best)}",
-            "",
-            tuple(word("level", level, spec.at) for level in levels),
-            tuple(rows),
-            f"{_note([mean for _, mean in found.values()], config)} {how}",
-        )
-
-
-def _as_published(
-    found: Mapping[ResultGroup, tuple[ResultGroup, Mean]], orders: Mapping[str, Sequence[Any]], spec: DifferenceSpec
-) -> Iterator[Table]:
-    """The differences in the form of table 1 of Activation-Deactivation."""
-    levels, digits = orders["level"][::-1], 2 if spec.digits is None else spec.digits
-    rows: list[tuple[str, tuple[TableEntry, ...]]] = []
-    against = []
-    for model, dataset, method in itertools.product(orders["model"], orders["dataset"], orders["method"]):
-        for ours in spec.of:
-            groups = [ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric) for level in levels]
-            there = [found[group] for group in groups if group in found]
-            if not there:
-                continue
-            extra = [w for w, several in ((method, len(orders["method"]) > 1), (ours, len(spec.of) > 1)) if several]
-            name = ", ".join([f"{model} ({dataset})", *extra])
-            means = [found[group][1] if group in found else None for group in groups]
-            texts = ["–" if mean is None else f"{100 * mean.value:.{digits}f}".replace("-", "−") for mean in means]
-            rows.append((name, tuple(TableEntry(mean, False, text) for mean, text in zip(means, texts, strict=True))))
-            against.append(f"{name}: {', '.join(dict.fromkeys(other.occlusion for other, _ in there))}")
-    if rows:
-        which = "one for each row, at every level" if spec.fixed else "at each level"
-        yield Table(
-            spec.title,
-            "",
-            tuple(word("level", level, spec.at) for level in levels),
-            tuple(rows),
-            f"Percentage points more than the masking value with the best mean {spec.decides}, {which}. "
-            f"{'; '.join(against)}.",
-        )
-
-
-def differences_of(
-    values: Values, config: BenchmarkConfig, spec: DifferenceSpec
-) -> dict[ResultGroup, tuple[ResultGroup, Mean]]:
-    """For each group that is compared, the best of the others, and how it differs from that."""
-    orders = orders_of([group for group in values if group.at == spec.at], config)
-    places = itertools.product(orders["dataset"], orders["model"], orders["method"], spec.of, orders["level"])
-    found = {}
-    for dataset, model, method, ours, level in places:
-        group = ResultGroup(dataset, model, method, ours, spec.at, level, spec.metric)
-        if (best := _against_the_best(values, group, spec)) is not None:
-            found[group] = best
-    return found
-
-
-def _against_the_best(values: Values, ours: ResultGroup, spec: DifferenceSpec) -> tuple[ResultGroup, Mean] | None:
-    """The best of the others, and how ours differs from it."""
-    chosen = _best_of_all_levels(values, ours, spec) if spec.fixed else spec.best
-    others = [dataclasses.replace(ours, occlusion=occlusion) for occlusion in chosen]
-    if spec.along is not None:
-        at_equal = {other: difference_at_equal(values, ours, other, spec.along) for other in others}
-        there = {other: mean for other, mean in at_equal.items() if mean is not None}
-        if not there:
-            return None
-        # The more the best has, the less is ours minus it.
-        least: Callable[..., ResultGroup] = min if metric_of(spec.metric).higher_is_better else max
-        best = least(there, key=lambda other: there[other].value)
-        return best, there[best]
-    means = {
-        other: mean.value
-        for other in others
-        if (mean := mean_of(values, dataclasses.replace(other, metric=spec.decides))) is not None
-    }
-    if not means:
-        return None
-    choose: Callable[..., ResultGroup] = max if metric_of(spec.decides).higher_is_better else min
-    best = choose(means, key=means.__getitem__)
-    paired = difference(values, ours, best)
-    return None if paired is None else (best, paired)
-
-
-def _best_of_all_levels(values: Values, ours: ResultGroup, spec: DifferenceSpec) -> tuple[str, ...]:
-    """The one of the others with the best mean over all levels of the metric that decides; none where none has it.
-
-    Source: Activation-Deactivation, table 1: all of its cells follow from tables F with one masking value for each
-    model and data set. Which one, the paper does not say but by "best-performing"; its text on robustness names Avg for
-    RegNetY on CalTech-256, which is the value that the table takes there.
-    """
-    means: dict[str, float] = {}
-    for occlusion in spec.best:
-        group = dataclasses.replace(ours, occlusion=occlusion, metric=spec.decides)
-        found = [mean_of(values, g) for g in values if dataclasses.replace(g, level=group.level) == group]
-        there = [mean.value for mean in found if mean is not None]
-        if there:
-            means[occlusion] = sum(there) / len(there)
-    if not means:
-        return ()
-    choose: Callable[..., str] = max if metric_of(spec.decides).higher_is_better else min
-    return (choose(means, key=means.__getitem__),)
-
-
-def _difference_entry(found: tuple[ResultGroup, Mean] | None, spec: DifferenceSpec) -> TableEntry:
-    if found is None:
-        return TableEntry(None, False, "–")
-    best, mean = found
-    form = f"+.{_digits(spec, best.metric)}{'%' if spec.percent else 'f'}"
-    text = format(mean.value, form).replace("-", "−")
-    if mean.standard_error is not None:
-        text += f" ± {format(mean.standard_error, form[1:])}"
-    return TableEntry(mean, False, f"{text} ({best.occlusion})")

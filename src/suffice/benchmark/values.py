@@ -9,8 +9,8 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ AREA = "area"
 """The metric whose tables say how many of the parts are insufficient or empty."""
 
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+
+Compared = TypeVar("Compared", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,16 @@ def metric_of(name: str) -> Scale:
     """What the values of a metric mean, by the name that a table gives it, which may say its options as well."""
     word = name.partition(" ")[0]
     return FACTS[word] if word in FACTS else METRICS.find(word)
+
+
+def best_of(means: Mapping[Compared, float], metric: str) -> Compared:
+    """That with the best mean of a metric, of equal ones the first.
+
+    >>> best_of({"a": 0.1, "b": 0.3}, "area"), best_of({"a": 0.1, "b": 0.3}, "robustness_solid")
+    ('a', 'b')
+    """
+    choose = max if metric_of(metric).higher_is_better else min
+    return choose(means, key=means.__getitem__)
 
 
 def mean_of(values: Values, group: ResultGroup) -> Mean | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from suffice.buffers import keep_buffers
-from suffice.cli.bench import Shown
+from suffice.cli.bench import Shown, check_engine, engine_of
 from suffice.cli.command import named_folder, number, one_line, whole_number
 from suffice.cli.loading import NONE_GIVEN, ModelOptions, taking_model_options
 from suffice.cli.options import SOURCES, Address, BatchSize, Classes, Device, Engine, Model, RayWorkers, Seed, Weights
@@ -98,8 +98,7 @@ def audit(
     ] = False,
 ) -> int:
     """Find out what a model relies on, on a whole data set: evidence that recurs, tested; mistakes; what is fragile."""
-    if engine not in ("local", "ray"):
-        raise InputError(f"unknown engine {engine!r}; expected local, ray")
+    check_engine(engine)
     if seed < 0:
         raise InputError(f"expected --seed of at least 0; got {seed}")
     if as_json:
@@ -123,7 +122,7 @@ def audit(
     settings = _settings(data, data_folder, split, first, second, boxes, per_class, keep_confidence, seed, block)
     keep_buffers()
     with one_line(f"could not audit {data}", show_traceback), Shown() as shown:
-        chosen = _engine(engine, workers, address)
+        chosen = engine_of(engine, workers, address)
         found = run_audit(settings, folder, chosen, tell=shown.tell, progress=shown.progress)
         verdicts = held(conditions, numbers_of(found))
         content = write_audit(found, verdicts)
@@ -185,14 +184,6 @@ def _settings(
         seed=seed,
         block=block,
     )
-
-
-def _engine(name: str, workers: int, address: str | None) -> Any:
-    if name == "ray":
-        from suffice.benchmark.on_ray import RayEngine
-
-        return RayEngine(workers, address=address)
-    return None
 
 
 def _words(found: Any, page: Path) -> str:

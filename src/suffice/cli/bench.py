@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from suffice.errors import InputError
 
 if TYPE_CHECKING:
     from suffice.benchmark import RunProgress
+    from suffice.benchmark.run import BenchmarkEngine
 
 _SECONDS_BETWEEN_LINES = 8.0  # of progress, where stderr is no terminal
 
@@ -55,7 +56,6 @@ def bench(
 ) -> int:
     """Measure what CONFIG.toml asks for; called again, a run that was stopped goes on where it was."""
     from suffice.benchmark import load_config, run_benchmark
-    from suffice.benchmark.local import LocalEngine
     from suffice.benchmark.run import foretell
     from suffice.benchmark.shipped import shipped, shipped_configs
 
@@ -65,8 +65,7 @@ def bench(
         return 0
     if config is None:
         raise InputError("expected CONFIG.toml, or a name that suffice bench --list prints; got none")
-    if engine not in ("local", "ray"):
-        raise InputError(f"unknown engine {engine!r}; expected local, ray")
+    check_engine(engine)
     if threads is not None and threads < 1:
         raise InputError(f"expected --threads of at least 1; got {threads}")
     wanted = load_config(shipped(config))
@@ -78,13 +77,7 @@ def bench(
         return 0
     keep_buffers()
     with one_line(f"could not run {config}", show_traceback):
-        chosen: Any
-        if engine == "ray":
-            from suffice.benchmark.on_ray import RayEngine
-
-            chosen = RayEngine(workers, address=address, threads=threads or 1, gpus=gpus)
-        else:
-            chosen = LocalEngine(threads)
+        chosen = engine_of(engine, workers, address, threads, gpus)
         with Shown() as shown:
             outcome = run_benchmark(
                 wanted, folder, chosen, retry=retry, renew=renew, tell=shown.tell, progress=shown.progress
@@ -93,6 +86,25 @@ def bench(
     if outcome.failed_rows:
         shown.tell(f"{outcome.failed_rows} rows failed; --retry does them again")
     return 1 if outcome.failed_rows else 0
+
+
+def check_engine(name: str) -> None:
+    """Check that there is an engine of this name, before anything is loaded."""
+    if name not in ("local", "ray"):
+        raise InputError(f"unknown engine {name!r}; expected local, ray")
+
+
+def engine_of(
+    name: str, workers: int, address: str | None, threads: int | None = None, gpus: float = 0.0
+) -> BenchmarkEngine:
+    """The engine of the options `--engine`, `--workers` and `--address`, and those of the benchmark."""
+    if name == "ray":
+        from suffice.benchmark.on_ray import RayEngine
+
+        return RayEngine(workers, address=address, threads=threads or 1, gpus=gpus)
+    from suffice.benchmark.local import LocalEngine
+
+    return LocalEngine(threads)
 
 
 class Shown:

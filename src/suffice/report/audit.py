@@ -12,13 +12,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 from xml.etree import ElementTree
 
-import torch
 from markupsafe import Markup
 from PIL import Image
 
@@ -28,7 +28,7 @@ from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
-from suffice.audit.run import PARTS, SECOND_PARTS, Audit
+from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
 from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
@@ -62,8 +62,9 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
     place.check((PAGE, JSON, JUNIT, SUMMARY))
     pictures = OutputFolder(audit.folder / THUMBNAILS, "audit")
     pictures.check((), below=True)
-    for files in _batches(_pictures(audit)):
-        pictures.write(files)
+    files = _pictures(audit)
+    while some := dict(itertools.islice(files, _AT_ONCE)):
+        pictures.write(some)
     content = audit_json(audit, held)
     place.write(
         {
@@ -82,7 +83,7 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
 def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
     """Thumbnails by name: of each part on its image, then of pastes."""
     first = {part.name: part for part in audit.parts}
-    second = {f"{part.image.number:06d}-hidden.png": part for part in audit.second_parts}
+    second = {hidden_file(part): part for part in audit.second_parts}
     for folder, parts in ((PARTS, first), (SECOND_PARTS, second)):
         for name, explanation in explanations(audit.folder / folder, list(parts)) if parts else ():
             photo = audit.source.photo(parts[name].image.number)
@@ -110,7 +111,7 @@ def _enlarged(photo: Photo) -> Image.Image:
 
 
 def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
-    pixels = torch.where(torch.from_numpy(part.mask), pictures(part.image.number), pictures(host.number))
+    pixels = pictures.pasted(part.image.number, part.mask, host.number)
     image = _enlarged(Photo(as_picture(pixels)))
     image.thumbnail((_LONGEST, _LONGEST))
     return image
@@ -120,17 +121,6 @@ def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def _batches(files: Iterator[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
-    some: dict[str, bytes] = {}
-    for name, content in files:
-        some[name] = content
-        if len(some) == _AT_ONCE:
-            yield some
-            some = {}
-    if some:
-        yield some
 
 
 # JSON, JUnit and Markdown
@@ -324,7 +314,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
         """A number as a button that opens its images."""
         shown = "–" if value is None else _short(value) if text is None else text
         if value is None or not value.images:
-            return Markup('<span class="plain" title="{}">{}</span>').format("" if value is None else str(value), shown)
+            return Markup('<span title="{}">{}</span>').format("" if value is None else str(value), shown)
         return Markup('<button type="button" class="opens" data-group="{}" title="{}">{}</button>').format(
             gallery.open(value.images), _plain(str(value)), _plain(shown)
         )
@@ -342,14 +332,12 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
             version=version("suffice"),
             audit=audit,
             held=held,
-            whole=_whole(audit),
             number=number,
             names=names,
             bounds=_bounds,
             classes=classes[:_ROWS],
             more_classes=max(0, len(classes) - _ROWS),
             unlabelled=all(image.label is None for image in audit.asked),
-            with_boxes=any(part.inside is not None for part in audit.parts),
             cards=[(index, each, _pasted(audit, index, each)) for index, each in enumerate(audit.evidence[:_ROWS])],
             grid=GRID,
             certified=CERTIFIED,
@@ -369,19 +357,6 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
     data = {"images": gallery.images, "groups": gallery.groups, "folder": THUMBNAILS}
     # No text in it can end the element that holds it.
     return body.replace("@@DATA@@", json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def _whole(audit: Audit) -> dict[str, Rate | Average]:
-    """What the summary says of all classes together."""
-    labelled = [image.name for image in audit.asked if image.label is not None and not image.error]
-    certified = [each.certified for each in audit.classes]
-    names = tuple(name for rate in certified for name in rate.images)
-    return {
-        "accuracy": Rate.of([image.name for image in audit.asked if image.right], labelled),
-        "area": Average.of({part.name: part.area for part in audit.parts if part.sufficient and not part.image.wrong}),
-        "certified": Rate(len(names), sum(rate.total for rate in certified), names),
-        "inside": Average.of({part.name: part.inside for part in audit.parts if part.inside is not None}),
-    }
 
 
 def _pasted(audit: Audit, index: int, evidence: Evidence) -> list[tuple[str, str, str, bool]]:

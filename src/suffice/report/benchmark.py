@@ -12,8 +12,9 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from suffice.benchmark.entries import Table
 from suffice.benchmark.specs import PlotSpec
-from suffice.benchmark.tables import Report, Table
+from suffice.benchmark.tables import Report
 from suffice.benchmark.values import DIMENSIONS, ResultGroup, Values, mean_of, metric_of
 from suffice.report.page import UNPRINTABLE, content_hash, environment, source
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from suffice.benchmark.comparison import Change
-from suffice.benchmark.tables import Report, Table, differences_of
+from suffice.benchmark.differences import differences_of
+from suffice.benchmark.entries import Table
+from suffice.benchmark.tables import Report
 from suffice.benchmark.values import ResultGroup, mean_of
 from suffice.files import csv_text
 from suffice.metrics import Mean
