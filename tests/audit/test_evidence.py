@@ -13,10 +13,12 @@ from suffice.audit.common import Moments, fitted
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import Evidence, above_half, as_fields, decided, from_fields, sign_test
 from suffice.audit.findings import Average, Rate
+from suffice.audit.fragile import COLOURS, fragile_found
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
 from suffice.audit.trials import elsewhere
 from suffice.benchmark.specs import DatasetSpec
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 
 
@@ -118,3 +120,13 @@ def test_a_quarter_of_a_class_are_wrong_ones_where_there_are_as_many(
 def test_what_is_no_condition_is_told(text: str) -> None:
     with pytest.raises(InputError, match=r'expected --fail-if as in "shortcuts > 0"'):
         Condition.read(text)
+
+
+@pytest.mark.parametrize(("channels", "colours"), [(1, {"black", "grey", "white"}), (3, set(COLOURS))])
+def test_a_model_of_one_channel_is_asked_under_greys_alone_and_no_other_context_counts(
+    channels: int, colours: set[str]
+) -> None:
+    values = (0.0,) * channels
+    classifier = Classifier(lambda x: x.mean((2, 3)), input_size=(8, 8), mean=values, std=(1.0,) * channels)
+    found = fragile_found(classifier, [], [], None, 0)  # type: ignore[arg-type]
+    assert set(found.breaks) == colours | {"noise", "images of other classes"}

@@ -65,13 +65,19 @@ def fragile_found(
     """
     usable = [part for part in parts if part.usable]
     names = [part.name for part in usable]
-    contexts = [*COLOURS, "noise", "images of other classes"]
+    # A model of one channel knows no other colours than greys.
+    colours = {
+        name: colour
+        for name, colour in COLOURS.items()
+        if len(classifier.preprocessing.mean) > 1 or len(set(colour)) == 1
+    }
+    contexts = [*colours, "noise", "images of other classes"]
     lost: dict[str, list[str]] = {context: [] for context in contexts}
     fragile, survives = [], []
     for index, part in enumerate(usable):
         random = np.random.default_rng([seed, 5, part.image.number])
         others = _others(part, images, random)
-        made, meant = _in_contexts(classifier, part, others, pictures, random)
+        made, meant = _in_contexts(colours, part, others, pictures, random)
         stays = (classifier.logits(torch.stack(made)).argmax(1) == part.target).tolist()
         kept: dict[str, list[bool]] = {context: [] for context in (*contexts, "nothing")}
         for context, stay in zip(meant, stays, strict=True):
@@ -105,16 +111,18 @@ def _others(part: Part, images: Sequence[Prediction], random: np.random.Generato
 
 
 def _in_contexts(
-    classifier: Classifier, part: Part, others: Sequence[Prediction], pictures: Pictures, random: np.random.Generator
+    colours: Mapping[str, tuple[float, float, float]],
+    part: Part,
+    others: Sequence[Prediction],
+    pictures: Pictures,
+    random: np.random.Generator,
 ) -> tuple[list[Tensor], list[str]]:
     """Images of the part in each context, and of other pixels in its place, and which is which."""
     image, mask = pictures(part.image.number), torch.from_numpy(part.mask)
     channels = len(image)
     made: list[Tensor] = []
     meant: list[str] = []
-    for name, colour in COLOURS.items():
-        if channels == 1 and len(set(colour)) > 1:
-            continue
+    for name, colour in colours.items():
         made.append(torch.where(mask, image, torch.tensor(colour[:channels], dtype=torch.float32)[:, None, None]))
         meant.append(name)
     noise = torch.from_numpy(random.random(tuple(image.shape), dtype=np.float32))
