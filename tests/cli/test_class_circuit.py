@@ -49,7 +49,9 @@ def test_one_bad_image_is_passed_over(suffice: Any, save_photo: Any) -> None:
     ("words", "expected"),
     [
         (("--class", "nothing"), "nothing"),
-        (("--class", "0", "--target", "1"), "without --mask and --target"),
+        (("--class", "0", "--target", "1"), "expected --class without --target"),
+        (("--class", "0", "--random", "3", "--nodes", "4"), "expected --class without --nodes, --random"),
+        (("--removed", "2"), "expected --class with --removed"),
         (("--class", "0", "--removed", "9"), "expected 0 to 5 images to be taken out"),
     ],
 )

@@ -44,8 +44,15 @@ _REPORT = "circuits.html"
 _FILES = ("circuit.json", "circuit.graphml", "circuit.svg", "circuit.png")
 
 
+_NOT_WITH_CLASS = (
+    "mask", "target", "layers", "nodes", "edges", "ranking", "allocation", "ablation", "keep_confidence", "occlusion",
+    "random", "paths",
+)  # fmt: skip
+
+
 @taking_model_options()
 def circuit(
+    context: typer.Context,
     images: Images,
     mask: Annotated[
         str | None,
@@ -165,6 +172,7 @@ def circuit(
     # Only now what takes a second to import.
     from suffice.images import find_images
 
+    _check_given(context, of_class)
     _check_names({"edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation})
     found = find_images(images)
     if mask is not None and len(found) > 1 and not Path(mask).is_dir():
@@ -182,13 +190,11 @@ def circuit(
     check_weights(expect, classifier)
     references, photos = (None, []) if reference is None else _references(reference, classifier)
     if of_class is not None:
-        if mask is not None or target is not None:
-            raise InputError("expected --class without --mask and --target: it is about whole images of one class")
         from suffice.cli.class_circuit import trace_class
 
         return trace_class(
             classifier, found, of_class, references, out=out, as_json=as_json, show_traceback=show_traceback,
-            layers=_several(switch) or "all", removed=removed, share=share, seed=seed,
+            expect=expect, layers=_several(switch) or "all", removed=removed, share=share, seed=seed,
         )  # fmt: skip
     call = {
         "target": target,
@@ -327,6 +333,17 @@ class _Job:
     def _again(self, images: list[str], beside: Path | None, made: Mapping[str, Any] | None = None) -> Again:
         options = self.words | {"expect": expected_of(made or {})}
         return again("circuit", options, images, self.named, out=self.folder, beside=beside)
+
+
+def _check_given(context: typer.Context, of_class: str | None) -> None:
+    """No option is passed over: those of the circuit of one image, and of one class, are told apart."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    foreign = _NOT_WITH_CLASS if of_class is not None else ("removed",)
+    words = ["--" + name.replace("_", "-") for name in foreign if name in given]
+    if words:
+        what = "--class without" if of_class is not None else "--class with"
+        raise InputError(f"expected {what} {', '.join(words)}; see docs/circuits.md")
 
 
 def _check_names(given: Mapping[str, str | None]) -> None:

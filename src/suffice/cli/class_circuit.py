@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from suffice.cli.again import check_photo
 from suffice.cli.command import folder_names, one_line, progress_bar, writable
 from suffice.cli.process import complain, printable, say
 from suffice.errors import InputError
@@ -26,6 +27,7 @@ def trace_class(
     out: str | None,
     as_json: bool,
     show_traceback: bool,
+    expect: Sequence[str] | None = None,
     **call: Any,
 ) -> int:
     """Find, save and say the circuit of one class; returns the exit status, 1 where some images could not be read.
@@ -38,6 +40,7 @@ def trace_class(
         out: the folder of results; None for none.
         as_json: one line of JSON instead of text.
         show_traceback: of an error of the model's own code.
+        expect: digests that weights and images must have, as `again` prints them.
         call: further arguments of `class_circuit`.
     """
     import torch
@@ -55,7 +58,9 @@ def trace_class(
         failed = False
         for path in paths:
             try:
-                read[path] = to_model(read_photo(path), classifier)
+                photo = read_photo(path)
+                check_photo(expect, photo)
+                read[path] = to_model(photo, classifier)
             except InputError as error:
                 failed = True
                 complain(f"{printable(path)}: {error}")
