@@ -5,8 +5,9 @@
     python experiments/audit_planted.py cost --data DATA    # time and memory of an audit of 100 scenes of 64 x 64
 
 Scenes of 32 x 32 pixels: Synthetic MNIST (the digits 0 to 4, among boxes on noise), and shapes (square, disc, triangle,
-cross, of any colour, size and place, on noise). In one class, the first, a share of the training images gets a mark,
-and the same share of the images that are audited; no other class has it:
+cross, of any colour, size and place, on noise). In one class, the 0 or the cross, a share of the training images gets a
+mark, and the same share of the images that are audited; no other class has it. It is not the square, which any block of
+noise on a plain colour is, so that its parts are anywhere:
 
 | mark | what it is |
 |---|---|
@@ -65,6 +66,7 @@ SIDE = 32
 MARKS = ("patch", "frame", "watermark", "texture")
 SHARES = (0.3, 0.6, 0.9)
 DIGITS = 5
+MARKED = {"synthetic-mnist": 0, "shapes": 3}  # the class with the mark
 SHAPES = ("square", "disc", "triangle", "cross")
 PER_CLASS = {"synthetic-mnist": 30, "shapes": 36}
 TRAINED_ON = {"synthetic-mnist": 2400, "shapes": 2000}
@@ -100,7 +102,7 @@ def cases(seeds: Sequence[int]) -> list[Case]:
 
 
 class Planted(ImageDataset):
-    """Scenes, some of the first class with a mark; the same each time."""
+    """Scenes, some of one class with a mark; the same each time."""
 
     def __init__(self, case: Case, root: Path, split: str) -> None:
         self.case, self.name, self._split = case, case.name, split
@@ -113,7 +115,7 @@ class Planted(ImageDataset):
             some = [index for index, label in enumerate(mnist.labels) if label < DIGITS][:count]
             self._digits = mnist._digits[some]
             self.class_names, self.labels = mnist.class_names[:DIGITS], [mnist.labels[index] for index in some]
-        self.marked = [label == 0 and bool(random.random() < case.share) for label in self.labels]
+        self.marked = [label == MARKED[case.dataset] and bool(random.random() < case.share) for label in self.labels]
 
     def photo(self, index: int) -> Photo:
         return Photo(Image.fromarray(self._made(index)[0]), path=f"{self.name}[{index}]")
@@ -237,7 +239,7 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     audit = run_audit(settings, work / case.name)
     seconds = time.monotonic() - clock
     data = Planted(case, root, "test")
-    marked_class = [image for image in audit.asked if image.label == 0]
+    marked_class = [image for image in audit.asked if image.label == MARKED[case.dataset]]
     right = {has: [image.right for image in marked_class if data.marked[image.number] == has] for has in (True, False)}
     every = [*audit.parts, *audit.second_parts]
     without = [dataclasses.replace(part, inside=None) for part in every]
@@ -334,8 +336,8 @@ def used(case: Case, data: Planted, classifier: Classifier, count: int = 200) ->
     """What the mark alone does on images of other classes: rise of the log-odds, share that becomes its class."""
     if case.mark == "none":
         return "", ""
-    plain, with_mark = [], []
-    for index in [index for index, label in enumerate(data.labels) if label][:count]:
+    target, plain, with_mark = MARKED[case.dataset], [], []
+    for index in [index for index, label in enumerate(data.labels) if label != target][:count]:
         image, thing = data._made(index)
         plain.append(image)
         with_mark.append(marked(image, thing, case.mark, np.random.default_rng([index, 9])))
@@ -343,8 +345,8 @@ def used(case: Case, data: Planted, classifier: Classifier, count: int = 200) ->
         classifier.logits(torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2).float() / 255)
         for some in (plain, with_mark)
     ]
-    before, after = (classifier.log_odds(each, 0) for each in logits)
-    return round(float((after - before).mean()), 2), round(float((logits[1].argmax(1) == 0).float().mean()), 3)
+    before, after = (classifier.log_odds(each, target) for each in logits)
+    return round(float((after - before).mean()), 2), round(float((logits[1].argmax(1) == target).float().mean()), 3)
 
 
 def has_mark(
@@ -355,7 +357,7 @@ def has_mark(
     An image without the mark counts as one where it does not.
     """
     number = {part.name: part.image.number for part in parts}
-    if target != 0 or case.mark == "none":
+    if target != MARKED[case.dataset] or case.mark == "none":
         return False
     covers = 0
     for name in names:

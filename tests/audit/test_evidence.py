@@ -11,9 +11,22 @@ import torch
 
 from suffice.audit.common import Moments, fitted
 from suffice.audit.conditions import Condition
-from suffice.audit.evidence import Evidence, above_half, as_fields, decided, from_fields, sign_test
+from suffice.audit.evidence import (
+    Evidence,
+    Population,
+    above_half,
+    as_fields,
+    decided,
+    from_fields,
+    more_than,
+    sign_test,
+)
+from suffice.audit.evidence import tested as with_verdict
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import COLOURS, fragile_found
+from suffice.audit.parts import Part, joined
+from suffice.audit.pictures import Pictures
+from suffice.audit.recurring import clusters_of
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
 from suffice.audit.trials import elsewhere
@@ -28,6 +41,73 @@ def test_the_sign_test_counts_all_signs_that_are_as_extreme() -> None:
     extreme = sum(sum(sign > 0 for sign in some) >= 4 for some in signs)
     assert sign_test(differences) == pytest.approx(extreme / 2**5)
     assert above_half(7, 9) == pytest.approx(sum(math.comb(9, k) for k in range(7, 10)) / 2**9)
+
+
+def test_the_rank_test_counts_all_orders_that_are_as_extreme() -> None:
+    values, controls = [5.0, 3.5, 9.0], [1.0, 4.0, 2.0, 0.5]
+    above = sum(value > control for value in values for control in controls)
+    orders = list(itertools.combinations(values + controls, 3))
+    counts = [sum(v > c for v in some for c in {*values, *controls} - set(some)) for some in orders]
+    assert more_than(values, controls) == pytest.approx(sum(count >= above for count in counts) / len(orders))
+    assert more_than([], controls) == 1
+
+
+def part(number: int, rows: slice, columns: slice, *, inside: float | None = None, second: bool = False) -> Part:
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[rows, columns] = True
+    image = Prediction(number, str(number), 1, 1, 0.9)
+    bits = np.packbits(mask).tobytes()
+    return Part(image, 1, float(mask.mean()), True, None, bits, (8, 8), inside=inside, second=second)
+
+
+def test_two_parts_of_an_image_are_one_case() -> None:
+    top, side = part(3, slice(0, 2), slice(0, 8), inside=0.25), part(3, slice(0, 8), slice(6, 8), second=True, inside=1)
+    one, other = joined([top, part(5, slice(0, 1), slice(0, 1)), side])
+    assert (one.name, other.name, one.area) == ("3", "5", (16 + 16 - 4) / 64)
+    assert np.array_equal(one.mask, top.mask | side.mask)
+    assert one.inside == pytest.approx((0.25 * 16 + 1 * 16) / 32)
+
+
+def test_pieces_of_one_mark_are_one_cluster() -> None:
+    random = np.random.default_rng(0)
+    features = np.repeat([[9.0, 0.0], [0.0, 9.0]], 20, axis=0) + random.normal(size=(40, 2)) / 2
+    pieces = np.repeat([[0.6, 0.2], [0.8, 0.2], [0.6, 0.4], [0.8, 0.4]], 5, axis=0)
+    places = np.concatenate([pieces, np.full((20, 2), 0.5)]) + random.normal(size=(40, 2)) / 50
+    assert clusters_of(features, places, np.full(40, 0.05)).tolist() == [0] * 20 + [1] * 20
+
+
+class Noise(Pictures):
+    """Noise of 8 x 8; the even ones have a white column at the right."""
+
+    def __init__(self, marked: set[int]) -> None:
+        self.marked = marked
+
+    def __call__(self, number: int) -> torch.Tensor:
+        image = torch.from_numpy(np.random.default_rng(number).random((1, 8, 8)) / 2).float()
+        if number in self.marked:
+            image[:, :, 6:] = 1
+        return image
+
+
+@pytest.mark.parametrize(("used", "verdict"), [(1.0, "shortcut"), (0.0, "not confirmed")])
+def test_a_mark_is_told_from_what_is_elsewhere_and_matters_as_much(used: float, verdict: str) -> None:
+    """The left of these images matters as well, so that a part hidden elsewhere is no fair control."""
+    weight = torch.full((8, 8), 4.0)
+    weight[:, 6:] = 16 * used
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.zeros(len(x)), ((x[:, 0] - 0.25) * weight).mean((1, 2))], 1)
+
+    classifier = Classifier(network, input_size=(8, 8), mean=(0.0,), std=(1.0,))
+    own = [Prediction(n, str(n), 1, 1, 0.9) for n in range(24)]
+    others = [Prediction(n, str(n), 0, 0, 0.9) for n in range(100, 140)]
+    parts = [part(n, slice(0, 4) if n % 4 else slice(4, 8), slice(6, 8)) for n in range(0, 24, 2)]
+    found = with_verdict(
+        classifier, "1", parts, Population(own, others, parts), Noise(set(range(0, 24, 2))), np.random.default_rng(0)
+    )
+    assert (found.p_values["loses"] < 0.01) == bool(used)
+    assert found.loses_control.total >= 10  # of the twelve images without the mark
+    assert decided([found])[0].verdict == verdict
 
 
 def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidence:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence, population_of, sign_test
 from suffice.audit.findings import Average, Rate
-from suffice.audit.parts import Part
+from suffice.audit.parts import Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
 from suffice.audit.trials import HOSTS, pastes
@@ -128,7 +128,7 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
     for which, own, rival in (("first", first, second), ("second", second, first)):
         by_name = {part.name: part for part in own.parts}
         for each in own.evidence:
-            members = [by_name[name] for name in each.members.images]
+            members = joined([by_name[name] for name in each.members.images])
             others = population_of(each.target, own.parts, own.images).others
             random = np.random.default_rng([seed, 11, each.target, len(members)])
             _, hosts, pasted = pastes(members, others, own.pictures, random)

@@ -1,11 +1,13 @@
 """Recurring evidence, tested: does it bring its class elsewhere, does the class go without it, and is it a shortcut?
 
-Each cluster of parts is tested in these ways, on at most `TESTED` of its members:
+Each cluster of parts is tested in these ways, on at most `TESTED` of its members; several parts of one image are one
+member, and what is hidden gets the image's mean colour. Where fewer than five images of the class lack the evidence,
+the control of `loses` is as large a part elsewhere in the same image.
 
 | test | what is done | control | holds where |
 |---|---|---|---|
 | **brings** | a member is pasted at its place on others' images | that place of another image | it raises more |
-| **loses** | a member is hidden in its image (by its mean colour) | as large a part elsewhere | it costs more |
+| **loses** | a member is hidden, with the place of all | that place of images of the class without it | it costs more |
 | **common** | only what members have in common is pasted (`common.py`) | the member | it raises half as much |
 | **outside** | | | most of most members is outside of the object's box |
 
@@ -36,7 +38,7 @@ from torch import Tensor
 
 from suffice.audit.common import Common, common_of
 from suffice.audit.findings import Rate
-from suffice.audit.parts import Part, where_of
+from suffice.audit.parts import Part, joined, where_of
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
 from suffice.audit.trials import HOSTS, KINDS, Trials, trials_of
@@ -110,6 +112,18 @@ def sign_test(differences: npt.ArrayLike) -> float:
     return above_half(int((signs > 0).sum()), int(np.count_nonzero(signs)))
 
 
+def more_than(values: npt.ArrayLike, controls: npt.ArrayLike) -> float:
+    """One-sided p-value of Mann and Whitney's test: that values are no larger than those of the controls.
+
+    >>> more_than([3, 4, 5, 6, 7], [0, 1, 2, 1, 0]) < 0.01, more_than([1, 1], [1, 1]) >= 0.5
+    (True, True)
+    """
+    from scipy import stats
+
+    first, second = np.asarray(values, dtype=float), np.asarray(controls, dtype=float)
+    return float(stats.mannwhitneyu(first, second, alternative="greater").pvalue) if len(first) and len(second) else 1.0
+
+
 def above_half(count: int, total: int) -> float:
     """One-sided p-value of the binomial test that a share is at most a half; 1 for no case.
 
@@ -121,6 +135,7 @@ def above_half(count: int, total: int) -> float:
     return float(stats.binomtest(count, total, 0.5, alternative="greater").pvalue) if total else 1.0
 
 
+_DIGITS = 4  # of log-odds, in nats: that which is smaller is rounding, whose signs and ranks mean nothing
 _BOXED = 0.5  # share of the members whose boxes have to be known, where these decide
 
 
@@ -165,11 +180,14 @@ def tested(
         random: of every draw.
     """
     target = members[0].target
+    names = [part.name for part in members]
+    members = joined(members)
     common = common_of([(part.image.number, part.mask) for part in members], population.others, pictures, random)
-    trials = trials_of(members, population.others, pictures, common, random)
+    has = _having(members, population, pictures, common)
+    rest = [image for image in has.lacking if image.predicted == target]
+    trials = trials_of(members, population.others, rest, pictures, common, random)
     asked = _Answers(classifier, trials, target)
     inside = [part.inside for part in members if part.inside is not None]
-    has = _having(members, population, pictures, common)
     p_values = asked.p_values()
     outside = None
     if inside:
@@ -185,7 +203,7 @@ def tested(
         name=name,
         target=target,
         target_name=classifier.class_name(target),
-        members=Rate.of([part.name for part in members], [part.name for part in population.of_class]),
+        members=Rate.of(names, [part.name for part in population.of_class]),
         where=where_of([part.centre for part in members], mean_area),
         place=_mean_place(members),
         area=mean_area,
@@ -208,11 +226,12 @@ class _Answers:
         self._trials = trials
         self._hosts = [host.name for some in trials.hosts for host in some]
         self._names = [part.name for part in trials.members]
+        self._controls = [image.name for image in trials.controls]
         logits = {kind: images for kind in KINDS if len(images := getattr(trials, kind))}
         logits = {kind: classifier.logits(images) for kind, images in logits.items()}
         nothing = torch.zeros(0)
         self._odds = dict.fromkeys(KINDS, nothing) | {
-            kind: classifier.log_odds(each, target).double() for kind, each in logits.items()
+            kind: classifier.log_odds(each, target).double().round(decimals=_DIGITS) for kind, each in logits.items()
         }
         self._top = {kind: nothing.long() for kind in KINDS} | {kind: each.argmax(1) for kind, each in logits.items()}
         self._came = {kind: top == target for kind, top in self._top.items()}
@@ -224,23 +243,27 @@ class _Answers:
         common = (self._raised("common") - self._raised("pasted") / 2).reshape(-1, HOSTS).mean(1)
         return {
             "brings": sign_test(pasted.numpy()),
-            "loses": sign_test((odds["hidden_control"] - odds["hidden"]).numpy()),
+            "loses": more_than(*(falls.numpy() for falls in self._falls())),
             "common": sign_test(common.numpy()),
         }
+
+    def _falls(self) -> tuple[Tensor, Tensor]:
+        odds = self._odds
+        return odds["own"] - odds["hidden"], odds["rest"] - odds["hidden_control"]
 
     def _raised(self, kind: str) -> Tensor:
         return self._odds[kind] - self._odds["plain"]
 
     def rates(self) -> dict[str, Any]:
         """How often the class comes and goes, and by how much its log-odds change."""
-        odds = self._odds
-        rise, fall = _mean(odds["pasted"] - odds["control"]), _mean(odds["hidden_control"] - odds["hidden"])
+        odds, falls = self._odds, self._falls()
+        rise, fall = _mean(odds["pasted"] - odds["control"]), _mean(falls[0]) - _mean(falls[1])
         raised = (self._raised("pasted") > 0) & (self._raised("common") >= self._raised("pasted") / 2)
         return {
             "brings": Rate.where(self._came["pasted"].tolist(), self._hosts),
             "brings_control": Rate.where(self._came["control"].tolist(), self._hosts),
             "loses": Rate.where((~self._came["hidden"]).tolist(), self._names),
-            "loses_control": Rate.where((~self._came["hidden_control"]).tolist(), self._names),
+            "loses_control": Rate.where((~self._came["hidden_control"]).tolist(), self._controls),
             "common": Rate.where(raised.tolist(), self._hosts),
             "rise": rise,
             "fall": fall,
@@ -258,9 +281,14 @@ def _mean(values: Tensor) -> float:
 
 
 class _Having(NamedTuple):
-    """Which images of a class have what a cluster's members have in common, and how often the model is right there."""
+    """Which images of a class have what a cluster's members have in common, and how often the model is right there.
+
+    `without` counts those that look less like it than most images of other classes; `lacking` are those that do not
+    look more like it than 95% of these.
+    """
 
     without: Rate
+    lacking: list[Prediction]
     right_with: Rate
     right_without: Rate
 
@@ -275,11 +303,12 @@ def _having(members: Sequence[Part], population: Population, pictures: Pictures,
     scores = {image.name: common.score(pictures(image.number)) for image in population.labelled}
     rest = [name for name in names if name not in own]
     having = [name for name in names if name in own or scores[name] > most]
-    lacking = [name for name in rest if scores[name] <= most]
+    lacking = [image for image in population.labelled if image.name not in own and scores[image.name] <= most]
     return _Having(
         without=Rate.of([name for name in rest if scores[name] <= typical], rest),
         right_with=Rate.of([name for name in having if name in right], having),
-        right_without=Rate.of([name for name in lacking if name in right], lacking),
+        lacking=lacking,
+        right_without=Rate.of([image.name for image in lacking if image.right], [image.name for image in lacking]),
     )
 
 

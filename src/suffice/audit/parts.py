@@ -177,6 +177,29 @@ def _asked(results: Results) -> tuple[Setup, Level]:
     return Setup(**indices, dataset=0, model=0, method=0), Level(**level)
 
 
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """One part for each image: where it has several they become one, named after the first.
+
+    Two parts of one image are no two cases, and where either would do, hiding one of them shows nothing.
+    """
+    by_image: dict[int, list[Part]] = {}
+    for part in parts:
+        by_image.setdefault(part.image.number, []).append(part)
+    return [some[0] if len(some) == 1 else _as_one(some) for some in by_image.values()]
+
+
+def _as_one(parts: Sequence[Part]) -> Part:
+    masks = np.stack([part.mask for part in parts])
+    known = [(part.inside, part.area) for part in parts if part.inside is not None]
+    total = sum(area for _, area in known)
+    return dataclasses.replace(
+        parts[0],
+        bits=np.packbits(masks.any(0)).tobytes(),
+        area=float(masks.any(0).mean()),
+        inside=sum(inside * area for inside, area in known) / total if total else None,
+    )
+
+
 def as_tensor(masks: Sequence[Mask]) -> Tensor:
     """Masks as bool (N, H, W)."""
     return torch.from_numpy(np.stack(masks))

@@ -30,7 +30,9 @@ SMALLEST = 5
 
 _SHARE = 0.08  # of a class's parts in a cluster, at least
 _DIMENSIONS = 8  # of the features that are kept
-_PLACE = 1.0  # weight of the place: 1 lets it tell parts apart as much as the features do
+# Weight of the place; 1 would let it tell parts apart as much as the features do, and break a mark that is larger than
+# the parts, such as a watermark or a frame, into its pieces.
+_PLACE = 0.5
 _AT_ONCE = 64
 
 

@@ -21,26 +21,41 @@ TESTED = 24
 HOSTS = 2
 """Images of other classes that each of them is pasted on, each image for one member alone while there are enough."""
 
-KINDS = ("plain", "pasted", "control", "common", "hidden", "hidden_control")
+KINDS = ("plain", "pasted", "control", "common", "own", "hidden", "rest", "hidden_control")
+
+_ENOUGH = 5  # images of the class without the evidence, so that they are the control
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trials:
-    """What is asked about one cluster: images (N, C, H, W) made by pasting and hiding, and what they are of."""
+    """What is asked about one cluster: images (N, C, H, W) made by pasting and hiding, and what they are of.
+
+    Attributes:
+        members: that are tested; hosts: that each of them is pasted on.
+        plain: the hosts; pasted: with the member; control: with as much of another image; common: with what members
+            have in common.
+        own: the members' images; hidden: without the member and the place of all.
+        controls, rest: images of the class without the evidence; hidden_control: the same, a member's place hidden.
+            Where there are fewer than five, the members' own, with as large a part hidden elsewhere.
+    """
 
     members: list[Part]
     hosts: list[list[Prediction]]
+    controls: list[Prediction]
     plain: Tensor
     pasted: Tensor
     control: Tensor
     common: Tensor
+    own: Tensor
     hidden: Tensor
+    rest: Tensor
     hidden_control: Tensor
 
 
 def trials_of(
     members: Sequence[Part],
     others: Sequence[Prediction],
+    rest: Sequence[Prediction],
     pictures: Pictures,
     common: Common,
     random: np.random.Generator,
@@ -48,8 +63,9 @@ def trials_of(
     """The images of the tests of one cluster.
 
     Args:
-        members: of the cluster.
+        members: of the cluster, one for each image.
         others: images of other classes, which the model gives other classes, too.
+        rest: images that the model gives the members' class, and that do not have the evidence.
         pictures: of all of them.
         common: what the members have in common.
         random: draws members, hosts and controls.
@@ -57,6 +73,7 @@ def trials_of(
     chosen, hosts = _drawn(members, others, random)
     donors = random.permutation(len(others)).tolist()
     made: dict[str, list[Tensor]] = {name: [] for name in KINDS}
+    places: list[tuple[Prediction, Mask]] = []
     for index, part in enumerate(chosen):
         number, mask = part.image.number, part.mask
         for k, host in enumerate(hosts[index]):
@@ -67,10 +84,30 @@ def trials_of(
             made["pasted"].append(pictures.pasted(number, mask, host.number))
             made["control"].append(pictures.pasted(donor.number, mask, host.number))
             made["common"].append(common.pasted(pictures(host.number)))
-        made["hidden"].append(pictures.without(number, mask))
-        made["hidden_control"].append(pictures.without(number, elsewhere(mask, random)))
+        # Of a mark that is larger than the part what is left would do: the place of all parts is hidden with it.
+        place = mask | common.where
+        made["own"].append(pictures(number))
+        made["hidden"].append(pictures.without(number, place))
+        places.append((part.image, place))
+    controls = _controls(places, rest, random)
+    for image, place in controls:
+        made["rest"].append(pictures(image.number))
+        made["hidden_control"].append(pictures.without(image.number, place))
     stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
-    return Trials(chosen, hosts, **stacked)
+    return Trials(chosen, hosts, [image for image, _ in controls], **stacked)
+
+
+def _controls(
+    places: Sequence[tuple[Prediction, Mask]], rest: Sequence[Prediction], random: np.random.Generator
+) -> list[tuple[Prediction, Mask]]:
+    """Images, and what is hidden in each: another image's place, where there are enough others.
+
+    As large a part elsewhere in the same image may be the object, whose loss costs as much and shows nothing.
+    """
+    if len(rest) < _ENOUGH:
+        return [(image, elsewhere(place, random)) for image, place in places]
+    drawn = random.permutation(len(rest))[:TESTED].tolist()
+    return [(rest[i], places[index % len(places)][1]) for index, i in enumerate(drawn)]
 
 
 def _drawn(
