@@ -8,6 +8,7 @@ A row is that of the same pixels, weights, settings and code, whatever a file is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import csv_text, read_csv, write_csv
-from suffice.folders import OutputFolder
+from suffice.folders import OutputFolder, locked_folder
 from suffice.images import find_images
 from suffice.provenance import code_digest, now, sha256_of_pixels
 
@@ -88,6 +89,9 @@ class Rows:
     Attributes:
         asked: every row so far.
         columns: all of them.
+
+    Raises:
+        InputError: another call has the folder, or it cannot be written to.
     """
 
     def __init__(
@@ -96,6 +100,8 @@ class Rows:
         self.columns, self.code, self.asked = (*columns, *MADE), code, list[Row]()
         self._table, self._settings, self._update = table, tuple(settings), options.update
         self._place = OutputFolder(options.out / Path(table).stem, f"experiment {Path(table).stem}")
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(locked_folder(self._place.path))  # until `close`, or the process ends
         self._place.check([table])
         self._stored: dict[Key, list[Row]] = {}
         path = self._place.path / table
@@ -150,10 +156,14 @@ class Rows:
         return found
 
     def close(self) -> str:
-        """What was stored and what was computed, in words; with `--update` the rows are in `results/` now, too."""
-        if self._update and self.asked:
-            path = RESULTS / self._table
-            write_csv(path, self.columns, self._updated(read_csv(path) if path.is_file() else []))
+        """What was stored and what was computed, in words; with `--update` the rows are in `results/` now, too.
+
+        Another call may begin once this one is closed.
+        """
+        with self._lock:
+            if self._update and self.asked:
+                path = RESULTS / self._table
+                write_csv(path, self.columns, self._updated(read_csv(path) if path.is_file() else []))
         stored = [row for row in self.asked if self._key(row) not in self._computed]
         where = f"results/{self._table}" if self._update else f"{self._place.path / self._table}; --update: in results/"
         return f"{said_of(stored)}, {len(self.asked) - len(stored)} computed (code {self.code}); {where}"

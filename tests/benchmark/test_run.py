@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 import suffice
 from suffice import provenance
@@ -252,6 +253,56 @@ def test_rows_of_other_code_are_told_and_can_be_made_again(
     assert outcome.cells == 8
     assert {'"another"' in row["provenance"] for row in renewed} == {True}
     assert [r["value"] for r in renewed] == [r["value"] for r in rows]
+
+
+def test_a_photo_replaced_under_its_name_is_made_anew_with_what_was_pasted_onto_it(
+    run: Any, toy: dict[str, Any], photos: Path
+) -> None:
+    toy |= {"gammas": [0.9], "occlusions": ["min"]}
+    _, before = run(toy)
+    as_it_was = (photos / "c_0.png").read_bytes()
+    with Image.open(photos / "c_0.png") as photo:
+        photo.save(photos / "c_0.png", compress_level=0)  # the same pixels in another file
+    assert run(toy)[0].cells == 0
+    (photos / "c_0.png").write_bytes(as_it_was)
+    with Image.open(photos / "b_1.png") as photo:
+        photo.transpose(Image.Transpose.ROTATE_180).save(photos / "b_1.png")
+    rows = run(toy)[1]
+    assert run.said[:3] == [
+        "toys: 4 images found, 4 taken",
+        "changed since the last run: photos of toys: b_1.png",
+        "1 of 4 cells are there; 3 to do (0 new, 3 anew), 2 of them with explanations that are there: 5 rows",
+    ]
+    assert values(rows, metric="area") != values(before, metric="area")
+    assert rows_as_csv(rows, times=False) == rows_as_csv(run(toy, "fresh")[1], times=False)
+    assert run(toy)[0].cells == 0
+    toy["metrics"].append({"names": ["msi"]})  # of the explanations that are stored
+    later = run(toy)[1]
+    assert later == run(toy)[1]
+    assert values(later, metric="msi") == values(run(toy, "fresh")[1], metric="msi")
+
+
+def test_other_weights_behind_a_model_of_ones_own_are_noticed(
+    run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench_models
+
+    toy |= {"gammas": [0.0], "occlusions": ["min"], "target": "predicted"}
+    toy["models"] += [{"model": "bench_models:convolution", "label": "conv"}]
+    toy["metrics"] = [{"names": ["area"]}]
+    run(toy)
+    assert run(toy)[0].cells == 0
+    other = bench_models.convolution()
+    with torch.no_grad():
+        other.module[-1].bias += torch.tensor([0.0, 9.0, 0.0])
+    monkeypatch.setattr(bench_models, "convolution", lambda: other)
+    rows = run(toy)[1]
+    assert run.said[1:3] == [
+        "changed since the last run: weights of conv",
+        "4 of 8 cells are there; 4 to do (0 new, 4 anew): 4 rows",
+    ]
+    assert {row["target"] for row in rows if row["model"] == "conv"} == {1}
+    assert run(toy)[0].cells == 0
 
 
 def test_stored_explanations_are_what_was_found(run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import suffice
+from suffice.errors import InputError
 from suffice.files import read_csv, write_csv
 
 COLUMNS, SETTINGS = ("photo", "gamma", "area"), ("gamma",)
@@ -35,6 +36,7 @@ def known(photo: str, pixels: str, weights: str = "w", gamma: float = 0.5) -> di
 def test_a_row_is_that_of_the_pixels_whatever_the_file_is_called(rows: Any, tmp_path: Path) -> None:
     first = opened(rows, tmp_path)
     first.row(known("a.jpg", "1"), lambda: {"area": 0.25})
+    first.close()
     again = opened(rows, tmp_path)
     row = again.row(known("renamed.jpg", "1"), lambda: pytest.fail("computed again"))
     assert (row["photo"], row["area"], row["made"][:2]) == ("renamed.jpg", "0.25", "20")
@@ -53,10 +55,20 @@ def test_other_pixels_weights_settings_or_code_are_another_row(rows: Any, tmp_pa
     assert again.close().startswith("0 stored, 1 computed")
 
 
+def test_a_second_call_in_the_same_folder_is_refused_until_the_first_one_ends(rows: Any, tmp_path: Path) -> None:
+    first = opened(rows, tmp_path)
+    with pytest.raises(InputError, match="no other process writes into"):
+        opened(rows, tmp_path)
+    first.row(known("a.jpg", "1"), lambda: {"area": 0.25})
+    first.close()
+    assert opened(rows, tmp_path).has(known("a.jpg", "1"))
+
+
 def test_only_what_was_asked_is_there_to_be_printed(rows: Any, tmp_path: Path) -> None:
     first = opened(rows, tmp_path)
     for number in range(5):
         first.row(known(f"{number}.jpg", str(number)), lambda: {"area": 0})
+    first.close()
     again = opened(rows, tmp_path)
     again.row(known("3.jpg", "3"), lambda: {"area": 1})
     assert [row["photo"] for row in again.asked] == ["3.jpg"]

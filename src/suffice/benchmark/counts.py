@@ -29,10 +29,15 @@ def outcomes(run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Outco
     setups = {setup["id"]: (setup["dataset"], setup["model"]) for setup in run["setups"]}
     images = {name: set(names) for name, names in run["images"].items()}
     found: Outcomes = collections.defaultdict(dict)
+    digests: dict[tuple[str, str, str], str] = {}
     for row in rows:
         pair = setups.get(row["setup"])
         if pair is None or row["image"] not in images[pair[0]]:
             continue
+        digest = row["image_digest"]
+        if digest and digests.setdefault((*pair, row["image"]), digest) != digest:  # a photo in place of another
+            digests[*pair, row["image"]] = digest
+            found[pair].pop(row["image"], None)
         if row["status"] == "done":
             found[pair][row["image"]] = ""
         elif found[pair].get(row["image"]) != "":

@@ -50,6 +50,15 @@ def unpack(row: ExplanationRow) -> Explained:
     return Explained(explanation, facts)  # type: ignore[arg-type]
 
 
+def is_of(explained: Explained, image: ModelImage) -> bool:
+    """Whether something stored is of these pixels and these weights, as far as it says."""
+    if explained.columns.get("image_digest", image.digest) != image.digest:
+        return False
+    made = explained.result.made if isinstance(explained.result, Explanation) else {}
+    before, now = made.get("weights"), image.classifier.weights_digest
+    return before is None or now is None or before == now
+
+
 def explanations_of(
     config: BenchmarkConfig, setup: Setup, image: ModelImage, levels: Sequence[Level], name: str
 ) -> dict[Level, Explained]:
@@ -94,7 +103,8 @@ def explanations_of(
             made[level] = _cut(at_gamma[config.cut_from], level.level, config.cell, words)
         else:
             made[level] = Explained(at_gamma[level.level], _columns(at_gamma[level.level], words))
-    return made
+    digest: ResultRow = {"image_digest": image.digest}
+    return {level: dataclasses.replace(each, columns=each.columns | digest) for level, each in made.items()}
 
 
 def _cut(explanation: Explanation, area: float, cell: int, series: str) -> Explained:

@@ -20,7 +20,7 @@ from suffice.errors import InputError
 from suffice.files import storable
 from suffice.guarantees.contexts import label_of
 from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
-from suffice.provenance import sha256_of_pixels
+from suffice.provenance import sha256_of, sha256_of_pixels
 
 
 class Images:
@@ -36,6 +36,7 @@ class Images:
         left_out: how many images are there beside these, by why.
         other_files: what else lies there, in words.
         mask: where the object is in the image of a number, bool (H, W) in its pixels; None where it is not known.
+        paths: of the images' files, one an image; empty where they come from elsewhere.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Images:
         left_out: Mapping[str, int] = MappingProxyType({}),
         other_files: str = "",
         mask: Callable[[int], Tensor | None] = lambda number: None,
+        paths: Sequence[str | Path] = (),
     ) -> None:
         names = [storable(each) for each in names]
         self.name, self.names, self.labels, self.chosen, self.class_names = name, names, labels, chosen, class_names
         rest = len(names) - len(chosen)
         drawn = {f"not among the {len(chosen):,} drawn": rest} if rest else {}
         self.left_out, self.other_files, self._read, self.mask = {**left_out, **drawn}, other_files, read, mask
+        self._paths = paths
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +66,13 @@ class Images:
     def photo(self, number: int) -> Photo:
         """The image; raises InputError where it cannot be read."""
         return self._read(number)
+
+    def sha256(self, number: int) -> str | None:
+        """Of the image's file as it is now, which is not decoded; None where there is none."""
+        try:
+            return sha256_of(self._paths[number]) if self._paths else None
+        except OSError:
+            return None
 
     def label(self, number: int) -> int | None:
         """The class of an image; None where it is not known."""
@@ -100,6 +110,7 @@ def open_images(spec: DatasetSpec) -> Images:
     return Images(
         name, names, dataset.labels, dataset.photo, _drawn(names, spec), mask=dataset.mask,
         class_names=dataset.class_names, left_out=dataset.left_out, other_files=dataset.other_files,
+        paths=getattr(dataset, "paths", ()),
     )  # fmt: skip
 
 
@@ -126,7 +137,7 @@ def _photos(folder: Path, name: str, spec: DatasetSpec) -> Images:
     names = [path.name for path in paths]
     return Images(
         name, names, None if set(labels) == {None} else labels,
-        lambda number: read_photo(paths[number]), _drawn(names, spec), other_files=found.others,
+        lambda number: read_photo(paths[number]), _drawn(names, spec), other_files=found.others, paths=paths,
     )  # fmt: skip
 
 
@@ -178,23 +189,27 @@ class Backgrounds:
         self._order = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
         self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
 
-    def draw(self, number: int, count: int) -> Tensor:
+    def draw(self, number: int, count: int) -> tuple[Tensor, list[str]]:
         """Images (B, C, H, W) of other classes than one image's: `count` of them, or as many as there are.
+
+        Their names come with them.
 
         Raises:
             InputError: there is none.
         """
         label = self._images.label(number)
         found: list[Tensor] = []
+        names: list[str] = []
         for other in self._order:
             if len(found) == count:
                 break
             same = other == number if label is None else self._images.label(other) == label
             if not same and (image := self._image(other, 2 * count)) is not None:
                 found.append(image)
+                names.append(self._images.names[other])
         if not found:
             raise InputError(f"expected images of other classes in {self._images.name} as backgrounds; there are none")
-        return torch.stack(found)
+        return torch.stack(found), names
 
     def _image(self, number: int, keep: int) -> Tensor | None:
         if number not in self._prepared:
@@ -205,6 +220,11 @@ class Backgrounds:
             while len(self._prepared) > keep:
                 self._prepared.popitem(last=False)
         return self._prepared[number]
+
+
+def digest_of(pixels: Tensor) -> str:
+    """Of an image as a model takes it, by which rows are known."""
+    return sha256_of_pixels(pixels)[:16]
 
 
 class ModelImage:
@@ -220,7 +240,7 @@ class ModelImage:
 
     def __init__(self, classifier: Classifier, pixels: Tensor, label: int | None, sha256: str | None = None) -> None:
         self.classifier, self.pixels, self.label, self.sha256 = classifier, pixels, label, sha256
-        self.digest = sha256_of_pixels(pixels)[:16]
+        self.digest = digest_of(pixels)
 
     @functools.cached_property
     def _logits(self) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +15,17 @@ from torch import Tensor
 from suffice.benchmark.classes import classes_of, load_model, needs_labels
 from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.counts import MISCLASSIFIED, UNLABELLED
-from suffice.benchmark.explanations import Explained, explanations_of, unpack
-from suffice.benchmark.images import Backgrounds, Images, ModelImage, open_images
+from suffice.benchmark.explanations import Explained, explanations_of, is_of, unpack
+from suffice.benchmark.images import Backgrounds, Images, ModelImage, digest_of, open_images
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
 from suffice.benchmark.results import ExplanationRow, ResultRow
 from suffice.benchmark.rows import asked_row, ended_rows, named_row, stamped
 from suffice.benchmark.scores import scored
-from suffice.benchmark.specs import method_label, model_label
+from suffice.benchmark.specs import BACKGROUNDS, method_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError, fault_of
 from suffice.images import prepare
+from suffice.metrics import METRICS
 from suffice.naming import Naming
 from suffice.provenance import versions
 
@@ -88,7 +90,7 @@ class Worker:
             return
         for cell in task.cells:
             if left_out:
-                ended: ResultRow = {"status": "left out", "error": left_out, "label": image.label}
+                ended: ResultRow = {"status": "left out", "error": left_out, **_shown(image)}
                 yield self._result(task, cell, ended_rows(self.config, cell, task.image, ended), started)
             else:
                 yield self._measured(task, cell, image, started)
@@ -138,13 +140,14 @@ class Worker:
 
     def _measured(self, task: ImageTask, cell: Cell, image: ModelImage, started: float) -> Result:
         try:
-            there = {level: unpack(row) for level, row in cell.stored.items()}
+            unpacked = {level: unpack(row) for level, row in cell.stored.items()}
+            there = {level: each for level, each in unpacked.items() if is_of(each, image)}
             missing = [plan.level for plan in cell.asked if plan.level not in there]
             new = explanations_of(self.config, cell.setup, image, missing, task.image) if missing else {}
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return self._failed(task, cell, error, started, {"label": image.label, "image_digest": image.digest})
+            return self._failed(task, cell, error, started, _shown(image))
         rows: list[ResultRow] = []
         failure = ""
         for group, names, plans in _together(cell, len(self.config.metrics)):
@@ -172,18 +175,21 @@ class Worker:
         classifier, setup, spec = image.classifier, cell.setup, self.config.metrics[group]
         before, clock, method = classifier.passes, time.perf_counter(), self.config.methods[setup.method]
         values: Mapping[tuple[Level, str], float] = {}
-        failure = ""
+        failure, pasted_onto = "", dict[str, str]()
+
+        def backgrounds() -> Tensor:
+            drawn, of = self._backgrounds_of(task, image).draw(task.number, spec.images)
+            pasted_onto.update(zip(of, map(digest_of, drawn), strict=True))
+            return drawn
+
         try:
-            backgrounds = self._backgrounds_for(task, image, spec.images)
             values = scored(image, found, names, spec, method, setup.occlusion, setup.seed, backgrounds)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             failure = _line(error)
         shared: ResultRow = {
-            "label": image.label,
-            "image_digest": image.digest,
-            "image_sha256": image.sha256,
+            **_shown(image),
             "metric_forward_passes": classifier.passes.since(before).forward,
             "metric_seconds": time.perf_counter() - clock,
             "status": "failed" if failure else "done",
@@ -192,21 +198,19 @@ class Worker:
         rows = []
         for level, each in found.items():
             for name in names:
-                value: ResultRow = {"value": values.get((level, name))}
+                value: ResultRow = {"value": values.get((level, name)), "backgrounds": None}
+                if name in METRICS and BACKGROUNDS in METRICS[name].options:
+                    value["backgrounds"] = json.dumps(pasted_onto, ensure_ascii=False)
                 asked = asked_row(self.config, setup, task.image, level, group, name)
                 rows.append(asked | each.columns | shared | value)
         return rows, failure
 
-    def _backgrounds_for(self, task: ImageTask, image: ModelImage, count: int) -> Callable[[], Tensor]:
-        """What makes images of other classes than one image's, the same for every method, occlusion and seed."""
-
-        def backgrounds() -> Tensor:
-            if task.dataset not in self._backgrounds:
-                images = self.images(task.dataset)
-                self._backgrounds[task.dataset] = Backgrounds(images, image.classifier, _BACKGROUNDS_SEED)
-            return self._backgrounds[task.dataset].draw(task.number, count)
-
-        return backgrounds
+    def _backgrounds_of(self, task: ImageTask, image: ModelImage) -> Backgrounds:
+        """What draws images of other classes than one image's, the same for every method, occlusion and seed."""
+        if task.dataset not in self._backgrounds:
+            images = self.images(task.dataset)
+            self._backgrounds[task.dataset] = Backgrounds(images, image.classifier, _BACKGROUNDS_SEED)
+        return self._backgrounds[task.dataset]
 
     def _failed(
         self, task: ImageTask, cell: Cell, error: BaseException, started: float, image: ResultRow | None = None
@@ -260,6 +264,10 @@ def _together(cell: Cell, groups: int) -> Iterator[tuple[int, tuple[str, ...], l
                 several.setdefault(plan.metrics[group], []).append(plan)
         for names, plans in several.items():
             yield group, names, plans
+
+
+def _shown(image: ModelImage) -> ResultRow:
+    return {"label": image.label, "image_digest": image.digest, "image_sha256": image.sha256}
 
 
 def _line(error: BaseException) -> str:

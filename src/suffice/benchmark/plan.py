@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -134,7 +134,7 @@ class Plan:
                 if (name := digest(asked)) in matched:
                     self.matched[name] = matched[name]
                 else:
-                    loaded = loaded or _loaded(model)
+                    loaded = loaded or loaded_or_none(model)
                     if loaded is None:
                         break  # the run says so, in a row for each cell
                     self.matched[name] = classes_of(self.config, dataset, images, loaded) or []
@@ -248,7 +248,7 @@ def setups_of(
     return setups
 
 
-def _loaded(spec: ModelSpec) -> Classifier | None:
+def loaded_or_none(spec: ModelSpec) -> Classifier | None:
     """A model that can be asked; None where it cannot be loaded or asked."""
     try:
         classifier = load_model(spec, "cpu")
@@ -381,13 +381,17 @@ class Needed:
     rows: int = 0
 
 
-def needs(tasks: Iterator[ImageTask], stored: Collection[str], made_before: Callable[[Setup, str], bool]) -> Needed:
+def needs(
+    tasks: Iterator[ImageTask],
+    stored: Callable[[Setup, str, Level], str | None],
+    made_before: Callable[[Setup, str], bool],
+) -> Needed:
     """What is to be done of some tasks, where some explanations are stored, and some were made before."""
     found = Needed()
     for task in tasks:
         for cell in task.cells:
             found.cells += 1
-            found.reused += all(explanation_id(cell.setup, task.image, asked.level) in stored for asked in cell.asked)
+            found.reused += all(stored(cell.setup, task.image, asked.level) is not None for asked in cell.asked)
             found.anew += made_before(cell.setup, task.image)
             found.rows += sum(len(names) for asked in cell.asked for names in asked.metrics.values())
     return found

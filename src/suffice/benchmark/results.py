@@ -80,6 +80,7 @@ class ResultRow(TypedDict, total=False):
     settings: str  # JSON, of the method, complete
     image_digest: str  # of the pixels that the model was shown
     image_sha256: str | None  # of the photo's file; None where it came from none
+    backgrounds: str | None  # JSON: of metrics that paste the part onto images, their names and digests of their pixels
     provenance: str  # JSON: versions, code, device, precision, weights and their SHA-256, preprocessing, outputs
     seconds: float
     metric_seconds: float

@@ -14,7 +14,8 @@ from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.counts import COLUMNS, image_lines, outcomes
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result
-from suffice.benchmark.plan import Cell, ImageTask, Needed, Plan, Setup, changes, explanation_id, needs
+from suffice.benchmark.plan import ImageTask, Level, Needed, Plan, Setup, changes, explanation_id, needs
+from suffice.benchmark.replaced import Replaced, replaced_lines
 from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_key
 from suffice.files import as_bytes, parse_json, storable
 
@@ -101,14 +102,13 @@ def run_benchmark(
     results = Results(folder)
     plan = _plan(config, results)
     with results.locked():
-        known = _RowsThere(results, retry, renew)
-        stored = {} if renew and known.old else results.stored()
-        needed = needs(plan.tasks(known.lacks), stored, _made_before(results.read_run(), plan, known))
+        known = _RowsThere(results, plan, retry, renew)
+        needed = _needed(plan, known, results)
         for line in _what_is_there(plan, results.read_run(), known, needed, renew):
             tell(line)
         run = plan.as_json()
         results.write_run(run)
-        tasks = _with_stored(plan.tasks(known.lacks), results if stored else None)
+        tasks = _with_stored(plan.tasks(known.lacks), results, known)
         state = RunProgress(needed.cells)
         if needed.cells:
             progress(state)
@@ -128,10 +128,9 @@ def foretell(config: BenchmarkConfig, folder: str | Path, *, retry: bool = False
         InputError: as `run_benchmark`.
     """
     results = Results(folder)
-    plan, known = _plan(config, results), _RowsThere(results, retry, renew)
-    stored = {} if renew and known.old else results.stored()
-    needed = needs(plan.tasks(known.lacks), stored, _made_before(results.read_run(), plan, known))
-    return list(_what_is_there(plan, results.read_run(), known, needed, renew))
+    plan = _plan(config, results)
+    known = _RowsThere(results, plan, retry, renew)
+    return list(_what_is_there(plan, results.read_run(), known, _needed(plan, known, results), renew))
 
 
 def _plan(config: BenchmarkConfig, results: Results) -> Plan:
@@ -139,8 +138,9 @@ def _plan(config: BenchmarkConfig, results: Results) -> Plan:
     return Plan(config, None if before is None else before.get("classes"))
 
 
-def _made_before(before: dict[str, Any] | None, plan: Plan, known: _RowsThere) -> Callable[[Setup, str], bool]:
-    """Whether explanations of a setup of the plan were made before, by other code or under what has changed since."""
+def _needed(plan: Plan, known: _RowsThere, results: Results) -> Needed:
+    """What is to be done; what was made before, by other code or under what has changed since, is made anew."""
+    before = results.read_run()
     setups = {} if before is None else {setup["id"]: setup for setup in before["setups"]}
     there = {_words(setup) for setup in setups.values()}
 
@@ -148,7 +148,7 @@ def _made_before(before: dict[str, Any] | None, plan: Plan, known: _RowsThere) -
         changed = setup.id not in setups and _words(vars(setup) | plan.words(setup)) in there
         return changed or known.again(setup.id, image)
 
-    return made_before
+    return needs(plan.tasks(known.lacks), known.stored, made_before)
 
 
 def _words(setup: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -193,31 +193,46 @@ def _do(
 
 
 class _RowsThere:
-    """Which rows are there: 8 bytes each, and none is added while a run goes on, so that its memory stays flat."""
+    """Which rows are there: 8 bytes each, and none is added while a run goes on, so that its memory stays flat.
 
-    def __init__(self, results: Results, retry: bool, renew: bool) -> None:
+    Attributes:
+        rows: how many; old: of them by other code.
+        replaced: photos and weights that are others than those of their rows, which are to be made again.
+    """
+
+    def __init__(self, results: Results, plan: Plan, retry: bool, renew: bool) -> None:
         self.rows = self.old = 0
         self._there: set[bytes] = set()
         self._again: set[bytes] = set()
         self._failed: set[bytes] = set()
-        code = provenance.code_digest()
+        of_others: dict[bytes, tuple[bytes, tuple[str, str], bool]] = {}
+        code, replaced = provenance.code_digest(), Replaced(plan)
         for part in results.parts():
             for row in part:
                 self.rows += 1
-                name = _short(row_key(row))
+                name, cell = _short(row_key(row)), _short((row["setup"], row["image"]))
                 made_by = parse_json(
                     storable(row["provenance"]).encode(), "the provenance of a row that suffice bench wrote"
                 )
                 of_other_code = made_by.get("code") != code
                 self.old += of_other_code
+                # What an earlier part says of the row no longer counts.
                 self._failed.discard(name)
-                if (retry and row["status"] == "failed") or (renew and of_other_code):
-                    self._there.discard(name)  # a later part may hold it anew
-                    self._again.add(_short((row["setup"], row["image"])))
-                    continue
-                self._there.add(name)
-                if row["status"] == "failed":
-                    self._failed.add(name)
+                self._there.discard(name)
+                of_others.pop(name, None)
+                if (what := replaced.what(row, made_by)) is not None:
+                    pasted_onto = what[0] and what[1] != row["image"]  # then the explanation itself is what it was
+                    of_others[name] = cell, what, bool(pasted_onto)
+                elif (retry and row["status"] == "failed") or (renew and of_other_code):
+                    self._again.add(cell)
+                else:
+                    self._there.add(name)
+                    if row["status"] == "failed":
+                        self._failed.add(name)
+        self.replaced = {what for _, what, _ in of_others.values()}
+        self._of_others = {cell for cell, _, pasted_onto in of_others.values() if not pasted_onto}
+        self._again |= {cell for cell, _, _ in of_others.values()}
+        self._stored = {} if renew and self.old else results.stored()
 
     def lacks(self, key: tuple[Any, ...]) -> bool:
         return not self._there or _short(key) not in self._there
@@ -225,6 +240,11 @@ class _RowsThere:
     def again(self, setup: str, image: str) -> bool:
         """Whether rows of a cell are there that are to be made again."""
         return bool(self._again) and _short((setup, image)) in self._again
+
+    def stored(self, setup: Setup, image: str, level: Level) -> str | None:
+        """The identifier of an explanation that is there and counts."""
+        name = explanation_id(setup, image, level) if self._stored else ""
+        return name if name in self._stored and _short((setup.id, image)) not in self._of_others else None
 
     def failed_within(self, plan: Plan) -> int:
         """How many rows of a benchmark had failed before."""
@@ -240,18 +260,15 @@ def _short(key: tuple[Any, ...]) -> bytes:
     return hashlib.blake2b(as_bytes("\0".join(map(str, key))), digest_size=8).digest()
 
 
-def _with_stored(tasks: Iterator[ImageTask], results: Results | None) -> Iterator[ImageTask]:
+def _with_stored(tasks: Iterator[ImageTask], results: Results, known: _RowsThere) -> Iterator[ImageTask]:
     """Tasks with the explanations that are there already, each read when its task is at hand."""
-    if results is None:
-        yield from tasks
-        return
     for task in tasks:
-        yield dataclasses.replace(task, cells=tuple(_with_own(cell, task.image, results) for cell in task.cells))
-
-
-def _with_own(cell: Cell, image: str, results: Results) -> Cell:
-    found = {a.level: results.load(explanation_id(cell.setup, image, a.level)) for a in cell.asked}
-    return dataclasses.replace(cell, stored={level: row for level, row in found.items() if row is not None})
+        cells = []
+        for cell in task.cells:
+            names = {asked.level: known.stored(cell.setup, task.image, asked.level) for asked in cell.asked}
+            found = {level: results.load(name) for level, name in names.items() if name}
+            cells.append(dataclasses.replace(cell, stored={level: row for level, row in found.items() if row}))
+        yield dataclasses.replace(task, cells=tuple(cells))
 
 
 def _what_is_there(
@@ -273,6 +290,7 @@ def _what_is_there(
                 names = sorted({f"{plan.words(s)['model']} {plan.words(s)['method']} {s.occlusion}" for s in setups})
                 shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
                 yield f"explanations will be made {'anew' if anew else 'for the first time'} for: {shown}"
+    yield from replaced_lines(known.replaced)
     if known.old and not renew:
         yield f"{known.old} of {known.rows} rows were made by other code; they are kept (--renew makes them again)"
     cells = needed.cells
