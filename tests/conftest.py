@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +43,33 @@ def default_classifier() -> Classifier:
     from suffice.models import load_classifier
 
     return load_classifier(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium without a screen, which reaches this machine alone."""
+    chromium = Path(os.environ.get("SUFFICE_CHROMIUM", "/usr/bin/chromium"))
+    if not chromium.exists():
+        pytest.skip(f"needs a browser at {chromium}: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install suffice[dev]")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        opened = driver.chromium.launch(executable_path=str(chromium), args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def faults_by_axe() -> Callable[[Any], list[Any]]:
+    """What axe-core finds wrong with an open page: names, how bad, and where."""
+    axe = os.environ.get("SUFFICE_AXE")
+    if not axe:
+        pytest.skip("needs axe-core: npm install axe-core, and SUFFICE_AXE=node_modules/axe-core/axe.min.js")
+    script = Path(axe).read_text(encoding="utf-8")
+
+    def faults(page: Any) -> list[Any]:
+        page.evaluate(script)
+        found = page.evaluate("axe.run()")["violations"]
+        return [(each["id"], each["impact"], [node["html"] for node in each["nodes"]][:3]) for each in found]
+
+    return faults

@@ -139,7 +139,7 @@ def test_the_keys_are_the_public_contract(tmp_path: Path) -> None:
         "seed forward_passes seconds image model version"
     )
     added = "notes minimal minimal_block certificate loses_class raw_saliency backward_passes curves verdict guarantee "
-    added += "activation_distance part parts why_wrong holds_under"
+    added += "activation_distance part parts why_wrong holds_under along_ranking pasted"
     asked = "kind keep_confidence threshold weights precision outputs preprocessing assumptions"
     assert set(content) == {*contract.split(), *added.split(), *asked.split()}
     assert content["mask"] == "mask.png"

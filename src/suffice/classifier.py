@@ -151,6 +151,18 @@ class Classifier:
         self._weights_digest = WeightsDigest(module, weights_sha256)
         self.place: Place | None = None
 
+    def __repr__(self) -> str:
+        """One line: what it is called, what it takes, what it returns, where it runs.
+
+        >>> Classifier(lambda x: x.mean((2, 3)), input_size=(8, 8), mean=0, std=1, name="means")
+        <Classifier 'means': 3 x 8 x 8 -> classes, cpu, 2 assumed>
+        """
+        sides = " x ".join(map(str, (len(self.preprocessing.mean), *self.preprocessing.input_size)))
+        count = "classes" if self.num_classes is None else f"{self.num_classes:,} classes"
+        means = "" if self.meaning is None else f" as {self.meaning.outputs}"
+        assumed = f", {len(self.assumed)} assumed" if self.assumed else ""
+        return f"<Classifier {self.name!r}: {sides} -> {count}{means}, {self.device}{assumed}>"
+
     @property
     def weights_digest(self) -> Digest | None:
         """`sha256` of the weights, and what it is `of`: the `file` that they came from, or else the `tensors`.

@@ -6,9 +6,12 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ONCE_AMONG_SETTINGS = ("threshold", "kind", "keep_confidence", "weights", "precision")
 
@@ -62,6 +65,14 @@ class Explanation:
             `suffice.explainers.explain_mistake`. None where it was not asked.
         holds_under: how often the class stays when the picture of the part is changed a little, or shown to other
             networks: see `suffice.holds_under`. None where it was not asked.
+        along_ranking: what the model says where only the first so many pixels of the ranking are shown, those of the
+            part before all others: `pixels` (how many), `confidences` (the least of the occlusions; 0 where another
+            class is on top) and `forward_passes`, which are not among those above. None where it was not asked.
+        pasted: what the model says of the part on backgrounds that no search has seen: `backgrounds` (what each is,
+            whether the class is `kept`, its `confidence`, and `top_name` and `top_confidence`) and `forward_passes`.
+            None where it was not asked.
+        picture: uint8 (C, H, W), the image as the model saw it, by which the explanation shows itself; not saved, so
+            None of one that was loaded.
         made: what made it, of which two equal results may say different things: `date` (UTC), `device`, versions, the
             digests of `image` and `weights`; see `suffice.provenance`. Empty in the results of earlier versions.
     """
@@ -105,6 +116,9 @@ class Explanation:
     holds_under: dict[str, Any] | None = None
     backward_passes: int = 0
     raw_saliency: Tensor | None = None
+    along_ranking: dict[str, Any] | None = None
+    pasted: dict[str, Any] | None = None
+    picture: Tensor | None = None
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -165,6 +179,24 @@ class Explanation:
             f"pixels, {'' if self.sufficient else 'in'}sufficient, {self.method} under {self.occlusion}{gamma}>"
         )
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: the verdict in words, and the part with a slider along the ranking."""
+        from suffice.report.shown import explanation_html
+
+        return explanation_html(self)
+
+    def _repr_png_(self) -> bytes:
+        """The part on the image, the rest dimmed, where no HTML is shown."""
+        from suffice.report.shown import explanation_png
+
+        return explanation_png(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the part on the image, the part alone, and the saliency."""
+        from suffice.report.shown import explanation_figure
+
+        return explanation_figure(self)
+
     @classmethod
     def from_dict(
         cls, content: Mapping[str, Any], *, mask: Tensor, saliency: Tensor, raw_saliency: Tensor | None = None
@@ -194,7 +226,7 @@ class Explanation:
 
         Where the maps lie once saved is in `mask`, `saliency`, `raw_saliency`.
         """
-        beside = ("mask", "saliency", "raw_saliency", "made")
+        beside = ("mask", "saliency", "raw_saliency", "picture", "made")
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in beside}
         first = ("image", "model", "version")
         lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
@@ -225,3 +257,29 @@ class Explanation:
         from suffice.saved import save_explanation
 
         return save_explanation(self, directory, extra)
+
+
+class Explanations(list[Explanation]):
+    """Several explanations of one image, or of several: a list that a notebook shows side by side.
+
+    >>> Explanations([])
+    []
+    """
+
+    def _repr_html_(self) -> str:
+        """Each with its size and verdict, in one strip."""
+        from suffice.report.shown import explanations_html
+
+        return explanations_html(self)
+
+    def _repr_png_(self) -> bytes:
+        """The same without HTML."""
+        from suffice.report.shown import figure_png
+
+        return figure_png(self.plot())
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: each part on its image."""
+        from suffice.report.shown import explanations_figure
+
+        return explanations_figure(self)

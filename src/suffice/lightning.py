@@ -18,6 +18,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers import explain
 from suffice.explanation import Explanation
+from suffice.progress import unseen
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -71,7 +72,7 @@ class LogExplanations(Callback):
             return
         with torch.enable_grad():  # some methods learn a mask
             self.latest = [
-                explain(self.classifier, image, target=target, **self.asked)
+                explain(self.classifier, image, target=target, progress=unseen, **self.asked)
                 for image, target in zip(self.images, self.targets, strict=True)
             ]
         for number, (image, found) in enumerate(zip(self.images, self.latest, strict=True)):

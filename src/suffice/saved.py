@@ -120,7 +120,7 @@ def _schema() -> type[BaseModel]:
     hints = typing.get_type_hints(Explanation)
     fields: dict[str, Any] = dict.fromkeys(_MAPS[:2], (str, ...)) | {_MAPS[2]: (str | None, None)}
     for field in dataclasses.fields(Explanation):
-        if field.name not in _MAPS:
+        if field.name not in (*_MAPS, "picture"):
             needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             fields[field.name] = (hints[field.name], ... if needed else None)
     fields["verdict"] = (str | None, None)

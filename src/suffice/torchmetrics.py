@@ -25,6 +25,7 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.metrics import score_many
+from suffice.progress import unseen
 from suffice.registry import METRICS
 
 try:
@@ -73,7 +74,7 @@ class ExplanationScore(Metric):
         Raises:
             InputError: as `suffice.score_many`.
         """
-        scores = score_many(self.classifier, images, saliency, labels, [self.metric], **self.asked)
+        scores = score_many(self.classifier, images, saliency, labels, [self.metric], progress=unseen, **self.asked)
         values = scores.values[self.metric]
         self.total += values.sum().to(self.total.device)
         self.count += len(values)

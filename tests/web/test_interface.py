@@ -19,10 +19,10 @@ from toys import BASE, HOSTILE, Corner, photo, served, small_network
 
 import suffice
 from suffice.classifier import Classifier
+from suffice.explainers.along import order_of
 from suffice.explanation import Explanation
 from suffice.web.app import make_app
 from suffice.web.jobs import Jobs
-from suffice.web.ranking import counts_along, order_of
 from suffice.web.served import Served
 from suffice.web.wording import again, verdict_on
 
@@ -99,14 +99,20 @@ def test_settings_of_the_method_may_stand_beside_the_rest(client: Any) -> None:
 def test_the_ranking_comes_as_one_buffer_whose_prefix_is_the_explanation(client: Any) -> None:
     job = done(client, {"do": "explain", **BLOCK, "curve": 6})
     data = client.get(job["result"]["ranking"]).content
-    height, width, points, size = np.frombuffer(data, "<u4", 4)
-    assert (height, width, size) == (64, 64, 2)
+    height, width, points, different = np.frombuffer(data, "<u4", 4)
+    assert (height, width) == (64, 64)
+    assert different <= 256
     curve = np.frombuffer(data, [("count", "<u4"), ("confidence", "<f4")], points, 16)
-    places = np.frombuffer(data, "<u2", height * width, 16 + 8 * points).reshape(height, width)
-    assert len(data) == 16 + 8 * points + 3 * height * width
-    count = round(job["result"]["area"] * height * width)
-    assert bits(places < count) == job["result"]["bits"]
-    assert sorted(places.ravel()) == list(range(height * width))
+    start = 16 + 8 * points
+    levels, mask = np.frombuffer(data, "u1", different, start), data[start + different : start + different + 512]
+    assert (int(levels[0]), int(levels[-1]), sorted(levels, reverse=True)) == (255, 0, list(levels))
+    assert base64.b64encode(mask).decode() == job["result"]["bits"]
+    ranks = np.frombuffer(data, "u1", -1, start + different + 512).cumsum(dtype="u1").reshape(height, width)
+    saliency = np.load(io.BytesIO(client.get(f"/api/jobs/{job['id']}/files/saliency.npy").content))
+    assert (np.unique(-saliency)[ranks] == -saliency).all()
+    shown = np.unpackbits(np.frombuffer(mask, "u1")).astype(bool).reshape(height, width)
+    places = order_of(shown, saliency)
+    assert bits(places < shown.sum()) == job["result"]["bits"]
     # What the model says along it, asked anew, one by one.
     classifier = served(Corner()).classifier
     question = suffice.Question(classifier, photo())
@@ -304,17 +310,6 @@ def test_what_is_kept_has_a_limit(module: Corner) -> None:
     jobs.close()
 
 
-def test_places_are_those_of_a_sort_in_plain_python() -> None:
-    random = np.random.default_rng(3)
-    mask, saliency = random.random((7, 9)) > 0.6, random.integers(0, 4, (7, 9)).astype(np.float32)
-    places = order_of(mask, saliency)
-    middle = np.argwhere(mask).mean(0)
-    pixels = [(y, x) for y in range(7) for x in range(9)]
-    keys = {p: (not mask[p], -saliency[p], (p[0] - middle[0]) ** 2 + (p[1] - middle[1]) ** 2) for p in pixels}
-    assert [tuple(np.argwhere(places == i)[0]) for i in range(63)] == sorted(pixels, key=lambda p: keys[p])
-    assert counts_along(63, int(mask.sum()), 5)[-1] == 63
-
-
 def test_the_verdict_on_several_methods_says_when_they_disagree() -> None:
     left, right = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     left[:, 0], right[:, 3] = True, True
@@ -357,6 +352,17 @@ def test_a_map_in_sixteen_bits_has_all_its_levels(client: Any) -> None:
     assert found["result"]["bits"] == bits(levels > 63 * 1024 / 2)
 
 
+def test_a_map_in_colour_is_refused_as_score_refuses_it_and_a_grey_one_is_taken(client: Any) -> None:
+    grey = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    colour = np.stack([grey, grey, 255 - grey], 2)
+    for pixels, wanted in ((colour, 422), (np.stack([grey] * 3, 2), 200)):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        answer = asked(client, {"do": "verify"}, mask=("map.png", file.getvalue()))
+        assert answer.status_code == wanted
+        assert wanted == 200 or "in colour, from which values cannot be told" in answer.json()["detail"]
+
+
 def test_a_part_for_a_model_of_volumes_is_refused_in_one_line(module: Corner, jobs: Jobs) -> None:
     volumes = Classifier(lambda x: x.mean((2, 3, 4)), input_size=(4, 8, 8), mean=(0, 0, 0), std=(1, 1, 1))
     with TestClient(make_app([served(module), Served("volumes", volumes)], jobs=jobs), base_url=BASE) as client:
@@ -378,6 +384,6 @@ def test_two_visitors_see_nothing_of_each_other(client: Any) -> None:
 def test_the_page_is_small(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
-    from suffice.web.app import STATIC
+    from suffice.web.app import PARTS, STATIC
 
-    assert sum(path.stat().st_size for path in STATIC.iterdir()) < 300_000
+    assert sum(path.stat().st_size for folder in (STATIC, PARTS) for path in folder.iterdir()) < 300_000

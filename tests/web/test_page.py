@@ -24,10 +24,6 @@ from suffice.web.jobs import Jobs
 from suffice.web.serving import bound
 from suffice.web.work import work
 
-CHROMIUM = Path(os.environ.get("SUFFICE_CHROMIUM", "/usr/bin/chromium"))
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}: apt-get install chromium"
-)
 playwright_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install suffice[dev]")
 expect = playwright_api.expect
 expect.set_options(timeout=15_000)
@@ -53,15 +49,6 @@ def answering(module: Corner, port: int = 0) -> Iterator[str]:
         server.should_exit = True
         thread.join(10)
         listening.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright_api.sync_playwright() as driver:
-        arguments = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -296,10 +283,7 @@ def test_everything_has_a_name_enough_contrast_and_room_on_a_phone(browser: Any,
         assert faint == []
 
 
-def test_axe_finds_nothing_serious(browser: Any, address: str) -> None:
-    axe = os.environ.get("SUFFICE_AXE")
-    if not axe:
-        pytest.skip("needs axe-core: npm install axe-core, and SUFFICE_AXE=node_modules/axe-core/axe.min.js")
+def test_axe_finds_nothing_serious(browser: Any, address: str, faults_by_axe: Any) -> None:
     with contextlib.closing(browser.new_context()) as context:
         page = context.new_page()
         page.goto(address)
@@ -311,11 +295,7 @@ def test_axe_finds_nothing_serious(browser: Any, address: str) -> None:
                 page.click("#enough")
                 expect(page.locator("#answers table")).to_be_visible()
                 page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
-            page.evaluate(Path(axe).read_text(encoding="utf-8"))
-            found = page.evaluate("axe.run()")["violations"]
-            said = [(each["id"], each["impact"], [node["html"] for node in each["nodes"]][:3]) for each in found]
-            assert [each for each in said if each[1] in ("serious", "critical")] == [], said
-            assert said == []
+            assert faults_by_axe(page) == []
 
 
 # Fields without a name, for who cannot see them.

@@ -59,7 +59,7 @@ def test_a_foreign_origin_is_refused(client: Any, origin: str) -> None:
 def test_where_a_token_is_needed_nothing_is_said_without_it(module: Corner) -> None:
     app = make_app([served(module)], hosts=["box"], token="secret")
     with TestClient(app, base_url="http://box") as client:
-        for path in ("/", "/api/health", "/static/main.js", "/api/openapi.json"):
+        for path in ("/", "/api/health", "/static/main.js", "/report/parts/pixels.js", "/api/openapi.json"):
             assert client.get(path).status_code == 401
             assert client.get(path, headers={"authorization": "Bearer wrong"}).status_code == 401
         assert client.get("/api/health", headers={"authorization": "Bearer secret"}).status_code == 200
@@ -160,6 +160,7 @@ def test_no_parameter_opens_a_file(client: Any, request_: dict[str, Any]) -> Non
         "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static/%2e%2e%2f%2e%2e%2fapp.py",
         "/api/samples/..%2f..%2fetc%2fpasswd", "/api/samples/%2fetc%2fpasswd", "/..%2f..%2fetc/passwd",
         "/api/jobs/..%2f..%2fetc/files/passwd", "/api/images/%00", "/static/main.js%00.html",
+        "/report/parts/../page.py", "/report/parts/..%2fpage.py",
     ],
 )  # fmt: skip
 def test_no_path_leads_out(client: Any, path: str) -> None:

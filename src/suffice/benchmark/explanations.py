@@ -19,6 +19,7 @@ from suffice.benchmark.results import ExplanationRow, ResultRow, packed, unpacke
 from suffice.explainers import METHODS, explain, explain_series, saliency_maps
 from suffice.explainers.extraction import ranked_cells
 from suffice.explanation import Explanation
+from suffice.progress import unseen
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +92,7 @@ def explanations_of(
             kind=method.kind,
             threshold=method.threshold,
             name=name,
+            progress=unseen,
             **settings,
         )
         at_gamma = dict(zip(series, found, strict=True))
@@ -160,6 +162,7 @@ def _map_alone(
             setup.seed,
             kind=spec.kind,
             threshold=spec.threshold,
+            progress=unseen,
             **settings,
         ).saliency
     passes = classifier.passes.since(before)

@@ -14,6 +14,7 @@ from suffice.benchmark.specs import BACKGROUNDS, OWN, MethodSpec, MetricSpec
 from suffice.explainers import METHODS
 from suffice.explanation import Explanation
 from suffice.metrics import METRICS, score_maps
+from suffice.progress import unseen
 
 
 def scored(
@@ -64,6 +65,7 @@ def scored(
         occlusion if spec.occlusion == OWN else spec.occlusion,
         threshold=method.threshold if spec.occlusion == OWN else 0.0,
         seed=seed,
+        progress=unseen,
         **options,
     )
     return values | {

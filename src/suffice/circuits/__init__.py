@@ -47,7 +47,7 @@ from suffice.errors import InputError, did_you_mean
 from suffice.images import Photo, given_image
 from suffice.occlusion import DEFAULT_FOR_MEASURES, make_occlusion
 from suffice.outputs import as_tensor
-from suffice.progress import Progress
+from suffice.progress import Progress, with_bar
 from suffice.provenance import made_by
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
 
 @torch.inference_mode(False)  # also where the caller has: what is made here takes part in gradients
 @torch.no_grad()
+@with_bar
 def trace_circuit(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any] | Photo,
@@ -123,7 +124,7 @@ def trace_circuit(
         random: how many random circuits of the same size are tried.
         seed: of these, and of what is drawn for `resample`.
         name: what the result calls the image, such as its path.
-        progress: called with the share of the work that is done.
+        progress: called with the share of the work that is done. None: a bar, in a notebook or on a terminal.
 
     Returns:
         Circuit; the same for the same input, seed and device.

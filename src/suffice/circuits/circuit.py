@@ -23,6 +23,7 @@ from suffice.folders import OutputFolder
 
 if TYPE_CHECKING:
     import networkx
+    from matplotlib.figure import Figure
 
 _LARGEST_JSON = 2**28  # bytes
 
@@ -201,6 +202,24 @@ class Circuit:
             f"channels, {self.mean_layer_share:.0%} of a layer, {verdict}, "
             f"drawn as {len(self.nodes):,} nodes and {len(self.edges):,} edges>"
         )
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: what was shown of it, and its drawing."""
+        from suffice.report.shown import circuit_html
+
+        return circuit_html(self)
+
+    def _repr_png_(self) -> bytes:
+        """Its drawing, where no HTML is shown."""
+        from suffice.report.circuit_figure import circuit_png
+
+        return circuit_png(self)
+
+    def plot(self) -> Figure:
+        """Its drawing as a matplotlib figure."""
+        from suffice.report.shown import circuit_plot
+
+        return circuit_plot(self)
 
     @property
     def share(self) -> float:

@@ -29,26 +29,29 @@ from torch import Tensor
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers import activation_matching
+from suffice.explainers.along import with_curve
 from suffice.explainers.certificates import check_level
 from suffice.explainers.certified import Certificate as Certificate
 from suffice.explainers.certified import with_certificate as with_certificate
 from suffice.explainers.method import Method, MethodSettings, complete_settings
+from suffice.explainers.pasted import with_pastes
 from suffice.explainers.saliency import SaliencyMaps as SaliencyMaps
 from suffice.explainers.saliency import saliency_maps as saliency_maps
 from suffice.explainers.several import Mistake as Mistake
 from suffice.explainers.several import explain_mistake as explain_mistake
 from suffice.explainers.several import parts_of, share_of
-from suffice.explanation import Explanation
+from suffice.explanation import Explanation, Explanations
 from suffice.guarantees.certifying import OVER, RHO
 from suffice.images import Photo
 from suffice.occlusion import DEFAULT_FOR_VERDICTS, AnyOcclusions
 from suffice.places import Place
-from suffice.progress import Progress
+from suffice.progress import Progress, with_bar
 from suffice.question import KINDS as KINDS
 from suffice.question import Question, check_demands
 from suffice.registry import METHODS as METHODS
 
 
+@with_bar
 def explain(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any] | Photo,
@@ -65,6 +68,8 @@ def explain(
     certify: float | None = None,
     rho: float = RHO,
     over: str = OVER,
+    curve: int = 0,
+    paste: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Explanation:
@@ -92,7 +97,10 @@ def explain(
             `rho` of the contexts of the distribution `over` (see `suffice.certify`)? One that fails is searched for
             anew. What was found out is `Explanation.guarantee`. None: no test.
         rho, over: of that test.
-        progress: called with the share of the work that is done.
+        curve: afterwards, ask at about so many sizes along the ranking what the model says (`along_ranking`), by which
+            reports and notebooks say more as the slider moves. 0: do not.
+        paste: afterwards, ask about the part on nine backgrounds that no search has seen (`pasted`).
+        progress: called with the share of the work that is done. None: a bar, in a notebook or on a terminal.
         settings: of the method, such as `block` of `causal`.
 
     Returns:
@@ -108,12 +116,16 @@ def explain(
         classifier, image, target, occlusion=occlusion, threshold=threshold, keep_confidence=keep_confidence, kind=kind,
         seed=seed, name=name,
     )  # fmt: skip
-    if certify is None:
-        return question.explain(method, minimal=minimal, progress=progress, **settings)
     settings |= {"minimal": minimal}
-    return with_certificate(question, method, settings, Certificate(certify, rho, over), progress)[0]
+    if certify is None:
+        found = question.explain(method, progress=progress, **settings)
+    else:
+        found = with_certificate(question, method, settings, Certificate(certify, rho, over), progress)[0]
+    found = with_curve(question, found, curve)
+    return with_pastes(question, found) if paste else found
 
 
+@with_bar
 def explain_series(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
@@ -129,7 +141,7 @@ def explain_series(
     name: str = "",
     progress: Progress | None = None,
     **settings: Any,
-) -> list[Explanation]:
+) -> Explanations:
     """One explanation for each γ, as `explain` gives it, for less: what the model was asked once is not asked again.
 
     Args:
@@ -147,12 +159,13 @@ def explain_series(
         classifier, image, target, occlusion=occlusion, threshold=threshold, kind=kind, seed=seed, name=name
     )
     questions = [question.at(keep_confidence=keep_confidence) for keep_confidence in keep_confidences]
-    return [
+    return Explanations(
         each.explain(method, minimal=minimal, progress=share_of(progress, index, len(questions)), **settings)
         for index, each in enumerate(questions)
-    ]
+    )
 
 
+@with_bar
 def explain_several(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
@@ -168,7 +181,7 @@ def explain_several(
     name: str = "",
     progress: Progress | None = None,
     **settings: Any,
-) -> list[Explanation]:
+) -> Explanations:
     """Sufficient parts of one image that have no pixel in common: each is found in what those before it leave.
 
     Args:
@@ -189,9 +202,10 @@ def explain_several(
         classifier, image, target, occlusion=occlusion, threshold=threshold, keep_confidence=keep_confidence, seed=seed,
         name=name,
     )  # fmt: skip
-    return parts_of(question, method, count, minimal=minimal, progress=progress, **settings)
+    return Explanations(parts_of(question, method, count, minimal=minimal, progress=progress, **settings))
 
 
+@with_bar
 def explain_batch(
     classifier: Classifier,
     images: Tensor | np.ndarray[Any, Any],
@@ -203,7 +217,7 @@ def explain_batch(
     names: Sequence[str] = (),
     progress: Progress | None = None,
     **settings: Any,
-) -> list[Explanation]:
+) -> Explanations:
     """Explanations of many images by `activation-matching`, whose masks learn side by side in the same batches.
 
     Args:
@@ -237,7 +251,7 @@ def explain_batch(
         questions, checked, seed, lambda step: done(0.8 * step / max(1, checked.steps))
     )
     common, passes = time.perf_counter() - started, classifier.passes.since(before)
-    found: list[Explanation] = []
+    found = Explanations()
     for number, (question, search) in enumerate(zip(questions, searches, strict=True), 1):
         searched = dataclasses.replace(method, explain=partial(activation_matching.explain, found=search))
         explanation = question.explain(searched, **settings)

@@ -95,6 +95,7 @@ def explanation_of(
         guarantee=None if found.guarantee is None else found.guarantee.to_dict(),
         curves={name: list(values) for name, values in found.curves.items()},
         activation_distance=distance,
+        picture=(question.image.detach().cpu() * 255).round().to(torch.uint8),
         made=made_by(classifier, question.image, question.sha256, complete.model_dump() if searched else {}),
     )
 

@@ -31,7 +31,7 @@ from suffice.guarantees.interval import CONFIDENCE, bounds, decided, draws_to_go
 from suffice.guarantees.verdict import Guarantee, Verdict
 from suffice.images import as_image
 from suffice.occlusion import check_masks, one_mask
-from suffice.progress import Progress
+from suffice.progress import Progress, with_bar
 
 OVER, RHO, DRAWS = "colours", 0.9, 1000
 """What is certified where nothing else is said, and after how many draws it is given up."""
@@ -40,6 +40,7 @@ METHOD = "betting on a share"
 _AT_ONCE = 64  # contexts at most: each is an image in memory
 
 
+@with_bar
 def certify(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],

@@ -17,7 +17,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -44,8 +44,11 @@ from suffice.occlusion import (
     split_names,
 )
 from suffice.outputs import as_tensor
-from suffice.progress import Progress
+from suffice.progress import Progress, with_bar
 from suffice.registry import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
 
@@ -115,6 +118,18 @@ class Scores:
         """The same as a `pandas.DataFrame`; ImportError where there is no pandas."""
         return self.to_arrow().to_pandas()
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: a table of the means."""
+        return ScoresByName({"mean" if len(self.labels) > 1 else "value": self})._repr_html_()
+
+    def _repr_png_(self) -> bytes:
+        """Its curves, where no HTML is shown."""
+        return ScoresByName({"": self})._repr_png_()
+
+    def plot(self) -> Figure:
+        """A matplotlib figure of its curves, means over the maps; of the values where there are none."""
+        return ScoresByName({"": self}).plot()
+
     def only(self, index: int) -> Scores:
         """The scores of one map alone."""
         row = slice(index, index + 1)
@@ -131,6 +146,53 @@ class Scores:
         )
 
 
+class ScoresByName(dict[str, Scores]):
+    """Scores of several maps by name, which a notebook shows side by side."""
+
+    def _repr_html_(self) -> str:
+        from suffice.report.shown import scores_html
+
+        return scores_html(self)
+
+    def _repr_png_(self) -> bytes:
+        from suffice.report.shown import figure_png
+
+        return figure_png(self.plot())
+
+    def plot(self) -> Figure:
+        """A matplotlib figure with the curves of all maps; of the values where there are none."""
+        from suffice.report.shown import scores_figure
+
+        return scores_figure(self)
+
+
+class MapScores(dict[str, float]):
+    """The metrics of one map by name, which a notebook shows as a table.
+
+    Attributes:
+        scores: the same with the curves.
+    """
+
+    def __init__(self, scores: Scores) -> None:
+        super().__init__(scores.of_map(0))
+        self.scores = scores
+
+    def _repr_html_(self) -> str:
+        return self.scores._repr_html_()
+
+    def _repr_png_(self) -> bytes:
+        return self.scores._repr_png_()
+
+    def plot(self) -> Figure:
+        """As of `Scores`."""
+        return self.scores.plot()
+
+    def __reduce__(self) -> tuple[type[dict[str, float]], tuple[dict[str, float]]]:
+        """A copy, also in another process, is the numbers alone."""
+        return dict, (dict(self),)
+
+
+@with_bar
 def score(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
@@ -144,7 +206,7 @@ def score(
     seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
-) -> dict[str, float]:
+) -> MapScores:
     """The metrics of one explanation of one image.
 
     Args:
@@ -163,11 +225,12 @@ def score(
         label: another name of `target`.
         threshold: τ in [0, 1) of `deactivate`.
         seed: of every random draw.
-        progress: called with the share of the work that is done.
+        progress: called with the share of the work that is done. None: a bar, in a notebook or on a terminal.
         options: of the metrics, see `ScoreOptions`.
 
     Returns:
-        By name, finite, in the order asked for. `METRICS[name]` says the range and which direction is better.
+        By name, finite, in the order asked for: a dict that a notebook shows as a table. `METRICS[name]` says the range
+        and which direction is better.
 
     Raises:
         InputError: an unknown metric, none at all, an option that none of the metrics knows, a map that is not finite
@@ -186,10 +249,10 @@ def score(
         **options,
     )
     if isinstance(saliency, Explanation) and (other := judged_elsewhere(saliency, occlusion)):
-        warnings.warn(Notice(f"{other}: occlusion={saliency.occlusion!r} asks as it was found"), stacklevel=2)
+        warnings.warn(Notice(f"{other}: occlusion={saliency.occlusion!r} asks as it was found"), stacklevel=3)
     for note in filter(None, found["saliency"].notes):
-        warnings.warn(Notice(note), stacklevel=2)
-    return found["saliency"].of_map(0)
+        warnings.warn(Notice(note), stacklevel=3)
+    return MapScores(found["saliency"])
 
 
 def judged_elsewhere(explanation: Explanation, occlusion: AnyOcclusions) -> str:
@@ -200,6 +263,7 @@ def judged_elsewhere(explanation: Explanation, occlusion: AnyOcclusions) -> str:
     return f"The explanation was made under {explanation.occlusion}, and is scored under {names}"
 
 
+@with_bar
 def score_maps(
     classifier: Classifier,
     image: Tensor | np.ndarray[Any, Any],
@@ -213,7 +277,7 @@ def score_maps(
     seed: int = 0,
     progress: Progress | None = None,
     **options: Any,
-) -> dict[str, Scores]:
+) -> ScoresByName:
     """The metrics of several maps of one image, side by side, from one sweep; with their curves.
 
     Args:
@@ -234,7 +298,7 @@ def score_maps(
     pixels, assumed = as_image(classifier, image)
     pixels = classifier.check_image(pixels)
     for note in assumed:
-        warnings.warn(Notice(note), stacklevel=2)
+        warnings.warn(Notice(note), stacklevel=3)
     if not maps:
         raise InputError("expected at least one saliency map; got none")
     targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
@@ -273,9 +337,10 @@ def score_maps(
         )
         found |= {name: scores.only(index) for index, name in enumerate(members)}
     cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
-    return {name: dataclasses.replace(found[name], **cost) for name in maps}  # type: ignore[arg-type]
+    return ScoresByName({name: dataclasses.replace(found[name], **cost) for name in maps})  # type: ignore[arg-type]
 
 
+@with_bar
 def score_many(
     classifier: Classifier,
     images: Tensor | np.ndarray[Any, Any],

@@ -199,11 +199,12 @@ def circuit_png(circuit: Circuit) -> bytes:
         warnings.filterwarnings(
             "ignore", "Glyph"
         )  # a class in a script that the font lacks: the SVG and the page have it
-        _drawn(circuit).savefig(buffer, format="png", dpi=150, pil_kwargs={"compress_level": 4})
+        circuit_figure(circuit).savefig(buffer, format="png", dpi=150, pil_kwargs={"compress_level": 4})
     return buffer.getvalue()
 
 
-def _drawn(circuit: Circuit) -> Figure:
+def circuit_figure(circuit: Circuit) -> Figure:
+    """The circuit as a matplotlib figure."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle, PathPatch
     from matplotlib.path import Path

@@ -14,22 +14,25 @@ import hashlib
 import io
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import torch
 from markupsafe import Markup
 from PIL import Image
 
 from suffice.explanation import Explanation
 from suffice.guarantees import in_words
-from suffice.images import Frame, Photo
+from suffice.images import Frame, Photo, as_picture
 from suffice.metrics.small_changes import in_words as holds_under_in_words
 from suffice.occlusion import split_names
+from suffice.occlusion.fill import blurred, noise
 from suffice.provenance import made_in_words
 from suffice.report.figures import (
     Corner,
@@ -46,12 +49,15 @@ from suffice.report.figures import (
     shrunk,
     thumbnail,
 )
+from suffice.report.ranking import packed_ranking
 
 _VIEW = 640  # pixels of the photo's long side in the page, or more, up to the limit below, ...
 _CLOSE_UP = 400  # ... so that of a very wide or tall photo what the model sees has this many
 _LONGEST_VIEW = 1600
 _LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
 _PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
+
+_PARTS = Path(__file__).parent / "parts"
 
 # What HTML or XML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
 UNPRINTABLE = dict.fromkeys(
@@ -100,6 +106,8 @@ class ExplanationEntry:
         photo, saliency, thumbnail: `data:` URIs.
         place: (x, y), where the number of the part would stand, in pixels of the model's input; None of an empty part.
         parts: those of the same photo, where there are several; number: the place of this one among them, from 0.
+        ranking: what the slider is drawn from, as of `packed_ranking`; empty where the ranking is of other dimensions.
+        behind: of backgrounds that are no plain colour, by name, a picture as a `data:` URI.
     """
 
     facts: dict[str, Any]
@@ -123,6 +131,8 @@ class ExplanationEntry:
     place: tuple[float, float] | None = None
     parts: tuple[PartOutline, ...] = ()
     number: int = 0
+    ranking: str = ""
+    behind: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -198,7 +208,19 @@ def make_entry(
         saliency=encoded(saliency_image(explanation.saliency, scale), exact=pixel_art),
         thumbnail=encoded(thumbnail(explanation, view, frame, _LONGEST_THUMBNAIL)),
         where=where,
+        ranking=packed_ranking(explanation),
+        behind=_backgrounds(explanation),
     )
+
+
+def _backgrounds(explanation: Explanation) -> dict[str, str]:
+    """Pictures of the backgrounds that the part was pasted on and that are no plain colour, small."""
+    if explanation.pasted is None or explanation.picture is None:
+        return {}
+    image = explanation.picture[None].to(torch.float32) / 255
+    known = explanation.preprocessing
+    made = {"blur": blurred(image), "noise": noise(image, known["mean"], known["std"], explanation.seed)}
+    return {name: encoded(shrunk(as_picture(picture[0]), _LONGEST_THUMBNAIL)) for name, picture in made.items()}
 
 
 def of_one_image(entries: Sequence[ExplanationEntry]) -> list[ExplanationEntry]:
@@ -418,3 +440,20 @@ def source(name: str) -> str:
     loader = environment().loader
     assert loader is not None
     return loader.get_source(environment(), name)[0]
+
+
+@functools.cache
+def slider_script() -> str:
+    """The modules of the slider, as `suffice web` serves them, as one that imports nothing.
+
+    >>> re.findall("^import.*|^export.*", slider_script(), re.MULTILINE)
+    []
+    """
+    modules = [(_PARTS / name).read_text(encoding="utf-8") for name in ("dom.js", "pixels.js", "slider.js")]
+    joined = re.sub(r"^import .*;\n", "", "\n".join(modules), flags=re.MULTILINE)
+    return re.sub(r"^export ", "", joined, flags=re.MULTILINE)
+
+
+def parts_style() -> str:
+    """The style of the parts, as `suffice web` serves it."""
+    return (_PARTS / "parts.css").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from suffice.images import to_model
 from suffice.metrics import mean_with_error, score_many
 from suffice.naming import Naming
 from suffice.occlusion import masked_logits
+from suffice.progress import unseen
 
 _AT_ONCE = 20  # images
 _MSI = ("msi", "msi_base", "msi_penalty")
@@ -69,7 +70,16 @@ def _tested(adapter: Adapter, classifier: Classifier, test: ImageDataset) -> dic
         chosen = logits.argmax(1)
         labels = chosen if predicted else torch.tensor([test.labels[index] for index in numbers])
         scores = score_many(
-            classifier, images, maps, labels, _MSI, "zero", step=0.02, alpha_min=alpha_min, normalise="none"
+            classifier,
+            images,
+            maps,
+            labels,
+            _MSI,
+            "zero",
+            step=0.02,
+            alpha_min=alpha_min,
+            normalise="none",
+            progress=unseen,
         )
         parts = maps > alpha_min
         kept, left = (masked_logits(classifier, images, masks, "zero").argmax(1) == labels for masks in (parts, ~parts))

@@ -26,6 +26,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Json
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from suffice import report
 from suffice.errors import InputError, fault_of, in_one_line
 from suffice.explanation import Explanation
 from suffice.images import SAMPLES, as_picture, read_photo
@@ -42,6 +43,8 @@ from suffice.web.uploads import LARGEST_UPLOAD, Upload, Uploads
 from suffice.web.work import checked, work
 
 STATIC = Path(__file__).parent / "static"
+PARTS = Path(report.__file__).parent / "parts"
+"""Beside `STATIC` as the page's addresses have it, so that its scripts name them by where they lie."""
 _VIEW = 1024  # pixels of the longer side of a photo as the page shows it
 _EXACT = 256  # pixels of the longer side of one that is shown without loss
 _LOOK = 0.08  # seconds between two looks at a job that somebody listens to
@@ -200,7 +203,7 @@ def _add_jobs(api: FastAPI, server: _Server) -> None:
 
     @api.get("/api/jobs/{id}/ranking", response_class=Response)
     async def get_ranking(id: str) -> Response:
-        """The order of all pixels and what the model says along it, as one buffer; see `ranking.buffer_of`."""
+        """The order of all pixels and what the model says along it, as one buffer; see `report/ranking.py`."""
         buffer = server.job(id).kept.get("ranking")
         if buffer is None:
             raise HTTPException(404, "expected a job that has found an explanation; this one has none (yet)")
@@ -338,17 +341,27 @@ def _samples() -> list[dict[str, str]]:
 
 
 def _add_page(api: FastAPI) -> None:
-    pages = {path.name: path for path in sorted(STATIC.iterdir()) if path.is_file()}
+    static, parts = (
+        {path.name: path for path in sorted(folder.iterdir()) if path.is_file()} for folder in (STATIC, PARTS)
+    )
 
     @api.get("/", include_in_schema=False)
     async def index() -> Response:
-        return _page(pages["index.html"])
+        return _page(static["index.html"])
 
     @api.get("/static/{name}", include_in_schema=False)
-    async def static(name: str) -> Response:
-        if name not in pages:  # a name in the list, never a path
-            raise HTTPException(404, "expected a file of the page; there is none of this name")
-        return _page(pages[name])
+    async def of_the_page(name: str) -> Response:
+        return _one_of(static, name)
+
+    @api.get("/report/parts/{name}", include_in_schema=False)
+    async def of_the_report(name: str) -> Response:
+        return _one_of(parts, name)
+
+
+def _one_of(files: dict[str, Path], name: str) -> Response:
+    if name not in files:  # a name in the list, never a path
+        raise HTTPException(404, "expected a file of the page; there is none of this name")
+    return _page(files[name])
 
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -52,8 +52,7 @@ def part_of_file(data: bytes, name: str, asked: Asked) -> Tensor:
     else:
         try:
             with open_checked(io.BytesIO(data), name) as image:
-                grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-                values = grey_values(image if grey else image.convert("L"), name)
+                values = grey_values(image, name)
         except InputError:
             raise
         except Exception as error:  # Pillow's readers raise a dozen types for a damaged file

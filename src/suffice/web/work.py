@@ -14,6 +14,7 @@ from suffice.classifier import Classifier
 from suffice.engine import between_batches
 from suffice.errors import InputError
 from suffice.explainers import Certificate, check_settings, with_certificate
+from suffice.explainers.along import curve_along
 from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
@@ -25,13 +26,13 @@ from suffice.question import Question
 from suffice.report.circuit_figure import circuit_svg
 from suffice.report.figures import overlay, png_bytes
 from suffice.report.page import make_entry, render_report
+from suffice.report.ranking import buffer_of
 from suffice.saved import explanation_files
 from suffice.web.against import of_two, why
 from suffice.web.asked import Circuit, Explain, Score, Verify
 from suffice.web.jobs import Job
 from suffice.web.part import Asked, found_for, part_in_question
 from suffice.web.quick import bits_of
-from suffice.web.ranking import buffer_of, curve_along
 from suffice.web.served import Served, checked_occlusion, checked_settings
 from suffice.web.wording import again, verdict_on
 

@@ -1,7 +1,7 @@
 // Several images, one after the other: a table that sorts, and opens any row.
 // @ts-check
 import {listen, Refused, submit, upload, pause, cancel} from "./api.js";
-import {$, h, inWords, percent, table} from "./dom.js";
+import {$, h, inWords, percent, table} from "../../report/parts/dom.js";
 import {question} from "./state.js";
 
 const AT_ONCE = 2;

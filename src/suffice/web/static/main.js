@@ -1,7 +1,7 @@
 // The page: what a visitor does, and what then happens.
 // @ts-check
 import {Gone, get, getBlob, there, upload} from "./api.js";
-import {$, h, inWords, percent, say} from "./dom.js";
+import {$, h, inWords, percent, say} from "../../report/parts/dom.js";
 import {runFolder} from "./folder.js";
 import {shown, stop} from "./run.js";
 import {model, question, state} from "./state.js";

@@ -1,7 +1,7 @@
 // A job from its start to its end: told, cancelled, and begun anew where the server was.
 // @ts-check
 import {cancel, Gone, listen, pause, Refused, submit, there, upload} from "./api.js";
-import {$, inWords, percent, say} from "./dom.js";
+import {$, inWords, percent, say} from "../../report/parts/dom.js";
 import {state} from "./state.js";
 
 /** The job of the form; others run beside it. @type {string | null} */

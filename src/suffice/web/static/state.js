@@ -1,11 +1,11 @@
 // What the page knows: the image, the question, the part that is shown.
 // @ts-check
-import {$} from "./dom.js";
-import {unpacked} from "./pixels.js";
+import {$} from "../../report/parts/dom.js";
+import {unpacked} from "../../report/parts/pixels.js";
 
 /**
  * @type {{facts: any, file: File | null, image: import("./api.js").Uploaded | null, photo: HTMLCanvasElement | null,
- *   job: string | null, result: any, ranking: import("./pixels.js").Ranking | null, mask: Uint8Array | null,
+ *   job: string | null, result: any, ranking: import("../../report/parts/pixels.js").Ranking | null, mask: Uint8Array | null,
  *   painted: boolean, started: string, wanted: string | null}}
  */
 export const state = {

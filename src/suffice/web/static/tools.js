@@ -1,8 +1,8 @@
 // What to do with a part: beside other methods, against another class, elsewhere, tested, as a circuit, several of them.
 // @ts-check
 import {getBlob} from "./api.js";
-import {$, h, inWords, percent, table, verdict} from "./dom.js";
-import {draw, packed} from "./pixels.js";
+import {$, h, inWords, percent, table, verdict} from "../../report/parts/dom.js";
+import {draw, packed, paste as pasteOn} from "../../report/parts/pixels.js";
 import {run} from "./run.js";
 import {inputSize, model, partOf, question, state} from "./state.js";
 import {asked, isEnough, redraw, soon} from "./view.js";
@@ -97,14 +97,8 @@ async function paste() {
 async function pastedOn(occlusion, mask, width, height) {
   const address = `/api/images/${state.image?.id}/background?occlusion=${encodeURIComponent(occlusion)}&model=${encodeURIComponent($("model").value)}`;
   const behind = await createImageBitmap(await getBlob(address));
-  const canvas = h("canvas", {width, height, role: "img", ariaLabel: `The part on ${occlusion}`}), context = canvas.getContext("2d");
-  context.drawImage(/** @type {CanvasImageSource} */ (state.photo), 0, 0, width, height);
-  const front = context.getImageData(0, 0, width, height);
-  for (let i = 0; i < mask.length; i++) front.data[4 * i + 3] = mask[i] ? 255 : 0;
-  const layer = new OffscreenCanvas(width, height);
-  /** @type {OffscreenCanvasRenderingContext2D} */ (layer.getContext("2d")).putImageData(front, 0, 0);
-  context.drawImage(behind, 0, 0, width, height);
-  context.drawImage(layer, 0, 0);
+  const canvas = h("canvas", {width, height, role: "img", ariaLabel: `The part on ${occlusion}`});
+  pasteOn(canvas, /** @type {CanvasImageSource} */ (state.photo), mask, behind);
   return canvas;
 }
 

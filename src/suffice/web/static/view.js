@@ -1,8 +1,8 @@
 // The picture: the part on the photo, the slider along the ranking, the brush, and what the model says of it.
 // @ts-check
 import {ask, get, getBlob, getBytes, Refused} from "./api.js";
-import {$, h, inWords, percent, say, table, verdict} from "./dom.js";
-import {counted, draw, drawCurve, packed, prefix, rankingOf} from "./pixels.js";
+import {$, h, inWords, percent, say, table, verdict} from "../../report/parts/dom.js";
+import {countAt, counted, draw, drawCurve, packed, prefix, rankingOf, seenOf, standOf} from "../../report/parts/pixels.js";
 import {imageId, uploadAgain} from "./run.js";
 import {inputSize, model, partOf, state, target} from "./state.js";
 
@@ -10,11 +10,7 @@ import {inputSize, model, partOf, state, target} from "./state.js";
 export async function loadPhoto() {
   const image = /** @type {import("./api.js").Uploaded} */ (state.image);
   const picture = await createImageBitmap(await getBlob(`/api/images/${image.id}`));
-  const [height, width] = inputSize(), scale = Math.max(1, Math.round(448 / Math.max(height, width)));
-  const [left, top, right, bottom] = image.box, canvas = h("canvas", {width: width * scale, height: height * scale});
-  canvas.getContext("2d").drawImage(
-    picture, left * picture.width, top * picture.height, (right - left) * picture.width, (bottom - top) * picture.height,
-    0, 0, canvas.width, canvas.height);
+  const [height, width] = inputSize(), canvas = seenOf(picture, image.box, height, width);
   state.photo = canvas;
   $("canvas").width = canvas.width; $("canvas").height = canvas.height;
 }
@@ -82,7 +78,7 @@ function verdictOn(result) {
 /** Put the slider where the part is. */
 function placeSlider() {
   const size = state.mask?.length ?? 1, count = state.mask ? counted(state.mask) : 0;
-  $("slider").value = String(Math.round(1000 * Math.sqrt(count / size)));
+  $("slider").value = String(standOf(count, size));
   showShare();
 }
 
@@ -95,7 +91,7 @@ function showShare() {
 export function slid() {
   if (!state.ranking) return;
   const size = state.ranking.places.length;
-  state.mask = prefix(state.ranking, Math.round(size * (Number($("slider").value) / 1000) ** 2));
+  state.mask = prefix(state.ranking, countAt(Number($("slider").value), size));
   state.painted = false;
   $("slider").ariaValueText = percent(counted(state.mask) / size);
   showShare();

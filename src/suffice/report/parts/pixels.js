@@ -1,7 +1,7 @@
 // Masks, the ranking, and how they are drawn.
 // @ts-check
 
-/** @typedef {{height: number, width: number, places: Uint16Array | Uint32Array, saliency: Uint8Array,
+/** @typedef {{height: number, width: number, places: Uint32Array, mask: Uint8Array, saliency: Uint8Array,
  *   counts: Uint32Array, confidences: Float32Array}} Ranking */
 
 /** Rows of bits, eight to a byte, from base64. @param {string} text @param {number} size @returns {Uint8Array} */
@@ -22,15 +22,42 @@ export function packed(mask) {
 
 /** @param {ArrayBuffer} buffer as `ranking.py` writes it @returns {Ranking} */
 export function rankingOf(buffer) {
-  const [height, width, points, bytes] = new Uint32Array(buffer, 0, 4);
+  const [height, width, points, different] = new Uint32Array(buffer, 0, 4);
   const counts = new Uint32Array(points), confidences = new Float32Array(points), view = new DataView(buffer);
   for (let i = 0; i < points; i++) {
     counts[i] = view.getUint32(16 + 8 * i, true);
     confidences[i] = view.getFloat32(20 + 8 * i, true);
   }
-  const start = 16 + 8 * points, size = height * width, data = buffer.slice(start, start + bytes * size);
-  const places = bytes === 2 ? new Uint16Array(data) : new Uint32Array(data);
-  return {height, width, places, saliency: new Uint8Array(buffer, start + bytes * size, size), counts, confidences};
+  const size = height * width, bytes = different <= 256 ? 1 : different <= 65536 ? 2 : 3;
+  const levels = new Uint8Array(buffer, 16 + 8 * points, different);
+  const bits = new Uint8Array(buffer, levels.byteOffset + different, (size + 7) >> 3);
+  const steps = new Uint8Array(buffer, bits.byteOffset + bits.length, bytes * size);
+  const mask = new Uint8Array(size), ranks = new Uint32Array(size), saliency = new Uint8Array(size);
+  for (let i = 0, rank = 0; i < size; i++) {
+    mask[i] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
+    for (let byte = 0; byte < bytes; byte++) rank += steps[byte * size + i] << (8 * byte);
+    ranks[i] = rank &= 2 ** (8 * bytes) - 1;
+    saliency[i] = levels[rank];
+  }
+  return {height, width, places: placesOf(mask, ranks, width), mask, saliency, counts, confidences};
+}
+
+/**
+ * The place of each pixel in the order, as `along.py` has it: those of the part first, then by rank, then by distance.
+ * @param {Uint8Array} mask @param {Uint32Array} ranks @param {number} width @returns {Uint32Array}
+ */
+function placesOf(mask, ranks, width) {
+  const size = mask.length, every = !counted(mask), away = new Float64Array(size), order = new Uint32Array(size);
+  let rows = 0, columns = 0, count = 0;
+  for (let i = 0; i < size; i++) if (mask[i] || every) { rows += Math.floor(i / width); columns += i % width; count++; }
+  for (let i = 0; i < size; i++) {
+    away[i] = (Math.floor(i / width) - rows / count) ** 2 + (i % width - columns / count) ** 2;
+    order[i] = i;
+  }
+  order.sort((a, b) => mask[b] - mask[a] || ranks[a] - ranks[b] || away[a] - away[b] || a - b);
+  const places = new Uint32Array(size);
+  order.forEach((pixel, place) => { places[pixel] = place; });
+  return places;
 }
 
 /** The first `count` pixels. @param {Ranking} ranking @param {number} count @returns {Uint8Array} */
@@ -38,6 +65,48 @@ export function prefix(ranking, count) {
   const mask = new Uint8Array(ranking.places.length);
   for (let i = 0; i < mask.length; i++) mask[i] = ranking.places[i] < count ? 1 : 0;
   return mask;
+}
+
+/** Where a part of `count` pixels stands on a slider from 0 to 1000, which has more room for small ones; and back.
+ *  @param {number} count @param {number} size */
+export const standOf = (count, size) => Math.round(1000 * Math.sqrt(count / size));
+
+/** @param {number} stand @param {number} size */
+export const countAt = (stand, size) => Math.round(size * (stand / 1000) ** 2);
+
+/**
+ * What the model sees of a photo, of a moderate size.
+ * @param {CanvasImageSource & {width: number, height: number}} photo
+ * @param {number[]} box left, top, right and bottom as shares of it @param {number} height of the model's input
+ * @param {number} width @returns {HTMLCanvasElement}
+ */
+export function seenOf(photo, box, height, width) {
+  const scale = Math.max(1, Math.round(448 / Math.max(height, width)));
+  const [left, top, right, bottom] = box, canvas = document.createElement("canvas");
+  canvas.width = width * scale; canvas.height = height * scale;
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.imageSmoothingEnabled = photo.width > width;
+  context.drawImage(photo, left * photo.width, top * photo.height, (right - left) * photo.width,
+    (bottom - top) * photo.height, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+/**
+ * Paste a part on a background.
+ * @param {HTMLCanvasElement} canvas of the mask's size @param {CanvasImageSource} photo what the model sees
+ * @param {Uint8Array} mask @param {CanvasImageSource | string} behind a picture, or a colour
+ */
+export function paste(canvas, photo, mask, behind) {
+  const {width, height} = canvas, context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  const layer = new OffscreenCanvas(width, height);
+  const front = /** @type {OffscreenCanvasRenderingContext2D} */ (layer.getContext("2d"));
+  front.drawImage(photo, 0, 0, width, height);
+  const part = front.getImageData(0, 0, width, height);
+  for (let i = 0; i < mask.length; i++) part.data[4 * i + 3] = mask[i] ? 255 : 0;
+  front.putImageData(part, 0, 0);
+  if (typeof behind === "string") { context.fillStyle = behind; context.fillRect(0, 0, width, height); }
+  else context.drawImage(behind, 0, 0, width, height);
+  context.drawImage(layer, 0, 0);
 }
 
 /** @param {Uint8Array} mask @returns {number} */
@@ -108,5 +177,7 @@ export function drawCurve(canvas, ranking, demanded, count, colours) {
   context.setLineDash([]); context.lineWidth = 2.5; context.strokeStyle = colours.ink; context.beginPath();
   ranking.counts.forEach((n, i) => i ? context.lineTo(x(n), y(ranking.confidences[i])) : context.moveTo(x(n), y(ranking.confidences[i])));
   context.stroke();
+  context.fillStyle = colours.ink;
+  ranking.counts.forEach((n, i) => { context.beginPath(); context.arc(x(n), y(ranking.confidences[i]), 3, 0, 7); context.fill(); });
   context.strokeStyle = colours.act; context.beginPath(); context.moveTo(x(count), 0); context.lineTo(x(count), height); context.stroke();
 }

@@ -1,4 +1,4 @@
-"""The order of all pixels, and what the model says along it, as one buffer that a browser draws from.
+"""The order of all pixels of an explanation, and what the model says along it.
 
 The pixels of the part come first, by their saliency, then all others by theirs. So a prefix of the order is a part: the
 one of as many pixels as the explanation has is the explanation itself.
@@ -6,15 +6,18 @@ one of as many pixels as the explanation has is the explanation itself.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from suffice.errors import InputError
 from suffice.explanation import Explanation
 from suffice.question import Question
+
+_AT_ONCE = 4  # masks
 
 
 def order_of(mask: npt.NDArray[np.bool_], saliency: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
@@ -52,35 +55,41 @@ def curve_along(
     places = order_of(explanation.mask.numpy(), explanation.saliency.numpy()).astype(np.int64)
     counts = counts_along(places.size, int(explanation.mask.sum()), points)
     found = []
-    for first in range(0, len(counts), 4):
-        some = counts[first : first + 4]
+    for first in range(0, len(counts), _AT_ONCE):
+        some = counts[first : first + _AT_ONCE]
         masks = torch.from_numpy(np.stack([places < count for count in some]))
         for count, answer in zip(some, question.answers(masks), strict=True):
             found.append((count, answer.confidence if answer.margin > 0 else 0.0))
-        report(min(1.0, (first + 4) / len(counts)))
+        report(min(1.0, (first + _AT_ONCE) / len(counts)))
     return found
 
 
-def buffer_of(explanation: Explanation, curve: list[tuple[int, float]]) -> bytes:
-    """What the page draws from, little-endian.
+def with_curve(question: Question, explanation: Explanation, points: int) -> Explanation:
+    """The explanation, and in `along_ranking` what the model says at about so many sizes; as it was for 0.
 
-    Four uint32: height, width, number of points n, bytes of a place (2 or 4); n times uint32 count and float32
-    confidence; then the places of all pixels, row by row, and their saliency from 0 to 255, one byte each.
+    Args:
+        question: which it answers.
+        explanation: of an image of two dimensions; of others nothing is asked.
+
+    >>> import suffice
+    >>> classifier = suffice.Classifier(lambda x: 9 * x.mean((2, 3)), input_size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
+    >>> image = torch.zeros(3, 8, 8)
+    >>> image[0, :2] = 1.0
+    >>> question = suffice.Question(classifier, image, occlusion="min")
+    >>> found = with_curve(question, question.explain("causal", block=2), 2)
+    >>> found.along_ranking["pixels"], [round(each, 2) for each in found.along_ranking["confidences"]]
+    ([4, 16, 64], [0.47, 0.61, 0.83])
     """
-    places = order_of(explanation.mask.numpy(), explanation.saliency.numpy())
-    height, width = places.shape
-    wide = places.size > 2**16
-    header = np.array([height, width, len(curve), 4 if wide else 2], "<u4")
-    points = np.array(curve, np.dtype([("count", "<u4"), ("confidence", "<f4")]))
-    return (
-        header.tobytes()
-        + points.tobytes()
-        + places.astype("<u4" if wide else "<u2").tobytes()
-        + _levels(explanation.saliency)
-    )
-
-
-def _levels(saliency: Tensor) -> bytes:
-    values = saliency.numpy().astype(np.float64)
-    low, high = values.min(), values.max()
-    return np.round((values - low) / (high - low or 1.0) * 255).astype(np.uint8).tobytes()
+    if points < 0:
+        raise InputError(f"expected a curve of at least 0 sizes; got {points}")
+    if not points or explanation.mask.ndim != 2:
+        return explanation
+    before = question.classifier.passes
+    found = curve_along(question, explanation, points, lambda share: None)
+    asked = question.classifier.passes.since(before).forward
+    along = {
+        "pixels": [count for count, _ in found],
+        "confidences": [confidence for _, confidence in found],
+        "forward_passes": asked,
+    }
+    return dataclasses.replace(explanation, along_ranking=along)
