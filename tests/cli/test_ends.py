@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -257,6 +258,28 @@ def test_version(suffice: Any) -> None:
     from importlib.metadata import version
 
     assert suffice("--version") == type(suffice("--version"))(0, f"suffice {version('suffice')}\n", "")
+
+
+def test_nobody_looks_for_garbage_while_a_model_is_loaded_nor_at_the_end(suffice: Any, save_photo: Any) -> None:
+    Path("tidy.py").write_text(_TIDY)
+    assert suffice.corner(save_photo("a.png", 1), "--model", "tidy:build").status == 0
+    assert sys.modules.pop("tidy").SEEN == [False]
+    assert gc.isenabled()
+    code = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+    code += "from suffice.cli import main\nmain()\n"
+    ran = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[1:] == ["True"]
+
+
+_TIDY = """
+import gc, toy_models
+
+SEEN = []
+
+def build():
+    SEEN.append(gc.isenabled())
+    return toy_models.corner()
+"""
 
 
 def test_nothing_is_left_open_where_nobody_gives_stdout_back() -> None:

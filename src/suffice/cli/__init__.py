@@ -16,6 +16,7 @@ from suffice.cli.loading import spread
 from suffice.cli.process import (
     UnreadError,
     complain,
+    end_at_once,
     ended_in_order,
     give_stdout_back,
     print_any_name,
@@ -94,6 +95,7 @@ def main() -> None:
     """
     print_any_name()
     wait_without_spinning()
+    end_at_once()
     with warnings.catch_warnings(), ended_in_order() as signals:
         warn_in_one_line()
         try:

@@ -25,7 +25,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say
+from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say, without_collecting
 from suffice.errors import InputError
 from suffice.progress import Progress
 
@@ -169,8 +169,8 @@ def circuit(
         print_any_name("utf-8")
         keep_stdout_for_results()
 
-    # Only now what takes a second to import.
-    from suffice.images import find_images
+    with without_collecting():  # only now what takes a second to import
+        from suffice.images import find_images
 
     _check_given(context, of_class)
     _check_names({"edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation})

@@ -29,7 +29,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import keep_stdout_for_results, print_any_name
+from suffice.cli.process import keep_stdout_for_results, print_any_name, without_collecting
 from suffice.errors import InputError
 from suffice.registry import METHODS
 
@@ -156,10 +156,10 @@ def explain(
         print_any_name("utf-8")
         keep_stdout_for_results()
 
-    # Only now what takes a second to import.
-    from suffice.explainers import Certificate, check_settings
-    from suffice.images import find_images
-    from suffice.occlusion import make_occlusions
+    with without_collecting():  # only now what takes a second to import
+        from suffice.explainers import Certificate, check_settings
+        from suffice.images import find_images
+        from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
     _check_files(METHODS.find(method), settings, adapter)

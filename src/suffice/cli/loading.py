@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.cli.command import one_line
 from suffice.cli.options import Channels, Crop, InputSize, Interpolation, Layout, Mean, Outputs, Prompts, Std
-from suffice.cli.process import complain
+from suffice.cli.process import complain, without_collecting
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,10 +175,11 @@ def load(
     Raises:
         InputError: as `load_classifier`.
     """
-    from suffice.models import load_classifier
-
     what = f"could not load {model or 'the embedded model'}"
-    with contextlib.nullcontext() if show_traceback is None else one_line(what, show_traceback):
+    said = contextlib.nullcontext() if show_traceback is None else one_line(what, show_traceback)
+    with said, without_collecting():
+        from suffice.models import load_classifier
+
         classifier = load_classifier(
             model,
             weights=weights,

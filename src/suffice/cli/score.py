@@ -26,7 +26,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, say
+from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, say, without_collecting
 from suffice.cli.table import side_by_side
 from suffice.errors import InputError
 from suffice.registry import METRICS
@@ -106,9 +106,9 @@ def score(
         print_any_name("utf-8")
         keep_stdout_for_results()
 
-    # Only now what takes a second to import.
-    from suffice.metrics import check_metrics
-    from suffice.occlusion import make_occlusions
+    with without_collecting():  # only now what takes a second to import
+        from suffice.metrics import check_metrics
+        from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the model costs time.
     if "backgrounds" in options:

@@ -34,7 +34,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say
+from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say, without_collecting
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ def verify(
         print_any_name("utf-8")
         keep_stdout_for_results()
 
-    # Only now what takes a second to import.
-    from suffice.guarantees.certifying import check_certificate
-    from suffice.metrics import read_map
+    with without_collecting():  # only now what takes a second to import
+        from suffice.guarantees.certifying import check_certificate
+        from suffice.metrics import read_map
 
     # Everything that can be wrong with the call is said before the model costs time.
     check_certificate(over, rho, confidence, draws, seed)
