@@ -94,7 +94,7 @@ def test_lines_of_any_slope_hold_and_those_that_are_searched_are_tighter(start: 
 def test_slopes_are_searched_for_a_goal_too_and_given_up_where_it_is_far() -> None:
     """Of boxes that CROWN does not decide some are decided; a goal that no slopes reach costs few of the steps."""
     reached = steps = 0
-    for seed in (4, 10, 12, 13, 17, 31, 32, 34, 37, 39, 40, 43):  # whose least margin slopes raise
+    for seed in (4, 12, 13, 31, 34, 37, 39, 40, 54, 56, 58):  # whose least margin slopes raise
         classifier = random_classifier(seed)
         network, boxes = network_of(classifier), random_boxes(classifier, seed).rows(slice(0, 1))
         count = network.nodes[-1].shape[0]
