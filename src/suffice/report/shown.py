@@ -25,9 +25,8 @@ from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, as_picture
 from suffice.metrics import Scores
 from suffice.report.circuit_figure import caption, circuit_figure, circuit_svg
-from suffice.report.figures import overlay, png_bytes, saliency_image, saliency_range
+from suffice.report.figures import UNPRINTABLE, overlay, png_bytes, saliency_image, saliency_range
 from suffice.report.page import (
-    UNPRINTABLE,
     content_hash,
     environment,
     make_entry,

@@ -23,6 +23,7 @@ from suffice.images import as_picture
 from suffice.metrics import score_maps
 from suffice.metrics.asking import checked_metrics
 from suffice.question import Question
+from suffice.report.agreement import verdict_on
 from suffice.report.circuit_figure import circuit_svg
 from suffice.report.figures import overlay, png_bytes
 from suffice.report.page import make_entry, render_report
@@ -34,7 +35,7 @@ from suffice.web.jobs import Job
 from suffice.web.part import Asked, found_for, part_in_question
 from suffice.web.quick import bits_of
 from suffice.web.served import Served, checked_occlusion, checked_settings
-from suffice.web.wording import again, verdict_on
+from suffice.web.wording import again
 
 _FOUND_AT = 0.8  # share of an explanation's job that is done when the part is found, where a curve follows
 

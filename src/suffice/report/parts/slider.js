@@ -60,7 +60,7 @@ async function build(root) {
     show(Number(slider.value) === standOf(part, size) ? part : countAt(Number(slider.value), size));
   }));
   const back = h("button", {type: "button", onclick: () => { slider.value = String(standOf(part, size)); show(part); }}, "Back to the part");
-  root.prepend(canvas, h("label", {}, "Shown: ", share, slider), ...(ranking.counts.length > 1 ? [curve] : []), says, back);
+  /** @type {Element} */ (root.querySelector(".slid")).append(canvas, h("label", {}, "Shown: ", share, slider), ...(ranking.counts.length > 1 ? [curve] : []), says, back);
   show(part);
   for (const place of /** @type {NodeListOf<HTMLCanvasElement>} */ (root.querySelectorAll("canvas[data-behind]"))) {
     const behind = place.dataset.behind ?? "";
@@ -76,6 +76,6 @@ export function watchSliders() {
     if (!entry.isIntersecting) return;
     near.unobserve(entry.target);
     build(/** @type {HTMLElement} */ (entry.target)).catch(error => console.warn(error));
-  }), {rootMargin: "400px"});
+  }), {rootMargin: "800px"});
   document.querySelectorAll("[data-ranking]").forEach(each => near.observe(each));
 }
