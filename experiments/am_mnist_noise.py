@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 import suffice
-from rows import RESULTS, Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
+from rows import Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, show_stored
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import Noise, gaussian_noise
-from suffice.files import read_csv
 from suffice.images import to_model
 from suffice.metrics import mean_with_error
 from suffice.occlusion import painted_logits
@@ -152,9 +151,7 @@ def main() -> int:
     add_options(parser)
     arguments = parser.parse_args()
     if arguments.folder is None:
-        stored = read_csv(RESULTS / TABLE)
-        summary(stored)
-        print(said_of(stored))
+        show_stored(TABLE, summary)
         return 0
     rows = Rows(TABLE, COLUMNS, SETTINGS, arguments, code_of("am_mnist_noise.py"))
     torch.set_num_threads(1)

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 import suffice
-from rows import RESULTS, Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
+from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command, show_stored
 from suffice.buffers import keep_buffers
-from suffice.files import read_csv
 from suffice.metrics import holds_under, mean_with_error
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -119,9 +118,7 @@ def main() -> int:
     add_options(parser)
     arguments = parser.parse_args()
     if arguments.folder is None:
-        stored = read_csv(RESULTS / TABLE)
-        summary(stored)
-        print(said_of(stored))
+        show_stored(TABLE, summary)
         return 0
     rows = Rows(TABLE, COLUMNS, SETTINGS, arguments, code_of("am_transfer.py"))
     torch.set_num_threads(1)

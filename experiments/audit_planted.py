@@ -44,7 +44,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rows import RESULTS, Rows, add_options, code_of, run_as_command, said_of
+from rows import Rows, add_options, code_of, run_as_command, show_stored
 from suffice.audit import AuditSettings, run_audit
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
@@ -55,7 +55,6 @@ from suffice.datasets import DATASETS, DatasetSource, ImageDataset
 from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
 from suffice.explainers import saliency_maps
 from suffice.explainers.extraction import Mask
-from suffice.files import read_csv
 from suffice.images import Photo
 from suffice.models.source import Source
 from suffice.registry import MODELS
@@ -421,9 +420,7 @@ def main() -> None:
         cost(options.data)
         return
     if options.what == "report":
-        stored = read_csv(RESULTS / TABLE)
-        report(stored)
-        print(said_of(stored))
+        show_stored(TABLE, report)
         return
     rows = Rows(TABLE, COLUMNS, ASKED, options, code_of("audit_planted.py"))
     for case in cases(range(options.seeds), options.per_class):
