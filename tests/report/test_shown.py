@@ -109,6 +109,7 @@ def test_everything_shows_itself_also_without_its_picture(found: Explanation) ->
     titles = [axes.get_title() for axes in found.plot().axes]
     assert titles[0].startswith("0.") or "is enough for" in titles[0]
     assert len(titles) == 3
+    assert getattr(found.plot(), "_repr_png_")()[:4] == b"\x89PNG"  # noqa: B009  by which a cell shows it
     many = Explanations([found, empty])
     assert [tag for tag, _ in _Tags(many._repr_html_()).tags].count("img") == 2
     assert len(many.plot().axes) == 2
