@@ -68,8 +68,7 @@ TRIED = {
 }
 # What the other pages of the docs name beside numbers and figures, by the experiment.
 IN_DOCS = {
-    "abductive": "all {data} --network plain --digits 1 --masks-of 1 --one-by-one 0 --bound crown --runs {out}/runs "
-    "--out {out}",
+    "abductive": "table",
     "activation_matching_ablation": "sample:coffee --steps 2 --out {out}/ablation.png",
     "activation_matching_figures": "4 --photos sample:coffee --steps 2 --out {out}",
     "am_transfer": "{photo} --method causal --steps 2 --out {out}",
@@ -89,7 +88,7 @@ IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test o
     "lax_figures": "tests/experiments/test_lax_figures.py, as it needs an adapter",
     "msi_lax_scenes": "tests/experiments/test_msi_lax_scenes.py, as it trains for an hour and more",
     "web_latency": "measures times alone, in a browser",
-    "make abductive": "as abductive above",
+    "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
     "make table3-forms": "as msi_lax_scenes",
     "make table4": "as make table3, and needs CUB-200-2011",
     "make table5": "as make table3, and needs CIFAR-10",
