@@ -120,6 +120,7 @@ CHECKS: dict[str, Check] = {
         "needs a ResNet-18 and adapters that `make table3` trains, and 150 images for a mean"
     ),
     "deactivation-cost.csv": left_out("holds times alone"),
+    "cost-growth.csv": left_out("holds times, and sums over photos"),
     "gpu.csv": left_out("needs a machine with CUDA"),
 }
 
