@@ -217,6 +217,6 @@ def test_every_method_has_a_page_with_a_picture() -> None:
         page = ROOT / "docs" / "methods" / f"{method.replace('++', '-plus-plus')}.md"
         text = page.read_text(encoding="utf-8")
         assert re.search(r"!\[[^\]]+\]\(\.\./([\w/-]+\.png)\)", text), page
-        for said in ("**The idea.**", "$$", "**What it costs.**", "**Where it fails.**", "suffice explain"):
+        for said in ("**The idea.**", "\n\n$$\n", "**What it costs.**", "**Where it fails.**", "suffice explain"):
             assert said in text, (page, said)
         assert f"methods/{page.stem}" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
