@@ -80,6 +80,7 @@ docs: .venv/docs
 # Its pictures, anew.
 docs-pictures: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/docs_pictures.py
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/method_pictures.py
 
 # The pictures of the page, the report and a notebook in the docs; needs Chromium.
 screenshots: .venv/dev

@@ -2,6 +2,9 @@
 
 from importlib.metadata import version as version_of
 
+from docutils import nodes
+from sphinx.application import Sphinx
+
 project = "suffice"
 copyright = "the suffice developers"
 version = release = version_of("suffice")
@@ -28,3 +31,15 @@ napoleon_custom_sections = ["Source"]
 # What is outside of the site is not asked for when it is built.
 linkcheck_ignore = [r"https?://.*"]
 suppress_warnings = ["myst.header", "config.cache"]
+
+
+def mark_wide_pictures(app: Sphinx, page: nodes.document) -> None:
+    """Rows of pictures, which site.css lets a narrow screen scroll."""
+    for image in page.findall(nodes.image):
+        if "pictures/" in image["uri"]:
+            image["classes"].append("wide")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("doctree-read", mark_wide_pictures)
