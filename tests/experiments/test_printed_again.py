@@ -80,6 +80,7 @@ IN_DOCS = {
     "circuits_planted": "--print results/circuits-planted.csv",
     "deactivation_cost": "--models resnet18 --batches 1 --rounds 1 --out {out}",
     "deactivation_spread": "--thresholds 0",
+    "faster_copy": "efficientnet-lite0 --rounds 1",
     "occlusions_figure": "sample:coffee --occlusions zero --out {out}/figure-1.png",
 }
 IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test of its parts, or why there is none
@@ -87,7 +88,9 @@ IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test o
     "benchmark_runner": "tests/experiments/test_benchmark_runner.py",
     "lax_figures": "tests/experiments/test_lax_figures.py, as it needs an adapter",
     "msi_lax_scenes": "tests/experiments/test_msi_lax_scenes.py, as it trains for an hour and more",
+    "start_up": "measures times alone",
     "web_latency": "measures times alone, in a browser",
+    "with_openvino": "measures times alone, where OpenVINO is",
     "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
     "make table3-forms": "as msi_lax_scenes",
     "make table4": "as make table3, and needs CUB-200-2011",
