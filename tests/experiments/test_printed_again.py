@@ -91,6 +91,7 @@ IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test o
     "start_up": "measures times alone",
     "web_latency": "measures times alone, in a browser",
     "with_openvino": "measures times alone, where OpenVINO is",
+    "make benchmark-gpu": "needs a machine with CUDA",
     "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
     "make table3-forms": "as msi_lax_scenes",
     "make table4": "as make table3, and needs CUB-200-2011",
