@@ -69,8 +69,12 @@ def test_learns_where_the_evidence_is(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["least_area=0.9", "width=5", "epochs=0"])
 def test_settings_out_of_range(option: str, photos: Path) -> None:
+    from suffice.cli.process import give_stdout_back
     from suffice.cli.train_matcher import train_matcher
     from suffice.errors import InputError
 
-    with pytest.raises(InputError, match=r"expected least_area|width|epochs"):
-        train_matcher(str(photos), setting=[option], out=str(photos / "out"))
+    try:
+        with pytest.raises(InputError, match=r"expected least_area|width|epochs"):
+            train_matcher(str(photos), setting=[option], out=str(photos / "out"))
+    finally:
+        give_stdout_back()
