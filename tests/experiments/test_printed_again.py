@@ -78,7 +78,7 @@ IN_DOCS = {
     "circuits": "--print results/circuits-fair.csv",
     "circuits_by_class": "--print results/circuits-by-class.csv",
     "circuits_planted": "--print results/circuits-planted.csv",
-    "cost_growth": "{two} --parts sizes --sizes 112 --photos 1 --out {out}",
+    "cost_growth": "{two} --parts 'image size' --sizes 112 --photos 1 --out {out}",
     "deactivation_cost": "--models resnet18 --batches 1 --rounds 1 --out {out}",
     "deactivation_spread": "--thresholds 0",
     "faster_copy": "efficientnet-lite0 --rounds 1",
