@@ -18,6 +18,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_converted() -> None:
+    """Where OpenVINO is installed no test but those of it waits for a conversion, or keeps one in the user's folder."""
+    os.environ["SUFFICE_OPENVINO"] = "0"
+
+
 @pytest.fixture(autouse=True)
 def _repeatable() -> Iterator[None]:
     """Random weights and inputs are the same in every run, and no test hands its draws on to the next."""

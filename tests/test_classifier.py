@@ -428,6 +428,7 @@ def _arithmetic() -> tuple[Any, ...]:
     return (
         backends.cudnn.benchmark, backends.cudnn.deterministic, backends.cudnn.conv.fp32_precision,
         backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision, backends.mkldnn.conv.fp32_precision,
+        backends.cudnn.rnn.fp32_precision, backends.cudnn.allow_tf32,  # the old switch, which raises beside another
     )  # fmt: skip
 
 
@@ -452,7 +453,7 @@ def test_float32_is_exact_whatever_the_program_has_chosen(way: str) -> None:
         assert chosen != before
         with pytest.raises(KeyError):
             toy(look).logits(plain((0.1, 0.2, 0.3)))
-        assert set(seen) == {(False, True, "ieee", "ieee", "ieee", "ieee")}
+        assert set(seen) == {(False, True, "ieee", "ieee", "ieee", "ieee", "ieee", False)}
         assert _arithmetic() == chosen
         if way == "legacy":
             assert torch.get_float32_matmul_precision() == "medium"

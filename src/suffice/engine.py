@@ -18,17 +18,21 @@ Passes(forward=3, backward=0)
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suffice.errors import InputError, said_by
+from suffice.errors import InputError, fault_of, said_by
 from suffice.faster import faster_copy, state_of
+from suffice.faster.converting import Conversion
 from suffice.inside import as_written, without_backward_hooks
 from suffice.memory import available_memory
 from suffice.outputs import as_logits
@@ -114,8 +118,7 @@ class Engine:
         self._by_thread: dict[int, Passes] = {}
         self._channels_last = device.type == "cpu" and isinstance(module, nn.Module)
         self._fits: int | None = None  # the largest batch known to fit after one did not
-        self._faster: nn.Module | None = None  # a copy for screens; None also where there can be none
-        self._faster_than: tuple[Any, ...] | None = None  # what it is a copy of
+        self._copies = _Copies()
 
     @property
     def passes(self) -> Passes:
@@ -157,9 +160,9 @@ class Engine:
             screen: the fastest way to answers that are close: the engine's `precision` instead of float32, and on a CPU
                 images laid out with the channels last, which most networks take 10 to 40% faster.
             copies: `question` calls the module and does not look inside; so a copy of it whose batch norms and
-                activations are part of its convolutions (`faster/`) may answer a screen on a CPU. Making the copy takes
-                four forward passes of two images, once for a state of the weights, which are not counted: they ask
-                about no image.
+                activations are part of its convolutions, or what OpenVINO makes of it (`faster/`), may answer a screen
+                on a CPU. Making and checking them takes some forward passes of two to four images, once for a state of
+                the weights, which are not counted: they ask about no image.
             batch_size: overrides the engine's own.
             gradients: `question` also goes backward, once for each row.
             read: overrides the engine's own.
@@ -180,11 +183,13 @@ class Engine:
         with self.exclusive(), evaluation_mode(self.module), _exact_arithmetic(), run, torch.no_grad():
             size = batch_size or self.batch_size or self._fitting_batch()
             size = min(size, self._fits or size)
-            module = self._copy() if screen and copies else self.module
+            module = self._copy(gradients) if screen and copies else self.module
             while together.done < rows:
                 _called_between_batches()
                 batch = [x[together.done : together.done + size].to(self.device) for x in inputs]
-                channels_last = screen and self._channels_last
+                converted = module is self._copies.conversion.network
+                channels_last = screen and self._channels_last and not converted
+                started = time.perf_counter()
                 try:
                     answer = self._one_batch(
                         question, module, batch, gather, precision, channels_last, read or self._read
@@ -192,6 +197,9 @@ class Engine:
                 except (MemoryError, RuntimeError) as error:  # of which torch's own is one
                     if size > 1 and is_out_of_memory(error):
                         size = self._fits = max(1, size // 2)
+                    elif converted:
+                        self._copies.conversion.give_up(fault_of(error))
+                        module = self._copy(gradients)
                     elif channels_last:
                         self._channels_last = False  # a module that uses `view` wants its numbers in order
                     else:
@@ -199,6 +207,7 @@ class Engine:
                     continue
                 if counted:
                     self.count(len(batch[0]), len(batch[0]) if gradients else 0)
+                self._copies.conversion.seconds += time.perf_counter() - started if screen and copies else 0
                 together.add(answer)
                 if progress is not None:
                     progress(together.done / rows)
@@ -226,26 +235,62 @@ class Engine:
             raise ValueError(f"a question about {rows} rows returned {[len(extra) for extra in found.extras]}")
         return ModelOutput(read(found.output, rows).detach(), tuple(extra.detach() for extra in found.extras))
 
-    def _copy(self) -> Any:
-        """The faster copy of the module as it is now, made where it is not there; or the module."""
+    @property
+    def screened_by(self) -> str:
+        """What became of the conversion for screens, in words; empty where there was none."""
+        return self._copies.conversion.said
+
+    def _copy(self, gradients: bool) -> Any:
+        """What answers a screen: what OpenVINO made of the module as it is now, a faster copy of it, or the module."""
         if self.device.type != "cpu" or not isinstance(self.module, nn.Module):
             return self.module
         state = state_of(self.module)
         if state is None:
             return self.module
-        made_of = self.precision, state
-        if made_of != self._faster_than:
-            images = torch.rand((2, *self._input_shape), generator=torch.Generator().manual_seed(0))
-            with _autocast(self.device, "float32"), without_backward_hooks(self.module):
-                self._faster = faster_copy(self.module, self._normalise(images), fuses=self.precision == "float32")
-            self._faster_than = made_of
-        return self.module if self._faster is None else self._faster
+        if self._copies.of != (self.precision, state):
+            self._copies = _Copies((self.precision, state))
+        copies, full = self._copies, self.precision == "float32"
+        with _autocast(self.device, "float32"), without_backward_hooks(self.module):
+            converted = copies.conversion.of(self.module, self._views) if full and not gradients else None
+            if converted is not None:
+                return converted
+            if not copies.made:
+                copies.faster = faster_copy(self.module, self._normalise(self._noise(2)), fuses=full)
+                copies.made = True
+        return self.module if copies.faster is None else copies.faster
+
+    def _noise(self, rows: int) -> Tensor:
+        return torch.rand((rows, *self._input_shape), generator=torch.Generator().manual_seed(0))
+
+    def _views(self) -> Tensor:
+        """Normalised images of the kinds that are asked about: noise, patches, and these with a half in one colour."""
+        sizes = self._input_shape[1:]
+        noise = self._noise(4)
+        patches = F.interpolate(noise[(slice(1, None), slice(None), *(slice(8) for _ in sizes))], sizes)
+        patches[1, ..., sizes[-1] // 2 :], patches[2, ..., : sizes[-1] // 2] = 0, 1
+        return self._normalise(torch.cat([noise[:1], patches]))
 
     def _fitting_batch(self) -> int:
         one = math.prod(self._input_shape[1:]) * 4 * _LIVE_MAPS
         largest = _LARGEST_BATCH.get(self.device.type, 32)
         # A quarter: the machine has other work, and fragments of memory cannot be used.
         return int(min(largest, max(1, available_memory(self.device) / 4 // one)))
+
+
+@dataclasses.dataclass
+class _Copies:
+    """What answers screens in place of a module.
+
+    Attributes:
+        of: the precision and the state of the module that they were made of.
+        made: whether a faster copy was looked for.
+        faster: it; None where there is none.
+    """
+
+    of: tuple[Any, ...] = ()
+    made: bool = False
+    faster: nn.Module | None = None
+    conversion: Conversion = dataclasses.field(default_factory=Conversion)
 
 
 class _Together:
@@ -387,7 +432,7 @@ class _Flags:
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._before: list[Any] = []
+        self._before: list[tuple[Any, str, Any]] = []
 
     @staticmethod
     def _wanted() -> tuple[tuple[Any, str, Any], ...]:
@@ -395,7 +440,10 @@ class _Flags:
         return (
             (backends.cudnn, "benchmark", False),
             (backends.cudnn, "deterministic", True),
+            # The old switch first, which moves the new ones: where they disagree whoever reads it gets an error.
+            (backends.cudnn, "allow_tf32", False),
             (backends.cudnn.conv, "fp32_precision", "ieee"),
+            (backends.cudnn.rnn, "fp32_precision", "ieee"),
             (backends.cuda.matmul, "fp32_precision", "ieee"),
             (backends.mkldnn.conv, "fp32_precision", "ieee"),
             (backends.mkldnn.matmul, "fp32_precision", "ieee"),
@@ -404,9 +452,11 @@ class _Flags:
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                wanted = self._wanted()
-                self._before = [getattr(place, name) for place, name, _ in wanted]
-                for place, name, value in wanted:
+                self._before = []
+                for place, name, _ in self._wanted():
+                    with contextlib.suppress(RuntimeError):  # of a program whose switches disagree already
+                        self._before.append((place, name, getattr(place, name)))
+                for place, name, value in self._wanted():
                     setattr(place, name, value)
             self._inside += 1
 
@@ -414,7 +464,7 @@ class _Flags:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                for (place, name, _), value in zip(self._wanted(), self._before, strict=True):
+                for place, name, value in self._before:
                     setattr(place, name, value)
 
 

@@ -46,7 +46,8 @@ def made_by(
         settings: of the method; those that are names of files are in `files` with their digests.
 
     Returns:
-        `date` (UTC), `image` and `weights` (None for a model that has none that can be seen), `device`, and versions.
+        `date` (UTC), `image` and `weights` (None for a model that has none that can be seen), `device`, `screens` where
+        the network was converted for them, and versions.
     """
     named = {name: value for name, value in (settings or {}).items() if isinstance(value, str)}
     files = {name: of_file(sha256_of(value)) for name, value in named.items() if value and os.path.isfile(value)}
@@ -56,6 +57,7 @@ def made_by(
         "weights": classifier.weights_digest,
         **({"files": files} if files else {}),
         "device": str(classifier.device),
+        **({"screens": classifier.engine.screened_by} if classifier.engine.screened_by else {}),
         **versions(),
     }
 
@@ -73,7 +75,9 @@ def made_in_words(made: Mapping[str, Any]) -> dict[str, str]:
     for name, digest in made.get("files", {}).items():
         words[f"SHA-256 of {name}"] = _digest_in_words(digest)
     return words | {
-        name: made[name] for name in ("device", "suffice", "code", "torch", "numpy", "python") if name in made
+        name: made[name]
+        for name in ("device", "screens", "suffice", "code", "torch", "numpy", "python")
+        if name in made
     }
 
 

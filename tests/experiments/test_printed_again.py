@@ -68,8 +68,7 @@ TRIED = {
 }
 # What the other pages of the docs name beside numbers and figures, by the experiment.
 IN_DOCS = {
-    "abductive": "all {data} --network plain --digits 1 --masks-of 1 --one-by-one 0 --bound crown --runs {out}/runs "
-    "--out {out}",
+    "abductive": "table",
     "activation_matching_ablation": "sample:coffee --steps 2 --out {out}/ablation.png",
     "activation_matching_figures": "4 --photos sample:coffee --steps 2 --out {out}",
     "am_transfer": "{photo} --method causal --steps 2 --out {out}",
@@ -79,8 +78,11 @@ IN_DOCS = {
     "circuits": "--print results/circuits-fair.csv",
     "circuits_by_class": "--print results/circuits-by-class.csv",
     "circuits_planted": "--print results/circuits-planted.csv",
+    "cost_growth": "{two} --parts sizes --sizes 112 --photos 1 --out {out}",
     "deactivation_cost": "--models resnet18 --batches 1 --rounds 1 --out {out}",
     "deactivation_spread": "--thresholds 0",
+    "faster_copy": "efficientnet-lite0 --rounds 1",
+    "start_up": "{photo} --rounds 1",
     "occlusions_figure": "sample:coffee --occlusions zero --out {out}/figure-1.png",
 }
 IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test of its parts, or why there is none
@@ -88,8 +90,9 @@ IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test o
     "benchmark_runner": "tests/experiments/test_benchmark_runner.py",
     "lax_figures": "tests/experiments/test_lax_figures.py, as it needs an adapter",
     "msi_lax_scenes": "tests/experiments/test_msi_lax_scenes.py, as it trains for an hour and more",
+    "with_openvino": "tests/faster/test_converting.py, as it needs OpenVINO",
     "web_latency": "measures times alone, in a browser",
-    "make abductive": "as abductive above",
+    "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
     "make table3-forms": "as msi_lax_scenes",
     "make table4": "as make table3, and needs CUB-200-2011",
     "make table5": "as make table3, and needs CIFAR-10",

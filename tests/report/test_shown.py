@@ -98,6 +98,19 @@ def test_the_model_is_asked_along_the_ranking_and_on_backgrounds_only_where_that
         suffice.explain(classifier, image, block=4, curve=-1)
 
 
+def test_what_was_found_is_not_lost_where_a_model_fails_on_another_background() -> None:
+    def strict(x: Tensor) -> Tensor:
+        return corner(x) * (torch.nan if bool((x[:, :, -1, -1] == 1).all(1).any()) else 1)  # white is too much
+
+    given: dict[str, Any] = {"input_size": (40, 40), "mean": (0, 0, 0), "std": (1, 1, 1), "outputs": "logits"}
+    image = torch.full((3, 40, 40), 0.9)
+    image[:, -1, -1] = 0.1
+    found = suffice.explain(suffice.Classifier(strict, **given), image, occlusion="min", block=8, paste=True)
+    assert found.sufficient
+    assert found.pasted is None
+    assert "could not be asked about on other backgrounds" in found.notes[-1]
+
+
 def test_everything_shows_itself_also_without_its_picture(found: Explanation) -> None:
     bare = dataclasses.replace(found, picture=None, along_ranking=None, pasted=None)
     empty = dataclasses.replace(bare, mask=torch.zeros(40, 40, dtype=torch.bool), area=0.0)
@@ -109,6 +122,7 @@ def test_everything_shows_itself_also_without_its_picture(found: Explanation) ->
     titles = [axes.get_title() for axes in found.plot().axes]
     assert titles[0].startswith("0.") or "is enough for" in titles[0]
     assert len(titles) == 3
+    assert getattr(found.plot(), "_repr_png_")()[:4] == b"\x89PNG"  # noqa: B009  by which a cell shows it
     many = Explanations([found, empty])
     assert [tag for tag, _ in _Tags(many._repr_html_()).tags].count("img") == 2
     assert len(many.plot().axes) == 2

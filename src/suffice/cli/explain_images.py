@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from suffice.report.page import ExplanationEntry
 
 SIZES = 8
-"""Along the ranking, at which the model is asked for a report: about an eighth of what an explanation takes."""
+"""Along the ranking, at which the model is asked for a report: about a tenth of what an explanation takes."""
 REPORT, OVERLAY, PARTS = "report.html", "overlay.png", "parts.png"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 
+from suffice.errors import fault_of
 from suffice.explanation import Explanation
 from suffice.occlusion import make_occlusions, painted_logits
 from suffice.question import Question
@@ -25,7 +27,7 @@ def with_pastes(question: Question, explanation: Explanation) -> Explanation:
 
     Args:
         question: which it answers; of a model of 1 or 3 channels, else nothing is asked.
-        explanation: of an image of two dimensions; of others nothing is asked.
+        explanation: of an image of two dimensions; of others nothing is asked. Its notes say where the model failed.
 
     >>> import suffice
     >>> classifier = suffice.Classifier(lambda x: 9 * x.mean((2, 3)), input_size=(40, 40), mean=(0,) * 3, std=(1,) * 3)
@@ -36,9 +38,18 @@ def with_pastes(question: Question, explanation: Explanation) -> Explanation:
     >>> [each["kept"] for each in found.pasted["backgrounds"]]
     [True, True, True, True, False, False, True, True, True]
     """
-    classifier, image, target = question.classifier, question.image, question.target
+    image = question.image
     if explanation.mask.ndim != 2 or len(image) not in (1, 3) or not explanation.mask.any():
         return explanation
+    try:
+        return dataclasses.replace(explanation, pasted=_pasted(question, explanation))
+    except Exception as error:  # of a model that such an image is too much for; what was found is not lost
+        said = f"The part could not be asked about on other backgrounds: {fault_of(error)}"
+        return dataclasses.replace(explanation, notes=(*explanation.notes, said))
+
+
+def _pasted(question: Question, explanation: Explanation) -> dict[str, Any]:
+    classifier, image, target = question.classifier, question.image, question.target
     before = classifier.passes
     names = [f"colour:{name}" if name in COLOURS else name for name in BACKGROUNDS]
     painters = [make_occlusions(classifier, name, seed=seed_of_noise(question.seed))[0].background for name in names]
@@ -59,4 +70,4 @@ def with_pastes(question: Question, explanation: Explanation) -> Explanation:
         for row, name in enumerate(BACKGROUNDS)
     ]
     asked = classifier.passes.since(before).forward
-    return dataclasses.replace(explanation, pasted={"backgrounds": said, "forward_passes": asked})
+    return {"backgrounds": said, "forward_passes": asked}

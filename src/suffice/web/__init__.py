@@ -12,8 +12,7 @@
 | `part.py` | the part that a job is about: from the request, of an explanation, or to be found |
 | `against.py` | why A, not B |
 | `quick.py` | what the model says of a part at once: for the slider and the brush |
-| `ranking.py` | the order of all pixels, and what the model says along it, as one buffer |
-| `wording.py` | verdicts in words, and how a result is made again |
+| `wording.py` | how a result is made again |
 | `serving.py` | the process that answers |
-| `static/` | the page: plain HTML, CSS and ES modules |
+| `static/` | the page: plain HTML, CSS and ES modules; what it shares with reports is in `suffice/report/parts` |
 """

@@ -75,7 +75,7 @@ export function watchSliders() {
   const near = new IntersectionObserver(entries => entries.forEach(entry => {
     if (!entry.isIntersecting) return;
     near.unobserve(entry.target);
-    build(/** @type {HTMLElement} */ (entry.target)).catch(error => console.warn(error));
+    build(/** @type {HTMLElement} */ (entry.target.parentElement)).catch(error => console.warn(error));
   }), {rootMargin: "800px"});
-  document.querySelectorAll("[data-ranking]").forEach(each => near.observe(each));
+  document.querySelectorAll("[data-ranking] > .slid").forEach(each => near.observe(each));
 }
