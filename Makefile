@@ -81,14 +81,14 @@ docs: .venv/docs
 docs-pictures: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/docs_pictures.py
 
-# The pictures of the page in the docs; needs Chromium.
+# The pictures of the page, the report and a notebook in the docs; needs Chromium.
 screenshots: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/screenshots.py
 
 # The types of the page's own script, by TypeScript, which npx fetches.
 page-types:
 	npx --yes --package typescript tsc --noEmit --allowJs --checkJs --strict --target es2022 --module esnext \
-		--moduleResolution bundler --types "" src/suffice/web/static/main.js
+		--moduleResolution bundler --types "" src/suffice/web/static/main.js src/suffice/report/parts/slider.js
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

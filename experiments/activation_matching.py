@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 import suffice
-from rows import RESULTS, Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
+from rows import Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, show_stored
 from suffice.buffers import keep_buffers
 from suffice.cli.command import parse_settings
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import gaussian_noise
-from suffice.files import read_csv
 from suffice.images import to_model
 from suffice.metrics import mean_with_error, robustness_on, robustness_solid
 
@@ -116,9 +115,7 @@ def main() -> int:
     add_options(parser)
     arguments = parser.parse_args()
     if arguments.what == "table":
-        stored = read_csv(RESULTS / TABLE)
-        summary(stored)
-        print(said_of(stored))
+        show_stored(TABLE, summary)
         return 0
     rows = Rows(TABLE, COLUMNS, SETTINGS, arguments, code_of("activation_matching.py"))
     torch.set_num_threads(arguments.threads)

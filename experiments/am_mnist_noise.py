@@ -3,7 +3,7 @@
     suffice train-classifier mnist --preset quick --set epochs=2 --set batch_size=64 --out mnist
     python experiments/am_mnist_noise.py DATA --weights mnist/classifier.safetensors      # digits, resumes
     python experiments/am_mnist_noise.py FOLDER --photos 2                                # photos, resumes
-    python experiments/am_mnist_noise.py                                                  # the table again
+    python experiments/am_mnist_noise.py                                                  # the table in results/ again
 
 Each row is a part of one image. `encoder` is what gives the scores: `pixels` and `unet` are the mode without weights,
 where area is minimised under constraints (label and γ of the confidence with zero after normalisation, the label on 8
@@ -18,8 +18,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 import suffice
-from rows import photos_of
+from rows import Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, show_stored
 from suffice.buffers import keep_buffers
 from suffice.datasets import load_dataset
 from suffice.explainers.activation_matching.views import Noise, gaussian_noise
-from suffice.files import read_csv, write_csv
 from suffice.images import to_model
 from suffice.metrics import mean_with_error
 from suffice.occlusion import painted_logits
@@ -43,7 +42,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "unet": {"encoder": "unet"},
     "paper": {"preset": "paper", "lambdas": "mnist"},
 }
-COLUMNS = ("image", "model", "encoder", "noise_std", "noise_clip", "gamma", "area", "confidence")
+TABLE, SETTINGS = "am-mnist-noise.csv", ("model", "encoder", "noise_std", "noise_clip", "gamma")
+COLUMNS = ("photo", *SETTINGS, "area", "confidence")
 COLUMNS += ("explanation_confidence", "sufficient", "label_on_noise", "label_on_unit_noise", "activation_distance")
 COLUMNS += ("activation_share", "forward_passes", "backward_passes", "cpu_seconds")
 _DRAWS, _SEED = 100, 20_000_003
@@ -54,6 +54,11 @@ def conditions(encoders: list[str]) -> list[Condition]:
     """What is asked: encoder, σ, clipped, γ. Of no noise there is nothing to clip; the paper's run knows no γ."""
     every = itertools.product(encoders, STDS, (False, True), GAMMAS)
     return [(e, s, c, g) for e, s, c, g in every if (s > 0 or not c) and (e != "paper" or g == GAMMAS[0])]
+
+
+def gammas_of(encoder: str, gamma: float) -> tuple[float, ...]:
+    """Those that one run is judged at."""
+    return GAMMAS if encoder == "paper" else (gamma,)
 
 
 def rows_of(
@@ -70,7 +75,7 @@ def rows_of(
     for image, one in zip(images, found, strict=True):
         kept = [label_on(classifier, image, one, noise) for noise in (Noise(std, clip), Noise(1.0, True))]
         distance = one.activation_distance or {"distance": float("nan"), "hidden": 1.0}
-        for at in GAMMAS if encoder == "paper" else (gamma,):
+        for at in gammas_of(encoder, gamma):
             enough = one.explanation_confidence >= at * one.confidence and kept_label(classifier, image, one)
             values = (one.image, classifier.name, encoder, std, int(clip), at, one.area, one.confidence)
             values += (one.explanation_confidence, int(enough), *kept, distance["distance"])
@@ -111,8 +116,8 @@ def photos(arguments: argparse.Namespace) -> tuple[suffice.Classifier, list[str]
     return classifier, [path.name for path in chosen], torch.stack([suffice.load_image(p, classifier) for p in chosen])
 
 
-def summary(rows: list[dict[str, Any]]) -> None:
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def summary(rows: Sequence[Mapping[str, Any]]) -> None:
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(
             tuple(str(row[n]) for n in ("model", "encoder", "noise_std", "noise_clip", "gamma")), []
@@ -143,32 +148,40 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=0, help="so many of the photos in the folder, in place of digits")
     parser.add_argument("--encoder", action="append", choices=list(ENCODERS))
     parser.add_argument("--std", action="append", type=float, choices=STDS, help="σ; all of them unless it is said")
-    parser.add_argument("--csv", type=Path, default=Path("results/am-mnist-noise.csv"))
+    add_options(parser)
     arguments = parser.parse_args()
+    if arguments.folder is None:
+        show_stored(TABLE, summary)
+        return 0
+    rows = Rows(TABLE, COLUMNS, SETTINGS, arguments, code_of("am_mnist_noise.py"))
     torch.set_num_threads(1)
     keep_buffers()
-    rows = read_csv(arguments.csv) if arguments.csv.is_file() else []
-    if arguments.folder is not None:
-        classifier, names, images = photos(arguments) if arguments.photos else digits(arguments)
-        keys = ("image", "model", "encoder", "noise_std", "noise_clip", "gamma")
-        wanted = conditions(arguments.encoder or list(ENCODERS))
-        for condition in (each for each in wanted if each[1] in (arguments.std or STDS)):
-            done = {tuple(str(row[key]) for key in keys) for row in rows}
-            encoder, std, clip, gamma = condition
-            left = [i for i, n in enumerate(names)
-                    if (n, classifier.name, encoder, str(std), str(int(clip)), str(gamma)) not in done]  # fmt: skip
-            if not left:
-                continue
-            new = rows_of(classifier, [names[i] for i in left], images[left], condition)
-            rows += [{name: str(value) for name, value in row.items()} for row in new]
-            write_csv(arguments.csv, COLUMNS, rows)
-            areas = ", ".join(f"{float(row['area']):.1%}" for row in new[:6])
-            print(f"{encoder}, σ {std:g}, {'clipped' if clip else 'as drawn'}, γ {gamma:g}: {areas} …", flush=True)
-    if not rows:
-        sys.exit(f"expected rows in {arguments.csv}; there are none")
-    summary(rows)
+    classifier, names, images = photos(arguments) if arguments.photos else digits(arguments)
+    wanted = conditions(arguments.encoder or list(ENCODERS))
+    for condition in (each for each in wanted if each[1] in (arguments.std or STDS)):
+        new = add_rows(rows, classifier, names, images, condition)
+        encoder, std, clip, gamma = condition
+        areas = ", ".join(f"{float(row['area']):.1%}" for row in new[:6])
+        print(f"{encoder}, σ {std:g}, {'clipped' if clip else 'as drawn'}, γ {gamma:g}: {areas} …", flush=True)
+    summary(rows.asked)
+    print(rows.close())
     return 0
 
 
+def add_rows(
+    rows: Rows, classifier: suffice.Classifier, names: list[str], images: Tensor, condition: Condition
+) -> list[Row]:
+    """The rows of one condition; images of which one is missing are learnt together."""
+    encoder, std, clip, gamma = condition
+    asked = {"model": classifier.name, "encoder": encoder, "noise_std": std, "noise_clip": int(clip)}
+    of_image = [{"photo": name} | known_by(classifier, image) for name, image in zip(names, images, strict=True)]
+    known = [asked | one | {"gamma": at} for one in of_image for at in gammas_of(encoder, gamma)]
+    left = {one["photo"] for one in known if not rows.has(one)}
+    some = [number for number, name in enumerate(names) if name in left]
+    new = rows_of(classifier, [names[i] for i in some], images[some], condition) if some else []
+    found = {(row["photo"], row["gamma"]): row for row in new}
+    return [rows.row(one, lambda one=one: found[one["photo"], one["gamma"]]) for one in known]  # type: ignore[misc]
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

@@ -1,7 +1,7 @@
 """Are learnt masks evidence or attack? Whether parts hold under small changes, and on other networks, at equal area.
 
     python experiments/am_transfer.py FOLDER --photos 4        # a row for each photo, method and area; resumes
-    python experiments/am_transfer.py                          # the table again
+    python experiments/am_transfer.py                          # the table in results/ again
 
 For each photo (of EfficientNet-Lite0, `zero` around the part, γ 0.5) two areas: that of the learnt part, and that of
 the causal part. At each every method has the same number of pixels, those that it ranks highest: `activation-matching`
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 import suffice
-from rows import photos_of
+from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command, show_stored
 from suffice.buffers import keep_buffers
-from suffice.files import read_csv, write_csv
 from suffice.metrics import holds_under, mean_with_error
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,7 +36,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 OTHERS = ("efficientnet-lite1", "efficientnet-lite2")
 TESTS = ("shift", "blur", "jpeg", *OTHERS)
-COLUMNS = ("photo", "method", "at", "area", "kept", *TESTS, *(f"whole_{name}" for name in TESTS))
+TABLE, SETTINGS = "am-transfer.csv", ("method", "at", "steps")
+FOUND = ("area", "kept", *TESTS, *(f"whole_{name}" for name in TESTS))
+COLUMNS = ("photo", *SETTINGS, *FOUND)
+SET_AN_AREA = ("activation-matching", "causal")
 
 
 def ranked(found: suffice.Explanation, pixels: int) -> Tensor:
@@ -70,34 +72,30 @@ def row_of(
     tested = {**found["changes"], **dict(zip(OTHERS, found["networks"].values(), strict=True))}
     kept = [tested[name]["kept"] / tested[name]["of"] for name in TESTS]
     whole = [tested[name]["whole"] / tested[name]["of_whole"] for name in TESTS]
-    values = (photo, method, at, float(mask.float().mean()), int(logits.argmax() == target), *kept, *whole)
-    return dict(zip(COLUMNS, values, strict=True))
+    values = (float(mask.float().mean()), int(logits.argmax() == target), *kept, *whole)
+    return {"photo": photo, "method": method, "at": at, **dict(zip(FOUND, values, strict=True))}
 
 
 def rows_of(
-    classifiers: list[suffice.Classifier], path: Path, number: int, methods: list[str], steps: int
+    classifiers: list[suffice.Classifier], image: Tensor, photo: str, methods: list[str], steps: int
 ) -> list[dict[str, Any]]:
-    image = suffice.load_image(path, classifiers[0])
     question = suffice.Question(classifiers[0], image, occlusion="zero", keep_confidence=0.5)
     found = {}
-    for name in dict.fromkeys(["activation-matching", "causal", *methods]):
+    for name in dict.fromkeys([*SET_AN_AREA, *methods]):
         method, settings = METHODS[name]
         more = {"steps": steps} if method == "activation-matching" else {}
         found[name] = question.explain(method, **settings, **more)
         print(f"  {name}: {found[name].area:.1%}, {found[name].verdict}", flush=True)
-    sizes = {name: int(found[name].mask.sum()) for name in ("activation-matching", "causal")}
-    rows = []
-    for name, one in found.items():
-        masks = {"own": one.mask} | {f"area of {at}": ranked(one, pixels) for at, pixels in sizes.items()}
-        rows += [row_of(classifiers, image, question.target, path.name, name, at, m) for at, m in masks.items()]
-    for at, pixels in sizes.items():
-        mask = random_blocks(image.shape[1:], pixels, number)
-        rows.append(row_of(classifiers, image, question.target, path.name, "random", f"area of {at}", mask))
-    return rows
+    sizes = {name: int(found[name].mask.sum()) for name in SET_AN_AREA}
+    masks = {(name, "own"): one.mask for name, one in found.items()}
+    masks |= {(name, f"area of {at}"): ranked(one, sizes[at]) for name, one in found.items() for at in sizes}
+    seed = int(known_by(image=image)["image_digest"][:8], 16)
+    masks |= {("random", f"area of {at}"): random_blocks(image.shape[1:], sizes[at], seed) for at in sizes}
+    return [row_of(classifiers, image, question.target, photo, *asked, mask) for asked, mask in masks.items()]
 
 
-def summary(rows: list[dict[str, Any]]) -> None:
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def summary(rows: Sequence[Mapping[str, Any]]) -> None:
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["at"] == "own"):
         groups.setdefault((row["at"], row["method"]), []).append(row)
     print(f"| at | method | photos | area | Lite0 itself | {' | '.join(TESTS)} |")
@@ -117,27 +115,39 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=4, help="the first so many")
     parser.add_argument("--method", action="append", choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=60, help="of learning")
-    parser.add_argument("--csv", type=Path, default=Path("results/am-transfer.csv"))
+    add_options(parser)
     arguments = parser.parse_args()
+    if arguments.folder is None:
+        show_stored(TABLE, summary)
+        return 0
+    rows = Rows(TABLE, COLUMNS, SETTINGS, arguments, code_of("am_transfer.py"))
     torch.set_num_threads(1)
     keep_buffers()
-    rows = read_csv(arguments.csv) if arguments.csv.is_file() else []
-    if arguments.folder is not None:
-        classifiers = [suffice.load_classifier(name, device="cpu") for name in (None, *OTHERS)]
-        for number, path in enumerate(photos_of(arguments.folder)[: arguments.photos]):
-            done = {row["method"] for row in rows if row["photo"] == path.name}
-            left = [name for name in arguments.method or METHODS if name not in done]
-            if not left:
-                continue
-            print(path.name, flush=True)
-            new = rows_of(classifiers, path, number, left, arguments.steps)
-            rows += [{k: str(v) for k, v in row.items()} for row in new if row["method"] not in done]
-            write_csv(arguments.csv, COLUMNS, rows)
-    if not rows:
-        sys.exit(f"expected rows in {arguments.csv}; there are none")
-    summary(rows)
+    classifiers = [suffice.load_classifier(name, device="cpu") for name in (None, *OTHERS)]
+    for path in photos_of(arguments.folder)[: arguments.photos]:
+        print(path.name, flush=True)
+        image = suffice.load_image(path, classifiers[0])
+        add_rows(rows, classifiers, image, path.name, arguments.method or list(METHODS), arguments.steps)
+    summary(rows.asked)
+    print(rows.close())
     return 0
 
 
+def add_rows(
+    rows: Rows, classifiers: list[suffice.Classifier], image: Tensor, photo: str, methods: list[str], steps: int
+) -> None:
+    """The rows of one photo; where one is missing, those that set the two areas are computed as well."""
+    of_photo = {"photo": photo, "steps": steps, **known_by(image=image)}
+    of_photo["weights_digest"] = " ".join(known_by(each)["weights_digest"] for each in classifiers)
+    equal = [f"area of {name}" for name in SET_AN_AREA]
+    asked = [(name, at) for name in methods for at in ("own", *equal)] + [("random", at) for at in equal]
+    known = [of_photo | {"method": name, "at": at} for name, at in asked]
+    left = {str(one["method"]): 0 for one in known if not rows.has(one)}
+    new = rows_of(classifiers, image, photo, [name for name in left if name in METHODS], steps) if left else []
+    found = {(row["method"], row["at"]): row for row in new}
+    for one in known:
+        rows.row(one, lambda one=one: found[one["method"], one["at"]])  # type: ignore[misc]
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

@@ -44,7 +44,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rows import RESULTS, Rows, add_options, code_of, run_as_command, said_of
+from rows import Rows, add_options, code_of, run_as_command, show_stored
 from suffice.audit import AuditSettings, run_audit
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
@@ -55,7 +55,6 @@ from suffice.datasets import DATASETS, DatasetSource, ImageDataset
 from suffice.datasets.synthetic_mnist import SyntheticMnist, scene
 from suffice.explainers import saliency_maps
 from suffice.explainers.extraction import Mask
-from suffice.files import read_csv
 from suffice.images import Photo
 from suffice.models.source import Source
 from suffice.registry import MODELS
@@ -68,10 +67,10 @@ SHARES = (0.3, 0.6, 0.9)
 DIGITS = 5
 MARKED = {"synthetic-mnist": 0, "shapes": 3}  # the class with the mark
 SHAPES = ("square", "disc", "triangle", "cross")
-PER_CLASS = {"synthetic-mnist": 30, "shapes": 36}
+DATA = ("synthetic-mnist", "shapes")
 TRAINED_ON = {"synthetic-mnist": 2400, "shapes": 2000}
 AUDITED = 1000  # images that an audit draws from
-ASKED = ("dataset", "mark", "share", "seed")
+ASKED = ("dataset", "mark", "share", "seed", "per_class")
 COLUMNS = (
     *ASKED, "boxes", "accuracy", "accuracy_marked", "accuracy_unmarked", "rise", "comes", "images", "clusters", "found",
     "false", "heatmap_clusters", "heatmap_found", "heatmap_false", "seconds",
@@ -86,18 +85,19 @@ class Case:
     mark: str
     share: float
     seed: int
+    per_class: int
 
     @property
     def name(self) -> str:
         return f"planted-{self.dataset}-{self.mark}-{self.share:g}-{self.seed}"
 
 
-def cases(seeds: Sequence[int]) -> list[Case]:
+def cases(seeds: Sequence[int], per_class: int) -> list[Case]:
     planted = [
-        Case(dataset, mark, share, seed)
-        for seed, share, mark, dataset in itertools.product(seeds, (0.6, 0.3, 0.9), MARKS, PER_CLASS)
+        Case(dataset, mark, share, seed, per_class)
+        for seed, share, mark, dataset in itertools.product(seeds, (0.6, 0.3, 0.9), MARKS, DATA)
     ]
-    clean = [Case(dataset, "none", 0.0, seed) for seed in seeds for dataset in PER_CLASS]
+    clean = [Case(dataset, "none", 0.0, seed, per_class) for seed in seeds for dataset in DATA]
     return clean + planted
 
 
@@ -233,7 +233,7 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     print(f"{case.name}: trained in {time.monotonic() - started:.0f} s", flush=True)
     settings = AuditSettings(
         DatasetSpec(source=case.name), ModelSpec(model=f"planted:{case.name}", device="cpu"),
-        per_class=PER_CLASS[case.dataset], block=4,
+        per_class=case.per_class, block=4,
     )  # fmt: skip
     clock = time.monotonic()
     audit = run_audit(settings, work / case.name)
@@ -312,20 +312,21 @@ def cost(root: Path, per_class: int = 10) -> None:
 def report(rows: Sequence[dict[str, Any]]) -> None:
     """Recall and false discoveries by mark and share, over data sets and seeds, without boxes and with them."""
     heads = (
-        "mark", "share", "runs", "rise", "found without boxes", "with boxes", "false of clusters", "by heatmaps",
-        "false of clusters",
+        "mark", "share", "of a class", "runs", "rise", "found without boxes", "with boxes", "false of clusters",
+        "by heatmaps", "false of clusters",
     )  # fmt: skip
     print("| " + " | ".join(heads) + " |")
     print("|---" * len(heads) + "|")
-    for mark, share in dict.fromkeys((row["mark"], row["share"]) for row in rows):
-        own = [row for row in rows if (row["mark"], row["share"]) == (mark, share)]
+    kinds = ("mark", "share", "per_class")
+    for mark, share, per_class in dict.fromkeys(tuple(row[kind] for kind in kinds) for row in rows):
+        own = [row for row in rows if tuple(row[kind] for kind in kinds) == (mark, share, per_class)]
         by = {boxes: [row for row in own if row["boxes"] == boxes] for boxes in ("no", "yes")}
         found = {boxes: f"{sum(int(r['found']) for r in some)} of {len(some)}" for boxes, some in by.items()}
         wrong, clusters = (sum(int(row[name]) for row in own) for name in ("false", "clusters"))
         rises = ", ".join(row["rise"] for row in by["no"] if row["rise"])
         heat = [sum(int(row[f"heatmap_{name}"]) for row in by["no"]) for name in ("found", "false", "clusters")]
         cells = (
-            mark, f"{float(share):.0%}", len(by["no"]), rises or "–", found["no"], found["yes"],
+            mark, f"{float(share):.0%}", per_class, len(by["no"]), rises or "–", found["no"], found["yes"],
             f"{wrong} of {clusters}",
             f"{heat[0]} of {len(by['no'])}", f"{heat[1]} of {heat[2]}",
         )  # fmt: skip
@@ -410,6 +411,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report", "cost"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--per-class", type=int, default=100, help="images of a class that are explained (%(default)s)")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     add_options(parser)
     options = parser.parse_args()
@@ -418,12 +420,10 @@ def main() -> None:
         cost(options.data)
         return
     if options.what == "report":
-        stored = read_csv(RESULTS / TABLE)
-        report(stored)
-        print(said_of(stored))
+        show_stored(TABLE, report)
         return
     rows = Rows(TABLE, COLUMNS, ASKED, options, code_of("audit_planted.py"))
-    for case in cases(range(options.seeds)):
+    for case in cases(range(options.seeds), options.per_class):
         if options.only not in case.name:
             continue
 

@@ -187,6 +187,13 @@ class Rows:
         return [row for group in (found | new).values() for row in group]
 
 
+def show_stored(table: str, show: Callable[[list[Row]], None]) -> None:
+    """The table of the rows in `results/` again, and what made them."""
+    stored = read_csv(RESULTS / table)
+    show(stored)
+    print(said_of(stored))
+
+
 def _as_text(row: Mapping[str, Any]) -> Row:
     return {name: str(value) for name, value in row.items()}
 

@@ -79,3 +79,39 @@ def faults_by_axe() -> Callable[[Any], list[Any]]:
         return [(each["id"], each["impact"], [node["html"] for node in each["nodes"]][:3]) for each in found]
 
     return faults
+
+
+@pytest.fixture(scope="session")
+def unreadable() -> Callable[[Any], list[str]]:
+    """What of an open page has no name for who cannot see it, or is too faint."""
+    return lambda page: page.evaluate(_NAMELESS) + page.evaluate(_FAINT)
+
+
+# Fields without a name, for who cannot see them.
+_NAMELESS = """() => [...document.querySelectorAll("input, select, button, canvas, a, progress, img, [role=region]")]
+    .filter(each => !(each.labels?.length || each.ariaLabel || each.textContent.trim() || each.alt !== undefined
+        || each.closest("label, [aria-hidden=true]")))
+    .map(each => each.outerHTML)"""
+
+# Texts whose contrast is below 4.5, as WCAG counts it.
+_FAINT = """() => {
+    const curved = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    const channel = value => curved(value / 255);
+    const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+    const numbers = text => text.match(/[\\d.]+/g).map(Number);
+    const behind = element => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = numbers(getComputedStyle(at).backgroundColor);
+            if (colour.length === 3 || colour[3] === 1) return colour;
+        }
+        return numbers(getComputedStyle(document.body).backgroundColor);
+    };
+    const found = [];
+    for (const each of document.querySelectorAll("body *")) {
+        const own = [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+        if (!own || !each.checkVisibility() || each.disabled) continue;
+        const [a, b] = [light(numbers(getComputedStyle(each).color)), light(behind(each))].sort((x, y) => y - x);
+        if ((a + 0.05) / (b + 0.05) < 4.5) found.push(`${each.tagName}: ${each.textContent.trim().slice(0, 40)}`);
+    }
+    return found;
+}"""

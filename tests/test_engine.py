@@ -153,15 +153,15 @@ QUESTIONS: dict[str, Callable[[suffice.Classifier], list[Any]]] = {
     "causal, deactivate": explained("causal", block=4, occlusion="deactivate"),
     "causal, layer-masking": explained("causal", block=4, occlusion="layer-masking"),
     "lime": explained("lime", occlusion="max"),
-    "activation-matching": explained("activation-matching", steps=12, occlusion="max", block=4),
+    "activation-matching": explained("activation-matching", steps=6, occlusion="max", block=4),
     "activation-matching, robust": explained(
-        "activation-matching", steps=12, robustness="colours", occlusion="max,mean", block=4
+        "activation-matching", steps=6, robustness="colours", occlusion="max,mean", block=4
     ),
     "activation-matching, weights": explained(
-        "activation-matching", steps=6, lambdas="zucchini", occlusion="max", block=4
+        "activation-matching", steps=4, lambdas="zucchini", occlusion="max", block=4
     ),
-    "activation-matching of a batch": matched_together(steps=8),
-    "activation-matching of a batch, weights": matched_together(steps=5, lambdas="mnist", occlusion="zero"),
+    "activation-matching of a batch": matched_together(steps=4),
+    "activation-matching of a batch, weights": matched_together(steps=3, lambdas="mnist", occlusion="zero"),
     "scores": scored,
     "circuit": traced,
     **{name: explained(name, occlusion="max", cell=4) for name in ("grad-cam", "layer-cam", "finer-cam", "kpca-cam")},

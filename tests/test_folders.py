@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -71,8 +73,22 @@ def killed_at(step: int, work: Callable[[], Any]) -> bool:
         os._exit(1)
 
 
+def in_a_small_process(test: Callable[[Path], None], tmp_path: Path) -> None:
+    """What forks a hundred times does so sooner where the other tests have not left their libraries in memory."""
+    call = f"import pathlib, sys, {Path(__file__).stem} as tests; tests.{test.__name__}(pathlib.Path(sys.argv[1]))"
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", call, tmp_path], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @posix
 def test_killed_at_every_system_call_there_is_one_of_the_two_and_what_is_a_persons(tmp_path: Path) -> None:
+    in_a_small_process(killed_at_every_system_call, tmp_path)
+
+
+def killed_at_every_system_call(tmp_path: Path) -> None:
     for step in range(1, 200):
         folder = tmp_path / str(step)
         output = OutputFolder(folder, "explain")
@@ -129,6 +145,10 @@ def test_interrupted_at_every_system_call_there_is_one_of_the_two_and_nothing_is
 
 @posix
 def test_killed_in_a_new_folder_the_next_run_cleans_up(tmp_path: Path) -> None:
+    in_a_small_process(killed_in_a_new_folder, tmp_path)
+
+
+def killed_in_a_new_folder(tmp_path: Path) -> None:
     for step in range(1, 100, 3):
         out = tmp_path / str(step)
         out.mkdir()

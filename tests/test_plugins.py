@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 import suffice
 from suffice import registry
+from suffice.cli import main
 from suffice.errors import InputError
 from suffice.registry import Registry
 
@@ -84,6 +85,22 @@ def run(folder: Path, package: Path, *words: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.fixture
+def run_here(
+    installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """The command line in this process, which starts sooner: status, stdout, stderr."""
+
+    def call(*words: str) -> tuple[Any, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["suffice", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A blue square in the middle of a black image."""
@@ -114,24 +131,23 @@ def test_explain_knows_them(package: Path, photo: Path, tmp_path: Path) -> None:
     assert 0 < found["area"] <= 64 / 1024  # inside of the square
 
 
-def test_score_knows_them(package: Path, photo: Path, tmp_path: Path) -> None:
+def test_score_knows_them(run_here: Callable[..., tuple[Any, str, str]], photo: Path, tmp_path: Path) -> None:
     centre, corner = np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32)
     centre[14:18, 14:18] = corner[:4, :4] = 1
     np.save(tmp_path / "centre.npy", centre)
     np.save(tmp_path / "corner.npy", corner)
     words = ("--model", "channels:32", "--label", "blue", "--occlusion", "chequered", "--out", "report")
     maps = ("centre.npy", "corner.npy", "--metrics", "keeps_class,area")
-    done = run(tmp_path, package, "score", str(photo), *maps, *words, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    status, out, err = run_here("score", str(photo), *maps, *words, "--json")
+    assert (status, err) == (0, "")
     # Of black and white squares all channels are alike: blue wins where some of it is shown, and draws where none is.
-    first, second = (json.loads(line)["scores"] for line in done.stdout.splitlines())
+    first, second = (json.loads(line)["scores"] for line in out.splitlines())
     assert first == {"keeps_class": 1.0, "area": 16 / 1024}
     assert second["keeps_class"] == 0.0
     assert "the part alone has the class" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.usefixtures("installed")
-def test_bench_knows_them(package: Path, tmp_path: Path) -> None:
+def test_bench_knows_them(run_here: Callable[..., tuple[Any, str, str]], tmp_path: Path) -> None:
     (tmp_path / "toy.toml").write_text(
         "gammas = [0.5]\n"
         'occlusions = ["chequered"]\n'
@@ -141,8 +157,8 @@ def test_bench_knows_them(package: Path, tmp_path: Path) -> None:
         '[[metrics]]\nnames = ["keeps_class", "sufficient"]\n'
         '[[tables]]\nmetrics = ["keeps_class", "sufficient"]\n'
     )
-    done = run(tmp_path, package, "bench", "toy.toml", "--out", "out")
-    assert done.returncode == 0, done.stderr
+    status, _, err = run_here("bench", "toy.toml", "--out", "out")
+    assert status == 0, err
     from suffice.benchmark import read_rows
     from suffice.benchmark.tables import read_report
 

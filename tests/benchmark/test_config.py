@@ -27,6 +27,11 @@ def test_every_config_that_comes_along_is_right(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (
+            {"models": [{"occlusions": ["zero"]}]},
+            "unknown key 'models.0.occlusions' of a benchmark: occlusions is of the whole benchmark, and has to stand",
+        ),
+        ({"models": [{"classes": "a.txt"}]}, "unknown key 'models.0.classes' of a benchmark (did you mean class_n"),
         ({"gamas": [0.5]}, "unknown key 'gamas' of a benchmark (did you mean gammas?)"),
         ({"gammas": [1.5]}, "gammas.0: input should be less than or equal to 1; got 1.5"),
         ({"gammas": []}, "expected gammas, areas or maps = true: what explanations are asked for; got none of them"),

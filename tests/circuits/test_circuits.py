@@ -504,11 +504,12 @@ def test_the_graph_of_the_whole_image_stands_beside_that_of_its_explanation() ->
 
 
 def test_the_default_model_switched_by_hooks_says_the_same(default_classifier: Classifier) -> None:
-    """Each layer of `blocks` is the output of one module, which a hook of our own switches."""
-    image = suffice.load_image("sample:cat", default_classifier)
-    circuit = suffice.trace_circuit(default_classifier, image, share=0.6, random=0, switch="blocks", ablation="zero")
+    """Each layer of `blocks` is the output of one module, which a hook of our own switches; on small images."""
     net = default_classifier.module
     assert isinstance(net, nn.Module)
+    classifier = suffice.Classifier(net, input_size=(96, 96), outputs="logits")
+    image = suffice.load_image("sample:cat", classifier)
+    circuit = suffice.trace_circuit(classifier, image, share=0.6, random=0, switch="blocks", ablation="zero")
     where = {"conv_stem": "bn1", "conv_head": "bn2"}  # in which the non-linearity is
     handles = [
         net.get_submodule(where.get(layer.name, layer.name)).register_forward_hook(
@@ -518,7 +519,7 @@ def test_the_default_model_switched_by_hooks_says_the_same(default_classifier: C
     ]
     assert len(handles) == 18
     try:
-        logits = default_classifier.logits(image[None])[0]
+        logits = classifier.logits(image[None])[0]
     finally:
         for handle in handles:
             handle.remove()

@@ -196,7 +196,9 @@ def test_hidden_units_are_what_is_between_the_sums() -> None:
     ]  # fmt: skip
     vit = network_of(timm.create_model("test_vit", num_classes=4).eval(), "hidden", 160)
     assert [(layer.kind, layer.channels) for layer in vit.layers[1:3]] == [("head", 2), ("channel", 192)]
-    flat = torchvision.models.vgg11(num_classes=4).eval()
+    flat = torchvision.models.VGG(torchvision.models.vgg.make_layers([8, "M", 16, "M"]), num_classes=4)
+    flat.avgpool, flat.classifier = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
+    flat.eval()
     assert [x.name for x in network_of(flat, "hidden", 64).layers] == [
         x.name for x in network_of(flat, "all", 64).layers
     ]

@@ -290,19 +290,17 @@ def test_what_is_no_file_is_refused_before_it_is_read(place: str, kind: str, suf
 def test_what_a_model_prints_is_not_among_the_results(suffice: Any, save_photo: Any) -> None:
     photos = [save_photo("a.png", 1, "print"), save_photo("b.png", 2)]
     np.save("map.npy", np.random.default_rng(0).random((32, 32)))
-    for words in (
-        ("explain", *photos, *QUICK, "--json"),
-        ("score", photos[0], "map.npy", *QUICK[:4], "--metrics", "area", "--json"),
-    ):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-        program = "import suffice.cli; suffice.cli.main()"
-        done = subprocess.run(
-            [sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        assert all(isinstance(json.loads(line), dict) for line in done.stdout.splitlines())
-        assert "a model that talks" in done.stderr
-        assert "also past Python" in done.stderr
+    explain = ("explain", *photos, *QUICK, "--json")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    program = "import suffice.cli; suffice.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *explain], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(isinstance(json.loads(line), dict) for line in done.stdout.splitlines())
+    assert "a model that talks" in done.stderr
+    assert "also past Python" in done.stderr
+    for words in (explain, ("score", photos[0], "map.npy", *QUICK[:4], "--metrics", "area", "--json")):
         run = suffice(*words)
         assert run.status == 0
         assert run.json
@@ -404,7 +402,7 @@ def test_a_model_that_ends_the_program_as_it_is_asked_what_it_returns(suffice: A
     assert "could not load asked:build: its code ended the program, SystemExit: 0" in run.complaints(1)[0]
 
 
-@pytest.mark.parametrize("words", [("--json",), ("--out", "o")])
+@pytest.mark.parametrize("words", [("--json",), pytest.param(("--out", "o"), marks=pytest.mark.slow)])
 def test_a_model_that_closes_stdout(words: tuple[str, ...], suffice: Any, save_photo: Any) -> None:
     Path("closing.py").write_text(
         "import sys, toy_models\ndef build():\n    sys.stdout.close()\n    return toy_models.corner()\n"

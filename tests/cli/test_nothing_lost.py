@@ -273,7 +273,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="processes of POSIX")
 
 @posix
 def test_killed_a_few_times_at_random(run_or_kill: Callable[..., float], suffice: Any) -> None:
-    check_kills(12, run_or_kill, suffice)
+    check_kills(8, run_or_kill, suffice)
 
 
 @posix

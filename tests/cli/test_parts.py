@@ -122,3 +122,50 @@ def test_calls_that_cannot_be(suffice: Any, save_quarters: Any, words: tuple[str
     run = suffice("explain", photo, "--model", "toy_models:quarters", *BLOCKS, *words)
     assert run.status == 2
     assert said in run.err.splitlines()[-1]
+
+
+def test_several_methods_are_set_side_by_side_and_each_is_made_again(
+    suffice: Any, save_photo: Any, read_page: Any
+) -> None:
+    call = ("explain", save_photo("a.png"), "--model", "toy_models:convolution", "--occlusion", "min")
+    run = suffice(*call, "--method", "layer-cam, grad-cam", "--curve", "2", "--no-paste", "--out", "out")
+    assert run.status == 0
+    assert ", by grad-cam: " in run.out
+    page, text = read_page("out"), Path("out/report.html").read_text(encoding="utf-8")
+    assert page.entries == 2
+    assert "Methods side by side" in text
+    found = [json.loads(Path(folder, "explanation.json").read_text()) for folder in ("out/a", "out/a/grad-cam")]
+    assert [each["method"] for each in found] == ["layer-cam", "grad-cam"]
+    assert [each["pasted"] for each in found] == [None, None]
+    assert all(each["along_ranking"]["pixels"][-1] == 32 * 32 for each in found)
+    again = shlex.split(page.of_each[1].rpartition("&& ")[2])
+    assert {"--curve", "--no-paste"} <= set(again)
+    assert suffice(*again[1:]).status == 0
+    assert (mask_in("out/again/a/a") == mask_in("out/a/grad-cam")).all()
+    for more in (("--set", "block=8"), ("--count", "2"), ("--certify", "0.9")):
+        refused = suffice(*call, "--method", "causal,grad-cam", *more)
+        assert refused.status == 2
+        assert f"expected one --method with {more[0]}" in refused.err
+
+
+def test_beyond_the_part_only_as_much_is_asked_as_is_wanted(suffice: Any, save_photo: Any) -> None:
+    call = ("explain", save_photo("a.png"), "--model", "toy_models:corner", *BLOCKS)
+    (line,) = suffice(*call, "--json").json
+    assert (line["along_ranking"], line["pasted"]) == (None, None)
+    (more,) = suffice(*call, "--json", "--curve", "3", "--paste").json
+    assert more["forward_passes"] == line["forward_passes"]
+    assert len(more["pasted"]["backgrounds"]) == more["pasted"]["forward_passes"] == 9
+    assert more["along_ranking"]["pixels"][-1] == 32 * 32
+    assert suffice(*call, "--curve", "0", "--no-paste", "--out", "out").status == 0
+    saved = json.loads(Path("out/a/explanation.json").read_text())
+    assert (saved["along_ranking"], saved["pasted"]) == (None, None)
+    assert "expected --curve from 0 to 64; got 65" in suffice(*call, "--curve", "65").err
+
+
+def test_the_report_draws_a_circuit_where_one_is_wanted(suffice: Any, save_photo: Any) -> None:
+    call = ("explain", save_photo("a.png"), "--model", "toy_models:convolution", "--occlusion", "min")
+    assert suffice(*call, "--method", "grad-cam", "--circuit", "--curve", "0", "--no-paste", "--out", "out").status == 0
+    text = Path("out/report.html").read_text(encoding="utf-8")
+    assert "data:image/svg+xml;base64," in text
+    assert "further images through the model" in text
+    assert suffice(*call[:2], "--model", "toy_models:corner", "--circuit").status == 2

@@ -74,7 +74,8 @@ def test_json_lines(suffice: Any, save_photo: Any) -> None:
         assert line["image"] == photo
         assert line["notes"] == [
             "The model's own choice for the whole image is bright corner (0.99).",
-            "With everything hidden (min, zero) the model still says this class: no part is needed.",
+            "With everything hidden (min, zero) the model still says this class: no part is needed. "
+            "Another occlusion, or a higher keep_confidence, asks for more.",
         ]
         saved = json.loads(Path("out", Path(photo).stem, "explanation.json").read_text(encoding="utf-8"))
         assert {**line, "mask": "mask.png", "saliency": "saliency.npy"} == saved

@@ -177,6 +177,12 @@ def test_one_bad_map_is_reported_and_the_rest_is_scored(suffice: Any, photo: str
     assert "3 maps could not be scored" in page
 
 
+def test_a_folder_of_photos_is_sent_to_the_benchmark(suffice: Any, photo: str) -> None:
+    run = suffice("score", ".", "corner.npy", *MODEL)
+    assert (run.status, run.out) == (2, "")
+    assert run.err == ("suffice: expected one photo; . is a directory: methods are compared on many by suffice bench\n")
+
+
 def test_backgrounds_for_robustness_on_images(suffice: Any, photo: str, save_photo: Any) -> None:
     for index, label in enumerate((0, 0, 1)):
         save_photo(f"others/a{index}_{label}.png", 10 + index, bright=label == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,28 @@ def test_the_sweep_writes_a_row_for_each_image(script: Any) -> None:
         sweep.summary([{name: str(value) for name, value in row.items()} for row in rows])
 
 
+def test_the_sweep_computes_only_what_is_missing(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = script("am_mnist_noise")
+    computed: list[str] = []
+
+    def rows_of(classifier: Any, names: list[str], images: torch.Tensor, condition: Any) -> list[dict[str, Any]]:
+        computed.extend(names)
+        return [{"photo": name, "gamma": gamma, "area": 0.5} for name in names for gamma in (1.0, 0.9)]
+
+    monkeypatch.setattr(sweep, "rows_of", rows_of)
+    classifier = suffice.Classifier(lambda x: x.mean((2, 3)), input_size=(8, 8))
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    options = argparse.Namespace(out=tmp_path, update=False)
+    for names, new in ((["a", "b"], ["a", "b"]), (["b", "c", "a"], ["c"])):
+        rows = sweep.Rows(sweep.TABLE, sweep.COLUMNS, sweep.SETTINGS, options, "code")
+        some = images[["abc".index(name) for name in names]]
+        assert len(sweep.add_rows(rows, classifier, names, some, ("paper", 0.2, True, 1.0))) == 2 * len(names)
+        assert [row["photo"] for row in rows.asked[::2]] == names
+        assert rows.close().startswith(f"{2 * (len(names) - len(new))} stored")
+        assert computed == new
+        computed.clear()
+
+
 def test_parts_are_compared_at_equal_area(script: Any) -> None:
     transfer = script("am_transfer")
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -63,7 +86,8 @@ def test_parts_are_compared_at_equal_area(script: Any) -> None:
 def test_the_committed_rows_have_the_columns_of_the_script(script: Any, module: str, table: str) -> None:
     rows = read_csv(ROOT / "results" / f"{table}.csv")
     assert rows
-    assert tuple(rows[0]) == script(module).COLUMNS
+    columns = script(module).COLUMNS
+    assert tuple(rows[0])[: len(columns)] == columns
 
 
 def test_the_share_of_a_part_in_a_box(script: Any) -> None:

@@ -19,7 +19,7 @@ def run(*words: str) -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and fork")
 def test_killed_and_called_again() -> None:
-    said = run("kills", "--kills", "3", "--explanations", "16")
+    said = run("kills", "--kills", "2", "--explanations", "12")
     assert "called again, the table is equal, 0 rows made twice" in said
 
 

@@ -120,7 +120,6 @@ def test_the_table_of_activation_matching_is_printed_when_it_is_asked_for(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = importlib.import_module("activation_matching")
-    monkeypatch.setattr(module, "RESULTS", place / "results")
     monkeypatch.setattr(sys, "argv", ["activation_matching.py", "table"])
     module.main()
     stored = len(read_csv(place / "results" / "activation-matching.csv"))

@@ -61,12 +61,42 @@ TRIED = {
         "--test-images 100 --out {out}/mnist",
         EXPERIMENT + "activation_matching.py mnist {data} --weights {out}/mnist/classifier.safetensors --digits 2 "
         "--out {out}",
+        EXPERIMENT + "am_mnist_noise.py {data} --weights {out}/mnist/classifier.safetensors --digits 1 "
+        "--encoder pixels --std 0 --out {out}",
     ],
     "suffice explain sample:coffee": [SUFFICE + "explain sample:coffee --out {out}/coffee"],
+}
+# What the other pages of the docs name beside numbers and figures, by the experiment.
+IN_DOCS = {
+    "abductive": "table",
+    "activation_matching_ablation": "sample:coffee --steps 2 --out {out}/ablation.png",
+    "activation_matching_figures": "4 --photos sample:coffee --steps 2 --out {out}",
+    "am_transfer": "{photo} --method causal --steps 2 --out {out}",
+    "audit_planted": "report",
+    "baselines": "{photo} --signs",
+    "circuit_figure": "sample:coffee --method grad-cam --nodes 2 --out {out}/figure-2.png",
+    "circuits": "--print results/circuits-fair.csv",
+    "circuits_by_class": "--print results/circuits-by-class.csv",
+    "circuits_planted": "--print results/circuits-planted.csv",
+    "deactivation_cost": "--models resnet18 --batches 1 --rounds 1 --out {out}",
+    "deactivation_spread": "--thresholds 0",
+    "occlusions_figure": "sample:coffee --occlusions zero --out {out}/figure-1.png",
+}
+IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test of its parts, or why there is none
+    "algorithm_1": "tests/occlusion/test_deactivation_reference.py",
+    "benchmark_runner": "tests/experiments/test_benchmark_runner.py",
+    "lax_figures": "tests/experiments/test_lax_figures.py, as it needs an adapter",
+    "msi_lax_scenes": "tests/experiments/test_msi_lax_scenes.py, as it trains for an hour and more",
+    "web_latency": "measures times alone, in a browser",
+    "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
+    "make table3-forms": "as msi_lax_scenes",
+    "make table4": "as make table3, and needs CUB-200-2011",
+    "make table5": "as make table3, and needs CIFAR-10",
 }
 WITH_THE_ONE_BEFORE = {
     *("suffice bench-report am", "suffice bench-report ad", "suffice bench-report lime"),
     ".venv/bin/python experiments/activation_matching.py mnist DATA --weights mnist/classifier.safetensors",
+    ".venv/bin/python experiments/am_mnist_noise.py DATA --weights mnist/classifier.safetensors",
     "make results-check PHOTOS=FOLDER DATA=DATA",
 }
 ELSEWHERE = {  # command: the test of its parts, or why there is none
@@ -79,9 +109,6 @@ ELSEWHERE = {  # command: the test of its parts, or why there is none
     "suffice audit DATA": "tests/cli/test_audit.py",
     "suffice web": "tests/web, which serves and asks it",
     "make docs": "builds the site, and measures nothing",
-    ".venv/bin/python experiments/am_mnist_noise.py DATA --weights mnist/classifier.safetensors": (
-        "tests/experiments/test_activation_matching.py; its network is that of the command above"
-    ),
 }
 
 
@@ -98,10 +125,39 @@ def short(command: str) -> str:
     return re.sub(r"SUFFICE_\w+=\S+ | --out \S+", "", command)
 
 
+def test_every_experiment_that_the_docs_name_is_tried_or_said_to_be_tried_elsewhere() -> None:
+    pages = " ".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    named = set(re.findall(r"experiments/(\w+)\.py", pages))
+    assert len(named) > 20
+    tried = set(re.findall(r"experiments/(\w+)\.py", str(TRIED))) | {*IN_DOCS, *IN_DOCS_ELSEWHERE}
+    assert named <= tried
+    targets = set(re.findall(r"make ([a-z0-9-]+) [A-Z]+=", pages))
+    assert targets <= {*re.findall(r"make ([a-z0-9-]+)", " ".join((*TRIED, *ELSEWHERE, *IN_DOCS_ELSEWHERE)))}
+
+
+needs_photos = pytest.mark.skipif(
+    DATA is None or not Path(DATA, "imagenet20").is_dir(), reason="needs photos in SUFFICE_DATA"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(DATA is None or not Path(DATA, "imagenet20").is_dir(), reason="needs photos in SUFFICE_DATA")
+@needs_photos
 @pytest.mark.parametrize("command", TRIED)
 def test_a_command_that_is_named_runs_and_leaves_the_results_alone(command: str, tmp_path: Path) -> None:
+    said = run(TRIED[command], tmp_path)
+    if "experiments" in command or command.startswith("make"):
+        assert all(re.search(r" stored|equal", each) for each in said), "it says what was stored and what was computed"
+
+
+@pytest.mark.slow
+@needs_photos
+@pytest.mark.parametrize("name", IN_DOCS)
+def test_a_command_that_the_docs_name_runs_and_leaves_the_results_alone(name: str, tmp_path: Path) -> None:
+    run([f"{EXPERIMENT}{name}.py {IN_DOCS[name]}"], tmp_path)
+
+
+def run(lines: list[str], tmp_path: Path) -> list[str]:
+    """What some commands print, which end well and change nothing in results/."""
     photos = Path(DATA or "", "imagenet20")
     small = tmp_path / "one" / "imagenet20"
     small.mkdir(parents=True)
@@ -116,12 +172,12 @@ def test_a_command_that_is_named_runs_and_leaves_the_results_alone(command: str,
         "rex": "" if (ROOT / ".venv-rex" / "rex-is-installed").is_file() else "--tools suffice",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in (ROOT / "results").iterdir()}
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for line in TRIED[command]:
+    environment, said = os.environ | {"OMP_NUM_THREADS": "1"}, []
+    for line in lines:
         done = subprocess.run(
             line.format(**words), shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
         )
         assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
-        if "experiments" in command or line.startswith("make"):
-            assert re.search(r" stored|equal", done.stdout), "it says what was stored and what was computed"
+        said.append(done.stdout)
     assert {path: path.read_bytes() for path in (ROOT / "results").iterdir()} == before
+    return said

@@ -87,6 +87,14 @@ def test_rho_of_the_same_parts_on_the_same_colours_is_the_same() -> None:
 # The check of the files against a fresh run
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_each_file_has_a_check_or_the_page_says_why_not(path: Path) -> None:
+    module = importlib.import_module("results_check")
+    assert (path.name in module.CHECKS) != (path.name in module.LEFT_OUT)
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert (f"| `{path.name}` | {module.LEFT_OUT.get(path.name)} |" in page) == (path.name in module.LEFT_OUT)
+
+
 @pytest.fixture
 def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     module = importlib.import_module("results_check")

@@ -210,6 +210,10 @@ def test_networks_that_have_no_such_map_say_why() -> None:
     black_box = suffice.Classifier(lambda x: x.mean((2, 3)), input_size=(8, 8), name="remote")
     with pytest.raises(InputError, match=r"'grad-cam' needs the inside .* 'remote' .* use causal or lime"):
         suffice.explain(black_box, torch.rand(3, 8, 8), method="grad-cam")
+    empty = suffice.Classifier(lambda x: x.mean((2, 3)) * 0, input_size=(8, 8), name="remote")  # no part is needed
+    for method in ("grad-cam", "attention", "activation-matching", "abductive"):
+        with pytest.raises(InputError, match=f"'{method}' needs the inside"):
+            suffice.explain(empty, torch.rand(3, 8, 8), method=method)
 
     class Cut(Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -84,11 +84,12 @@ RHO, ERROR, MOST = 0.9, 0.05, 1000
 @functools.cache
 def verdicts() -> npt.NDArray[np.int8]:
     """For each number of draws and of kept ones: 1 for certified, -1 for refuted, else 0; (MOST, MOST + 1)."""
-    draws, kept = np.arange(1, MOST + 1)[:, None], np.arange(MOST + 1)[None]
-    some = np.minimum(kept, draws)
-    above = evidence_above(some, draws, RHO) >= -np.log(ERROR)
-    below = evidence_below(some, draws, RHO) >= -np.log(ERROR)
-    return above.astype(np.int8) - below.astype(np.int8)
+    row, kept = np.tril_indices(MOST, 1, MOST + 1)  # no more are kept than drawn
+    above = evidence_above(kept, row + 1, RHO) >= -np.log(ERROR)
+    below = evidence_below(kept, row + 1, RHO) >= -np.log(ERROR)
+    found = np.zeros((MOST, MOST + 1), np.int8)
+    found[row, kept] = above.astype(np.int8) - below.astype(np.int8)
+    return found
 
 
 def simulated(shares: npt.NDArray[np.float64], seed: int) -> tuple[npt.NDArray[np.int64], ...]:
@@ -104,7 +105,8 @@ def test_a_thousand_parts_with_known_shares_are_certified_at_the_stated_confiden
     """Shares at 0.9, where an error is likeliest, and around: at most 50 of 1,000 verdicts and bounds are wrong."""
     shares = np.concatenate([np.full(400, 0.8999), np.full(200, 0.9), np.linspace(0.7, 1, 400)])
     found, draws, kept = simulated(shares, seed=0)
-    limits = np.array([bounds(k, n, ERROR) for k, n in zip(kept.tolist(), draws.tolist(), strict=True)])
+    limits_of = functools.cache(bounds)
+    limits = np.array([limits_of(k, n, ERROR) for k, n in zip(kept.tolist(), draws.tolist(), strict=True)])
     wrong = {
         "verdict": int((found == np.where(shares < 0.9, 1, -1)).sum()),
         "lower bound": int((limits[:, 0] > shares).sum()),
@@ -112,8 +114,9 @@ def test_a_thousand_parts_with_known_shares_are_certified_at_the_stated_confiden
     }
     assert max(wrong.values()) <= 50, wrong
     # The bound for a number of draws that was fixed before does not hold when they are stopped by what they show.
+    least = functools.cache(at_least)
     stopped_at_will = [
-        any(at_least(int(k), n) > 0.8999 for n, k in enumerate(row, 1))
+        any(least(int(k), n) > 0.8999 for n, k in enumerate(row, 1))
         for row in (np.random.default_rng(0).random((100, 200)) < 0.8999).cumsum(1)
     ]
     assert sum(stopped_at_will) > 10

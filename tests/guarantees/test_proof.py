@@ -145,9 +145,9 @@ def check_counterexample(
 
 
 def test_every_verdict_agrees_with_the_exact_solver() -> None:
-    verdicts = check_against_the_solver(range(80))
+    verdicts = check_against_the_solver(range(40))
     assert min(verdicts["proved"], verdicts["refuted"]) >= 15
-    assert verdicts["unknown"] <= 12
+    assert verdicts["unknown"] <= 6
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from inputs import FILES, KINDS
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes and files of POSIX")
 
 LEAST = 10_000  # calls of the whole
-FEW = 20  # calls of each kind in every run of the tests
+FEW = 10  # calls of each kind in every run of the tests
 ALONE = 250  # every so manieth call is made in a process of its own
 
 

@@ -111,7 +111,10 @@ def test_too_few_names_are_seen_at_the_first_question() -> None:
 @pytest.mark.parametrize(
     ("model", "received"),
     [
-        ("resnet50", "unknown model 'resnet50'; expected timm:NAME"),
+        (
+            "resnet50",
+            r"unknown model 'resnet50' \(did you mean torchvision:resnet50 or timm:resnet50\?\); expected timm:",
+        ),
         ("", "unknown model ''"),
         (":", "unknown model ':'"),
         ("timm:", "unknown model 'timm:'"),
@@ -123,7 +126,7 @@ def test_too_few_names_are_seen_at_the_first_question() -> None:
         ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no classifier"),
         ("torchvision:ResNet50", "torchvision has no classifier 'ResNet50'"),
         ("missing.onnx", "there is none at missing.onnx"),
-        ("timm:test_vit", "no weights for timm:test_vit on this machine.*weights=random"),
+        ("timm:test_vit", "no weights for timm:test_vit on this machine.*weights=random to go without .--weights"),
         ("torchvision:alexnet", "no weights for torchvision:alexnet on this machine; fetch https://.* weights=random"),
         ("timm:vit_small_patch14_dinov2", "it only makes features"),
     ],
@@ -138,6 +141,12 @@ def test_a_name_that_is_none_is_refused(
     with context, pytest.raises(InputError, match=received) as caught:
         load_classifier(model, weights=weights)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_a_model_is_known_by_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="did you mean hf:"):
+        load_classifier(str(tmp_path))
 
 
 def test_an_unknown_option_is_refused() -> None:

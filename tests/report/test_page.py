@@ -5,6 +5,7 @@ import io
 import itertools
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from suffice.classifier import Preprocessing
 from suffice.explanation import Explanation
 from suffice.images import Photo, frame_of
-from suffice.report.page import ExplanationEntry, make_entry, render_report
+from suffice.report.page import ExplanationEntry, make_entry, of_one_image, render_report
 
 torch.set_num_threads(1)
 
@@ -476,3 +477,115 @@ def test_commands_are_copied_as_they_are() -> None:
     html = render(entry)
     (code,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", html)
     assert re.sub("<[^>]*>", "", code) == "suffice explain  &#39;a  b.png&#39; --seed 0"
+
+
+KNOWN = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+ALONG = {"pixels": [100, 168, 1024], "confidences": [0.0, 0.6, 0.8], "forward_passes": 12}
+SAID = {"kept": True, "confidence": 0.5, "top_name": "ibex", "top_confidence": 0.5}
+PASTED = {
+    "backgrounds": [SAID | {"background": "#ffffff"}, SAID | {"background": "noise", "kept": False, "top_name": EVIL}],
+    "forward_passes": 2,
+}
+
+
+def test_what_was_asked_along_the_ranking_and_elsewhere_is_said_with_what_it_took() -> None:
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    entry = an_entry(along_ranking=ALONG, pasted=PASTED, picture=picture, preprocessing=KNOWN)
+    html = render(entry)
+    words = Page(html).words
+    for said in (
+        "12 further images",
+        "2 further images",
+        "On 1 of 2 other backgrounds",
+        "another class comes out on top",
+    ):
+        assert said in words
+    assert EVIL in words
+    assert EVIL not in html
+    behind = [a["data-behind"] for a in Page(html).all("canvas")]
+    assert behind[0] == "#ffffff"
+    assert behind[1].startswith("data:image/webp")
+    plain = Page(render(an_entry()))
+    assert "further images" not in plain.words
+    assert [a for a in plain.all("div") if "data-ranking" in a]  # the slider needs no answers
+
+
+def test_letters_of_the_papers_are_behind_details() -> None:
+    html = render(an_entry(occlusion="robust"), an_entry(sufficient=False), an_entry(area=0.0))
+    assert "γ" in html
+    outside = re.sub(r"<details.*?</details>", "", html, flags=re.DOTALL)
+    outside = re.sub(r"<style.*?</style>|<script.*?</script>", "", outside, flags=re.DOTALL)
+    assert not re.findall("[γτρ]", outside)
+
+
+def test_the_verdict_comes_first_in_plain_words() -> None:
+    for changes, said in (
+        ({}, "✓ 16.4% of the image is enough for “ibex”"),
+        ({"sufficient": False}, "✕ No part was found that is enough for “ibex”"),
+        ({"area": 0.0}, "! No pixel is needed for “ibex”"),
+    ):
+        html = render(an_entry(**changes))
+        assert next(text for tag, text in Page(html).texts if tag == "p" and text[0] in "✓✕!") == said
+
+
+def test_several_methods_are_set_side_by_side() -> None:
+    entries = [an_entry(image=EVIL), an_entry(method="grad-cam", area=0.3, image=EVIL, forward_passes=70)]
+    entries = of_one_image(entries, "The methods agree.")
+    page = Page(render(*entries))
+    assert page.words.count("Methods side by side") == 1
+    assert page.words.index("The methods agree.") < page.words.rindex("The part by causal")
+    assert "grad-cam✓yes30.0%60.0%70" in page.words.replace(" ", "")
+    assert "Methods side by side" not in render(*of_one_image([an_entry(), an_entry()]))
+
+
+def test_a_circuit_is_drawn_where_one_is_given() -> None:
+    entry = dataclasses.replace(an_entry(), circuit="data:image/svg+xml;base64,AA==", circuit_words="48% are enough.")
+    page = Page(render(entry))
+    assert [a["src"] for a in page.all("img")] == ["data:image/svg+xml;base64,AA=="]
+    assert "48% are enough." in page.words
+    assert "The circuit" not in Page(render(an_entry())).words
+
+
+# In a browser
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_sliders_are_built_as_they_come_near_and_all_is_readable_on_a_phone(
+    browser: Any, tmp_path: Path, scheme: str, unreadable: Any
+) -> None:
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    entry = an_entry((300, 200), along_ranking=ALONG, pasted=PASTED, picture=picture, preprocessing=KNOWN)
+    page = _opened(browser, tmp_path, render(*[entry] * 30), {"width": 360, "height": 740}, scheme)
+    assert page.locator("[data-built]").count() == 0
+    page.evaluate("document.getElementById('more-20').scrollIntoView({behavior: 'instant'})")
+    page.wait_for_selector("#image-20 [data-built]")
+    assert page.locator("[data-built]").count() < 4
+    slid = page.locator("#image-20 .slid")
+    slid.locator("input").focus()
+    page.keyboard.press("End")
+    assert slid.locator(".says").text_content() == "Enough, confidence 80%."
+    assert slid.locator("output").text_content() == "100% of the image"
+    page.evaluate("document.querySelectorAll('.entry:nth-of-type(n + 3)').forEach(each => each.remove())")
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert unreadable(page) == []
+    page.context.close()
+
+
+def test_axe_finds_nothing(browser: Any, tmp_path: Path, faults_by_axe: Any) -> None:
+    more = {"along_ranking": ALONG, "pasted": PASTED, "picture": torch.zeros(3, 32, 32, dtype=torch.uint8)}
+    entries = [an_entry(**more, method=method, preprocessing=KNOWN) for method in ("causal", "grad-cam")]
+    drawn = dataclasses.replace(an_entry(area=0.0), circuit="data:image/svg+xml;base64,AA==", circuit_words="enough")
+    html = render(*of_one_image(entries, "The methods agree."), drawn, failures=(("a.png", "broken"),))
+    page = _opened(browser, tmp_path, html, {"width": 1000, "height": 6000}, "light")
+    page.wait_for_selector("#image-3 [data-built]", state="attached")
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert faults_by_axe(page) == []
+    page.context.close()
+
+
+def _opened(browser: Any, folder: Path, html: str, viewport: dict[str, int], scheme: str) -> Any:
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()
+    page.goto((folder / "report.html").as_uri())
+    return page

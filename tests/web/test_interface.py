@@ -21,10 +21,11 @@ import suffice
 from suffice.classifier import Classifier
 from suffice.explainers.along import order_of
 from suffice.explanation import Explanation
+from suffice.report.agreement import verdict_on
 from suffice.web.app import make_app
 from suffice.web.jobs import Jobs
 from suffice.web.served import Served
-from suffice.web.wording import again, verdict_on
+from suffice.web.wording import again
 
 BLOCK = {"block": 8}
 

@@ -267,7 +267,9 @@ def test_by_keyboard_alone(page: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_has_a_name_enough_contrast_and_room_on_a_phone(browser: Any, address: str, scheme: str) -> None:
+def test_everything_has_a_name_enough_contrast_and_room_on_a_phone(
+    browser: Any, address: str, scheme: str, unreadable: Any
+) -> None:
     with contextlib.closing(
         browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     ) as context:
@@ -278,9 +280,7 @@ def test_everything_has_a_name_enough_contrast_and_room_on_a_phone(browser: Any,
         explained(page)
         page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert page.evaluate(_NAMELESS) == []
-        faint = page.evaluate(_FAINT)
-        assert faint == []
+        assert unreadable(page) == []
 
 
 def test_axe_finds_nothing_serious(browser: Any, address: str, faults_by_axe: Any) -> None:
@@ -296,36 +296,6 @@ def test_axe_finds_nothing_serious(browser: Any, address: str, faults_by_axe: An
                 expect(page.locator("#answers table")).to_be_visible()
                 page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
             assert faults_by_axe(page) == []
-
-
-# Fields without a name, for who cannot see them.
-_NAMELESS = """() => [...document.querySelectorAll("input, select, button, canvas, a, progress, img, [role=region]")]
-    .filter(each => !(each.labels?.length || each.ariaLabel || each.textContent.trim() || each.alt !== undefined
-        || each.closest("label")))
-    .map(each => each.outerHTML)"""
-
-# Texts whose contrast is below 4.5, as WCAG counts it.
-_FAINT = """() => {
-    const curved = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-    const channel = value => curved(value / 255);
-    const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-    const numbers = text => text.match(/[\\d.]+/g).map(Number);
-    const behind = element => {
-        for (let at = element; at; at = at.parentElement) {
-            const colour = numbers(getComputedStyle(at).backgroundColor);
-            if (colour.length === 3 || colour[3] === 1) return colour;
-        }
-        return numbers(getComputedStyle(document.body).backgroundColor);
-    };
-    const found = [];
-    for (const each of document.querySelectorAll("body *")) {
-        const own = [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-        if (!own || !each.checkVisibility() || each.disabled) continue;
-        const [a, b] = [light(numbers(getComputedStyle(each).color)), light(behind(each))].sort((x, y) => y - x);
-        if ((a + 0.05) / (b + 0.05) < 4.5) found.push(`${each.tagName}: ${each.textContent.trim().slice(0, 40)}`);
-    }
-    return found;
-}"""
 
 
 def test_a_server_that_was_killed_is_waited_for_and_the_page_goes_on(browser: Any) -> None:

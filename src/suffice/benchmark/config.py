@@ -36,7 +36,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -194,7 +194,7 @@ def make_config(content: dict[str, Any]) -> BenchmarkConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise InputError(f"unknown key {where!r} of a benchmark{did_you_mean(where, _keys())}") from None
+            raise InputError(f"unknown key {where!r} of a benchmark{_meant(first['loc'])}") from None
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
             raise InputError(f"{where}: {message}" if where else message) from None
@@ -202,8 +202,15 @@ def make_config(content: dict[str, Any]) -> BenchmarkConfig:
         raise InputError(f"{where}: {message.lower()}{got}") from None
 
 
-def _keys() -> list[str]:
-    return list(BenchmarkConfig.model_fields)
+def _meant(place: tuple[int | str, ...]) -> str:
+    """What an unknown key may have meant: one of its section, or one of the whole benchmark in the wrong place."""
+    key, fields = str(place[-1]), BenchmarkConfig.model_fields
+    if len(place) > 1 and key in fields:
+        return f": {key} is of the whole benchmark, and has to stand above the first [[…]]"
+    if len(place) == 1:
+        return did_you_mean(key, fields)
+    section = get_args(fields[str(place[0])].annotation)[0]
+    return did_you_mean(key, section.model_fields)
 
 
 def expanded(path: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from suffice.explainers.method import Method
 
 _DEFAULT_OUT = "suffice-out"
+MOST_SIZES = 64  # of --curve
 
 
 @taking_model_options()
@@ -48,7 +49,8 @@ def explain(
     method: Annotated[
         str,
         typer.Option(
-            help=f"How to search: {'; '.join(f'{name} ({what})' for name, what in METHODS.summaries().items())}."
+            help=f"How to search: {'; '.join(f'{name} ({what})' for name, what in METHODS.summaries().items())}. "
+            "Several joined by commas are set side by side."
         ),
     ] = "causal",
     adapter: Annotated[
@@ -138,6 +140,27 @@ def explain(
         list[str] | None,
         typer.Option(metavar="MODEL", help="Another model that the part is shown to, besides; implies --holds-under."),
     ] = None,
+    curve: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="INTEGER",
+            help="Afterwards ask at so many sizes along the ranking what the model says, for the report's slider; 0: "
+            "do not. [default: 8 with a report, else 0]",
+        ),
+    ] = None,
+    paste: Annotated[
+        bool | None,
+        typer.Option(
+            "--paste/--no-paste", help="Afterwards ask about the part on nine backgrounds. [default: with a report]"
+        ),
+    ] = None,
+    circuit: Annotated[
+        bool,
+        typer.Option(
+            "--circuit", help="Draw the part of the network that suffices in the report, too, as suffice circuit does."
+        ),
+    ] = False,
     show_traceback: Traceback = False,
 ) -> int:
     """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
@@ -147,7 +170,8 @@ def explain(
         raise InputError(f"expected --seed from 0 to {LARGEST_SEED}; got {seed}")
     if certify is None and (rho, over) != (0.9, "colours"):
         raise InputError("expected --certify NUMBER with --rho and --over, which say what is certified; got none")
-    _check_parts(count, why_wrong, label, target, certify)
+    _check_parts(count, why_wrong, label, target, certify, curve)
+    methods = _methods(method, setting, count, why_wrong, certify)
     given = {} if adapter is None else {"adapter": adapter}
     settings = parse_settings(setting or [], given) | given
     if out is None and not as_json:
@@ -162,8 +186,9 @@ def explain(
         from suffice.occlusion import make_occlusions
 
     # Everything that can be wrong with the call is said before the first image costs time.
-    _check_files(METHODS.find(method), settings, adapter)
-    check_settings(method, keep_confidence, seed, settings, kind, minimal)
+    for each, own in _own_settings(methods, settings):
+        _check_files(METHODS.find(each), own, adapter if len(methods) == 1 else own.get("adapter"))
+        check_settings(each, keep_confidence, seed, own, kind, minimal)
     certificate = None if certify is None else Certificate(certify, rho, over).checked()
     found = find_images(images)
     keep_buffers()
@@ -183,13 +208,9 @@ def explain(
     make_occlusions(classifier, occlusion, threshold=threshold, seed=seed)
 
     call = {
-        "method": method,
-        "occlusion": occlusion,
-        "kind": kind,
-        "keep_confidence": keep_confidence,
-        "seed": seed,
+        "method": method, "occlusion": occlusion, "kind": kind, "keep_confidence": keep_confidence, "seed": seed,
         "threshold": threshold,
-    }
+    }  # fmt: skip
     # What shapes a result but is not in it; the batch size does not.
     loading = words_of_model(model, weights, classes, target, device, model_options)
     loading |= {"minimal": minimal, "precision": precision}
@@ -198,7 +219,10 @@ def explain(
         load(name, weights=None, classes=None, device=device, options={}, show_traceback=show_traceback)
         for name in other_model or ()
     )
-    wanted = Wanted(count, why_wrong, label, holds or bool(others), others, tuple(other_model or ()))
+    wanted = Wanted(
+        count, why_wrong, label, holds or bool(others), others, tuple(other_model or ()), curve, paste,
+        tuple(methods), circuit,
+    )  # fmt: skip
     with writable(out) as folder:
         job = Job(
             classifier, call, settings, certificate, loading, wanted, images, folder, as_json, show_traceback, named,
@@ -207,10 +231,14 @@ def explain(
         return job.run(found)
 
 
-def _check_parts(count: int, why_wrong: bool, label: str | None, target: str | None, certify: float | None) -> None:
+def _check_parts(
+    count: int, why_wrong: bool, label: str | None, target: str | None, certify: float | None, curve: int | None
+) -> None:
     """Raises InputError for what cannot be asked for together."""
     if count < 1:
         raise InputError(f"expected --count of at least 1; got {count}")
+    if curve is not None and not 0 <= curve <= MOST_SIZES:
+        raise InputError(f"expected --curve from 0 to {MOST_SIZES}; got {curve}")
     if label is not None and not why_wrong:
         raise InputError(
             f"expected --why-wrong with --label, or --target for the class to explain; got --label {label}"
@@ -226,6 +254,22 @@ def _check_parts(count: int, why_wrong: bool, label: str | None, target: str | N
         raise InputError(
             f"expected --label with --why-wrong, which explains the model's own choice; got --target {target}"
         )
+
+
+def _own_settings(methods: list[str], settings: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each method with its settings: of several each gets what it knows, as the adapter of one is no other's."""
+    for method in methods:
+        known = METHODS.find(method).settings.model_fields
+        yield method, {name: each for name, each in settings.items() if len(methods) == 1 or name in known}
+
+
+def _methods(method: str, settings: list[str] | None, count: int, why_wrong: bool, certify: float | None) -> list[str]:
+    """The names that are joined by commas, each once; raises InputError for what does not go with several."""
+    names = list(dict.fromkeys(name.strip() for name in method.split(",") if name.strip())) or [method]
+    beside = {"--set": settings, "--count": count > 1, "--why-wrong": why_wrong, "--certify": certify is not None}
+    if len(names) > 1 and (given := [option for option, asked in beside.items() if asked]):
+        raise InputError(f"expected one --method with {' and '.join(given)}; got {', '.join(names)}")
+    return names
 
 
 def _check_files(method: Method, settings: Mapping[str, str], adapter: str | None) -> None:

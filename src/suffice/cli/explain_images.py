@@ -17,6 +17,7 @@ from suffice.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from suffice.circuits import Circuit
     from suffice.classifier import Classifier
     from suffice.explainers import Certificate
     from suffice.explanation import Explanation
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from suffice.question import Question
     from suffice.report.page import ExplanationEntry
 
+SIZES = 8
+"""Along the ranking, at which the model is asked for a report: about a tenth of what an explanation takes."""
 REPORT, OVERLAY, PARTS = "report.html", "overlay.png", "parts.png"
 
 
@@ -37,7 +40,11 @@ class Wanted:
         why_wrong: the parts for the model's own choice and for the label, where the two differ.
         label: of every image; None: the number at the end of its name.
         holds_under: whether each part is tested by small changes of its picture.
-        others: the networks that it is shown to then.
+        others: the networks that it is shown to then; other_names: what the call calls them.
+        methods: whose parts are set side by side; at most one: that of the call.
+        circuit: whether the report shows that of each part.
+        curve: at so many sizes along the ranking the model is asked; None: at some, where there is a report.
+        paste: whether the part is pasted on other backgrounds; None: where there is a report.
     """
 
     count: int = 1
@@ -46,10 +53,16 @@ class Wanted:
     holds_under: bool = False
     others: tuple[Classifier, ...] = ()
     other_names: tuple[str, ...] = ()
+    curve: int | None = None
+    paste: bool | None = None
+    methods: tuple[str, ...] = ()
+    circuit: bool = False
 
     @property
     def folders(self) -> list[str]:
         """Of the parts after the first, in the folder of their image."""
+        if len(self.methods) > 1:
+            return list(self.methods[1:])
         return ["labelled"] if self.why_wrong else [f"part-{number}" for number in range(2, self.count + 1)]
 
     def words(self) -> dict[str, Any]:
@@ -60,7 +73,18 @@ class Wanted:
             "label": self.label,
             "holds-under": self.holds_under and not self.other_names,
             "other-model": list(self.other_names),
+            "curve": self.curve,
+            "circuit": self.circuit,
+            "paste": self.paste is True,
+            "no-paste": self.paste is False,
         }
+
+
+def shares(methods: Sequence[str], progress: Progress) -> list[tuple[str, Progress]]:
+    """Each method with its own share of the progress."""
+    from suffice.explainers.several import share_of
+
+    return [(method, share_of(progress, index, len(methods))) for index, method in enumerate(methods)]
 
 
 @dataclasses.dataclass
@@ -94,7 +118,9 @@ class Job:
             found = self._explain(path, name, len(paths) > 1, progress)
             if isinstance(found, Right):
                 return right_as_json(found) if self.as_json else right_as_text(found)
-            return "\n".join(as_json(*each) if self.as_json else as_text(each[0]) for each in found)
+            return "\n".join(
+                as_json(*each) if self.as_json else as_text(each[0], len(self.wanted.methods) > 1) for each in found
+            )
 
         return explain_each(
             paths,
@@ -128,6 +154,7 @@ class Job:
         if isinstance(found, Right):
             return found
         # One of several is made again beside the others, so that the report of them all stays.
+        several = several or len(self.wanted.methods) > 1
         out = self.folder if self.folder is None or not several else self.folder / "again" / name
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
         made = []
@@ -142,6 +169,7 @@ class Job:
     def _write(self, made: Sequence[Any], photo: Photo, frame: Frame) -> None:
         if self.folder is None:
             return
+        from suffice.report.agreement import verdict_on
         from suffice.report.figures import overlay, parts_overlay, png_bytes
         from suffice.report.page import make_entry, of_one_image
 
@@ -156,8 +184,14 @@ class Job:
                 extra |= counterexample_files(counterexample)
             written.save(place, extra)
             how = self._again([path], out, self.folder, written)
-            entries.append(make_entry(written, photo, frame, directory=directory, command=how.line, where=how.where))
-        self.entries += of_one_image(entries)
+            circuit = self._circuit(photo, written) if self.wanted.circuit else None
+            entries.append(
+                make_entry(
+                    written, photo, frame, directory=directory, command=how.line, where=how.where, circuit=circuit
+                )
+            )
+        compared = {each.method: each for each in every} if len(self.wanted.methods) > 1 else {}
+        self.entries += of_one_image(entries, verdict_on(compared) if compared else "")
 
     def _found(self, photo: Photo, path: str, progress: Progress) -> list[tuple[Explanation, Tensor | None]] | Right:
         """The explanations, and an image with the part in it that loses the class, where a test met one."""
@@ -175,11 +209,31 @@ class Job:
                 return Right(path, self.classifier.name, label, self.classifier.class_name(label), question.confidence)
             mistake = explain_mistake(question, label, method, progress=progress, **settings)
             found = [mistake.predicted, mistake.labelled]
+        elif len(self.wanted.methods) > 1:
+            found = [self._by(each, question, share) for each, share in shares(self.wanted.methods, progress)]
         elif self.wanted.count > 1:
             found = parts_of(question, method, self.wanted.count, progress=progress, **settings)
         else:
             found = [question.explain(method, progress=progress, **settings)]
         return [(self._tested(question, each), None) for each in found]
+
+    def _circuit(self, photo: Photo, explanation: Explanation) -> Circuit:
+        from suffice.circuits import trace_circuit
+        from suffice.progress import unseen
+
+        return trace_circuit(
+            self.classifier, photo, explanation.mask, target=explanation.target,
+            keep_confidence=0.5 if explanation.keep_confidence is None else explanation.keep_confidence,
+            seed=explanation.seed, name=explanation.image, progress=unseen,
+        )  # fmt: skip
+
+    def _by(self, method: str, question: Question, progress: Progress) -> Explanation:
+        """By one of several methods, which gets those of the settings that are its own."""
+        from suffice.registry import METHODS
+
+        known = METHODS[method].settings.model_fields
+        settings = {name: value for name, value in self.settings.items() if name in known}
+        return question.explain(method, minimal=self.loading["minimal"], progress=progress, **settings)
 
     def _label(self, path: str) -> int:
         """The class that an image is labelled with: that of the call, or the number at the end of its name."""
@@ -193,7 +247,17 @@ class Job:
             raise InputError(f"{error} (or say --label)") from None
 
     def _tested(self, question: Question, explanation: Explanation) -> Explanation:
-        """With what small changes of the part's picture do to it, where that is wanted."""
+        """With what the model says along the ranking, on other backgrounds and of small changes, as is wanted."""
+        from suffice.explainers.along import with_curve
+        from suffice.explainers.pasted import with_pastes
+
+        if question.target != explanation.target:
+            question = question.of(explanation.target)
+        sizes, paste = self.wanted.curve, self.wanted.paste
+        sizes = (0 if self.folder is None else SIZES) if sizes is None else sizes
+        explanation = with_curve(question, explanation, sizes)
+        if self.folder is not None if paste is None else paste:
+            explanation = with_pastes(question, explanation)
         if not self.wanted.holds_under:
             return explanation
         from suffice.metrics import holds_under
@@ -237,7 +301,7 @@ class Job:
         call, settings, expected = dict(self.call), dict(self.settings), list[str]()
         if explanation is not None:
             call |= {name: getattr(explanation, name) for name in call}
-            settings |= explanation.settings
+            settings = explanation.settings if len(self.wanted.methods) > 1 else settings | explanation.settings
             expected = expected_of(explanation.made)
         options = self.loading | {name.replace("_", "-"): value for name, value in call.items()}
         if self.certificate is not None:

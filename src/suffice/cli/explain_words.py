@@ -40,14 +40,15 @@ def as_json(explanation: Explanation, directory: Path | None) -> str:
     return json.dumps(explanation.with_made() | where, ensure_ascii=False, allow_nan=False)
 
 
-def as_text(explanation: Explanation) -> str:
-    """A few lines."""
+def as_text(explanation: Explanation, by: bool = False) -> str:
+    """A few lines; with `by` they say which method it was."""
     from suffice.guarantees import in_words as of_guarantee
     from suffice.metrics.small_changes import in_words
 
     backward = f"{explanation.backward_passes} backward, " if explanation.backward_passes else ""
+    named = f", by {explanation.method}" if by else ""
     lines = [
-        f"{printable(explanation.image)}{_which(explanation)}: {printable(explanation.target_name)} "
+        f"{printable(explanation.image)}{_which(explanation)}{named}: {printable(explanation.target_name)} "
         f"(class {explanation.target}), confidence {explanation.confidence:.2f}",
         f"  {_verdict(explanation)}",
         *([f"  activations: {explanation.activation_words}"] if explanation.activation_words else []),

@@ -114,6 +114,8 @@ def score(
     if "backgrounds" in options:
         raise InputError("expected the folder of backgrounds as --backgrounds DIR; got it in --set")
     names = check_metrics(names, **options, **({} if backgrounds is None else {"backgrounds": backgrounds}))
+    if Path(image).is_dir():
+        raise InputError(f"expected one photo; {image} is a directory: methods are compared on many by suffice bench")
     given = _read(maps, image)
     keep_buffers()
     classifier = load(

@@ -233,7 +233,7 @@ def explain_batch(
         InputError: as `explain`.
     """
     method = activation_matching.METHOD
-    method.check_sides(classifier)
+    method.check_classifier(classifier)
     pixels = classifier.check_images(images)
     checked = check_settings(method, keep_confidence, seed, settings, kind)
     assert isinstance(checked, activation_matching.ActivationMatchingSettings)

@@ -269,4 +269,4 @@ def _notes(part: ProvedPart, settings: AbductiveSettings, needed: int) -> tuple[
     return tuple(notes)
 
 
-METHOD = Method("abductive", AbductiveSettings, explain, own_contexts=True)
+METHOD = Method("abductive", AbductiveSettings, explain, own_contexts=True, inside=True)

@@ -7,7 +7,6 @@ one of as many pixels as the explanation has is the explanation itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import torch
 
 from suffice.errors import InputError
 from suffice.explanation import Explanation
+from suffice.progress import Progress, unseen
 from suffice.question import Question
 
 _AT_ONCE = 4  # masks
@@ -45,9 +45,7 @@ def counts_along(size: int, part: int, points: int) -> list[int]:
     return sorted({count for count in [*steps, part] if count > 0})
 
 
-def curve_along(
-    question: Question, explanation: Explanation, points: int, report: Callable[[float], None]
-) -> list[tuple[int, float]]:
+def curve_along(question: Question, explanation: Explanation, points: int, report: Progress) -> list[tuple[int, float]]:
     """Number of pixels, and the model's confidence when only the first so many are shown: the least of the occlusions.
 
     Where the class is not on top the confidence counts as 0, as such a part suffices for no γ.
@@ -64,12 +62,14 @@ def curve_along(
     return found
 
 
-def with_curve(question: Question, explanation: Explanation, points: int) -> Explanation:
+def with_curve(question: Question, explanation: Explanation, points: int, report: Progress = unseen) -> Explanation:
     """The explanation, and in `along_ranking` what the model says at about so many sizes; as it was for 0.
 
     Args:
         question: which it answers.
         explanation: of an image of two dimensions; of others nothing is asked.
+        points: how many sizes; the part's own and the whole image are among them.
+        report: called with the share of the questions that are answered.
 
     >>> import suffice
     >>> classifier = suffice.Classifier(lambda x: 9 * x.mean((2, 3)), input_size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
@@ -85,7 +85,7 @@ def with_curve(question: Question, explanation: Explanation, points: int) -> Exp
     if not points or explanation.mask.ndim != 2:
         return explanation
     before = question.classifier.passes
-    found = curve_along(question, explanation, points, lambda share: None)
+    found = curve_along(question, explanation, points, report)
     asked = question.classifier.passes.since(before).forward
     along = {
         "pixels": [count for count, _ in found],

@@ -44,14 +44,15 @@ def explanation_of(
     chosen = METHODS.find(method)
     _check_minimal(chosen, minimal)
     complete = complete_settings(chosen.name, chosen.settings, settings)
-    chosen.check_sides(question.classifier)
+    chosen.check_classifier(question.classifier)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     notes = [*question.assumed, *_notes_on_target(question)]
     needless = not chosen.own_contexts and bool(question(np.zeros(question.region.shape, dtype=bool)))
     if needless:
         notes.append(
-            f"With everything hidden ({question.occlusion}) the model still says this class: no part is needed."
+            f"With everything hidden ({question.occlusion}) the model still says this class: no part is needed. "
+            "Another occlusion, or a higher keep_confidence, asks for more."
         )
     searched = complete.always_search or not needless
     found, certificate = _nothing(question), certificate_name("blocks", 1)

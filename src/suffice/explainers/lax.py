@@ -469,4 +469,6 @@ def _short(what: Any) -> str:
     return "; ".join(f"{name or 'output'} {channels}x{height}x{width}" for name, channels, height, width, _ in what)
 
 
-METHOD = Method("lax", LaxSettings, explain, saliency=saliency, own_scale=True, needs={"adapter": "train-lax"})
+METHOD = Method(
+    "lax", LaxSettings, explain, saliency=saliency, own_scale=True, needs={"adapter": "train-lax"}, inside=True
+)

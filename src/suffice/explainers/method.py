@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from suffice.errors import InputError
+from suffice.inside import sealed
 from suffice.progress import Progress
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Method:
         own_contexts: whether what its masks suffice in is not what the question's occlusions show: then they are
             searched for also where nothing shown is enough, and may be insufficient under the occlusions.
         sides: how many sides an input may have for it: 1 of signals, 2 of images, 3 of volumes.
+        inside: whether it looks into the network, so that a black box is out of its reach.
         distance: of a method that learns through activations, how far those of a part, bool (H, W), are from the whole
             image's: `Explanation.activation_distance`; None where there are none.
         needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
@@ -115,10 +117,17 @@ class Method:
     own_scale: bool = False
     own_contexts: bool = False
     sides: tuple[int, ...] = dataclasses.field(default=(2,), kw_only=True)
+    inside: bool = dataclasses.field(default=False, kw_only=True)
     distance: Callable[[Question, Any, Tensor], dict[str, Any] | None] | None = None
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def check_sides(self, classifier: Classifier) -> None:
-        """Raises InputError for a classifier of signals or volumes, where the method is for images alone."""
+    def check_classifier(self, classifier: Classifier) -> None:
+        """Raises InputError for one of signals or volumes, or a black box, of which the method can say nothing."""
         if len(classifier.preprocessing.input_size) not in self.sides:
             classifier.preprocessing.height_and_width(f"the method {self.name}")
+        if self.inside and classifier.black_box:
+            why = sealed(classifier.module)
+            raise InputError(
+                f"the method {self.name!r} needs the inside of a PyTorch nn.Module; of {classifier.name!r} only the "
+                f"outputs can be seen{f' ({why})' if why else ''}, so use causal or lime"
+            )

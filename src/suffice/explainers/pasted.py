@@ -15,6 +15,11 @@ BACKGROUNDS = (*COLOURS, "noise", "blur")
 """Plain colours, noise of the size that the model is used to, and the image itself, blurred."""
 
 
+def seed_of_noise(seed: int) -> int:
+    """Another one than that of a search under `noise`."""
+    return seed + 1
+
+
 def with_pastes(question: Question, explanation: Explanation) -> Explanation:
     """The explanation, and in `pasted` what the model says of its part on each of `BACKGROUNDS`.
 
@@ -36,7 +41,7 @@ def with_pastes(question: Question, explanation: Explanation) -> Explanation:
         return explanation
     before = classifier.passes
     names = [f"colour:{name}" if name in COLOURS else name for name in BACKGROUNDS]
-    painters = [make_occlusions(classifier, name, seed=question.seed)[0].background for name in names]
+    painters = [make_occlusions(classifier, name, seed=seed_of_noise(question.seed))[0].background for name in names]
     backgrounds = [painter(image[None]).expand(1, *image.shape) for painter in painters if painter is not None]
     count = len(backgrounds)
     masks = explanation.mask.expand(count, *explanation.mask.shape)

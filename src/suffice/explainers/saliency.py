@@ -35,7 +35,6 @@ from suffice.errors import InputError
 from suffice.explainers.extraction import pruned, ranked_cells, smallest_prefix
 from suffice.explainers.method import Candidate, Method, RankingSettings, complete_settings
 from suffice.explainers.raw_maps import RawMaps
-from suffice.inside import sealed
 from suffice.outputs import as_tensor
 from suffice.progress import Progress
 from suffice.question import Question
@@ -94,6 +93,7 @@ def saliency_maps(
         raise InputError(
             f"expected a method that makes saliency maps without an explanation; {made_by.name} makes none: use explain"
         )
+    made_by.check_classifier(classifier)
     complete = complete_settings(made_by.name, made_by.settings, settings)
     images = classifier.check_images(images)
     wanted = _checked_targets(classifier, targets, len(images))
@@ -111,26 +111,7 @@ def map_method(name: str, settings: type[RankingSettings], make_maps: MakeMaps) 
         settings: the type of its settings, those of the extraction included.
         make_maps: its raw values.
     """
-    inside = partial(_of_module, name, make_maps)
-    return Method(name, settings, partial(explain_by_map, inside), saliency=inside)
-
-
-def _of_module(
-    method: str,
-    make_maps: MakeMaps,
-    classifier: Classifier,
-    images: Tensor,
-    targets: Tensor,
-    settings: RankingSettings,
-    progress: Progress,
-) -> RawMaps:
-    if classifier.black_box:
-        why = sealed(classifier.module)
-        raise InputError(
-            f"the method {method!r} needs the inside of a PyTorch nn.Module; of {classifier.name!r} only the outputs "
-            f"can be seen{f' ({why})' if why else ''}, so use causal or lime"
-        )
-    return make_maps(classifier, images, targets, settings, progress)
+    return Method(name, settings, partial(explain_by_map, make_maps), saliency=make_maps, inside=True)
 
 
 def resized(raw: Tensor, size: tuple[int, int]) -> Tensor:

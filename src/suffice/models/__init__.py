@@ -141,9 +141,21 @@ def _source(model: str | None, weights: str | None, num_classes: int | None, pro
     if is_own_function(model):
         return from_function.load(prefix, rest, weights)
     raise InputError(
-        f"unknown model {model!r}; expected {', '.join(MODELS.usages())}, package.module:function or FILE.onnx, or "
-        f"{', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
+        f"unknown model {model!r}{_meant(model)}; expected {', '.join(MODELS.usages())}, package.module:function or "
+        f"FILE.onnx, or {', '.join(embedded.NAMES)}; nothing for {embedded.NAME}"
     )
+
+
+def _meant(model: str) -> str:
+    """A hint at the sources that know a name which was given without one; empty where none does."""
+    if model and os.path.isfile(os.path.join(model, "config.json")):
+        return f" (did you mean hf:{model}?)"
+    import timm
+    from torchvision import models
+
+    sources = (("torchvision", models.list_models(module=models)), ("timm", timm.list_models(model)))
+    named = [f"{source}:{model}" for source, names in sources if model in names]
+    return f" (did you mean {' or '.join(named)}?)" if named else ""
 
 
 def is_own_function(model: str | None) -> bool:

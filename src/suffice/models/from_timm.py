@@ -74,12 +74,14 @@ def _cached(name: str, config: dict[str, Any]) -> str:
 
     hub = config.get("hf_hub_id")
     if not hub:
-        raise InputError(f"timm publishes no weights for {name}; pass weights=FILE, or weights=random to go without")
+        raise InputError(
+            f"timm publishes no weights for {name}; pass weights=FILE, or weights=random to go without (--weights)"
+        )
     for file in ("model.safetensors", "pytorch_model.bin"):
         path = try_to_load_from_cache(hub, file)
         if isinstance(path, str):
             return path
     raise InputError(
         f"no weights for timm:{name} on this machine; fetch model.safetensors of {hub!r} from the Hugging Face hub "
-        "and pass weights=FILE, or weights=download to let timm fetch it, or weights=random to go without"
+        "and pass weights=FILE, or weights=download to let timm fetch it, or weights=random to go without (--weights)"
     )

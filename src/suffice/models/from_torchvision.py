@@ -36,7 +36,8 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
             if weights is None and not Path(file).is_file():
                 raise InputError(
                     f"no weights for torchvision:{name} on this machine; fetch {newest.url} to {file}, or pass "
-                    "weights=FILE, or weights=download to let torchvision fetch it, or weights=random to go without"
+                    "weights=FILE, or weights=download to let torchvision fetch it, or weights=random to go without "
+                    "(--weights)"
                 )
             checkpoint = read_checkpoint(file)
             if num_classes is None:

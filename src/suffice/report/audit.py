@@ -33,8 +33,8 @@ from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
 from suffice.images import Photo, as_picture, frame_of
-from suffice.report.figures import thumbnail
-from suffice.report.page import UNPRINTABLE, content_hash, environment, percent, setting, source
+from suffice.report.figures import UNPRINTABLE, thumbnail
+from suffice.report.page import content_hash, environment, percent, setting, source
 from suffice.report.tables import markdown_text
 
 PAGE, JSON, JUNIT, SUMMARY, THUMBNAILS = "audit.html", "audit.json", "junit.xml", "summary.md", "thumbnails"

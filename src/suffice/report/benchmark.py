@@ -16,7 +16,8 @@ from suffice.benchmark.entries import Table
 from suffice.benchmark.specs import PlotSpec
 from suffice.benchmark.tables import Report
 from suffice.benchmark.values import DIMENSIONS, ResultGroup, Values, mean_of, metric_of
-from suffice.report.page import UNPRINTABLE, content_hash, environment, source
+from suffice.report.figures import UNPRINTABLE
+from suffice.report.page import content_hash, environment, source
 
 GENERATOR = '<meta name="generator" content="suffice bench-report">'
 """By which a report of this kind is known."""

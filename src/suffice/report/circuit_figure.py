@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from suffice.circuits.circuit import Circuit, Edge, Graph, Node
-from suffice.report.page import UNPRINTABLE
+from suffice.report.figures import UNPRINTABLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

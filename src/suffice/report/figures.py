@@ -18,6 +18,11 @@ from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, to_photo
 from suffice.registry import METHODS
 
+# What HTML or XML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
+UNPRINTABLE = dict.fromkeys(
+    (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}"
+)
+
 # A corner of the mask's pixel grid, (x, y): pixel (x, y) lies between the corners (x, y) and (x + 1, y + 1).
 Corner = tuple[int, int]
 

@@ -27,6 +27,8 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
+from suffice.circuits import Circuit
+from suffice.explainers.pasted import seed_of_noise
 from suffice.explanation import Explanation
 from suffice.guarantees import in_words
 from suffice.images import Frame, Photo, as_picture
@@ -34,7 +36,9 @@ from suffice.metrics.small_changes import in_words as holds_under_in_words
 from suffice.occlusion import split_names
 from suffice.occlusion.fill import blurred, noise
 from suffice.provenance import made_in_words
+from suffice.report.circuit_figure import circuit_svg
 from suffice.report.figures import (
+    UNPRINTABLE,
     Corner,
     framed_as,
     is_ragged,
@@ -58,11 +62,6 @@ _LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
 _PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
 
 _PARTS = Path(__file__).parent / "parts"
-
-# What HTML or XML forbids, and halves of characters (from file names that are not UTF-8), which no file can hold.
-UNPRINTABLE = dict.fromkeys(
-    (*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF), "\N{REPLACEMENT CHARACTER}"
-)
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,9 @@ class ExplanationEntry:
         place: (x, y), where the number of the part would stand, in pixels of the model's input; None of an empty part.
         parts: those of the same photo, where there are several; number: the place of this one among them, from 0.
         ranking: what the slider is drawn from, as of `packed_ranking`; empty where the ranking is of other dimensions.
+        together: what the parts say together that several methods found; empty where it was one method.
+        circuit: drawing of the part of the network that suffices for it, a `data:` URI; empty where it was not traced.
+        circuit_words: what was shown of that.
         behind: of backgrounds that are no plain colour, by name, a picture as a `data:` URI.
     """
 
@@ -133,6 +135,9 @@ class ExplanationEntry:
     number: int = 0
     ranking: str = ""
     behind: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    together: str = ""
+    circuit: str = ""
+    circuit_words: str = ""
 
     @property
     def kind(self) -> str:
@@ -145,6 +150,8 @@ class ExplanationEntry:
         wrong = self.facts["why_wrong"]
         if wrong is not None:
             return "The part for the wrong class" if wrong["role"] == "predicted" else "The part for the label"
+        if self.together:
+            return f"The part by {self.facts['method']}"
         parts = self.facts["parts"]
         return "" if parts is None or parts == 1 else f"Part {self.facts['part']} of {parts}"
 
@@ -166,7 +173,14 @@ class ExplanationEntry:
 
 
 def make_entry(
-    explanation: Explanation, photo: Photo, frame: Frame, *, directory: str, command: str, where: str = ""
+    explanation: Explanation,
+    photo: Photo,
+    frame: Frame,
+    *,
+    directory: str,
+    command: str,
+    where: str = "",
+    circuit: Circuit | None = None,
 ) -> ExplanationEntry:
     """What `render_report` needs of one explanation; holds on to neither the photo nor the maps.
 
@@ -177,6 +191,7 @@ def make_entry(
         directory: where the explanation's files lie, relative to the page; empty for none.
         command: makes the explanation again.
         where: it is to be run, in words.
+        circuit: that of the part, where it was traced.
 
     Raises:
         InputError: a mask of another size than the frame's crop.
@@ -210,7 +225,25 @@ def make_entry(
         where=where,
         ranking=packed_ranking(explanation),
         behind=_backgrounds(explanation),
+        circuit="" if circuit is None else _svg_uri(circuit_svg(circuit)),
+        circuit_words="" if circuit is None else circuit_in_words(circuit),
     )
+
+
+def circuit_in_words(circuit: Circuit) -> str:
+    """What was shown of a circuit, in a sentence or two."""
+    share = f"{percent(circuit.mean_layer_share)} of a layer’s channels"
+    if circuit.sufficient is None:
+        return f"The circuit has {share} in the mean; it was not put to the test."
+    words = f"{share}, in the mean, {'are' if circuit.sufficient else 'were not found to be'} enough for the part. "
+    words += f"To see that took {circuit.forward_passes:,} further images through the model."
+    if circuit.random_kept is not None:
+        words += f" Of random circuits of that size {percent(circuit.random_kept)} keep the class."
+    return words
+
+
+def _svg_uri(drawing: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
 
 
 def _backgrounds(explanation: Explanation) -> dict[str, str]:
@@ -219,14 +252,20 @@ def _backgrounds(explanation: Explanation) -> dict[str, str]:
         return {}
     image = explanation.picture[None].to(torch.float32) / 255
     known = explanation.preprocessing
-    made = {"blur": blurred(image), "noise": noise(image, known["mean"], known["std"], explanation.seed)}
+    made = {"blur": blurred(image), "noise": noise(image, known["mean"], known["std"], seed_of_noise(explanation.seed))}
     return {name: encoded(shrunk(as_picture(picture[0]), _LONGEST_THUMBNAIL)) for name, picture in made.items()}
 
 
-def of_one_image(entries: Sequence[ExplanationEntry]) -> list[ExplanationEntry]:
-    """The entries of several parts of one photo, each of which knows of the others and has a colour of its own."""
+def of_one_image(entries: Sequence[ExplanationEntry], together: str = "") -> list[ExplanationEntry]:
+    """The entries of several parts of one photo, each of which knows of the others and has a colour of its own.
+
+    Args:
+        entries: of one photo.
+        together: what they say together, where several methods found them.
+    """
     if len(entries) < 2:
         return list(entries)
+    entries = [dataclasses.replace(entry, together=together) for entry in entries]
     parts = tuple(
         PartOutline(entry.which, part_colour(index), entry.outline, entry.ragged, entry.place)
         for index, entry in enumerate(entries)
@@ -247,7 +286,7 @@ def render_report(
     Returns:
         HTML, to be written as UTF-8. The same entries give the same text.
     """
-    style, script = source("style.css"), source("script.js")
+    style, script = source("style.css") + parts_style(), f"{source('script.js')}{slider_script()}watchSliders();\n"
     guarantees = [entry.facts["guarantee"] for entry in entries if entry.facts["guarantee"] is not None]
     return (
         environment()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import html
 import io
 import math
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,8 @@ from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, as_picture
 from suffice.metrics import Scores
 from suffice.report.circuit_figure import caption, circuit_figure, circuit_svg
-from suffice.report.figures import overlay, png_bytes, saliency_image, saliency_range
+from suffice.report.figures import UNPRINTABLE, overlay, png_bytes, saliency_image, saliency_range
 from suffice.report.page import (
-    UNPRINTABLE,
     content_hash,
     environment,
     make_entry,
@@ -41,7 +40,7 @@ from suffice.report.slices import picture_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FRAME_HEIGHT = 560  # pixels; a reader can draw it larger
+_FRAME_HEIGHT = 600  # pixels; a reader can draw it larger
 _MOST_SHOWN = 60  # explanations of a list
 
 
@@ -252,9 +251,8 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _for_notebooks(figure: Figure) -> Figure:
-    """The figure; in a notebook the import of pyplot is what lets a cell show one."""
-    if "IPython" in sys.modules:
-        import matplotlib.pyplot  # noqa: F401
+    """The figure, which a cell shows: by itself a `Figure` has no picture there before pyplot is imported."""
+    setattr(figure, "_repr_png_", functools.partial(figure_png, figure))  # noqa: B010  it is none of a Figure's own
     return figure
 
 

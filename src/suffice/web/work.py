@@ -14,7 +14,7 @@ from suffice.classifier import Classifier
 from suffice.engine import between_batches
 from suffice.errors import InputError
 from suffice.explainers import Certificate, check_settings, with_certificate
-from suffice.explainers.along import curve_along
+from suffice.explainers.along import with_curve
 from suffice.explainers.several import parts_of
 from suffice.explanation import Explanation
 from suffice.guarantees import Guarantee, certify, in_words
@@ -23,10 +23,11 @@ from suffice.images import as_picture
 from suffice.metrics import score_maps
 from suffice.metrics.asking import checked_metrics
 from suffice.question import Question
+from suffice.report.agreement import verdict_on
 from suffice.report.circuit_figure import circuit_svg
 from suffice.report.figures import overlay, png_bytes
 from suffice.report.page import make_entry, render_report
-from suffice.report.ranking import buffer_of
+from suffice.report.ranking import buffer_of, known_along
 from suffice.saved import explanation_files
 from suffice.web.against import of_two, why
 from suffice.web.asked import Circuit, Explain, Score, Verify
@@ -34,7 +35,7 @@ from suffice.web.jobs import Job
 from suffice.web.part import Asked, found_for, part_in_question
 from suffice.web.quick import bits_of
 from suffice.web.served import Served, checked_occlusion, checked_settings
-from suffice.web.wording import again, verdict_on
+from suffice.web.wording import again
 
 _FOUND_AT = 0.8  # share of an explanation's job that is done when the part is found, where a curve follows
 
@@ -176,10 +177,12 @@ def explain(
     if request.curve:
         job.stage = "asking along the ranking"
         job.changed()
-        curve = curve_along(
+        told = with_curve(
             question, found[0], request.curve, lambda done: job.report(_FOUND_AT + (1 - _FOUND_AT) * done)
         )
-        job.kept["ranking"] = buffer_of(found[0], curve)
+        curve = known_along(told)
+        job.kept["ranking"] = buffer_of(told, curve)
+        job.files = job.files | _files(told, asked, how["command"], classifier)
         result = result | {"curve": [[count, confidence] for count, confidence in curve]}
     return result
 

@@ -438,4 +438,6 @@ def _apart(soft: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> npt.ND
 __all__ = ["ActivationMatchingSettings", "explain", "search"]
 
 
-METHOD = Method("activation-matching", ActivationMatchingSettings, explain, own_scale=True, distance=distance)
+METHOD = Method(
+    "activation-matching", ActivationMatchingSettings, explain, own_scale=True, distance=distance, inside=True
+)

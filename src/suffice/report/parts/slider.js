@@ -60,7 +60,7 @@ async function build(root) {
     show(Number(slider.value) === standOf(part, size) ? part : countAt(Number(slider.value), size));
   }));
   const back = h("button", {type: "button", onclick: () => { slider.value = String(standOf(part, size)); show(part); }}, "Back to the part");
-  root.prepend(canvas, h("label", {}, "Shown: ", share, slider), ...(ranking.counts.length > 1 ? [curve] : []), says, back);
+  /** @type {Element} */ (root.querySelector(".slid")).append(canvas, h("label", {}, "Shown: ", share, slider), ...(ranking.counts.length > 1 ? [curve] : []), says, back);
   show(part);
   for (const place of /** @type {NodeListOf<HTMLCanvasElement>} */ (root.querySelectorAll("canvas[data-behind]"))) {
     const behind = place.dataset.behind ?? "";
@@ -75,7 +75,7 @@ export function watchSliders() {
   const near = new IntersectionObserver(entries => entries.forEach(entry => {
     if (!entry.isIntersecting) return;
     near.unobserve(entry.target);
-    build(/** @type {HTMLElement} */ (entry.target)).catch(error => console.warn(error));
-  }), {rootMargin: "400px"});
-  document.querySelectorAll("[data-ranking]").forEach(each => near.observe(each));
+    build(/** @type {HTMLElement} */ (entry.target.parentElement)).catch(error => console.warn(error));
+  }), {rootMargin: "800px"});
+  document.querySelectorAll("[data-ranking] > .slid").forEach(each => near.observe(each));
 }
