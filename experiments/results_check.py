@@ -115,7 +115,7 @@ LEFT_OUT = {
     "am-mnist-noise.csv": _TRAINS + "minutes",
     "audit-planted.csv": "its smallest case trains a network and audits it, five minutes",
     "circuits-by-class.csv": _TRAINS + "minutes",
-    "cost-growth.csv": "it holds times, and sums over photos",
+    "cost-growth.csv": "it holds times, and sums over a folder of photos",
     "deactivation-cost.csv": "it holds times alone",
     "gpu.csv": "it needs a machine with CUDA",
     "msi-lax-table3.csv": _TRAINS + "an hour or more, as its adapters do",
