@@ -131,7 +131,7 @@ def short(command: str) -> str:
 
 
 def test_every_experiment_that_the_docs_name_is_tried_or_said_to_be_tried_elsewhere() -> None:
-    pages = " ".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    pages = " ".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
     named = set(re.findall(r"experiments/(\w+)\.py", pages))
     assert len(named) > 20
     tried = set(re.findall(r"experiments/(\w+)\.py", str(TRIED))) | {*IN_DOCS, *IN_DOCS_ELSEWHERE}
