@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,11 @@ _SHOWN = 16  # hexadecimal digits of a digest
 
 
 def run_as_command(main: Callable[[], int | None]) -> None:
-    """Runs it to the end of the process; a wrong call or a bad input is one line, and status 2."""
+    """Runs it to the end of the process; a wrong call or a bad input is one line, and status 2.
+
+    Times are those of PyTorch: OpenVINO, where it is installed, answers only where `SUFFICE_OPENVINO` asks for it.
+    """
+    os.environ.setdefault("SUFFICE_OPENVINO", "0")
     try:
         sys.exit(main())
     except InputError as error:
