@@ -16,6 +16,7 @@ from PIL import Image
 from suffice import load_explanation
 from suffice.cli.verify import _JSON
 from suffice.guarantees import Guarantee
+from suffice.guarantees.wording import _of_draws
 
 MODEL = ("--model", "toy_models:corner")
 COUNTEREXAMPLE = {"counterexample.npy", "counterexample.png"}
@@ -217,3 +218,19 @@ def test_what_made_a_verdict_is_beside_it_and_makes_it_again(suffice: Any, photo
     for content in (first, second):
         del content["guarantee"]["seconds"]
     assert first["guarantee"] == second["guarantee"]
+
+
+def test_a_class_that_has_another_name_in_the_model_is_refused(suffice: Any, photo: str) -> None:
+    assert suffice("explain", photo, *MODEL, "--out", "there").status == 0
+    path = Path("there", "photo", "explanation.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"model": "mine", "target_name": "cat"}))
+    run = suffice("verify", photo, "there/photo", "--model", MODEL[1], "--json")
+    assert run.status == 2
+    assert f"expected a model whose class {content['target']} is 'cat'" in run.err
+
+
+def test_a_bound_below_what_was_wanted_is_not_rounded_up_to_it() -> None:
+    facts = {"verdict": "refuted", "distribution": "colours", "rho_at_least": 0.8, "rho_at_most": 0.89995}
+    facts |= {"rho_wanted": 0.9, "confidence": 0.95, "kept": 835, "draws": 967}
+    assert "in at most 89.995% of colours" in _of_draws(facts)

@@ -251,5 +251,8 @@ def test_weights_of_a_fine_tuned_model_say_how_many_classes_it_has(name: str, tm
     classifier = load_classifier(name, weights=tmp_path / "training.pth", device="cpu")
     assert classifier.class_names == ("cat", "dog", "horse")
     assert "averaged weights of training.pth are taken" in classifier.assumed["averaged"]
+    assert "--mean and --std say otherwise" in classifier.assumed["normalisation"]
+    said = load_classifier(name, weights=tmp_path / "training.pth", device="cpu", mean=(0, 0, 0), std=(1, 1, 1))
+    assert "normalisation" not in said.assumed
     with torch.no_grad():
         assert torch.equal(classifier.logits(image), tuned(classifier.normalise(image)))

@@ -338,9 +338,18 @@ def test_what_was_shown_to_be_minimal_says_for_what(certificate: str, said: str)
     assert "What is not named was not tried" in words
 
 
-@pytest.mark.parametrize("changes", [{}, {"minimal": True, "minimal_block": 1, "certificate": "pixels", "area": 0.0}])
-def test_what_was_not_shown_to_be_minimal_is_not_spoken_of(changes: dict[str, Any]) -> None:
-    assert "inimal" not in Page(render(an_entry(**changes))).words
+def test_what_was_not_shown_to_be_minimal_is_said_to_be_so() -> None:
+    words = Page(render(an_entry())).words
+    assert "Not shown to be minimal: less may be enough." in words
+    assert "Minimal, as far" not in words
+    nothing = an_entry(minimal=True, minimal_block=1, certificate="pixels", area=0.0)
+    assert "inimal" not in Page(render(nothing)).words
+
+
+def test_of_several_methods_no_median_is_shown() -> None:
+    entries = [an_entry(method=method) for method in ("causal", "grad-cam")]
+    assert "Median area" not in render(*entries)
+    assert "Median area" in render(an_entry(), an_entry())
 
 
 @pytest.mark.parametrize(

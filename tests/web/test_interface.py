@@ -324,6 +324,9 @@ def test_the_verdict_on_several_methods_says_when_they_disagree() -> None:
 
     assert "disagree" in verdict_on({"a": part(left), "b": part(right)})
     assert "agree:" in verdict_on({"a": part(left), "b": part(left)})
+    nearly_all = ~right  # any two parts of these sizes share a lot, wherever they lie
+    assert "cannot be told: a and b share 50%" in verdict_on({"a": part(nearly_all), "b": part(~left)})
+    assert "agree:" in verdict_on({"a": part(nearly_all), "b": part(nearly_all)})
     assert "Only a" in verdict_on({"a": part(left), "b": part(right, False)})
     assert "None" in verdict_on({"a": part(left, False), "b": part(right, False)})
 

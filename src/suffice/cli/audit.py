@@ -193,6 +193,10 @@ def _words(found: Any, page: Path) -> str:
         f"elsewhere the class comes in {each.brings}, hidden it goes in {each.loses} (q = {each.q_value:.2g})"
         for each in found.shortcuts
     ]
+    from suffice.report.audit import NOTHING_TESTED
+
     count = len(found.evidence)
+    if not count:
+        lines = [NOTHING_TESTED]
     lines = lines or [f"no shortcut was shown among {count} cluster{'' if count == 1 else 's'} of recurring evidence"]
     return "\n".join([*lines, f"page: {page}"])

@@ -121,4 +121,6 @@ def _verdict(explanation: Explanation) -> str:
     if not explanation.sufficient:
         verdict = "does NOT suffice" if kind == "sufficient" else f"is NOT {kind}"
     minimal = f"; {explanation.minimality}" if explanation.minimality else ""
+    if explanation.verdict == "sufficient" and not minimal:
+        minimal = "; not shown to be minimal, so less may do (--minimal blocks searches on)"
     return f"{explanation.area:.1%} of what the model sees {verdict} under {hidden}: {confidence}{minimal}"

@@ -39,6 +39,8 @@ def in_words(guarantee: Mapping[str, Any]) -> str:
 def _of_draws(guarantee: Mapping[str, Any]) -> str:
     contexts, verdict = contexts_in_words(guarantee["distribution"]), guarantee["verdict"]
     least, most = lower(guarantee["rho_at_least"]), upper(guarantee["rho_at_most"])
+    if verdict == "refuted" and most == f"{100 * guarantee['rho_wanted']:.1f}%":  # which is below it, in later digits
+        most = f"{math.ceil(guarantee['rho_at_most'] * 10**5) / 1000:.3f}%"
     wanted, confidence = (f"{100 * guarantee[name]:.6g}%" for name in ("rho_wanted", "confidence"))
     drawn = f"{guarantee['kept']} of {guarantee['draws']} draws"
     if verdict == "certified":

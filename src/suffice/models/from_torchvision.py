@@ -11,7 +11,7 @@ from suffice.class_names import imagenet_1k
 from suffice.descriptions import fields_of_transform
 from suffice.errors import InputError, reason
 from suffice.models.source import Source
-from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint
+from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint, said_of_normalisation
 
 # DenseNet's published files still say norm.1 where the module says norm1.
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -46,13 +46,14 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
                     module, num_classes = _without_weights(name, own), own
             advice = "--classes with as many names"
             loaded = load_weights(module, checkpoint, f"torchvision:{name}", _today, advice)
+    published = weights in (None, "random", "download")
     return Source(
         module.eval(),
         f"torchvision:{name}",
         fields_of_transform(newest.transforms()) or {},
         loaded.class_names or (imagenet_1k() if num_classes in (None, 1000) else None),
-        assumed=loaded.assumed,
-        outputs="logits" if weights in (None, "random", "download") else None,  # of own weights it is found out
+        assumed=loaded.assumed | said_of_normalisation(published),
+        outputs="logits" if published else None,  # of own weights it is found out
         repeatable=True,
         weights_sha256=loaded.sha256,
     )

@@ -208,6 +208,14 @@ def _hint(differing: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]], advi
     return shapes
 
 
+def said_of_normalisation(published: bool) -> dict[str, str]:
+    """What is assumed of images where weights are one's own: that they were trained as the published ones were."""
+    if published:
+        return {}
+    said = "images are normalised as for the weights that are published of this network: --mean and --std say otherwise"
+    return {"normalisation": said}
+
+
 def _assumed(choice: Choice, checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> dict[str, str]:
     """What was decided about a checkpoint that holds more than one set of weights."""
     assumed: dict[str, str] = {}

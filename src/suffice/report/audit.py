@@ -28,6 +28,7 @@ from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
+from suffice.audit.recurring import SMALLEST
 from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
 from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
@@ -191,6 +192,12 @@ def _plain(text: str) -> str:
     return text.translate(UNPRINTABLE)
 
 
+NOTHING_TESTED = (
+    f"no evidence recurs in {SMALLEST} parts of a class or more, so none was tested: of shortcuts nothing can be said "
+    "(--per-class explains more images)"
+)
+
+
 def summary(audit: Audit, held: Held) -> str:
     """A summary in Markdown, for a pull request."""
     lines = [f"# Audit of {markdown_text(audit.model)} on {markdown_text(audit.data)}", ""]
@@ -237,9 +244,11 @@ def summary(audit: Audit, held: Held) -> str:
 
 
 def _sentences(audit: Audit) -> list[str]:
-    found = audit.shortcuts
+    found, clusters = audit.shortcuts, len(audit.evidence)
     count = f"{len(found)} shortcut{'' if len(found) == 1 else 's'}"
-    first = f"{count} among {len(audit.evidence)} clusters of recurring evidence."
+    first = f"{count} among {clusters} cluster{'' if clusters == 1 else 's'} of recurring evidence."
+    if not clusters:
+        first = NOTHING_TESTED[0].upper() + NOTHING_TESTED[1:] + "."
     numbers = numbers_of(audit)
     texts = [
         f"{what} {percent(value)}"

@@ -12,6 +12,7 @@ import functools
 import html
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -221,6 +222,9 @@ def _drawable(explanation: Explanation) -> tuple[Explanation, Photo, Frame]:
     return explanation, Photo(picture, path=explanation.image), Frame(size, size, (0, 0), size)
 
 
+_TITLE = 44  # letters of a line, above a picture of 3.4 inches
+
+
 def _pictures(pictures: Mapping[str, Any] | Sequence[tuple[str, Any]], columns: int) -> Figure:
     given = list(pictures.items()) if isinstance(pictures, Mapping) else list(pictures)
     columns = max(1, min(columns, len(given)))
@@ -230,7 +234,8 @@ def _pictures(pictures: Mapping[str, Any] | Sequence[tuple[str, Any]], columns: 
         axes = figure.add_subplot(rows, columns, number)
         axes.imshow(picture)
         axes.set_axis_off()
-        axes.set_title(_plain(title), fontsize=9, wrap=True, parse_math=False)
+        # Broken here: the layout leaves no room for lines that matplotlib breaks.
+        axes.set_title("\n".join(textwrap.wrap(_plain(title), _TITLE)), fontsize=9, parse_math=False)
     return _for_notebooks(figure)
 
 
