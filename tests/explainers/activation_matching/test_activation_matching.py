@@ -370,7 +370,7 @@ def test_wrong_calls(settings: dict[str, str], said: str) -> None:
 
 def test_a_black_box_has_no_gradients() -> None:
     classifier = Classifier(lambda x: Corner()(x), input_size=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1))
-    with pytest.raises(InputError, match="black box"):
+    with pytest.raises(InputError, match="only the outputs can be seen"):
         suffice.explain(classifier, bright()[0], "activation-matching", "zero")
 
 
