@@ -32,12 +32,12 @@ def verdict_on(named: Mapping[str, Explanation]) -> str:
     pairs = itertools.combinations(enough, 2)
     shared = [(a, b, overlap(named[a].mask, named[b].mask)["overlap"]) for a, b in pairs]
     least = min(shared, key=lambda pair: pair[2])
-    by_chance = {(a, b): _by_chance(named[a].area, named[b].area) for a, b, _ in shared}
     for a, b, both in shared:
-        if both >= _ALIKE and both - by_chance[a, b] < _BEYOND_CHANCE * (1 - by_chance[a, b]):
+        chance = _by_chance(named[a].area, named[b].area)
+        if both >= _ALIKE and both - chance < _BEYOND_CHANCE * (1 - chance):
             return (
                 f"Each part suffices; whether the methods agree cannot be told: {a} and {b} share {both:.0%} of the "
-                f"pixels that either keeps, and parts as large as these share {by_chance[a, b]:.0%} wherever they lie. "
+                f"pixels that either keeps, and parts as large as these share {chance:.0%} wherever they lie. "
                 f"{sizes}{missing}"
             )
     if least[2] >= _ALIKE:
