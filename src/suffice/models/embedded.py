@@ -19,7 +19,7 @@ from typing import Any
 from suffice.class_names import imagenet_1k
 from suffice.errors import InputError
 from suffice.models.source import Source
-from suffice.models.weights import Loaded, load_weights, read_weights
+from suffice.models.weights import Loaded, load_weights, read_weights, said_of_normalisation
 from suffice.provenance import sha256_of
 
 NAME = "efficientnet-lite0"  # the default
@@ -77,6 +77,6 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
         imagenet_1k(),
         outputs="logits",
         repeatable=True,
-        assumed=loaded.assumed,
+        assumed=loaded.assumed | said_of_normalisation(weights in (None, "random")),
         weights_sha256=loaded.sha256,
     )
