@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +115,18 @@ def score(
     return MapScores(found["saliency"])
 
 
+def target_of(maps: Iterable[Any], classifier: Classifier) -> int | None:
+    """The class in a model that the explanations among some maps are of; None where there are none.
+
+    Raises:
+        InputError: they are of several, or as `Explanation.class_in`.
+    """
+    targets = {each.class_in(classifier) for each in maps if isinstance(each, Explanation)}
+    if len(targets) > 1:
+        raise InputError(f"expected a target, as the explanations have different targets; got {sorted(targets)}")
+    return targets.pop() if targets else None
+
+
 def judged_elsewhere(explanation: Explanation, occlusion: AnyOcclusions) -> str:
     """Says that a part is judged under another occlusion than it was found under; empty where it is the same."""
     names = joined_names(occlusion)
@@ -151,7 +163,8 @@ def score_maps(
         all maps together.
 
     Raises:
-        InputError: as `score`; no map; or explanations of different targets, and none said.
+        InputError: as `score`; no map; explanations of different targets, and none said; or of a class that has another
+            name in this model.
     """
     started, passes = time.perf_counter(), classifier.passes
     asked = checked_metrics(metrics, options)
@@ -161,12 +174,9 @@ def score_maps(
         warnings.warn(Notice(note), stacklevel=3)
     if not maps:
         raise InputError("expected at least one saliency map; got none")
-    targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
     chosen = _one_target(target, label)
-    if chosen is None and len(targets) > 1:
-        raise InputError(f"expected a target, as the explanations have different targets; got {targets}")
-    if chosen is None and targets:
-        chosen = targets[0]
+    if chosen is None:
+        chosen = target_of(maps.values(), classifier)
     known = {option for metric in asked for option in metric.options}
     if "measure" in known:
         options = {"measure": "confidence", **options}
