@@ -308,6 +308,43 @@ def test_photos_that_are_added_are_backgrounds_of_the_rows_that_are_there(
     assert run(toy)[0].cells == 0
 
 
+def test_parts_are_pasted_onto_photos_beside_the_data_set_which_are_measured_nowhere(
+    run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for name in ("of_the_class_1.png", "of_none.png"):
+        (beside / name).write_bytes((photos / "c_0.png").read_bytes())
+    toy["datasets"][0]["backgrounds"] = [str(beside), "package:skimage/data/rocket.jpg"]
+    _, rows = run(toy)
+    assert {row["image"] for row in rows} == {photo.name for photo in photos.iterdir()}
+    onto = {row["image"]: set(json.loads(row["backgrounds"])) for row in rows if row["metric"] == "robustness_images"}
+    assert onto["a_1.png"] == {"c_0.png", "d_2.png", "of_none.png", "rocket.jpg"}  # a number is the class's
+    assert onto["c_0.png"] == {"a_1.png", "b_1.png", "d_2.png", "of_the_class_1.png", "of_none.png", "rocket.jpg"}
+    again, _ = run(toy)
+    assert again.cells == 0
+    assert not any("drawn" in line or "changed" in line for line in run.said)
+    (beside / "of_none.png").write_bytes((photos / "a_1.png").read_bytes())
+    again, _ = run(toy)
+    assert again.cells == len(rows) // 6
+    assert "changed since the last run: photos of toys: of_none.png" in run.said
+
+
+@pytest.mark.parametrize(
+    ("backgrounds", "message"),
+    [
+        (["package:no_such_package/a.png"], "expected package:NAME/FILE of a package that is installed"),
+        (["package:skimage"], "expected package:NAME/FILE"),
+        (["package:skimage/data/no.png"], "expected a photo to paste onto"),
+        (["package:skimage/data/rocket.jpg", "package:skimage/data/rocket.jpg"], "'rocket.jpg' twice"),
+    ],
+)
+def test_backgrounds_that_are_not_there(backgrounds: list[str], message: str, run: Any, toy: dict[str, Any]) -> None:
+    toy["datasets"][0]["backgrounds"] = backgrounds
+    with pytest.raises(InputError, match=message):
+        run(toy)
+
+
 def test_other_weights_behind_a_model_of_ones_own_are_noticed(
     run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
