@@ -118,7 +118,6 @@ LEFT_OUT = {
     "cost-growth.csv": "it holds times, and sums over a folder of photos",
     "deactivation-cost.csv": "it holds times alone",
     "gpu.csv": "it needs a machine with CUDA",
-    "msi-lax-table3.csv": _TRAINS + "an hour or more, as its adapters do",
     "msi-lax-table3-literal.csv": _TRAINS + "an hour or more, as its adapters do",
     "msi-lax-table3-black-aware.csv": _TRAINS + "an hour or more, as its adapters do",
     "msi-lax-transfer.csv": _TRAINS + "an hour or more, as its adapters do",
