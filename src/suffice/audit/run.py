@@ -38,7 +38,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import OutputFolder, check_no_link, locked_folder
-from suffice.images import frame_of, from_photo
+from suffice.images import check_for_photos, frame_of, from_photo
 from suffice.provenance import code_digest, versions
 
 _LARGEST_TEST = 2**24  # bytes
@@ -150,6 +150,7 @@ def run_audit(
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
     classifier = load_model(settings.model)
+    check_for_photos(classifier)
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
@@ -443,6 +444,7 @@ def _compared(
 ) -> Comparison:
     """The second model on the images of the first, and what differs."""
     classifier = load_model(against)
+    check_for_photos(classifier)
     numbers = [image.number for image in first.images]
     sample = _predictions(settings, against, classifier, images, labels, numbers, place, told)
     sample = [image for image in sample if not image.error]
