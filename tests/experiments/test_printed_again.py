@@ -95,8 +95,8 @@ IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test o
     "make benchmark-gpu": "needs a machine with CUDA",
     "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
     "make table3-forms": "as msi_lax_scenes",
-    "make table4": "as make table3, and needs CUB-200-2011",
-    "make table5": "as make table3, and needs CIFAR-10",
+    "make table4": "test_msi_lax_tables.py, on a tiny copy of CUB-200-2011",
+    "make table5": "test_msi_lax_tables.py, on a tiny copy of CIFAR-10",
 }
 WITH_THE_ONE_BEFORE = {
     *("suffice bench-report am", "suffice bench-report ad", "suffice bench-report lime"),

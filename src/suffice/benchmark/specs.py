@@ -133,7 +133,7 @@ class MetricSpec(Strict):
         names: in `suffice.metrics.METRICS`, or `FACTS`.
         occlusion: how absence is shown to the model by those metrics that hide pixels; `own` for the occlusion of the
             explanation.
-        options: of the metrics; see `suffice.metrics.scoring.ScoreOptions`.
+        options: of the metrics; see `suffice.metrics.evidence.ScoreOptions`.
         images: how many images of other classes a metric is given that takes some, such as `robustness_images`.
         at: the kinds of explanation that they are of; all that there are unless given.
     """
