@@ -39,7 +39,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import OutputFolder, check_no_link, locked_folder
-from suffice.images import frame_of, from_photo
+from suffice.images import check_for_photos, frame_of, from_photo
 from suffice.provenance import code_digest, versions
 
 _LARGEST_TEST = 2**24  # bytes
@@ -153,8 +153,10 @@ def run_audit(
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
     classifier = load_model(settings.model)
+    check_for_photos(classifier)
     rival = None if settings.against is None else load_model(settings.against)
     if rival is not None:
+        check_for_photos(rival)
         check_comparable(classifier, rival)
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
