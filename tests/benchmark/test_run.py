@@ -284,30 +284,6 @@ def test_a_photo_replaced_under_its_name_is_made_anew_with_what_was_pasted_onto_
     assert values(later, metric="msi") == values(run(toy, "fresh")[1], metric="msi")
 
 
-def test_photos_that_are_added_are_backgrounds_of_the_rows_that_are_there(
-    run: Any, toy: dict[str, Any], photos: Path
-) -> None:
-    toy |= {"gammas": [0.9], "occlusions": ["min"]}
-    toy["datasets"][0]["only"] = ["a_1.png", "b_1.png"]
-    (photos / "broken_0.png").write_bytes(b"no photo")
-    run(toy)
-    assert run(toy)[0].cells == 0, "what cannot be read is no background"
-    with Image.open(photos / "c_0.png") as photo:
-        photo.save(photos / "e_0.png")
-        photo.save(photos / "e_1.png")  # of the same class as those that are measured
-    rows = run(toy)[1]
-    assert run.said[1:3] == [
-        "changed since the last run: backgrounds of toys: e_0.png",
-        "0 of 2 cells are there; 2 to do (0 new, 2 anew), 2 of them with explanations that are there: 2 rows",
-    ]
-    (onto,) = {row["backgrounds"] for row in rows if row["metric"] == "robustness_images"}
-    assert set(json.loads(onto)) == {"c_0.png", "d_2.png", "e_0.png"}
-    names = ("image", "metric", "value", "backgrounds")
-    fresh = run(toy, "fresh")[1]
-    assert [[row[name] for name in names] for row in rows] == [[row[name] for name in names] for row in fresh]
-    assert run(toy)[0].cells == 0
-
-
 def test_parts_are_pasted_onto_photos_beside_the_data_set_which_are_measured_nowhere(
     run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:
@@ -343,6 +319,30 @@ def test_backgrounds_that_are_not_there(backgrounds: list[str], message: str, ru
     toy["datasets"][0]["backgrounds"] = backgrounds
     with pytest.raises(InputError, match=message):
         run(toy)
+
+
+def test_photos_that_are_added_are_backgrounds_of_the_rows_that_are_there(
+    run: Any, toy: dict[str, Any], photos: Path
+) -> None:
+    toy |= {"gammas": [0.9], "occlusions": ["min"]}
+    toy["datasets"][0]["only"] = ["a_1.png", "b_1.png"]
+    (photos / "broken_0.png").write_bytes(b"no photo")
+    run(toy)
+    assert run(toy)[0].cells == 0, "what cannot be read is no background"
+    with Image.open(photos / "c_0.png") as photo:
+        photo.save(photos / "e_0.png")
+        photo.save(photos / "e_1.png")  # of the same class as those that are measured
+    rows = run(toy)[1]
+    assert run.said[1:3] == [
+        "changed since the last run: backgrounds of toys: e_0.png",
+        "0 of 2 cells are there; 2 to do (0 new, 2 anew), 2 of them with explanations that are there: 2 rows",
+    ]
+    (onto,) = {row["backgrounds"] for row in rows if row["metric"] == "robustness_images"}
+    assert set(json.loads(onto)) == {"c_0.png", "d_2.png", "e_0.png"}
+    names = ("image", "metric", "value", "backgrounds")
+    fresh = run(toy, "fresh")[1]
+    assert [[row[name] for name in names] for row in rows] == [[row[name] for name in names] for row in fresh]
+    assert run(toy)[0].cells == 0
 
 
 def test_other_weights_behind_a_model_of_ones_own_are_noticed(
