@@ -160,16 +160,8 @@ def trace_circuit(
     switched = connect(module, readout.recording, switch, follow=ranking == "weight", edges=edges)
     _name_alike(switched.layers, readout.layers)
     report(0.05)
-    asked = Asked(
-        ranking,
-        allocation or ("own" if share is None else "equal"),
-        ablation,
-        share,
-        keep_confidence,
-        random,
-        seed,
-        minimal_groups,
-    )
+    allocation = allocation or ("own" if share is None else "equal")
+    asked = Asked(ranking, allocation, ablation, share, keep_confidence, random, seed, minimal_groups)
     verdict: CircuitVerdict | None = None
     if test:
         assert of_whole is not None
@@ -183,7 +175,7 @@ def trace_circuit(
         "switch": switch if isinstance(switch, str) else list(switch),
         "nodes": nodes,
         "edges": edges,
-        "allocation": asked.allocation,
+        "allocation": allocation,
         "share": share,
         "keep_confidence": keep_confidence,
         "minimal_groups": minimal_groups,
