@@ -108,6 +108,8 @@ class Method:
         distance: of a method that learns through activations, how far those of a part, bool (H, W), are from the whole
             image's: `Explanation.activation_distance`; None where there are none.
         needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
+        fits: raises InputError where settings, such as a file that they name, are not of a classifier; asked also where
+            no part is needed. None: they always are.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Method:
     inside: bool = dataclasses.field(default=False, kw_only=True)
     distance: Callable[[Question, Any, Tensor], dict[str, Any] | None] | None = None
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fits: Callable[[Classifier, Any], object] | None = dataclasses.field(default=None, kw_only=True)
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raises InputError for one of signals or volumes, or a black box, of which the method can say nothing."""

@@ -438,6 +438,17 @@ def _apart(soft: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> npt.ND
 __all__ = ["ActivationMatchingSettings", "explain", "search"]
 
 
+def _fits(classifier: Classifier, settings: ActivationMatchingSettings) -> None:
+    if settings.network:
+        load_network(settings.network, len(classifier.preprocessing.mean))
+
+
 METHOD = Method(
-    "activation-matching", ActivationMatchingSettings, explain, own_scale=True, distance=distance, inside=True
+    "activation-matching",
+    ActivationMatchingSettings,
+    explain,
+    own_scale=True,
+    distance=distance,
+    inside=True,
+    fits=_fits,
 )
