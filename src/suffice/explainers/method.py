@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from suffice.errors import InputError
+from suffice.errors import InputError, setting_at_fault
 from suffice.inside import sealed
 from suffice.progress import Progress
 
@@ -47,14 +47,11 @@ def complete_settings(method: str, kind: type[SettingsOfMethod], settings: Mappi
     try:
         return kind(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
+        option, fault = setting_at_fault(error.errors())
+        if error.errors()[0]["type"] == "extra_forbidden":
             known = ", ".join(kind.model_fields)
             raise InputError(f"unknown option {option!r} of method {method}; expected {known}") from None
-        raise InputError(
-            f"option {option} of method {method}: {first['msg'].lower()}; got {first['input']!r}"
-        ) from None
+        raise InputError(f"{f'option {option} of ' if option else ''}method {method}: {fault}") from None
 
 
 class RankingSettings(MethodSettings):
