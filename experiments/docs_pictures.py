@@ -21,7 +21,7 @@ from suffice.buffers import keep_buffers
 from suffice.images import frame_of, read_photo
 from suffice.images.reading import SAMPLES
 from suffice.metrics import score_maps
-from suffice.metrics.scoring import Scores
+from suffice.metrics.scores import Scores
 from suffice.occlusion import make_occlusions
 from suffice.report.figures import overlay, saliency_image
 
