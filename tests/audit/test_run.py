@@ -124,7 +124,12 @@ def test_the_share_inside_equals_a_count_by_hand(found: Audit, animals: Path, fo
     assert boxed.shortcuts[0].decided_by == "common"
 
 
-def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
+def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: Path) -> None:
+    pytest.importorskip("fastapi", reason="needs suffice[web]")
+    from suffice.web.audited import open_audit
+    from suffice.web.served import Served
+    from suffice.web.uploads import Uploads
+
     verdicts = held([Condition.read("shortcuts > 0"), Condition.read("accuracy < 50%")], numbers_of(found))
     assert [(value, holds) for _, value, holds in verdicts] == [(1, True), (1.0, False)]
     content = write_audit(found, verdicts)
@@ -140,6 +145,11 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
     shown = {data["images"][index][1] for group in data["groups"] for index in group} - {""}
     assert shown <= {path.name for path in (found.folder / "thumbnails").iterdir()}
     assert "http" not in page.replace("http-equiv", "")
+    model = Served("coloured", found.classifier)
+    upload = Uploads().add((animals / "cow" / "cow00.png").read_bytes(), "cow00.png")
+    pasted = open_audit(str(found.folder), [model]).pasted(0, upload)
+    assert (pasted.before, len(pasted.pastes), pasted.hidden_came) == ("cow", len(found.shortcuts[0].members.images), 0)
+    assert all(each.came for each in pasted.pastes)
     with pytest.raises(InputError, match=r"inside .* is not known here"):
         held([Condition.read("inside < 50%")], numbers_of(found))
 

@@ -34,7 +34,20 @@ from suffice.images.reading import sample_path
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
 from suffice.report.figures import png_bytes, shrunk
 from suffice.web import quick
-from suffice.web.asked import Answers, AnyRequest, Created, Explain, Health, Part, Score, State, Uploaded
+from suffice.web.asked import (
+    Answers,
+    AnyRequest,
+    Clusters,
+    Created,
+    Explain,
+    Health,
+    Part,
+    Pasted,
+    Score,
+    State,
+    Uploaded,
+)
+from suffice.web.audited import Audited
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
 from suffice.web.part import Asked, part_of_file, part_of_request
@@ -58,6 +71,7 @@ def make_app(
     token: str | None = None,
     jobs: Jobs | None = None,
     uploads: Uploads | None = None,
+    audit: Audited | None = None,
 ) -> App:
     """The application, for uvicorn or any other ASGI server.
 
@@ -66,6 +80,7 @@ def make_app(
         hosts: names by which it is called.
         token: that visitors have to know; None: nobody has to.
         jobs, uploads: where they are kept; None: new ones.
+        audit: whose evidence can be tested on images; None: none.
     """
     server = _Server(list(models), jobs or Jobs(work), uploads or Uploads())
 
@@ -83,6 +98,8 @@ def make_app(
     _add_jobs(api, server)
     _add_facts(api, server)
     _add_page(api)
+    if audit is not None:
+        _add_audit(api, server, audit)
     return Guard(api, hosts=hosts, token=token, largest=LARGEST_UPLOAD)
 
 
@@ -273,6 +290,23 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
 
         data = await run_in_threadpool(make)
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=600"})
+
+
+def _add_audit(api: FastAPI, server: _Server, audit: Audited) -> None:
+    @api.get("/audit", include_in_schema=False)
+    async def page() -> Response:
+        return _page(STATIC / "audit.html")
+
+    @api.get("/api/audit")
+    async def clusters() -> Clusters:
+        """The evidence of the audit that the server was started with."""
+        return Clusters(model=audit.served.name, clusters=audit.clusters)
+
+    @api.post("/api/audit/{number}/images/{id}")
+    async def paste(number: int, id: str) -> Pasted:
+        """What the model says of an image on which members of a cluster are pasted."""
+        upload = server.upload(id)
+        return await run_in_threadpool(server.jobs.quickly, lambda: audit.pasted(number, upload))
 
 
 def _uploaded(served: Served, upload: Upload) -> Uploaded:
