@@ -40,6 +40,7 @@ def test_members_are_pasted_on_the_visitors_image_alone(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 80, (64, 64, 3), np.uint8)).save(file, "PNG")
     with TestClient(make_app([model], audit=found), base_url=BASE) as client:
         assert "/static/audit.js" in client.get("/audit").text
+        assert client.get("/api/models").json()["audit"]
         told = client.get("/api/audit").json()
         assert (told["model"], [each["name"] for each in told["clusters"]]) == ("corner", ["one 1", "one 2"])
         image = client.post("/api/images", files={"image": ("a.png", file.getvalue())}).json()["id"]
@@ -62,3 +63,4 @@ def test_an_audit_of_other_weights_or_none_is_told(tmp_path: Path) -> None:
         open_audit(str(tmp_path / "a"), [model])
     with TestClient(make_app([model]), base_url=BASE) as client:
         assert client.get("/api/audit").status_code == 404
+        assert not client.get("/api/models").json()["audit"]

@@ -82,7 +82,7 @@ def make_app(
         jobs, uploads: where they are kept; None: new ones.
         audit: whose evidence can be tested on images; None: none.
     """
-    server = _Server(list(models), jobs or Jobs(work), uploads or Uploads())
+    server = _Server(list(models), jobs or Jobs(work), uploads or Uploads(), audit)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -106,8 +106,8 @@ def make_app(
 class _Server:
     """What all addresses share."""
 
-    def __init__(self, models: list[Served], jobs: Jobs, uploads: Uploads) -> None:
-        self.models, self.jobs, self.uploads = models, jobs, uploads
+    def __init__(self, models: list[Served], jobs: Jobs, uploads: Uploads, audit: Audited | None) -> None:
+        self.models, self.jobs, self.uploads, self.audit = models, jobs, uploads, audit
         self.started = secrets.token_hex(8)
 
     def upload(self, id: str) -> Upload:
@@ -342,6 +342,7 @@ def _add_facts(api: FastAPI, server: _Server) -> None:
             "methods": METHODS.summaries(),
             "occlusions": OCCLUSIONS.summaries(),
             "metrics": list(METRICS),
+            "audit": server.audit is not None,
         }
 
     @api.get("/api/classes")

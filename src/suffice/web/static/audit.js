@@ -8,12 +8,13 @@ import {$, h, inWords, percent, say, verdict} from "../../report/parts/dom.js";
 /** @type {string | null} */
 let image = null;
 let model = "";
+/** @type {Cluster[]} */
+let clusters = [];
 
 async function start() {
   const told = await get("/api/audit");
   model = told.model;
-  /** @type {Cluster[]} */
-  const clusters = told.clusters;
+  clusters = told.clusters;
   $("cluster").replaceChildren(...clusters.map((each, index) => h("option", {value: index}, `${each.name}, ${each.where}: ${each.verdict}`)));
   const about = () => { $("about").textContent = clusters.length ? `${clusters[$("cluster").value].why}.` : "No evidence recurs in this audit."; };
   about();
@@ -36,13 +37,14 @@ async function paste() {
   say("Pasting…");
   try {
     const found = await get(`/api/audit/${$("cluster").value}/images/${image}`, {method: "POST"});
+    const name = clusters[$("cluster").value].target_name;
     const came = found.pastes.some((/** @type {any} */ each) => each.came);
     $("pasted").replaceChildren(
-      verdict(came ? "alarm" : "good", `Pasted, the class comes in ${found.came}`,
-        `Before it says ${found.before}, the class at ${percent(found.confidence)}. With the same places in the image's mean colour the class comes in ${found.hidden_came} of ${found.pastes.length}.`),
+      verdict(came ? "alarm" : "good", `Pasted, ${name} comes in ${found.came}`,
+        `Before it says ${found.before}, ${name} at ${percent(found.confidence)}. With the same places in the image's mean colour ${name} comes in ${found.hidden_came} of ${found.pastes.length}.`),
       h("div", {className: "strip"}, ...found.pastes.map((/** @type {any} */ each) => h("figure", {},
         h("img", {src: each.picture, alt: "The image with a member of the cluster"}),
-        h("figcaption", {}, h("strong", {}, each.came ? "Class comes" : "It does not"), `: ${each.top_name}, the class at ${percent(each.confidence)}`)))));
+        h("figcaption", {}, h("strong", {}, each.came ? "Class comes" : "It does not"), `: ${each.top_name}, ${name} at ${percent(each.confidence)}`)))));
     say("");
   } catch (error) { say(inWords(error)); }
 }
