@@ -54,7 +54,7 @@ from suffice.datasets import ImageDataset, SyntheticMnist, load_dataset, random_
 from suffice.files import read_csv, write_csv, write_whole
 from suffice.images import to_model
 from suffice.metrics import mean_with_error
-from suffice.provenance import now
+from suffice.provenance import now, sha256_of
 
 CODE = ("msi_lax_scenes.py", "msi_lax_tables.py")
 FORMS = ("literal", "black-aware")
@@ -176,8 +176,10 @@ def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> No
     if name == "msi" and (not accuracies.is_file() or json.loads(accuracies.read_text())["base_images"] < len(dataset)):
         write_whole(accuracies, json.dumps(base_accuracies(classifier, dataset)))
     path, count = folder / f"rows-{name}.csv", max(1, round(asked.share * len(dataset)))
+    weights, code = known_by(classifier)["weights_digest"], code_of(*CODE)
+    made_by = {method: {"weights_digest": weights, "adapter": adapter_of(folder, method)} for method in asked.methods}
     rows: list[Any] = read_csv(path) if path.is_file() else []
-    digests = {"weights_digest": known_by(classifier)["weights_digest"], "code": code_of(*CODE)}
+    rows = [row for row in rows if all(row.get(k) == v for k, v in made_by.get(row["method"], {}).items())]
     done = {(row["method"], int(row["image"])) for row in rows}
     for first in range(0, count, tables.AT_ONCE):
         some, started = range(first, min(first + tables.AT_ONCE, count)), time.perf_counter()
@@ -191,13 +193,19 @@ def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> No
                     method, classifier, classifier, dataset, left, folder, table.alpha_min, asked.metrics,
                     asked.occlusion, judge,
                 )  # fmt: skip
-                rows += [row | digests | {"made": now()} for row in found]
+                rows += [row | made_by[method] | {"code": code, "made": now()} for row in found]
         if wanted:
             write_csv(path, list(rows[0]), rows)
             each = 1000 * (time.perf_counter() - started) / sum(len(left) for _, left in missing)
             print(
                 f"{folder}: {name}, {some[-1] + 1} of {count} images, {each:.0f} ms a map", file=sys.stderr, flush=True
             )
+
+
+def adapter_of(folder: Path, method: str) -> str:
+    """The digest of the adapter that a method's maps come from, "" where they come from none."""
+    path = folder / method / "adapter.safetensors"
+    return sha256_of(path)[:16] if path.is_file() else ""
 
 
 def _judge(drops: Sequence[Tensor]) -> Any:

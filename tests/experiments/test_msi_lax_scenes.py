@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import struct
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
 from suffice.classifier import Classifier
 from suffice.datasets import load_dataset, random_subset
+from suffice.explainers.lax import AdapterSettings, new_adapter
+from suffice.models.small_cnn import synthetic_mnist
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -114,3 +118,22 @@ def test_a_seed_that_is_run_by_itself_leaves_those_in_results(
     said = capsys.readouterr().out
     assert "1 stored (2026-11-20, code c), of the seeds 0" in said
     assert "0.450 ± 0.050" in said
+
+
+def test_rows_of_another_adapter_are_scored_again(bench: Any, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, work = synthetic_mnist(), mnist / "work"
+    folder = bench.folder_of(work, "literal", 0)
+    (folder / "base").mkdir(parents=True)
+    save_file(classifier.require_module("the test").state_dict(), folder / "base" / "classifier.safetensors")
+    monkeypatch.setitem(bench.PASSES, "mean", bench.Pass(("msi",), 1.0, "mean", ("grad-cam", "lax")))
+    args = argparse.Namespace(work=work, data=str(mnist), images=1)
+    scored: list[str] = []
+    score = bench.tables.score
+    monkeypatch.setattr(bench.tables, "score", lambda method, *rest: scored.append(method) or score(method, *rest))
+    for design in ("fine", "fine", "paper"):
+        new_adapter(classifier, AdapterSettings(design=design)).save(folder / "lax" / "adapter.safetensors")
+        bench.score_pass("mean", "literal", 0, args)
+    assert scored == ["grad-cam", "lax", "lax"]
+    rows = bench.read_csv(folder / "rows-mean.csv")
+    assert [row["method"] for row in rows] == ["grad-cam", "lax"]
+    assert (rows[0]["adapter"], len(rows[1]["adapter"])) == ("", 16)

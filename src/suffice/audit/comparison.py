@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence, population_of, sign_test
+from suffice.audit.evidence import FALSE_DISCOVERIES, SURROUNDINGS, Evidence, population_of, sign_test
 from suffice.audit.findings import Average, Rate
 from suffice.audit.parts import Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.surroundings import Surroundings
 from suffice.audit.trials import HOSTS, pastes
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -76,6 +77,7 @@ class Audited:
     pictures: Pictures
     images: Sequence[Prediction]
     parts: Sequence[Part]
+    surroundings: Surroundings
     evidence: Sequence[Evidence]
 
 
@@ -137,12 +139,17 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
 
     found: list[tuple[Change, float, float]] = []
     for which, own, rival in (("first", first, second), ("second", second, first)):
-        by_name = {part.name: part for part in own.parts}
+        parts = {part.name: part for part in own.parts}
+        around = {part.name: part for part in own.surroundings.values()}
         for each in own.evidence:
-            members = joined([by_name[name] for name in each.members.images])
-            others = population_of(each.target, own.parts, own.images).others
+            others, free = population_of(each.target, own.parts, own.images).others, None
+            if each.kind == SURROUNDINGS:
+                members, free = [around[name] for name in each.members.images], own.surroundings
+                others = [image for image in others if image.number in free]
+            else:
+                members = joined([parts[name] for name in each.members.images])
             random = np.random.default_rng([seed, 11, each.target, len(members)])
-            _, hosts, pasted = pastes(members, others, own.pictures, random)
+            _, hosts, pasted = pastes(members, others, own.pictures, random, free)
             if not hosts:
                 continue
             came = [_sized(pasted, model.classifier).argmax(1) == each.target for model in (own, rival)]

@@ -218,6 +218,18 @@ def _names(dataset: ImageDataset) -> list[str]:
     return [f"{dataset.name}[{number}]" for number in range(len(dataset))]
 
 
+def drawn_order(images: Images, seed: int = 0) -> list[int]:
+    """Numbers of images in the order in which they become backgrounds."""
+    order: list[int] = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
+    return order
+
+
+def is_background(images: Images, number: int, other: int) -> bool:
+    """Whether one image may be pasted onto another: it is of another class, or another image where it has no class."""
+    label = images.label(number)
+    return other != number if label is None else images.label(other) != label
+
+
 class Backgrounds:
     """Images of other classes, brought to a classifier once: the first of a drawn order that show another class.
 
@@ -231,7 +243,7 @@ class Backgrounds:
 
     def __init__(self, images: Images, classifier: Classifier, seed: int = 0) -> None:
         self._images, self._classifier = images, classifier
-        self._order = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
+        self._order = drawn_order(images, seed)
         self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
 
     def draw(self, number: int, count: int) -> tuple[Tensor, list[str]]:
@@ -242,14 +254,13 @@ class Backgrounds:
         Raises:
             InputError: there is none.
         """
-        label = self._images.label(number)
         found: list[Tensor] = []
         names: list[str] = []
         for other in self._order:
             if len(found) == count:
                 break
-            same = other == number if label is None else self._images.label(other) == label
-            if not same and (image := self._image(other, 2 * count)) is not None:
+            is_other = is_background(self._images, number, other)
+            if is_other and (image := self._image(other, 2 * count)) is not None:
                 found.append(image)
                 names.append(self._images.names[other])
         if not found:

@@ -11,6 +11,7 @@
 | which channels to keep first | `ranking.py` |
 | the smallest circuit that suffices | `search.py`, `replay.py` |
 | what stands beside it | `controls.py` |
+| the fewest channels without which the class is lost | `core.py` |
 | all of this about one decision | `verdict.py` |
 | nodes switched off one by one, and in pairs | `effects.py` |
 | the result, saved | `circuit.py` |
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.ablation import ABLATIONS
-from suffice.circuits.circuit import Circuit, CircuitLayer, Effect, Node, load_circuit
+from suffice.circuits.circuit import Circuit, CircuitLayer, Core, Effect, Node, load_circuit
 from suffice.circuits.comparison import Comparison, compare_circuits, compare_with_whole
 from suffice.circuits.connectivity import Layer, Network, connect
 from suffice.circuits.controls import Controls
@@ -56,6 +57,7 @@ __all__ = [
     "RANKINGS",
     "Circuit",
     "Comparison",
+    "Core",
     "compare_circuits",
     "compare_with_whole",
     "load_circuit",
@@ -121,7 +123,7 @@ def trace_circuit(
         reference: (N, C, H, W) in [0, 1]: other images. Of more than three a third, at most ten, are held out, and the
             circuit is asked about them afterwards. None: photos that scikit-image is installed with.
         test: False for the read-out alone: one forward and one backward pass.
-        random: how many random circuits of the same size are tried.
+        random: how many random circuits of the same size are tried. With none the core is not looked for, either.
         seed: of these, and of what is drawn for `resample`.
         name: what the result calls the image, such as its path.
         progress: called with the share of the work that is done. None: a bar, in a notebook or on a terminal.
@@ -260,9 +262,30 @@ def _circuit(
         preprocessing=classifier.preprocessing.to_dict(),
         assumptions=classifier.assumptions,
         version=version("suffice"),
+        core=None if verdict is None else _core(switched.layers, on, verdict),
         notes=(*assumed, *_notes(classifier, readout, of_whole, masked, verdict, record["ablation"])),
         **controls,
         **record,
+    )
+
+
+def _core(layers: Sequence[Layer], on: Tensor, verdict: CircuitVerdict) -> Core | None:
+    if verdict.core is None:
+        return None
+    off = verdict.core.off
+    parts = off.split([layer.channels for layer in layers])
+    return Core(
+        channels=int(off.sum()),
+        mean_layer_share=sum(float(part.float().mean()) for part in parts) / len(parts),
+        in_circuit=float(on[off].float().mean()),
+        random_kept=verdict.core.random_kept,
+        held_out_kept=verdict.core.held_out_kept,
+        random_held_out_kept=verdict.core.random_held_out_kept,
+        layers={
+            layer.name: tuple(part.nonzero()[:, 0].tolist())
+            for layer, part in zip(layers, parts, strict=True)
+            if bool(part.any())
+        },
     )
 
 

@@ -19,6 +19,8 @@ from suffice.circuits.ranking import Decision, Ranker, best_channels
 ALLOCATIONS = ("own", "equal", "network")
 SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 """Tried of each layer, falling."""
+AT_ONCE = 4
+"""Sizes that are asked about together: what comes after the first that does not hold was asked in vain."""
 _BETWEEN = 3  # sizes tried at once between the last that holds and the first that does not
 _LEAST = 0.02  # of the confidence: where the label alone is wanted, what it may have fallen to when all layers are cut
 
@@ -65,9 +67,7 @@ def smallest_circuit(
 def circuit_of_share(decision: Decision, ranker: Ranker, share: float, allocation: str) -> Tensor:
     """The circuit of the best channels: a share of every layer (`equal`), or of all together (`network`)."""
     if allocation == "network":
-        on = torch.ones(decision.channels, dtype=torch.bool)
-        scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
-        return best_channels(scores, decision.layers, share, across=True)
+        return best_channels(ranker.in_whole_network(), decision.layers, share, across=True)
     return circuit_of_counts(decision, ranker, [max(1, round(share * layer.channels)) for layer in decision.layers])
 
 
@@ -135,10 +135,12 @@ def fewest(holds: Callable[[Sequence[int]], list[bool]], most: int, shares: Sequ
 
 def _last(holds: Callable[[Sequence[int]], list[bool]], sizes: Sequence[int], good: int) -> tuple[int, int]:
     """The last of some falling sizes before the first that does not hold, and that one; 0 where all hold."""
-    for size, fine in zip(sizes, holds(sizes) if sizes else [], strict=False):
-        if not fine:
-            return good, size
-        good = size
+    for start in range(0, len(sizes), AT_ONCE):
+        some = sizes[start : start + AT_ONCE]
+        for size, fine in zip(some, holds(some), strict=False):
+            if not fine:
+                return good, size
+            good = size
     return good, 0
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from suffice.circuits.ablation import Off, layer_activations
 from suffice.circuits.connectivity import Network
 from suffice.circuits.controls import Controls, ask_controls
+from suffice.circuits.core import CoreVerdict, ask_core, smallest_core
 from suffice.circuits.ranking import Decision, make_ranker
 from suffice.circuits.readout import Readout
 from suffice.circuits.references import References, read_references, sample_references, split_references
@@ -48,6 +49,8 @@ class CircuitVerdict:
         confidences: of the class with only the circuit on, for each of these images; the least, where what is off is
             drawn several times.
         controls: what stands beside it.
+        core: what the decision hangs on, by the same ranking; None where no random sets were asked for beside it, or
+            where there is none.
         ablation: what channels are that are off.
         references: how many other images there were.
         decision: whose circuit it is.
@@ -57,6 +60,7 @@ class CircuitVerdict:
     sufficient: bool
     confidences: tuple[float, ...]
     controls: Controls
+    core: CoreVerdict | None
     ablation: str
     references: int
     decision: Decision
@@ -103,6 +107,7 @@ def put_to_the_test(
         on = smallest_circuit(decision, ranker, demanded, asked.allocation, lambda done: progress(0.1 + 0.7 * done))
     else:
         on = circuit_of_share(decision, ranker, asked.share, asked.allocation)
+    off = smallest_core(decision, ranker.in_whole_network()) if asked.random else None
     decision.replay = None  # it holds all that the network computed
     logits = decision.logits(on[None])
     confidences = decision.confidences(logits[0]).unflatten(0, (len(offs), -1)).amin(0)
@@ -111,6 +116,7 @@ def put_to_the_test(
         bool(enough(decision, logits, demanded)[0]),
         tuple(confidences.tolist()),
         ask_controls(decision, on, references, held_out, random=asked.random, seed=asked.seed),
+        None if off is None else ask_core(decision, off, held_out, random=asked.random, seed=asked.seed),
         ablation,
         0 if others is None else sum(map(len, others)),
         decision,

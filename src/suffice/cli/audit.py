@@ -189,7 +189,7 @@ def _settings(
 def _words(found: Any, page: Path) -> str:
     """What is said on stdout: the shortcuts, and where the page is."""
     lines = [
-        f"shortcut: {each.target_name}, {each.where}: {each.members.count} of {each.members.total} parts; pasted "
+        f"shortcut: {each.target_name}, {each.where}: {each.members.count} of {each.members.total}; pasted "
         f"elsewhere the class comes in {each.brings}, hidden it goes in {each.loses} (q = {each.q_value:.2g})"
         for each in found.shortcuts
     ]

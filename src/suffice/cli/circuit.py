@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from suffice.circuits import Circuit
+    from suffice.circuits import Circuit, Core
     from suffice.classifier import Classifier
     from suffice.images import Frame, Photo
     from suffice.naming import Naming
@@ -443,6 +443,7 @@ def control_lines(circuit: Circuit) -> list[str]:
             f"{circuit.random_complement_kept:.0%}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
         )
         lines.append(f"  of {random} random circuits with equal counts {circuit.random_kept:.0%} keep the class")
+    lines += [] if circuit.core is None else [_core_line(circuit.core, random)]
     said = [
         f"with only its features switched {kept(circuit.features_kept)}",
         f"a blank image {'too' if circuit.blank_kept else 'not'}",
@@ -454,3 +455,17 @@ def control_lines(circuit: Circuit) -> list[str]:
     if circuit.out_of_range is not None:
         said.append(f"{circuit.out_of_range:.1%} of channels out of the range seen")
     return [*lines, f"  says the class: {'; '.join(said)}"]
+
+
+def _core_line(core: Core, random: int) -> str:
+    others = ""
+    if core.held_out_kept is not None:
+        others = (
+            f"; without it {core.held_out_kept:.0%} of other images keep theirs, without random ones "
+            f"{core.random_held_out_kept:.0%}"
+        )
+    return (
+        f"  core: with {core.channels:,} channels switched off ({core.mean_layer_share:.1%} of a layer in the mean, "
+        f"{core.in_circuit:.0%} in the circuit) the class is lost, with {random} random ones of equal counts it is "
+        f"kept by {core.random_kept:.0%}{others}"
+    )

@@ -21,16 +21,16 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 from PIL import Image
+from torch import Tensor
 
 from suffice.audit.classes import CERTIFIED, GRID
 from suffice.audit.conditions import Condition, numbers_of
-from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
+from suffice.audit.evidence import FALSE_DISCOVERIES, SURROUNDINGS, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST
 from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
-from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
 from suffice.images import Photo, as_picture, frame_of
@@ -93,10 +93,15 @@ def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
             yield _file(parts[name]), _jpeg(thumbnail(explanation, _enlarged(photo), frame, _LONGEST))
     pictures = Pictures(audit.source, audit.classifier)
     by_name = {part.name: part for part in (*audit.parts, *audit.second_parts)}
+    around = {part.name: part for part in audit.surroundings.values()}
     every = {image.name: image for image in audit.images}
     for index, evidence in enumerate(audit.evidence):
         for number, (host, member, _) in enumerate(evidence.hosts[:_PASTES]):
-            yield f"paste-{index}-{number}.jpg", _jpeg(_paste(by_name[member], every[host], pictures))
+            mask = by_name[member].mask
+            if evidence.kind == SURROUNDINGS:  # the object of the other image stays
+                mask = around[member].mask & audit.surroundings[every[host].number].mask
+            pasted = pictures.pasted(every[member].number, mask, every[host].number)
+            yield f"paste-{index}-{number}.jpg", _jpeg(_small(pasted))
 
 
 def _file(part: Part) -> str:
@@ -112,8 +117,7 @@ def _enlarged(photo: Photo) -> Image.Image:
     return photo.pixels.resize(size, Image.Resampling.NEAREST) if factor > 1 else photo.pixels
 
 
-def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
-    pixels = pictures.pasted(part.image.number, part.mask, host.number)
+def _small(pixels: Tensor) -> Image.Image:
     image = _enlarged(Photo(as_picture(pixels)))
     image.thumbnail((_LONGEST, _LONGEST))
     return image
