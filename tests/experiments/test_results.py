@@ -5,13 +5,16 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from suffice.files import read_csv
+from suffice.metrics import mean_with_error
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results").glob("*.csv"))
@@ -82,6 +85,82 @@ def test_rho_of_the_same_parts_on_the_same_colours_is_the_same() -> None:
         if (row["occlusion"], row["method"]) == ("robust", "causal")
     }
     assert other == pytest.approx(first, abs=0.005)
+
+
+def test_the_table_beside_rex_is_that_of_its_rows() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = page.partition("## Beside ReX")[2].partition("\n## ")[0].splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    rex, default = of_rex("rex", "default"), defaults()
+    zero, deactivate = (of_rex("suffice", f"occlusion={name} keep_confidence=0") for name in ("zero", "deactivate"))
+    assert (list(rex), len(rex), list(zero)) == (list(default), 20, list(deactivate))
+    some = {photo: rex[photo] for photo in zero}
+    columns = [(rex, None), (default, rex), (some, None), (zero, some), (deactivate, some)]
+    assert shown[0][1:] == [f"{name}, {len(of[0])}" for name, of in zip(NAMES, columns, strict=True)]
+    assert {name: cells for name, *cells in shown[2:]} == {
+        name: [cell(rows, against) for rows, against in columns] for name, cell in LINES.items()
+    }
+
+
+Photos = dict[str, dict[str, float]]
+NAMES = ("ReX", "suffice, default", "ReX", "suffice, `zero`, γ = 0", "suffice, `deactivate`, γ = 0")
+
+
+def of_rex(tool: str, configuration: str) -> Photos:
+    """What was found of each photo by one tool and configuration with the first seed."""
+    rows = (row for row in rows_of("against-rex.csv") if row["seed"] == "0" and not row["error"])
+    wanted = {r["photo"]: r for r in rows if (r["tool"], r["configuration"]) == (tool, configuration)}
+    names = ("cpu_seconds", "images", "area", "rho")
+    return {photo: {name: float(wanted[photo][name]) for name in names} for photo in sorted(wanted)}
+
+
+def defaults() -> Photos:
+    names = {"cpu_seconds": "cpu_seconds", "images": "forward_passes", "area": "area", "rho": "rho"}
+    return {r["photo"]: {name: float(r[its]) for name, its in names.items()} for r in rows_of("explain-photos.csv")}
+
+
+def median(what: str, form: str) -> Callable[[Photos, Photos | None], str]:
+    return lambda rows, _: format(statistics.median(row[what] for row in rows.values()), form)
+
+
+def mean(what: str) -> Callable[[Photos, Photos | None], str]:
+    return lambda rows, _: f"{mean_with_error(row[what] for row in rows.values()):.1%}"
+
+
+def times_less(what: str) -> Callable[[Photos, Photos | None], str]:
+    """The median of the ratios, and the ratio of the medians."""
+
+    def cell(rows: Photos, against: Photos | None) -> str:
+        if against is None:
+            return ""
+        each, other = ([found[photo][what] for photo in rows] for found in (rows, against))
+        of_medians = statistics.median(other) / statistics.median(each)
+        return f"{statistics.median(b / a for a, b in zip(each, other, strict=True)):.1f}, {of_medians:.1f}"
+
+    return cell
+
+
+def told(what: str) -> Callable[[Photos, Photos | None], str]:
+    """How many photos have more, as much and less than in ReX."""
+
+    def cell(rows: Photos, against: Photos | None) -> str:
+        signs = [np.sign(row[what] - against[photo][what]) for photo, row in rows.items()] if against else []
+        return ", ".join(str(signs.count(sign)) for sign in (1, 0, -1)) if signs else ""
+
+    return cell
+
+
+LINES = {
+    "processor time, median, s": median("cpu_seconds", ".1f"),
+    "times less": times_less("cpu_seconds"),
+    "images through the model, median": median("images", ".1f"),
+    "times fewer": times_less("images"),
+    "area, median": median("area", ".1%"),
+    "area, mean": mean("area"),
+    "photos with a larger, equal, smaller area than ReX": told("area"),
+    "ρ, mean": mean("rho"),
+    "photos with a higher, equal, lower ρ than ReX": told("rho"),
+}
 
 
 # The check of the files against a fresh run
