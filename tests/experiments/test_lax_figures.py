@@ -105,6 +105,18 @@ def test_a_part_and_its_complement_that_both_keep_the_class(
         assert said in capsys.readouterr().out
         assert (tmp_path / f"out{count}" / "several.png").is_file() == bool(count)
 
+    def always(*_: Any) -> Classifier:  # which sees no part at all
+        return Classifier(
+            lambda x: torch.eye(3)[:1].expand(len(x), 3), input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1),
+            outputs="logits", class_names=("left", "right", "neither"),
+        )  # fmt: skip
+
+    monkeypatch.setattr(figures, "load_classifier", lambda *_, **__: always())
+    monkeypatch.setattr(figures, "maps_of", lambda *_: halves)
+    figures.main(["several", str(photos), "--images", "2", "--out", str(tmp_path / "none")])
+    assert "3 by the part and by its complement, too; of 3 of these it says the same" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
 
 @pytest.mark.slow  # a ResNet-18 at 224 pixels
 def test_cifar10_and_cub200_in_tiny_copies(
