@@ -205,6 +205,65 @@ class Uploaded(BaseModel):
     classes: list[tuple[int, str, float]]
 
 
+class Cluster(BaseModel):
+    """Evidence that recurs, as `suffice audit` found it.
+
+    Attributes:
+        name, where, verdict, why: as on the audit's page.
+        target, target_name: the class that it speaks for.
+    """
+
+    name: str
+    target: int
+    target_name: str
+    where: str
+    verdict: str
+    why: str
+
+
+class Clusters(BaseModel):
+    """The evidence of an audit.
+
+    Attributes:
+        model: that it is of, as the server names it.
+    """
+
+    model: str
+    clusters: list[Cluster]
+
+
+class Paste(BaseModel):
+    """One member of a cluster on the visitor's image.
+
+    Attributes:
+        top_name: what the model says of it; came: whether that is the cluster's class.
+        confidence: in the cluster's class.
+        picture: as PNG in a `data:` address.
+    """
+
+    top_name: str
+    came: bool
+    confidence: float
+    picture: str
+
+
+class Pasted(BaseModel):
+    """The members of a cluster on the visitor's image.
+
+    Attributes:
+        before: what the model says of the image; confidence: in the cluster's class.
+        pastes: one a member.
+        came: in how many the class came, with an interval.
+        hidden_came: in how many it came where their places were hidden by the image's mean colour instead.
+    """
+
+    before: str
+    confidence: float
+    pastes: list[Paste]
+    came: str
+    hidden_came: int
+
+
 class Created(BaseModel):
     """The id of a job."""
 
