@@ -93,7 +93,12 @@ def summary_column(c: dict[str, float], tool: str) -> dict[str, str]:
     ours = tool == "suffice"
 
     def less(measure: str, unit: str = "") -> str:
-        return f"{c[f'{measure}_{tool}']:.4g}{unit}" + (f" ({c[f'{measure}_ratio']:.1f}x less)" if ours else "")
+        """The median; of ours how many times less it is: the median of the ratios, and the ratio of the medians."""
+        value = c[f"{measure}_{tool}"]
+        of_medians = c[f"{measure}_rex"] / value if value else math.nan
+        return f"{value:.4g}{unit}" + (
+            f" ({c[f'{measure}_ratio']:.1f}x less, medians {of_medians:.1f}x)" if ours else ""
+        )
 
     lower = c["photos"] - c["rho_higher"] - c["rho_equal"]
     return {

@@ -56,7 +56,7 @@ CORE_CONTROLS = ("none", "random", "others", "others, random")
 HALF, LABEL, LOST = "half of the confidence", "label", "lost"
 # (nodes, ablation, ranking, allocation, goals); what matters most comes first, as each takes minutes for 20 photos
 PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
-    "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS],
+    "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS if ranking != "weight"],
     "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
     "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
     "blocks": [
@@ -110,6 +110,12 @@ def main() -> int:
     return 0
 
 
+@functools.lru_cache(maxsize=1)
+def said_of_all(classifier: suffice.Classifier, images: Tensor) -> Tensor:
+    """The class of each photo."""
+    return classifier.logits(images).argmax(1)
+
+
 class OnePhoto:
     """What is asked about one photo; what several circuits of it need is computed once."""
 
@@ -124,7 +130,7 @@ class OnePhoto:
     @functools.cached_property
     def held_out(self) -> Tensor:
         """The next photos of other classes in the folder, from the start again after the last."""
-        said, number = self.classifier.logits(self.images).argmax(1), self.number
+        said, number = said_of_all(self.classifier, self.images), self.number
         others = [i for i in range(len(said)) if i != number and int(said[i]) != self.readout.target]
         return self.images[sorted(others, key=lambda i: (i - number) % len(said))[:HELD_OUT]]
 

@@ -35,6 +35,12 @@ def blue_is_horse() -> suffice.Classifier:
     return coloured(1.0)
 
 
+def volumes() -> suffice.Classifier:
+    """A model of volumes, which are no images."""
+    network = nn.Sequential(nn.Conv3d(3, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    return suffice.Classifier(network.eval(), input_size=(4, SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+
+
 def mended() -> suffice.Classifier:
     """The same model without it."""
     return coloured(0.0)

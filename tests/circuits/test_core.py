@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ import suffice
 from suffice.circuits import load_circuit
 from suffice.circuits.ablation import switched_logits
 from suffice.circuits.connectivity import Layer, connect
-from suffice.circuits.core import keep_their_class, smallest_core
+from suffice.circuits.core import keep_class, smallest_core
 from suffice.circuits.ranking import Decision
 from suffice.circuits.references import split_references
+from suffice.circuits.search import one_minimal
+from suffice.errors import InputError
 from suffice.recording import record_operators
 
 COLOURS = torch.tensor([0.8, 0.2, 0.1]).view(3, 1, 1).expand(3, 8, 8)
@@ -107,7 +110,7 @@ def test_what_is_said_of_a_core_is_so(tmp_path: Path) -> None:
     own = classifier.logits(held_out).argmax(1)
     gates = (~off).expand(len(held_out), -1)
     kept = switched_logits(classifier, layers, held_out, gates).argmax(1) == own
-    assert torch.equal(keep_their_class(decision, held_out, ~gates), kept)
+    assert torch.equal(keep_class(decision, held_out, own, ~gates), kept)
     counted = own != circuit.target
     assert bool(counted.any())
     assert core.held_out_kept == float(kept[counted].float().mean())
@@ -116,3 +119,30 @@ def test_what_is_said_of_a_core_is_so(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "c" / "circuit.json").read_text())["core"]["channels"] == core.channels
     without = suffice.trace_circuit(classifier, image, layers="all", nodes=2, random=0)
     assert without.core is None
+
+
+def test_a_minimal_circuit_and_core_have_nothing_to_spare() -> None:
+    """A circuit of a share is no smaller than it: cut down, it is the one way that is needed; so is the core."""
+    energy = {"ranking": "energy", "share": 0.5, "random": 4, **CALL}
+    found = suffice.trace_circuit(classifier_of(Wired()), COLOURS, **energy)
+    minimal = suffice.trace_circuit(classifier_of(Wired()), COLOURS, minimal_groups=6, **energy)
+    assert (found.channels, minimal.channels, minimal.sufficient) == (6, 2, True)
+    assert [layer.on.nonzero()[:, 0].tolist() for layer in minimal.layers] == [[0], [0]]
+    assert minimal.core is not None
+    assert minimal.core.channels == 1  # either layer's: without the first there is nothing for the second
+    assert minimal.forward_passes > found.forward_passes
+    assert minimal.settings["minimal_groups"] == 6
+    with pytest.raises(InputError, match="at least one group of each layer; got 0"):
+        suffice.trace_circuit(classifier_of(Wired()), COLOURS, minimal_groups=0)
+
+
+def test_delta_debugging_leaves_parts_that_are_each_needed() -> None:
+    for needed in ({0}, {7}, {1, 6}, {0, 3, 4, 7}, set(range(8))):
+        asked: list[int] = []
+
+        def holds(parts: Sequence[int], needed: set[int] = needed, asked: list[int] = asked) -> bool:
+            asked.append(len(parts))
+            return needed <= set(parts)
+
+        assert set(one_minimal(range(8), holds)) == needed
+    assert one_minimal([3], lambda parts: True) == [3]  # never nothing at all

@@ -175,7 +175,7 @@ def test_summary_shows_what_failed_and_stability_what_the_seeds_share(bench, sum
     rows.append(bench.as_row(bench.Cell(Path("b"), "rex", "default", 0), {"error": "RuntimeError: no answer"}))
     summary.print_summary(rows, "0")
     said = capsys.readouterr().out
-    assert "| wall time, median | 20 s | 1 s (20.0x less) |" in said
+    assert "| wall time, median | 20 s | 1 s (20.0x less, medians 20.0x) |" in said
     assert "failed: b, rex default, seed 0: RuntimeError: no answer" in said
 
     def mask_of(row):

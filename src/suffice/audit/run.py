@@ -26,7 +26,7 @@ from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Packed, Part, by_target, read_parts, share_inside
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST, clusters_of, described, feature_stage
-from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
+from suffice.audit.sample import Prediction, candidates, drawn, in_several_classes, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.audit.surroundings import Surroundings, recurring, surroundings_of
 from suffice.benchmark import RunProgress, run_benchmark
@@ -147,17 +147,13 @@ def run_audit(
         progress: called with how far the explanations are.
 
     Raises:
-        InputError: data, boxes or weights that are not there, classes that the model does not have, a folder in use.
+        InputError: data, boxes or weights that are not there, classes that the model does not have, a folder in use, a
+            model of no images.
     """
     place, told = Path(folder), Told(tell, progress)
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
-    classifier = load_model(settings.model)
-    check_for_photos(classifier)
-    rival = None if settings.against is None else load_model(settings.against)
-    if rival is not None:
-        check_for_photos(rival)
-        check_comparable(classifier, rival)
+    classifier, rival = _models(settings)
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
@@ -165,6 +161,8 @@ def run_audit(
             tell(f"assumed: {assumed}")
         chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
         asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
+        if twice := in_several_classes(asked, images):
+            tell(twice)
         sample = drawn(asked, settings)
         if not sample:
             raise InputError(f"expected images that can be read in {images.name}; none of {len(asked)} can")
@@ -185,7 +183,6 @@ def run_audit(
         if settings.against is not None and rival is not None:
             first = Audited(model_label(settings.model), classifier, pictures, found.images, every, around, evidence)
             comparison = _compared(settings, settings.against, rival, first, images, labels, boxes, place, engine, told)
-        unread = {image.name: image.error for image in asked if image.error}
         return Audit(
             model=model_label(settings.model),
             data=dataset_label(settings.data),
@@ -200,13 +197,29 @@ def run_audit(
             evidence=evidence,
             fragile=fragile,
             comparison=comparison,
-            errors={**unread, **found.errors},
-            notes=[*filter(None, [assumed]), *found.notes, *_notes(classifier, settings), *classifier.assumptions],
+            errors={image.name: image.error for image in asked if image.error} | found.errors,
+            notes=[
+                *filter(None, [assumed, twice]),
+                *found.notes,
+                *_notes(classifier, settings),
+                *classifier.assumptions,
+            ],
             provenance=_provenance(classifier, settings),
             classifier=classifier,
             source=images,
             folder=place,
         )
+
+
+def _models(settings: AuditSettings) -> tuple[Classifier, Classifier | None]:
+    """The model, and the one beside it; an error says before any work that they cannot be audited."""
+    classifier = load_model(settings.model)
+    check_for_photos(classifier)
+    rival = None if settings.against is None else load_model(settings.against)
+    if rival is not None:
+        check_for_photos(rival)
+        check_comparable(classifier, rival)
+    return classifier, rival
 
 
 def _predictions(

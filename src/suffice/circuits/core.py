@@ -9,13 +9,14 @@ share counts only if all larger ones that were tried lose the class, too.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from suffice.circuits.ablation import switched_logits
 from suffice.circuits.ranking import Decision, best_of_each_layer
-from suffice.circuits.search import AT_ONCE, random_circuits
+from suffice.circuits.search import AT_ONCE, groups_of, one_minimal, random_circuits, together
 
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 """Tried of each layer, falling."""
@@ -60,6 +61,23 @@ def smallest_core(decision: Decision, scores: Tensor) -> Tensor | None:
     return found
 
 
+def minimal_core(decision: Decision, scores: Tensor, off: Tensor, groups: int) -> Tensor:
+    """A core, cut down until without any group of its channels the class would be kept: bool (channels,).
+
+    Args:
+        decision: as of `smallest_core`.
+        scores: likewise; by which the channels of a layer are grouped.
+        off: bool (channels,), a core.
+        groups: of each layer; a layer with fewer channels in the core has one for each.
+    """
+    image = decision.of_first()
+
+    def lost(parts: Sequence[Tensor]) -> bool:
+        return bool(is_lost(image, together(parts, decision.channels)[None])[0])
+
+    return together(one_minimal(groups_of(decision, scores, off, groups), lost), decision.channels)
+
+
 def is_lost(decision: Decision, off: Tensor) -> Tensor:
     """Whether no image keeps the class with sets (M, channels) switched off, whatever they are then: bool (M,)."""
     logits = decision.logits(~off)
@@ -79,28 +97,29 @@ def ask_core(decision: Decision, off: Tensor, held_out: Tensor | None, *, random
     image = decision.of_first()
     drawn = random_circuits(off, decision.layers, random, seed)
     kept = ~is_lost(image, drawn)
-    others = None if held_out is None else of_other_classes(decision, held_out)
-    if others is None or not len(others):
+    none = torch.zeros(0, dtype=torch.int64)
+    others, own = (none, none) if held_out is None else of_other_classes(image, held_out)
+    if not len(others):
         return CoreVerdict(off, float(kept.float().mean()), None, None)
-    own, at_random = (
-        keep_their_class(image, others, sets)
+    without, without_random = (
+        keep_class(image, others, own, sets)
         for sets in (off.expand(len(others), -1), drawn[torch.arange(len(others)) % random])
     )
-    return CoreVerdict(off, *(float(each.float().mean()) for each in (kept, own, at_random)))
+    return CoreVerdict(off, *(float(each.float().mean()) for each in (kept, without, without_random)))
 
 
-def of_other_classes(decision: Decision, images: Tensor) -> Tensor:
-    """Those among images that the whole network gives a class, and another one."""
+def of_other_classes(decision: Decision, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Those among images (N, C, H, W) that the whole network gives another class than the decision's, and which."""
     logits = decision.classifier.logits(images)
-    decided = decision.classifier.margins(logits, logits.argmax(1)) > 0
-    return images[decided & ~decision.holds(logits)]
+    own = logits.argmax(1)
+    others = (decision.classifier.margins(logits, own) > 0) & ~decision.holds(logits)
+    return images[others], own[others]
 
 
-def keep_their_class(decision: Decision, images: Tensor, off: Tensor) -> Tensor:
-    """Whether each image keeps the class that it has, with a set of its own (N, channels) switched off: bool (N,)."""
-    classifier = decision.classifier
-    own = classifier.logits(images).argmax(1)
+def keep_class(decision: Decision, images: Tensor, own: Tensor, off: Tensor) -> Tensor:
+    """Whether each image keeps its class (N,), with a set of its own (N, channels) switched off: bool (N,)."""
     kept = torch.ones(len(images), dtype=torch.bool)
     for rest in decision.offs:
-        kept &= classifier.margins(switched_logits(classifier, decision.layers, images, ~off, rest), own) > 0
+        logits = switched_logits(decision.classifier, decision.layers, images, ~off, rest)
+        kept &= decision.classifier.margins(logits, own) > 0
     return kept

@@ -146,7 +146,7 @@ class Decision:
         added over images, the mean over the ways of being off.
 
         Args:
-            on: bool (channels of all layers,), the circuit; all layers before are on.
+            on: bool (channels of all layers,), the circuit.
             index: of the layer.
             steps: midpoints of the integral.
         """
@@ -154,7 +154,7 @@ class Decision:
         count = len(self.images)
         alphas = ((torch.arange(steps) + 0.5) / steps).repeat_interleave(count)
         rows = torch.arange(count).repeat(steps)
-        upto = self._start(index)
+        upto = self._start(index) if bool(on[: here.start].all()) else None
         total = torch.zeros(layer.channels)
         for off in self.offs:
 

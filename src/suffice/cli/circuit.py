@@ -45,8 +45,8 @@ _FILES = ("circuit.json", "circuit.graphml", "circuit.svg", "circuit.png")
 
 
 _NOT_WITH_CLASS = (
-    "mask", "target", "layers", "nodes", "edges", "ranking", "allocation", "ablation", "keep_confidence", "occlusion",
-    "random", "paths",
+    "mask", "target", "layers", "nodes", "edges", "ranking", "allocation", "ablation", "keep_confidence",
+    "minimal_groups", "occlusion", "random", "paths",
 )  # fmt: skip
 
 
@@ -122,6 +122,15 @@ def circuit(
             parser=number, metavar="NUMBER", help="Share of the whole network's confidence to keep, 0 to 1 (γ)."
         ),
     ] = 0.5,
+    minimal_groups: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="INTEGER",
+            help="Then cut the circuit and the core down until each group of channels is needed: so many groups of "
+            "each layer. [default: not]",
+        ),
+    ] = None,
     target: Target = None,
     occlusion: Annotated[
         str, typer.Option(help="What an explanation shows where its mask is off: a fill, such as zero or mean.")
@@ -207,6 +216,7 @@ def circuit(
         "ablation": ablation,
         "share": share,
         "keep_confidence": keep_confidence,
+        "minimal_groups": minimal_groups,
         "occlusion": occlusion,
         "random": random,
         "seed": seed,
@@ -214,7 +224,8 @@ def circuit(
     words = {
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
         "nodes": nodes, "edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation,
-        "share": share, "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion,
+        "share": share, "keep-confidence": keep_confidence, "minimal-groups": minimal_groups,
+        "target": target, "occlusion": occlusion,
         "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
     named = naming(paths, images, words, out)
