@@ -69,6 +69,15 @@ def test_the_mended_model_lost_the_evidence(found: Audit) -> None:
     )  # it says nothing of a faint horse
 
 
+def test_a_second_model_with_its_classes_in_another_order_is_refused_before_the_work(
+    animals: Path, tmp_path: Path, models: None
+) -> None:
+    settings = settings_for(animals, against=ModelSpec(model="audit_models:reordered", device="cpu"))
+    with pytest.raises(InputError, match=r"'cow' is class 0 of .*blue_is_horse, class 1 of .*reordered"):
+        run_audit(settings, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.parquet"))
+
+
 def test_a_run_that_was_stopped_goes_on_to_the_same_page(
     found: Audit, animals: Path, folder: Path, models: None
 ) -> None:

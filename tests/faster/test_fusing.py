@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from suffice.classifier import Classifier
 from suffice.faster import faster_copy
-from suffice.faster.fusing import FusedConvolution, fused
+from suffice.faster.fusing import Convolution, FusedConvolution, fused
 
 IMAGES = torch.rand(3, 3, 9, 8, generator=torch.Generator().manual_seed(1))
 ACTIVATIONS = {
@@ -134,6 +135,24 @@ def test_networks_of_timm(name: str, count: int | None) -> None:
     torch.testing.assert_close(faster(images), network(images), atol=5e-5, rtol=0)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert not any(isinstance(layer, FusedConvolution) for layer in network.modules())
+
+
+@torch.no_grad()
+def test_kernels_are_brought_into_order_once_for_images_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    arranged: list[Convolution] = []
+    before = Convolution._arrange
+    monkeypatch.setattr(Convolution, "_arrange", lambda self, x: arranged.append(self) or before(self, x))  # type: ignore[func-returns-value]
+    network = seeded(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1, bias=False), nn.Flatten()))
+    faster = fused(network, IMAGES)
+    assert faster is not None
+    assert [type(layer) for layer in faster] == [FusedConvolution, nn.Identity, Convolution, nn.Flatten]
+    for images in (IMAGES, IMAGES[:1], IMAGES.contiguous(memory_format=torch.channels_last)):
+        torch.testing.assert_close(faster(images), network(images), atol=1e-5, rtol=0)
+    assert arranged == [faster[0], faster[2]]
+    torch.testing.assert_close(faster(IMAGES[..., :7]), network(IMAGES[..., :7]), atol=1e-5, rtol=0)
+    assert len(arranged) == 4
+    again = pickle.loads(pickle.dumps(copy.deepcopy(faster)))  # the order is this machine's
+    torch.testing.assert_close(again(IMAGES), network(IMAGES), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: type(a).__name__)

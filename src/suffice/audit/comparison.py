@@ -81,19 +81,30 @@ class Audited:
     evidence: Sequence[Evidence]
 
 
-def compared(first: Audited, second: Audited, seed: int) -> Comparison:
-    """What differs between two models.
+def check_comparable(one: Classifier, other: Classifier) -> None:
+    """Check that two models say the same things of the same images.
 
     Raises:
-        InputError: models of different numbers of classes or channels.
+        InputError: models of different numbers of classes or channels, or a class that has another number in each.
     """
-    one, other = first.classifier, second.classifier
     channels = [len(each.preprocessing.mean) for each in (one, other)]
     if one.num_classes != other.num_classes or channels[0] != channels[1]:
         raise InputError(
             f"expected two models of as many classes and channels; got {one.num_classes} and {channels[0]} of "
-            f"{first.label}, {other.num_classes} and {channels[1]} of {second.label}"
+            f"{one.name}, {other.num_classes} and {channels[1]} of {other.name}"
         )
+    # A class may well be worded in another way, but not be another class.
+    numbers = {name: index for index, name in enumerate(other.class_names or ())}
+    for index, name in enumerate(one.class_names or ()):
+        if numbers.get(name, index) != index and other.class_name(index) != name:
+            raise InputError(
+                f"expected two models with their classes in the same order; {name!r} is class {index} of {one.name}, "
+                f"class {numbers[name]} of {other.name}"
+            )
+
+
+def compared(first: Audited, second: Audited, seed: int) -> Comparison:
+    """What differs between two models that `check_comparable` lets pass."""
     said = {image.name: image for image in second.images}
     both = [image for image in first.images if image.name in said]
     same = [image.name for image in both if image.predicted == said[image.name].predicted]

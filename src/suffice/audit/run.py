@@ -18,7 +18,7 @@ from torch import Tensor
 
 from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
-from suffice.audit.comparison import Audited, Comparison, compared
+from suffice.audit.comparison import Audited, Comparison, check_comparable, compared
 from suffice.audit.evidence import Evidence, Population, as_fields, decided, from_fields, population_of, tested
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
@@ -39,7 +39,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import OutputFolder, check_no_link, locked_folder
-from suffice.images import frame_of, from_photo
+from suffice.images import check_for_photos, frame_of, from_photo
 from suffice.provenance import code_digest, versions
 
 _LARGEST_TEST = 2**24  # bytes
@@ -154,7 +154,11 @@ def run_audit(
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
     classifier = load_model(settings.model)
-    classifier.preprocessing.height_and_width("suffice audit")
+    check_for_photos(classifier)
+    rival = None if settings.against is None else load_model(settings.against)
+    if rival is not None:
+        check_for_photos(rival)
+        check_comparable(classifier, rival)
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
@@ -181,9 +185,9 @@ def run_audit(
         tell("looking for contexts that break parts")
         fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed, told.counted())
         comparison = None
-        if settings.against is not None:
+        if settings.against is not None and rival is not None:
             first = Audited(model_label(settings.model), classifier, pictures, found.images, every, around, evidence)
-            comparison = _compared(settings, settings.against, first, images, labels, boxes, place, engine, told)
+            comparison = _compared(settings, settings.against, rival, first, images, labels, boxes, place, engine, told)
         return Audit(
             model=model_label(settings.model),
             data=dataset_label(settings.data),
@@ -498,6 +502,7 @@ def _kept(folder: Path | None, key: str) -> Evidence | None:
 def _compared(
     settings: AuditSettings,
     against: ModelSpec,
+    classifier: Classifier,
     first: Audited,
     images: Images,
     labels: Sequence[int | None],
@@ -507,7 +512,6 @@ def _compared(
     told: Told,
 ) -> Comparison:
     """The second model on the images of the first, and what differs."""
-    classifier = load_model(against)
     numbers = [image.number for image in first.images]
     sample = _predictions(settings, against, classifier, images, labels, numbers, place, told)
     sample = [image for image in sample if not image.error]

@@ -67,6 +67,7 @@ def web(
     keep_buffers()
 
     # Only now what takes a second to import.
+    from suffice.images import check_for_photos
     from suffice.web.audited import open_audit
     from suffice.web.served import Served, told_apart
     from suffice.web.serving import serve
@@ -77,6 +78,7 @@ def web(
             name, weights=file, classes=classes, device=device, options=model_options.fields(),
             show_traceback=show_traceback, batch_size=batch_size,
         )  # fmt: skip
+        check_for_photos(classifier)
         words: dict[str, Any] = {"model": name, "weights": file, "classes": classes, **model_options.words()}
         label = told_apart(classifier.name, [each.name for each in models])
         needed = {} if adapter is None else {"adapter": adapter}

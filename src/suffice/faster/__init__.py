@@ -1,4 +1,5 @@
-"""A faster copy of a network for many questions on a processor: batch norms and activations are part of convolutions.
+"""A faster copy of a network for many questions on a processor: batch norms and activations are part of convolutions,
+whose kernels lie as they are computed with.
 
 Nothing is taken on trust. What follows what is seen in a forward pass, not read from names, and a copy whose answers
 differ from the network's by more than rounding is thrown away. What is gained: `experiments/faster_copy.py`.

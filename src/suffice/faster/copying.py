@@ -85,8 +85,14 @@ def changed_copy(
     leads: Callable[[nn.Module], bool],
     follows: Callable[[nn.Module], bool],
     change: Callable[[nn.Module, Pair], None],
+    besides: Callable[[nn.Module], None] = lambda changed: None,
 ) -> nn.Module | None:
     """A copy in which every pair of layers is changed, if it then gives the same answers.
+
+    Args:
+        module, images, leads, follows: as of `followed`.
+        change: what is done to a pair in the copy.
+        besides: what is done to the copy after that.
 
     Returns:
         The copy; or None where there is no pair, where a copy cannot be made (too little memory, a module that cannot
@@ -102,6 +108,7 @@ def changed_copy(
         changed = copy.deepcopy(module)
         for pair in pairs:
             change(changed, pair)
+        besides(changed)
         same = _same(changed(images), expected)
     except Exception:  # the copy is a luxury: whatever stands in its way, the network itself can answer
         return None

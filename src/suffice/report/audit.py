@@ -36,7 +36,8 @@ from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
 from suffice.images import Photo, as_picture, frame_of
 from suffice.report.figures import UNPRINTABLE, png_bytes, thumbnail
-from suffice.report.page import content_hash, environment, percent, setting, source
+from suffice.report.formats import percent, setting
+from suffice.report.html import environment, policy, source
 from suffice.report.tables import markdown_text
 
 PAGE, JSON, JUNIT, SUMMARY = "audit.html", "audit.json", "junit.xml", "summary.md"
@@ -386,8 +387,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
             generator=Markup(GENERATOR),
             style=Markup(style),
             script=Markup(script),
-            policy="default-src 'none'; img-src 'self' file: data:; "
-            f"style-src '{content_hash(style)}'; script-src '{content_hash(script)}'",
+            policy=policy(style, script, "'self' file: data:"),
             data=Markup("@@DATA@@"),
         )
     )

@@ -126,8 +126,8 @@ class Circuit(_OfAPart):
     """The part of the network that suffices, as `suffice.trace_circuit`; of the whole image unless a part is given.
 
     Attributes:
-        layers, switch, nodes, edges, ranking, allocation, ablation, share, keep_confidence, occlusion, random: as of
-            `suffice circuit`.
+        layers, switch, nodes, edges, ranking, allocation, ablation, share, keep_confidence, minimal_groups, occlusion,
+            random: as of `suffice circuit`.
     """
 
     do: Literal["circuit"]
@@ -140,6 +140,7 @@ class Circuit(_OfAPart):
     ablation: Name | None = None
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     keep_confidence: Share = 0.5
+    minimal_groups: Annotated[int, Field(ge=1, le=100)] | None = None
     occlusion: Name = DEFAULT_FOR_MEASURES
     random: Annotated[int, Field(ge=0, le=100)] = 10
 
