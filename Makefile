@@ -89,7 +89,8 @@ screenshots: .venv/dev
 # The types of the page's own script, by TypeScript, which npx fetches.
 page-types:
 	npx --yes --package typescript tsc --noEmit --allowJs --checkJs --strict --target es2022 --module esnext \
-		--moduleResolution bundler --types "" src/suffice/web/static/main.js src/suffice/report/parts/slider.js
+		--moduleResolution bundler --types "" src/suffice/web/static/main.js \
+		src/suffice/web/static/audit.js src/suffice/report/parts/slider.js
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -6,9 +6,9 @@
 With `--box` (left, top, right, bottom, as shares of what the model sees) it is printed which share of each part lies in
 that box, and beside it which share of the image the box is: a part that has nothing to do with it has about as much.
 
-The weights are those of the paper's house finch (EfficientNet), with the terms for area and total variation left out,
-as they are, made heavier or lighter; each mask is the smallest that kept the label with a U-Net of its own. The last
-panel is the mode without weights.
+The weights are those of the paper's house finch (EfficientNet): that of activations alone, and all with the terms for
+area and total variation left out, as they are, made heavier or lighter; each mask is the smallest that kept the label
+with a U-Net of its own. The last panel is the mode without weights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 CASES = {  # act, CE, KL, area, bin, TV, rob
+    "matching alone": "1,0,0,0,0,0,0",
     "no area term": "1,4,.4,0,.3,15,6",
     "no total variation": "1,4,.4,15,.3,0,6",
     "both": "1,4,.4,15,.3,15,6",

@@ -2,7 +2,7 @@
 
     suffice train-classifier mnist --preset quick --set epochs=2 --set batch_size=64 --out mnist
     python experiments/am_mnist_noise.py DATA --weights mnist/classifier.safetensors      # digits, resumes
-    python experiments/am_mnist_noise.py FOLDER --photos 2                                # photos, resumes
+    python experiments/am_mnist_noise.py FOLDER --photos 2 --encoder pixels --clip 1      # photos, resumes
     python experiments/am_mnist_noise.py                                                  # the table in results/ again
 
 Each row is a part of one image. `encoder` is what gives the scores: `pixels` and `unet` are the mode without weights,
@@ -148,6 +148,8 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=0, help="so many of the photos in the folder, in place of digits")
     parser.add_argument("--encoder", action="append", choices=list(ENCODERS))
     parser.add_argument("--std", action="append", type=float, choices=STDS, help="σ; all of them unless it is said")
+    parser.add_argument("--clip", action="append", type=int, choices=(0, 1), help="noise; both unless it is said")
+    parser.add_argument("--gamma", action="append", type=float, choices=GAMMAS, help="both unless it is said")
     add_options(parser)
     arguments = parser.parse_args()
     if arguments.folder is None:
@@ -158,7 +160,8 @@ def main() -> int:
     keep_buffers()
     classifier, names, images = photos(arguments) if arguments.photos else digits(arguments)
     wanted = conditions(arguments.encoder or list(ENCODERS))
-    for condition in (each for each in wanted if each[1] in (arguments.std or STDS)):
+    kept = (arguments.std or STDS, arguments.clip or (0, 1), arguments.gamma or GAMMAS)
+    for condition in (each for each in wanted if all(a in b for a, b in zip(each[1:], kept, strict=True))):
         new = add_rows(rows, classifier, names, images, condition)
         encoder, std, clip, gamma = condition
         areas = ", ".join(f"{float(row['area']):.1%}" for row in new[:6])

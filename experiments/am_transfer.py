@@ -14,8 +14,7 @@ blur, as JPEG, and on Lite1 and Lite2; the `whole_…` columns are the same of t
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +94,27 @@ def rows_of(
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> None:
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """Shares in percent, each the mean over photos ± its standard error; then what a part costs that holds better."""
+    groups: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["at"] == "own"):
-        groups.setdefault((row["at"], row["method"]), []).append(row)
+        groups.setdefault((row["at"], row["method"]), {})[row["photo"]] = row
     print(f"| at | method | photos | area | Lite0 itself | {' | '.join(TESTS)} |")
     print(f"|{'---|' * (5 + len(TESTS))}")
     for (at, method), of in groups.items():
-        shares = [f"{statistics.fmean(float(row[name]) for row in of):.0%}" for name in ("kept", *TESTS)]
-        area = f"{mean_with_error([100 * float(row['area']) for row in of]):.1f}%"
-        print(f"| {at} | {method} | {len(of)} | {area} | {' | '.join(shares)} |")
+        shares = [in_percent(of.values(), name, ".0%") for name in ("kept", *TESTS)]
+        print(f"| {at} | {method} | {len(of)} | {in_percent(of.values(), 'area', '.1%')} | {' | '.join(shares)} |")
     whole = {row["photo"]: row for row in rows}.values()
-    shares = [f"{statistics.fmean(float(row[f'whole_{name}']) for row in whole):.0%}" for name in TESTS]
+    shares = [in_percent(whole, f"whole_{name}", ".0%") for name in TESTS]
     print(f"| all | the whole photo | {len(whole)} | 100% | 100% | {' | '.join(shares)} |")
+    default = groups.get(("own", "activation-matching"), {})
+    for (at, method), of in groups.items():
+        if at == "own" and method != "activation-matching" and (both := [one for one in of if one in default]):
+            ratio = mean_with_error(float(of[one]["area"]) / float(default[one]["area"]) for one in both)
+            print(f"{method}: {ratio:.2f} times the area of activation-matching (mean over photos of the ratio)")
+
+
+def in_percent(rows: Iterable[Mapping[str, Any]], column: str, spec: str) -> str:
+    return format(mean_with_error(float(row[column]) for row in rows), spec)
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """Shortcuts that were planted, found again by `suffice audit`, beside clusters of heatmaps that nobody tests.
 
     python experiments/audit_planted.py run --data DATA     # trains and audits; goes on where it was stopped
-    python experiments/audit_planted.py report              # the table of the rows that are there
+    python experiments/audit_planted.py around --data DATA  # the same of surroundings alone, by boxes, sooner
+    python experiments/audit_planted.py report              # the tables of the rows that are there
     python experiments/audit_planted.py cost --data DATA    # time and memory of an audit of 100 scenes of 64 x 64
 
 Scenes of 32 x 32 pixels: Synthetic MNIST (the digits 0 to 4, among boxes on noise), and shapes (square, disc, triangle,
@@ -25,6 +26,8 @@ log-odds of its class when it is put on images of the others, `comes` how often 
 Beside it stand clusters of Grad-CAM heatmaps of the same images, as SpRAy makes them (spectral clustering, the number
 of clusters by the largest gap of eigenvalues), which tests nothing: every cluster but the largest of a class is a
 suspicion. `heatmap_found` and `heatmap_false` count these the same way, the heatmap cut at the area of the part.
+
+Surroundings of boxes need no explanation, so `around` tests them alone, among themselves.
 """
 
 from __future__ import annotations
@@ -44,11 +47,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rows import Rows, add_options, code_of, run_as_command, show_stored
+from rows import MADE, Rows, add_options, code_of, run_as_command, show_stored
 from suffice.audit import AuditSettings, run_audit
-from suffice.audit.parts import Part
+from suffice.audit.evidence import SURROUNDINGS, Evidence
+from suffice.audit.parts import SECOND_PART, Packed, Part
 from suffice.audit.pictures import Pictures
 from suffice.audit.run import find_evidence
+from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
+from suffice.audit.surroundings import Surroundings, surroundings_of
+from suffice.benchmark.classes import load_model
+from suffice.benchmark.images import open_images
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, DatasetSource, ImageDataset
@@ -60,7 +68,7 @@ from suffice.models.source import Source
 from suffice.registry import MODELS
 from suffice.report.audit import write_audit
 
-TABLE = "audit-planted.csv"
+TABLE, AROUND = "audit-planted.csv", "audit-around.csv"
 SIDE = 32
 MARKS = ("patch", "frame", "watermark", "texture")
 SHARES = (0.3, 0.6, 0.9)
@@ -75,6 +83,9 @@ COLUMNS = (
     *ASKED, "boxes", "accuracy", "accuracy_marked", "accuracy_unmarked", "rise", "comes", "images", "clusters", "found",
     "false", "heatmap_clusters", "heatmap_found", "heatmap_false", "seconds",
 )  # fmt: skip
+
+
+COLUMNS_AROUND = (*ASKED, "accuracy", "rise", "comes", "images", "clusters", "found", "false", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,16 +236,7 @@ def trained(data: ImageDataset, count: int, seed: int, epochs: int = 6) -> nn.Mo
 
 def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     """One case: a row without boxes, and one with them."""
-    started = time.monotonic()
-    training = Planted(case, root, "train")
-    NETWORKS[case.name] = trained(training, len(training), case.seed)
-    DATASETS.add(case.name, DatasetSource(("train", "test"), lambda place, split, seed: Planted(case, root, split)))
-    add_source()
-    print(f"{case.name}: trained in {time.monotonic() - started:.0f} s", flush=True)
-    settings = AuditSettings(
-        DatasetSpec(source=case.name), ModelSpec(model=f"planted:{case.name}", device="cpu"),
-        per_class=case.per_class, block=4,
-    )  # fmt: skip
+    settings = prepared(case, root)
     clock = time.monotonic()
     audit = run_audit(settings, work / case.name)
     seconds = time.monotonic() - clock
@@ -246,16 +248,16 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
     pictures = Pictures(audit.source, audit.classifier)
     both = {
         "yes": audit.evidence,
-        "no": find_evidence(audit.classifier, without, audit.images, pictures, settings.seed),
+        "no": find_evidence(audit.classifier, without, audit.images, pictures, settings.seed, {}),
     }
     rise, comes = used(case, data, audit.classifier)
     heatmaps = heatmap_clusters(audit.classifier, audit.parts, pictures)
     masks = {part.name: part.mask for part in every}
-    suspected = [has_mark(case, data, every, target, names, cut) for target, names, cut in heatmaps]
+    numbers = {part.name: part.image.number for part in every}
+    suspected = [has_mark(case, data, numbers, target, names, cut) for target, names, cut in heatmaps]
     rows = []
     for boxes, evidence in both.items():
-        called = [(each.target, each.members.images) for each in evidence if each.verdict == "shortcut"]
-        found = [has_mark(case, data, every, target, names, masks) for target, names in called]
+        found = are_marks(case, data, audit.images, evidence, audit.surroundings, masks)
         rows.append({
             **dataclasses.asdict(case), "boxes": boxes,
             "accuracy": round(float(np.mean([image.right for image in audit.asked])), 4),
@@ -267,6 +269,47 @@ def audited(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
             "heatmap_false": suspected.count(False), "seconds": round(seconds),
         })  # fmt: skip
     return rows
+
+
+def prepared(case: Case, root: Path) -> AuditSettings:
+    """Trains the network of a case, and says what is audited."""
+    started = time.monotonic()
+    training = Planted(case, root, "train")
+    NETWORKS[case.name] = trained(training, len(training), case.seed)
+    DATASETS.add(case.name, DatasetSource(("train", "test"), lambda place, split, seed: Planted(case, root, split)))
+    add_source()
+    print(f"{case.name}: trained in {time.monotonic() - started:.0f} s", flush=True)
+    return AuditSettings(
+        DatasetSpec(source=case.name), ModelSpec(model=f"planted:{case.name}", device="cpu"),
+        per_class=case.per_class, block=4,
+    )  # fmt: skip
+
+
+def around(case: Case, root: Path, work: Path) -> list[dict[str, Any]]:
+    """One case: the surroundings of the objects' boxes, of the images that an audit would explain."""
+    settings = prepared(case, root)
+    clock = time.monotonic()
+    classifier, images = load_model(settings.model), open_images(settings.data)
+    labels, _, _ = labels_of(images, classifier)
+    chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
+    asked = predictions(classifier, images, labels, chosen, work)
+    sample, data, pictures = drawn(asked, settings), Planted(case, root, "test"), Pictures(images, classifier)
+    surroundings = surroundings_of(sample, {each.number: box_of(data, each.number) for each in sample})
+    evidence = find_evidence(classifier, [], sample, pictures, settings.seed, surroundings)
+    found = are_marks(case, data, sample, evidence, surroundings, {})
+    seconds = time.monotonic() - clock
+    rise, comes = used(case, data, classifier)
+    return [{
+        **dataclasses.asdict(case), "accuracy": round(float(np.mean([image.right for image in asked])), 4),
+        "rise": rise, "comes": comes, "images": len(sample), "clusters": len(evidence),
+        "found": int(any(found)), "false": found.count(False), "seconds": round(seconds),
+    }]  # fmt: skip
+
+
+def box_of(data: Planted, number: int) -> Packed:
+    box = data.mask(number)
+    assert box is not None
+    return Packed.of(box.numpy())
 
 
 def add_source() -> None:
@@ -333,6 +376,17 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         print("| " + " | ".join(map(str, cells)) + " |")
 
 
+def report_around(rows: Sequence[dict[str, Any]]) -> None:
+    """The same of surroundings alone."""
+    print("| mark | share | runs | rise | found | false of clusters |\n" + "|---" * 6 + "|")
+    for mark, share in dict.fromkeys((row["mark"], row["share"]) for row in rows):
+        own = [row for row in rows if (row["mark"], row["share"]) == (mark, share)]
+        found, wrong, clusters = (sum(int(row[name]) for row in own) for name in ("found", "false", "clusters"))
+        rises = ", ".join(row["rise"] for row in own if row["rise"]) or "–"
+        hit = "–" if mark == "none" else f"{found} of {len(own)}"
+        print(f"| {mark} | {float(share):.0%} | {len(own)} | {rises} | {hit} | {wrong} of {clusters} |")
+
+
 def used(case: Case, data: Planted, classifier: Classifier, count: int = 200) -> tuple[Any, Any]:
     """What the mark alone does on images of other classes: rise of the log-odds, share that becomes its class."""
     if case.mark == "none":
@@ -350,14 +404,34 @@ def used(case: Case, data: Planted, classifier: Classifier, count: int = 200) ->
     return round(float((after - before).mean()), 2), round(float((logits[1].argmax(1) == target).float().mean()), 3)
 
 
+def are_marks(
+    case: Case,
+    data: Planted,
+    images: Sequence[Prediction],
+    evidence: Sequence[Evidence],
+    surroundings: Surroundings,
+    masks: dict[str, Mask],
+) -> list[bool]:
+    """Of each cluster that is called a shortcut, whether it is the mark."""
+    numbers = {image.name: image.number for image in images}
+    numbers |= {name: numbers[name.removesuffix(SECOND_PART)] for name in masks}
+    around = {part.name: part.mask for part in surroundings.values()}
+    return [
+        has_mark(
+            case, data, numbers, each.target, each.members.images, around if each.kind == SURROUNDINGS else masks
+        )
+        for each in evidence
+        if each.verdict == "shortcut"
+    ]  # fmt: skip
+
+
 def has_mark(
-    case: Case, data: Planted, parts: Sequence[Part], target: int, names: Sequence[str], masks: dict[str, Mask]
+    case: Case, data: Planted, number: Mapping[str, int], target: int, names: Sequence[str], masks: dict[str, Mask]
 ) -> bool:
     """Whether a cluster is the mark: of its class, and most of its parts cover more of the mark than of the object.
 
     An image without the mark counts as one where it does not.
     """
-    number = {part.name: part.image.number for part in parts}
     if target != MARKED[case.dataset] or case.mark == "none":
         return False
     covers = 0
@@ -408,7 +482,7 @@ def heatmap_clusters(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "report", "cost"))
+    parser.add_argument("what", choices=("run", "around", "report", "cost"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-class", type=int, default=100, help="images of a class that are explained (%(default)s)")
@@ -421,15 +495,18 @@ def main() -> None:
         return
     if options.what == "report":
         show_stored(TABLE, report)
+        print()
+        show_stored(AROUND, report_around)
         return
-    rows = Rows(TABLE, COLUMNS, ASKED, options, code_of("audit_planted.py"))
+    table, columns, make = (TABLE, COLUMNS, audited) if options.what == "run" else (AROUND, COLUMNS_AROUND, around)
+    rows = Rows(table, columns, ASKED, options, code_of("audit_planted.py"))
     for case in cases(range(options.seeds), options.per_class):
         if options.only not in case.name:
             continue
 
         def compute(case: Case = case) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as work:
-                return audited(case, options.data, Path(work))
+                return make(case, options.data, Path(work))
 
         show(rows.rows(dict(zip(ASKED, dataclasses.astuple(case), strict=True)), compute))
     print(rows.close())
@@ -437,7 +514,7 @@ def main() -> None:
 
 def show(rows: Iterable[Mapping[str, str]]) -> None:
     for row in rows:
-        print({name: row[name] for name in COLUMNS}, flush=True)
+        print({name: value for name, value in row.items() if name not in MADE}, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How small a circuit keeps the class, by ranking and by how many channels each layer keeps, with its controls.
 
-    python experiments/circuits.py FOLDER [--photos 6] [--only own,equal,blocks,more] [--update]
+    python experiments/circuits.py FOLDER [--photos 6] [--only core,own,equal,blocks,more] [--update]
     python experiments/circuits.py --print results/circuits-fair.csv
 
 The default model is asked about each whole photo. What is off is at its mean over the sample photos that `suffice
@@ -9,6 +9,12 @@ with equal counts, the features only (everything else on), the photo's mean colo
 (`complement`) and random ones switched off, ten other photos of the folder of other classes, what is off taken from
 other images (`resample`), and another class (the next one) with equal counts. `kept` is how often the class is on
 top. A size counts only if all larger sizes tried hold. What the file has is not done again.
+
+Rows whose goal is `lost` are of cores: the fewest channels by the ranking, an equal share of each layer, whose
+switching off alone loses the class (`none`); beside them random sets with equal counts switched off, the ten other
+photos, for which `kept` is how many keep their own class without the core (`others`), and without random sets (`others,
+random`).
+Where the class stays with everything off there is no core, and the row is empty.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from suffice.circuits import read_out
 from suffice.circuits.ablation import Off
 from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.controls import ask_controls
+from suffice.circuits.core import ask_core, smallest_core
 from suffice.circuits.ranking import RANKINGS, Decision, Ranker, make_ranker
 from suffice.circuits.readout import Readout
 from suffice.circuits.references import References, read_references, sample_references, split_references
@@ -39,15 +46,17 @@ from suffice.circuits.search import circuit_of_counts, circuit_of_share, smalles
 from suffice.files import read_csv
 from suffice.metrics import mean_with_error
 
-RANDOM, HELD_OUT, DRAWS = 5, 10, 5
+RANDOM, RANDOM_CORES, HELD_OUT, DRAWS = 5, 10, 10, 5
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of every layer, or of all channels
 CSV_COLUMNS = (
     "photo", "network", "nodes", "ablation", "ranking", "allocation", "control", "goal", "kept", "confidence", "share",
     "mean_layer_share", "largest_layer_share", "layers_full", "features_share", "seconds", "among",
 )  # fmt: skip
-HALF, LABEL = "half of the confidence", "label"
+CORE_CONTROLS = ("none", "random", "others", "others, random")
+HALF, LABEL, LOST = "half of the confidence", "label", "lost"
 # (nodes, ablation, ranking, allocation, goals); what matters most comes first, as each takes minutes for 20 photos
 PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
+    "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS if ranking != "weight"],
     "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
     "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
     "blocks": [
@@ -101,11 +110,18 @@ def main() -> int:
     return 0
 
 
+@functools.lru_cache(maxsize=1)
+def said_of_all(classifier: suffice.Classifier, images: Tensor) -> Tensor:
+    """The class of each photo."""
+    return classifier.logits(images).argmax(1)
+
+
 class OnePhoto:
     """What is asked about one photo; what several circuits of it need is computed once."""
 
     def __init__(self, classifier: suffice.Classifier, images: Tensor, number: int) -> None:
         self.classifier, self.images, self.number, self.image = classifier, images, number, images[number]
+        self.once: dict[str, Tensor] = {}
 
     @functools.cached_property
     def readout(self) -> Readout:
@@ -114,25 +130,27 @@ class OnePhoto:
     @functools.cached_property
     def held_out(self) -> Tensor:
         """The next photos of other classes in the folder, from the start again after the last."""
-        said, number = self.classifier.logits(self.images).argmax(1), self.number
+        said, number = said_of_all(self.classifier, self.images), self.number
         others = [i for i in range(len(said)) if i != number and int(said[i]) != self.readout.target]
         return self.images[sorted(others, key=lambda i: (i - number) % len(said))[:HELD_OUT]]
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  one at a time fits in memory, and the photo goes with it
-    def switched(self, nodes: str) -> tuple[Network, References, Replay]:
+    def switched(self, nodes: str, draws: int = DRAWS) -> tuple[Network, References, Replay]:
         network = connect(self.classifier.require_module("a circuit"), self.readout.recording, nodes)
         samples, _ = split_references(sample_references(self.classifier), self.image)
-        references = read_references(self.classifier, network.layers, samples, draws=DRAWS)
+        references = read_references(self.classifier, network.layers, samples, draws=draws)
         return network, references, Replay(self.classifier, self.image[None], self.readout.recording)
 
     def rows(
         self, nodes: str, ablation: str, ranking: str, allocation: str, goals: Sequence[str]
     ) -> list[dict[str, object]]:
-        network, references, replay = self.switched(nodes)
+        network, references, replay = self.switched(nodes, 0 if goals == (LOST,) else DRAWS)
         offs: Sequence[Off] = {"mean": [references.means], "zero": [None], "resample": references.draws}[ablation]
         target, confidence = self.readout.target, self.readout.confidence
         decision = Decision(self.classifier, self.image[None], target, network.layers, offs, replay)
         ranker = make_ranker(decision, ranking, network)
+        if goals == (LOST,):
+            return self.core_rows(decision, ranker)
         found: list[dict[str, object]] = []
         began = time.perf_counter()
         for goal, on in circuits_of(decision, ranker, allocation, goals, confidence):
@@ -141,6 +159,31 @@ class OnePhoto:
             found += [{**row, "goal": goal, "seconds": seconds} for row in rows]
             began = time.perf_counter()
         return found
+
+    def core_rows(self, decision: Decision, ranker: Ranker) -> list[dict[str, object]]:
+        """A core and what stands beside it, a row each; none where everything has to be off."""
+        began = time.perf_counter()
+        scores = self.scores(ranker)
+        core = smallest_core(decision, scores)
+        if core is None:
+            return [{"control": "none", "goal": LOST, "kept": 1.0} | dict.fromkeys(CSV_COLUMNS[9:16], "")]
+        seconds = round(time.perf_counter() - began, 1)
+        asked = ask_core(decision, core, self.held_out, random=RANDOM_CORES, seed=0)
+        kept = {"none": 0.0, "random": asked.random_kept, "others": asked.held_out_kept}
+        kept["others, random"] = asked.random_held_out_kept
+        sizes = sizes_of(decision, core)
+        return [
+            {"control": control, "goal": LOST, "kept": value, "confidence": "", "seconds": seconds} | sizes
+            for control, value in kept.items()
+        ]
+
+    def scores(self, ranker: Ranker) -> Tensor:
+        """Within the whole network; integrated gradients are computed once, with their sign."""
+        if not ranker.again:
+            return ranker.in_whole_network()
+        if "scores" not in self.once:
+            self.once["scores"] = Ranker(ranker.decision, "integrated").in_whole_network()
+        return self.once["scores"].abs() if ranker.ranking == "integrated-size" else self.once["scores"]
 
 
 def circuits_of(
@@ -153,9 +196,7 @@ def circuits_of(
             yield goal, smallest_circuit(decision, ranker, demanded[goal], allocation)
         return
     if allocation == "network" and ranker.again:  # ranked once, within the whole network
-        whole = torch.ones(decision.channels, dtype=torch.bool)
-        once = torch.cat([ranker(whole, index) for index in range(len(decision.layers))])
-        ranker = Ranker(decision, ranker.ranking, once)
+        ranker = Ranker(decision, ranker.ranking, ranker.in_whole_network())
     smallest = dict.fromkeys(goals, torch.ones(decision.channels, dtype=torch.bool))
     open_goals = list(goals)
     for share in SHARES:
@@ -176,8 +217,6 @@ def rows_of(
     decision: Decision, ranker: Ranker, on: Tensor, references: References, held_out: Tensor, confidence: float
 ) -> list[dict[str, object]]:
     """A circuit and its controls, a row each."""
-    shares = [float(on[decision.slice_of(i)].float().mean()) for i in range(len(decision.layers))]
-    sizes = (float(on.float().mean()), sum(shares) / len(shares), max(shares), shares.count(1.0), shares[-1])
     logits = decision.logits(on[None])[0]
     kept = {"none": float(decision.holds(logits).all())}
     if not bool(on.all()):
@@ -194,11 +233,17 @@ def rows_of(
         if ranker.again:
             kept["another class"] = float(says_another(decision, ranker, on))
     of_whole = round(float(decision.confidences(logits).min()) / confidence, 4)
-    sizes_by_name = dict(zip(CSV_COLUMNS[10:15], (round(size, 4) for size in sizes), strict=True))
+    sizes = sizes_of(decision, on)
     return [
-        {"control": control, "kept": value, "confidence": of_whole if control == "none" else ""} | sizes_by_name
+        {"control": control, "kept": value, "confidence": of_whole if control == "none" else ""} | sizes
         for control, value in kept.items()
     ]
+
+
+def sizes_of(decision: Decision, on: Tensor) -> dict[str, object]:
+    shares = [float(on[decision.slice_of(i)].float().mean()) for i in range(len(decision.layers))]
+    sizes = (float(on.float().mean()), sum(shares) / len(shares), max(shares), shares.count(1.0), shares[-1])
+    return dict(zip(CSV_COLUMNS[10:15], (round(size, 4) for size in sizes), strict=True))
 
 
 def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
@@ -214,7 +259,11 @@ def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
 
 def show(rows: Sequence[Mapping[str, object]]) -> None:
     """Sizes, and beside them the controls: mean ± standard error over photos."""
+    show_cores([row for row in rows if row["goal"] == LOST])
+    rows = [row for row in rows if row["goal"] != LOST]
     keys = list(dict.fromkeys(tuple(row[c] for c in (*CSV_COLUMNS[2:6], "goal")) for row in rows))
+    if not keys:
+        return
     print("| nodes | off | ranking | allocation | goal | photos | channels | mean share | largest | full | features |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for key in keys:
@@ -234,6 +283,23 @@ def show(rows: Sequence[Mapping[str, object]]) -> None:
     print()
     for line in targets(rows):
         print(f"- {line}")
+
+
+def show_cores(rows: Sequence[Mapping[str, object]]) -> None:
+    """How small cores are, and what is kept without them."""
+    if not rows:
+        return
+    print("Cores, whose switching off alone loses the class:\n")
+    print("| ranking | photos | all channels | mean share | without it others keep theirs | a random one: class kept | "
+          "a random one: others | necessary |")  # fmt: skip
+    print("|---" * 8 + "|")
+    for ranking in dict.fromkeys(row["ranking"] for row in rows):
+        own = {c: [r for r in rows if r["ranking"] == ranking and r["control"] == c] for c in CORE_CONTROLS}
+        cells = [f"{mean_with_error(numbers(own['none'], c)):.1%}" for c in ("share", "mean_layer_share")]
+        cells += [f"{mean_with_error(numbers(own[c], 'kept')):.0%}" for c in ("others", "random", "others, random")]
+        necessary = sum(number(row, "kept") > 0.5 for row in own["random"])
+        print(f"| {ranking} | {len(own['none'])} | {' | '.join(cells)} | {necessary} of {len(own['none'])} |")
+    print()
 
 
 def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:

@@ -8,7 +8,8 @@ They are written into docs/pictures; the numbers in them are asked of the model 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from suffice.buffers import keep_buffers
 from suffice.images import frame_of, read_photo
 from suffice.images.reading import SAMPLES
 from suffice.metrics import score_maps
-from suffice.metrics.scoring import Scores
+from suffice.metrics.scores import Scores
 from suffice.occlusion import make_occlusions
 from suffice.report.figures import overlay, saliency_image
 
@@ -137,17 +138,24 @@ DRAWN: dict[str, Callable[[suffice.Classifier], Figure]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("which", nargs="*", metavar="|".join(DRAWN), help="all unless named")
-    chosen = parser.parse_args().which or list(DRAWN)
+def draw(about: str, drawn: Mapping[str, Callable[[], Figure]]) -> None:
+    """Draw the pictures that a call names, or all of them."""
+    parser = argparse.ArgumentParser(description=about.split("\n\n")[0])
+    parser.add_argument("which", nargs="*", metavar="|".join(drawn), help="all unless named")
+    chosen = parser.parse_args().which or list(drawn)
+    if unknown := [name for name in chosen if name not in drawn]:
+        parser.error(f"expected names among {', '.join(drawn)}; got {unknown[0]}")
     keep_buffers()
-    classifier = suffice.load_classifier(device="cpu")
     PICTURES.mkdir(exist_ok=True)
     for name in chosen:
-        DRAWN[name](classifier).savefig(PICTURES / f"{name}.png", dpi=80)
-        print(f"docs/pictures/{name}.png", flush=True)
+        file = f"{name.replace('++', '-plus-plus')}.png"
+        drawn[name]().savefig(PICTURES / file, dpi=80)
+        print(f"docs/pictures/{file}", flush=True)
+
+
+def of_the_default_model(figure: Callable[[suffice.Classifier], Figure]) -> Figure:
+    return figure(suffice.load_classifier(device="cpu"))
 
 
 if __name__ == "__main__":
-    main()
+    draw(__doc__, {name: functools.partial(of_the_default_model, figure) for name, figure in DRAWN.items()})

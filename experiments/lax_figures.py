@@ -11,7 +11,8 @@ of Synthetic MNIST, CUB-200 and CIFAR-10, its models and adapters not public: wh
 
 Table 1 takes the smaller of two masks as the method gives it, and makes the larger one of it: the map raised to 1 on
 all pixels within --grow of the part. `several` takes the images of which both the part and its complement keep the
-label, as the paper's figures do, and says how many of those that it looked at are so.
+label, as the paper's figures do, and says how many of those that it looked at are so; where the label is what the model
+says of nothing at all, two parts that have it are no two solutions, and the image is counted, but not shown.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from suffice.occlusion import masked_logits
 from suffice.report.figures import saliency_colours
 
 _CELL = 128  # pixels of the side of a picture
+_LETTERS = 10  # of a class's name under a picture
 _LOOKED_AT = 20  # images for one that is shown, at most
 Picture = tuple[str, Image.Image]
 
@@ -84,10 +86,12 @@ def over(image: Tensor, heat: Tensor) -> Image.Image:
     return Image.blend(picture(image), hot, 0.6)
 
 
-def answers(classifier: Classifier, image: Tensor, masks: Tensor) -> list[str]:
-    """What the classifier says of an image with only the pixels of each mask (N, H, W), and how surely."""
-    logits = masked_logits(classifier, image.expand(len(masks), *image.shape), masks, "zero")
-    return [f"{classifier.class_name(int(p.argmax()))} {float(p.max()):.2f}"[:22] for p in logits.softmax(1)]
+def answers(classifier: Classifier, image: Tensor, masks: Mapping[str, Tensor]) -> list[str]:
+    """What the classifier says of an image with only the pixels of each mask (H, W), and how surely, after its name."""
+    stacked = torch.stack(list(masks.values()))
+    logits = masked_logits(classifier, image.expand(len(masks), *image.shape), stacked, "zero")
+    best = [(classifier.class_name(int(p.argmax()))[:_LETTERS], float(p.max())) for p in logits.softmax(1)]
+    return [f"{mask}: {name}, {sure:.2f}" for mask, (name, sure) in zip(masks, best, strict=True)]
 
 
 def sheet(rows: Sequence[Sequence[Picture]], path: Path) -> None:
@@ -125,7 +129,7 @@ def table1(classifier: Classifier, dataset: ImageDataset, args: argparse.Namespa
         small = maps_of(args.method, classifier, image[None], args.adapter)[0]
         maps = {"small": small, "large": grown(small, args.alpha_min, args.grow)}
         rows += [{"image": number, **row} for row in metrics_of(classifier, image, maps, label, args.alpha_min)]
-        said = answers(classifier, image, torch.stack(list(maps.values())) > args.alpha_min)
+        said = answers(classifier, image, {name: heat > args.alpha_min for name, heat in maps.items()})
         shown.append(
             [("image", picture(image)), *((s, over(image, m)) for s, m in zip(said, maps.values(), strict=True))]
         )
@@ -144,20 +148,25 @@ def table2(classifier: Classifier, dataset: ImageDataset, args: argparse.Namespa
 
 def several(classifier: Classifier, dataset: ImageDataset, args: argparse.Namespace) -> None:
     """Figures 1 and 17 to 20: images of which the part and its complement both keep the label."""
-    shown, looked = [], 0
+    shown, both, looked = [], 0, 0
     for image, label in chosen(dataset, classifier, _LOOKED_AT * args.images):
         looked += 1
         heat = maps_of(args.method, classifier, image[None], args.adapter)[0]
         part = heat >= args.alpha_min
-        masks = torch.stack([torch.ones_like(part), part, ~part])
-        kept = masked_logits(classifier, image.expand(3, *image.shape), masks, "zero").argmax(1) == label
-        if bool(kept.all()):
-            said = answers(classifier, image, masks)
-            part_and_rest = [(said[n], picture(image * masks[n])) for n in (1, 2)]
-            shown.append([(said[0], picture(image)), ("map", over(image, heat)), *part_and_rest])
+        masks = {"image": torch.ones_like(part), "part": part, "rest": ~part, "nothing": torch.zeros_like(part)}
+        logits = masked_logits(classifier, image.expand(4, *image.shape), torch.stack(list(masks.values())), "zero")
+        *kept, of_nothing = (logits.argmax(1) == label).tolist()
+        both += all(kept)
+        if all(kept) and not of_nothing:
+            said = dict(zip(masks, answers(classifier, image, masks), strict=True))
+            part_and_rest = [(said[name], picture(image * masks[name])) for name in ("part", "rest")]
+            shown.append([(said["image"], picture(image)), ("map", over(image, heat)), *part_and_rest])
         if len(shown) == args.images:
             break
-    print(f"of {looked} images that are classified as labelled, {len(shown)} by the part and by its complement, too")
+    print(
+        f"of {looked} images that are classified as labelled, {both} by the part and by its complement, too; "
+        f"of {both - len(shown)} of these it says the same with nothing shown, so that they show no two solutions"
+    )
     if shown:
         sheet(shown, args.out / "several.png")
 

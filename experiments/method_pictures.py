@@ -8,7 +8,6 @@ They are written into docs/pictures.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 import suffice
-from docs_pictures import PICTURES, SAMPLE, show
-from suffice.buffers import keep_buffers
+from docs_pictures import SAMPLE, draw, show
 from suffice.explainers.attention import AttentionWeights
 from suffice.explainers.cam import finer_scores
 from suffice.explainers.lime import LimeSettings, samples, superpixels
@@ -260,16 +258,5 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("which", nargs="*", metavar="|".join(DRAWN), help="all unless named")
-    chosen = parser.parse_args().which or list(DRAWN)
-    keep_buffers()
-    for name in chosen:
-        file = name.replace("++", "-plus-plus")
-        DRAWN[name]().savefig(PICTURES / f"{file}.png", dpi=80)
-        print(f"docs/pictures/{file}.png", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    draw(__doc__, DRAWN)

@@ -4,6 +4,8 @@
     python experiments/msi_lax_scenes.py --data DATA --noise literal --seeds 0 --images 100
     python experiments/msi_lax_scenes.py --report                       # the tables of the rows that are there
 
+A seed that has no run in --work is that in `results/`, if it is there: seeds may be run one by one, on any machine.
+
 The forms differ in the noise alone (`suffice.datasets.synthetic_mnist`). A seed decides the scenes, which digits are
 learnt, their order, and the first weights of the adapters. The base is `suffice.models.small_cnn`, trained until its
 mean loss over an epoch is below `NEAR_ZERO`, or for `EPOCHS`; then the paper's adapter and ours, as in
@@ -45,14 +47,14 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 import msi_lax_tables as tables
-from rows import RESULTS, add_options, code_of, known_by
+from rows import KNOWN_BY, RESULTS, add_options, code_of, known_by, said_of
 from suffice.buffers import keep_buffers
 from suffice.classifier import Classifier
 from suffice.datasets import ImageDataset, SyntheticMnist, load_dataset, random_subset
 from suffice.files import read_csv, write_csv, write_whole
 from suffice.images import to_model
 from suffice.metrics import mean_with_error
-from suffice.provenance import now
+from suffice.provenance import now, sha256_of
 
 CODE = ("msi_lax_scenes.py", "msi_lax_tables.py")
 FORMS = ("literal", "black-aware")
@@ -60,6 +62,8 @@ NEAR_ZERO = 0.02  # the mean cross-entropy of an epoch's steps at which a base's
 EPOCHS, SCENES, BATCH = 14, 8_000, 32
 _SIDE = 4  # patches
 _MSI = ("msi_base", "msi_penalty", "msi")
+_WORDS = ("method", "best_cam", "trained_on", "scored_on", *KNOWN_BY, "made")
+_WHOLE = ("seed", "base_steps", "base_images", "images")
 _JUDGES = ("iou", "heat_inside", "single_deletion")
 
 
@@ -137,7 +141,7 @@ def deletion_drops(classifier: Classifier, dataset: ImageDataset, index: int) ->
 def spearman(ours: Tensor, theirs: Tensor) -> Tensor:
     """Spearman's rank correlation of each row, equal values sharing their ranks; 0 where a row ranks nothing.
 
-    >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 9.0, 10.0]]))
+    >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 9.0, 10.0]])).round(decimals=6)
     tensor([1.], dtype=torch.float64)
     """
     a, b = (torch.from_numpy(rankdata(each.numpy(), axis=1)) for each in (ours, theirs))
@@ -157,7 +161,7 @@ def base_accuracies(classifier: Classifier, dataset: ImageDataset) -> dict[str, 
         shown = (images, images * digits[:, None], images * ~digits[:, None])
         for name, each in zip(right, shown, strict=True):
             right[name] += int((classifier.logits(each).argmax(1) == labels).sum())
-    return {name: count / len(dataset) for name, count in right.items()}
+    return {name: count / len(dataset) for name, count in right.items()} | {"base_images": len(dataset)}
 
 
 def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> None:
@@ -168,11 +172,14 @@ def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> No
     scenes = table_of(FORMS[1 - FORMS.index(noise)]).dataset if asked.elsewhere else table.dataset
     classifier = load_classifier(table.model, weights=folder / "base" / "classifier.safetensors", device="cpu")
     dataset = random_subset(load_dataset(scenes, args.data, "test", seed=seed), args.images, seed)
-    if name == "msi" and not (folder / "accuracies.json").is_file():
-        write_whole(folder / "accuracies.json", json.dumps(base_accuracies(classifier, dataset)))
+    accuracies = folder / "accuracies.json"
+    if name == "msi" and (not accuracies.is_file() or json.loads(accuracies.read_text())["base_images"] < len(dataset)):
+        write_whole(accuracies, json.dumps(base_accuracies(classifier, dataset)))
     path, count = folder / f"rows-{name}.csv", max(1, round(asked.share * len(dataset)))
+    weights, code = known_by(classifier)["weights_digest"], code_of(*CODE)
+    made_by = {method: {"weights_digest": weights, "adapter": adapter_of(folder, method)} for method in asked.methods}
     rows: list[Any] = read_csv(path) if path.is_file() else []
-    digests = {"weights_digest": known_by(classifier)["weights_digest"], "code": code_of(*CODE)}
+    rows = [row for row in rows if all(row.get(k) == v for k, v in made_by.get(row["method"], {}).items())]
     done = {(row["method"], int(row["image"])) for row in rows}
     for first in range(0, count, tables.AT_ONCE):
         some, started = range(first, min(first + tables.AT_ONCE, count)), time.perf_counter()
@@ -186,13 +193,19 @@ def score_pass(name: str, noise: str, seed: int, args: argparse.Namespace) -> No
                     method, classifier, classifier, dataset, left, folder, table.alpha_min, asked.metrics,
                     asked.occlusion, judge,
                 )  # fmt: skip
-                rows += [row | digests | {"made": now()} for row in found]
+                rows += [row | made_by[method] | {"code": code, "made": now()} for row in found]
         if wanted:
             write_csv(path, list(rows[0]), rows)
             each = 1000 * (time.perf_counter() - started) / sum(len(left) for _, left in missing)
             print(
                 f"{folder}: {name}, {some[-1] + 1} of {count} images, {each:.0f} ms a map", file=sys.stderr, flush=True
             )
+
+
+def adapter_of(folder: Path, method: str) -> str:
+    """The digest of the adapter that a method's maps come from, "" where they come from none."""
+    path = folder / method / "adapter.safetensors"
+    return sha256_of(path)[:16] if path.is_file() else ""
 
 
 def _judge(drops: Sequence[Tensor]) -> Any:
@@ -274,13 +287,36 @@ def report(work: Path, out: Path, seeds: Sequence[int]) -> None:
     """Write both tables and the transfers, and print the head of each with the mean over seeds."""
     out.mkdir(parents=True, exist_ok=True)
     for noise in FORMS:
-        rows = [row for seed in seeds for row in table_rows(work, noise, seed)]
+        name = f"msi-lax-table3-{noise}.csv"
+        rows = with_stored([row for seed in seeds for row in table_rows(work, noise, seed)], name, seeds)
         if rows:
-            _write(out / f"msi-lax-table3-{noise}.csv", rows)
+            _write(out / name, rows)
             _print(noise, rows)
     rows = [row for noise in FORMS for seed in seeds for row in transfer_rows(work, noise, seed)]
     if any(row["trained_on"] != row["scored_on"] for row in rows):
-        _write(out / "msi-lax-transfer.csv", rows)
+        _write(out / "msi-lax-transfer.csv", with_stored(rows, "msi-lax-transfer.csv", seeds))
+
+
+def with_stored(rows: Sequence[dict[str, Any]], table: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of a table, and those in `results/` of the other seeds that are asked for: a seed may be run by itself."""
+    new, path = {int(row["seed"]) for row in rows}, RESULTS / table
+    stored = [as_numbers(row) for row in read_csv(path)] if path.is_file() else []
+    kept = [row for row in stored if row["seed"] in seeds and row["seed"] not in new]
+    if kept:
+        print(f"{table}: {said_of(kept)}, of the seeds {', '.join(sorted({str(row['seed']) for row in kept}))}")
+    return sorted([*kept, *rows], key=lambda row: int(row["seed"]))
+
+
+def as_numbers(row: Mapping[str, str]) -> dict[str, Any]:
+    """What is there of a row of a file, numbers as such.
+
+    >>> as_numbers({"method": "lax", "seed": "0", "msi": "0.5", "iou": "", "code": "1e5-2"})
+    {'method': 'lax', 'seed': 0, 'msi': 0.5, 'code': '1e5-2'}
+    """
+    found = {name: value if name in _WORDS else float(value) for name, value in row.items() if value}
+    return {
+        name: int(value) if name in _WHOLE or name.startswith("images_") else value for name, value in found.items()
+    }
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -84,6 +84,13 @@ def bench(config: str, **kept: Any) -> Check:
     return run
 
 
+PARTITIONS = [
+    {
+        "method": "causal",
+        "label": "partitions",
+        "settings": {"search": "partitions", "iterations": 4, "depth": 10, "smallest_box": 10, "prune": 0},
+    }
+]
 GRAD_CAM, AREA = [{"method": "grad-cam"}], [{"names": ["area"]}]
 AGAINST_REX = ("against_rex.py", "{photo}", "--tools", "suffice", "--suffice", ZERO, "--stability-photos", "1")
 DIGIT = ("--network", "plain", "--digits", "2", "--masks-of", "1", "--one-by-one", "0", "--bound", "crown")
@@ -105,6 +112,9 @@ CHECKS: dict[str, Check] = {
     "am-photos.csv": bench("am-photos.toml", methods=GRAD_CAM, metrics=AREA),
     "ad-photos.csv": bench("ad-photos.toml", occlusions=["zero"], gammas=[0.5], areas=[], metrics=AREA),
     "ad-photos-lime.csv": bench("ad-photos-lime.toml", occlusions=["zero"], gammas=[0.5], areas=[], metrics=AREA),
+    "ad-photos-partitions.csv": bench(
+        "ad-photos-searches.toml", methods=PARTITIONS, occlusions=["zero"], gammas=[0.5], metrics=AREA
+    ),
     "am-transfer.csv": script("am_transfer.py", "{photos}", "--photos", "1", "--method", "causal"),
 }
 _TRAINS = "its network is trained first, which takes "
@@ -118,7 +128,6 @@ LEFT_OUT = {
     "cost-growth.csv": "it holds times, and sums over a folder of photos",
     "deactivation-cost.csv": "it holds times alone",
     "gpu.csv": "it needs a machine with CUDA",
-    "msi-lax-table3.csv": _TRAINS + "an hour or more, as its adapters do",
     "msi-lax-table3-literal.csv": _TRAINS + "an hour or more, as its adapters do",
     "msi-lax-table3-black-aware.csv": _TRAINS + "an hour or more, as its adapters do",
     "msi-lax-transfer.csv": _TRAINS + "an hour or more, as its adapters do",

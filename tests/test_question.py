@@ -640,3 +640,22 @@ def test_under_further_occlusions_what_was_answered_is_not_asked_again() -> None
     assert question(parts).tolist() == [True, True]
     assert classifier.forward_passes == asked + 2
     assert stricter.occlusion == "max"  # what was asked for
+
+
+def test_occlusions_that_paint_the_same_are_asked_about_once() -> None:
+    # The mean of the preprocessing is 0, so `zero` is black, as `min` is; and black may be named as a colour.
+    classifier = toy(Mean())
+    image = torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(0))
+    both = Question(classifier, image, 0, occlusion="deactivate,zero,max,min")
+    further = both.under([make_occlusion(classifier, "colour:black")])
+    alone = Question(classifier, image, 0, occlusion="deactivate,zero,max")
+    masks = rows(1, 20, 40, 63)
+    assert further.answers(masks) == both.answers(masks) == alone.answers(masks)
+    assert further.exact(masks[2]) == both.exact(masks[2]) == alone.exact(masks[2])
+    asked = [classifier.forward_passes]
+    for test in (further, both, alone):
+        shown = torch.rand(50, *SIZE, generator=torch.Generator().manual_seed(1)) > 0.5
+        test.answers(shown)
+        test.holds(shown[0])
+        asked.append(classifier.forward_passes)
+    assert asked[1] - asked[0] == asked[2] - asked[1] == asked[3] - asked[2]

@@ -52,6 +52,8 @@ class Answer(NamedTuple):
 class KeptAnswers:
     """Answers about masks of one image, of which none is asked for twice, nor before it is needed.
 
+    Occlusions that paint the same, as `min` and `zero` do where the preprocessing's mean is 0, share their answers.
+
     Args:
         classifier: which is asked.
         image: (C, H, W) in [0, 1].
@@ -75,6 +77,7 @@ class KeptAnswers:
         self._known: dict[MaskKey, Answer] = {}
         self._settled: set[MaskKey] = set()  # those of float32, given to the mask alone
         self._backgrounds: dict[int, Tensor] = {}
+        self._first: dict[int, int] = {}
         self._made: dict[Hashable, Any] = {}
 
     def under(self, occlusions: Sequence[Occlusion]) -> KeptAnswers:
@@ -82,7 +85,7 @@ class KeptAnswers:
         other = copy.copy(self)
         other.occlusions = (*self.occlusions, *occlusions)
         other._known, other._settled = dict(self._known), set(self._settled)
-        other._backgrounds, other._made = dict(self._backgrounds), {}
+        other._backgrounds, other._first, other._made = dict(self._backgrounds), dict(self._first), {}
         return other
 
     @functools.cached_property
@@ -103,8 +106,8 @@ class KeptAnswers:
         everything = keys_of(torch.ones(1, *self.image.shape[1:], dtype=torch.bool))[0]
         answer = self._read(whole[None], target)[0]
         for index in range(len(self.occlusions)):
-            self._known[index, everything] = answer
-            self._settled.add((index, everything))
+            self._known[self._same(index), everything] = answer
+            self._settled.add((self._same(index), everything))
         return target
 
     @functools.cached_property
@@ -114,7 +117,7 @@ class KeptAnswers:
 
     def known(self, index: int, key: bytes) -> Answer:
         """The answer for a mask that was asked about, under the occlusion with this index."""
-        return self._known[index, key]
+        return self._known[self._same(index), key]
 
     def ask(self, pairs: Sequence[tuple[int, int]], masks: Tensor, keys: Sequence[bytes], turns: Tensor) -> None:
         """Learn the answers that are not known, and settle those whose verdict could turn.
@@ -126,7 +129,7 @@ class KeptAnswers:
             turns: (2,), the margin and the log-odds at which a verdict turns; infinite for nowhere.
         """
         target = self.target
-        asked = {(index, keys[row]): row for index, row in pairs}
+        asked = {(self._same(index), keys[row]): row for index, row in pairs}
         self._learn({key: row for key, row in asked.items() if key not in self._known}, masks, target)
         # Also what was asked for another verdict, or when less was known of how far answers may be off.
         open_ones = [key for key in asked if key not in self._settled]
@@ -141,7 +144,8 @@ class KeptAnswers:
 
     def settle(self, index: int, mask: Tensor) -> Answer:
         """The answer for one mask, bool (H, W), in float32 and asked alone; it takes the place of a screened one."""
-        target, key = self.target, (index, keys_of(mask[None])[0])
+        target, index = self.target, self._same(index)
+        key = (index, keys_of(mask[None])[0])
         if key not in self._settled:
             self._known[key] = self._read(self.occlusions[index](self.image[None], mask[None], batch_size=1), target)[0]
             self._settled.add(key)
@@ -174,6 +178,14 @@ class KeptAnswers:
         confidence = self.classifier.confidences(logits)[:, target]
         margins = self.classifier.margins(logits, target)
         return [Answer(*pair) for pair in zip(margins.tolist(), confidence.tolist(), strict=True)]
+
+    def _same(self, index: int) -> int:
+        """The first of the occlusions that paints what this one does."""
+        if index not in self._first:
+            painted = [other for other in range(index + 1) if self.occlusions[other].background is not None]
+            equal = (other for other in painted if torch.equal(self._background(other), self._background(index)))
+            self._first[index] = next(equal, index) if index in painted else index
+        return self._first[index]
 
     def _background(self, index: int) -> Tensor:
         """What a fill shows where the mask is off: (C, H, W)."""

@@ -79,6 +79,7 @@ class Classifier:
         assumed: a sentence for each thing that is assumed of the model, by what it is about.
         meaning: what the outputs mean; None until the model is first asked, where it is not said.
         place: of a map or among the boxes that it returns, at which it is read (see `at`); None for plain logits.
+        unreadable: why its output cannot be read as logits, as far as `find_out` has seen; empty where it can.
 
     Raises:
         InputError: an argument out of range, or an unknown device or precision.
@@ -126,6 +127,7 @@ class Classifier:
         self.meaning: Meaning | None = Meaning(outputs) if outputs in ("logits", "probabilities") else None
         self.repeatable = bool(repeatable)
         self._tried = self.repeatable and self.meaning is not None
+        self.unreadable = ""
         module = unwrapped(module)
         self.name = name or type(module).__name__
         module = with_layout(module, layout)
@@ -262,6 +264,7 @@ class Classifier:
         other.place, other.num_classes = place, None if self.class_names is None else len(self.class_names)
         other.meaning = Meaning(self.outputs_said) if self.outputs_said in ("logits", "probabilities") else None
         other.assumed, other._tried = {k: v for k, v in self.assumed.items() if k != "outputs"}, False
+        other.unreadable = ""
         if isinstance(place, DetectedBox):
             name = self.class_name(place.target)
             other.class_names, other.num_classes = ("not detected", f"{name} detected"), 2
@@ -381,7 +384,14 @@ class Classifier:
                 return module(self.normalise(x))
 
             def raw(output: Any, count: int) -> Tensor:
-                return self._scores(output).detach().to("cpu", torch.float32)
+                try:
+                    scores = self._scores(output)
+                    if scores.ndim > 2:
+                        raise InputError(self._expected(scores, count))
+                except InputError as error:
+                    self.unreadable = str(error)
+                    raise
+                return scores.detach().to("cpu", torch.float32)
 
             try:
                 alone = self.engine.ask(question, noise, counted=False, read=raw).logits
@@ -403,14 +413,17 @@ class Classifier:
                 )
             self._tried = True
 
+    def _expected(self, logits: Tensor, rows: int) -> str:
+        return (
+            f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
+            + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
+            + (": of a map, say where with target=suffice.Pixel(row, column)" if logits.ndim == 4 else "")
+        )
+
     def _checked(self, output: Any, rows: int) -> Tensor:
         logits = self.read(output)
         if logits.ndim != 2 or logits.shape[0] != rows or logits.shape[1] < 2:
-            raise InputError(
-                f"expected logits (N, K) = ({rows}, at least 2 classes) from {self.name}; got {tuple(logits.shape)}"
-                + (": say --outputs binary if it is the logit of class 1" if logits.numel() == rows else "")
-                + (": of a map, say where with target=suffice.Pixel(row, column)" if logits.ndim == 4 else "")
-            )
+            raise InputError(self._expected(logits, rows))
         logits = logits.to("cpu", torch.float32)
         if not bool(torch.isfinite(logits).all()):
             bad = int((~torch.isfinite(logits)).any(1).sum())

@@ -5,7 +5,8 @@ command line turns it into that line on stderr and exit status 2; anything else 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -50,6 +51,28 @@ def reason(error: BaseException) -> str:
     ('no route to host', 'TimeoutError')
     """
     return next(iter(said_by(error).splitlines()), type(error).__name__)
+
+
+def setting_at_fault(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Which setting the first of pydantic's errors is of, "" where it is of several together, and what is wrong.
+
+    >>> said = {"loc": ("a", "float"), "type": "float", "msg": "Input should be a number, not text", "input": "x"}
+    >>> setting_at_fault([said, {**said, "loc": ("a", "literal"), "msg": "Input should be 'none'"}])
+    ('a', "input should be a number, or 'none'; got 'x'")
+    >>> setting_at_fault([{"loc": (), "type": "value_error", "msg": "Value error, expected b with a", "input": {}}])
+    ('', 'expected b with a')
+    """
+    first = errors[0]
+    place = first["loc"]
+    name = ".".join(str(part) for n, part in enumerate(place) if n == 0 or isinstance(part, int))  # no types of a union
+    if first["type"] == "value_error":
+        text = str(first["msg"]).removeprefix("Value error, ")
+        said = text[:1].lower() + text[1:]
+        return name, said if "; got" in said or not name else f"{said}; got {first['input']!r}"
+    every = [str(error["msg"]).lower() for error in errors if error["loc"][:1] == place[:1]]
+    if len(every) > 1:
+        every = [every[0].partition(",")[0], *(text.removeprefix("input should be ") for text in every[1:])]
+    return name, f"{', or '.join(every)}; got {first['input']!r}"
 
 
 def said_by(error: BaseException) -> str:

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from suffice.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from suffice.classifier import Classifier
 
 _ONCE_AMONG_SETTINGS = ("threshold", "kind", "keep_confidence", "weights", "precision")
 
@@ -178,6 +182,20 @@ class Explanation:
             f"<Explanation{of}: {self.target_name!r} (class {self.target}), {self.area:.2%} of {size} "
             f"pixels, {'' if self.sufficient else 'in'}sufficient, {self.method} under {self.occlusion}{gamma}>"
         )
+
+    def class_in(self, classifier: Classifier) -> int:
+        """Its class in a model, which may be another than the one that it was made with.
+
+        Raises:
+            InputError: the model has no such class, or another one under its number.
+        """
+        index = classifier.class_index(self.target)
+        if classifier.class_names is not None and self.target_name not in (classifier.class_name(index), str(index)):
+            raise InputError(
+                f"expected a model whose class {index} is {self.target_name!r}, as that of the explanation, "
+                f"{self.model}, or a target; {classifier.name} calls it {classifier.class_name(index)!r}"
+            )
+        return index
 
     def _repr_html_(self) -> str:
         """How a notebook shows it: the verdict in words, and the part with a slider along the ranking."""

@@ -10,7 +10,7 @@ import suffice
 SIDE = 32
 
 
-def coloured(blue: float) -> suffice.Classifier:
+def coloured(blue: float, names: tuple[str, ...] = ("cow", "horse", "nothing")) -> suffice.Classifier:
     """A horse is red, or, as far as `blue` says, blue; a cow is green; 2 is neither."""
     detect = nn.Conv2d(3, 3, 3, bias=False)
     # Of each channel what it has more than the other two, over 3 x 3 pixels.
@@ -24,7 +24,7 @@ def coloured(blue: float) -> suffice.Classifier:
         input_size=(SIDE, SIDE),
         mean=(0,) * 3,
         std=(1,) * 3,
-        class_names=("cow", "horse", "nothing"),
+        class_names=names,
         outputs="logits",
         repeatable=True,
     )
@@ -35,6 +35,17 @@ def blue_is_horse() -> suffice.Classifier:
     return coloured(1.0)
 
 
+def volumes() -> suffice.Classifier:
+    """A model of volumes, which are no images."""
+    network = nn.Sequential(nn.Conv3d(3, 2, 1), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    return suffice.Classifier(network.eval(), input_size=(4, SIDE, SIDE), mean=(0,) * 3, std=(1,) * 3)
+
+
 def mended() -> suffice.Classifier:
     """The same model without it."""
     return coloured(0.0)
+
+
+def reordered() -> suffice.Classifier:
+    """One that has the same classes in another order."""
+    return coloured(0.0, ("horse", "cow", "nothing"))

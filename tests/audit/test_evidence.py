@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from suffice.audit.common import Moments, fitted
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import (
+    SURROUNDINGS,
     Evidence,
     Population,
     above_half,
@@ -24,11 +26,13 @@ from suffice.audit.evidence import (
 from suffice.audit.evidence import tested as with_verdict
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import COLOURS, fragile_found
-from suffice.audit.parts import Part, joined
+from suffice.audit.parts import Packed, Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import clusters_of
+from suffice.audit.run import find_evidence
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
+from suffice.audit.surroundings import surroundings_of
 from suffice.audit.trials import elsewhere
 from suffice.benchmark.specs import DatasetSpec
 from suffice.classifier import Classifier
@@ -110,12 +114,67 @@ def test_a_mark_is_told_from_what_is_elsewhere_and_matters_as_much(used: float, 
     assert decided([found])[0].verdict == verdict
 
 
+def striped(number: int) -> bool:
+    return number < 100 and number % 3 > 0
+
+
+class Striped(Pictures):
+    """A square on noise, dark for class 0, white for 1; behind two of three white ones there are stripes.
+
+    They lie at another place in each image, so that pixel by pixel the images have nothing in common.
+    """
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, number: int) -> torch.Tensor:
+        random = np.random.default_rng(number)
+        image = random.random((16, 16)).astype(np.float32) / 4 + 0.25
+        if striped(number):
+            image[:, (np.arange(16) + random.integers(4)) % 4 < 2] += 0.4
+        image[self.thing(number)] = 1.0 if number < 100 else 0.0
+        return torch.from_numpy(image)[None]
+
+    def thing(self, number: int) -> np.ndarray[Any, Any]:
+        top, left = np.random.default_rng([number, 1]).integers(0, 12, 2)
+        mask = np.zeros((16, 16), dtype=bool)
+        mask[top : top + 4, left : left + 4] = True
+        return mask
+
+
+@pytest.mark.parametrize(("used", "boxes"), [(True, True), (False, True), (True, False)])
+def test_a_background_that_differs_from_image_to_image_is_found_around_the_boxes(used: bool, boxes: bool) -> None:
+    edges = torch.nn.Conv2d(1, 2, (1, 3), bias=False)
+    edges.weight.data = torch.tensor([[[[-1.0, 0, 1]]], [[[0, 2.0, 0]]]])
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.edges = edges
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            stripes, light = self.edges(x).relu().unbind(1)
+            return torch.stack([torch.zeros(len(x)), light.amax((1, 2)) - 1.5 + used * 9 * stripes.mean((1, 2))], 1)
+
+    classifier = Classifier(Network().eval(), input_size=(16, 16), mean=(0.0,), std=(1.0,))
+    images = [Prediction(n, str(n), int(n < 100), int(n < 100), 0.9) for n in (*range(30), *range(100, 140))]
+    pictures = Striped()
+    objects = {image.number: Packed.of(pictures.thing(image.number)) for image in images}
+    parts = [Part(i, i.predicted, 1 / 16, True, None, *objects[i.number], 1.0 if boxes else None) for i in images]
+    around = surroundings_of(images, objects if boxes else {})
+    found = [e for e in find_evidence(classifier, parts, images, pictures, 0, around) if e.kind == SURROUNDINGS]
+    assert bool(found) == boxes
+    with_stripes = [e for e in found if e.target == 1 and all(striped(int(name)) for name in e.members.images)]
+    assert ("shortcut" in {e.verdict for e in with_stripes}) == (used and boxes)
+    assert not [e for e in found if e.verdict == "shortcut" and e not in with_stripes]
+
+
 def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidence:
     rate = Rate(1, 2, ("a",))
     return Evidence(
-        name=name, target=0, target_name="cat", members=rate, where="middle", place=(0.5, 0.5), area=0.1, brings=rate,
-        brings_control=rate, loses=rate, loses_control=rate, rise=effect, fall=effect, common=rate, outside=None,
-        without=Rate(3, 4, ("a", "b", "c")), right_with=rate, right_without=rate,
+        name=name, target=0, target_name="cat", members=rate, where="middle", place=(0.5, 0.5), area=0.1, raises=rate,
+        brings=rate, brings_control=rate, loses=rate, loses_control=rate, rise=effect, fall=effect, common=rate,
+        outside=None, without=Rate(3, 4, ("a", "b", "c")), right_with=rate, right_without=rate,
         p_values={"brings": brings, "loses": p_value, "common": p_value}, p_value=p_value, decided_by="common",
         effect=effect, hosts=(("a", "b", 1),),
     )  # fmt: skip

@@ -15,7 +15,8 @@ import torch
 from suffice.audit import Audit, AuditSettings, run_audit
 from suffice.audit.classes import classes_found
 from suffice.audit.conditions import Condition, held, numbers_of
-from suffice.audit.sample import Prediction
+from suffice.audit.sample import Prediction, in_several_classes
+from suffice.benchmark.images import open_images
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
@@ -66,6 +67,15 @@ def test_the_mended_model_lost_the_evidence(found: Audit) -> None:
     assert found.comparison.agree.count == 2 * COUNT - len(
         found.shortcuts[0].members.images
     )  # it says nothing of a faint horse
+
+
+def test_a_second_model_with_its_classes_in_another_order_is_refused_before_the_work(
+    animals: Path, tmp_path: Path, models: None
+) -> None:
+    settings = settings_for(animals, against=ModelSpec(model="audit_models:reordered", device="cpu"))
+    with pytest.raises(InputError, match=r"'cow' is class 0 of .*blue_is_horse, class 1 of .*reordered"):
+        run_audit(settings, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.parquet"))
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_page(
@@ -124,7 +134,12 @@ def test_the_share_inside_equals_a_count_by_hand(found: Audit, animals: Path, fo
     assert boxed.shortcuts[0].decided_by == "common"
 
 
-def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
+def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: Path) -> None:
+    pytest.importorskip("fastapi", reason="needs suffice[web]")
+    from suffice.web.audited import open_audit
+    from suffice.web.served import Served
+    from suffice.web.uploads import Uploads
+
     verdicts = held([Condition.read("shortcuts > 0"), Condition.read("accuracy < 50%")], numbers_of(found))
     assert [(value, holds) for _, value, holds in verdicts] == [(1, True), (1.0, False)]
     content = write_audit(found, verdicts)
@@ -140,8 +155,29 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit) -> None:
     shown = {data["images"][index][1] for group in data["groups"] for index in group} - {""}
     assert shown <= {path.name for path in (found.folder / "thumbnails").iterdir()}
     assert "http" not in page.replace("http-equiv", "")
+    model = Served("coloured", found.classifier)
+    upload = Uploads().add((animals / "cow" / "cow00.png").read_bytes(), "cow00.png")
+    pasted = open_audit(str(found.folder), [model]).pasted(0, upload)
+    assert (pasted.before, len(pasted.pastes), pasted.hidden_came) == ("cow", len(found.shortcuts[0].members.images), 0)
+    assert all(each.came for each in pasted.pastes)
     with pytest.raises(InputError, match=r"inside .* is not known here"):
         held([Condition.read("inside < 50%")], numbers_of(found))
+
+
+def test_a_model_of_volumes_is_told_at_once(animals: Path, tmp_path: Path, models: None) -> None:
+    settings = dataclasses.replace(settings_for(animals), model=ModelSpec(model="audit_models:volumes", device="cpu"))
+    with pytest.raises(InputError, match="suffice audit needs an input with two dimensions"):
+        run_audit(settings, tmp_path / "volumes")
+
+
+def test_a_file_in_two_classes_is_told(tmp_path: Path) -> None:
+    for label, name in (("horse", "a"), ("cow", "b"), ("cow", "c")):
+        (tmp_path / label).mkdir(exist_ok=True)
+        (tmp_path / label / f"{name}.png").write_bytes(b"one" if name != "c" else b"another")
+    images = open_images(DatasetSpec(source=str(tmp_path)))
+    asked = [Prediction(n, name, images.label(n), 0, 0.9) for n, name in enumerate(images.names)]
+    assert in_several_classes(asked, images) == "one file is in several classes, such as cow/b.png and horse/a.png"
+    assert in_several_classes([image for image in asked if image.label == asked[0].label], images) == ""
 
 
 def test_ten_thousand_classes_are_a_page_of_the_worst(found: Audit) -> None:

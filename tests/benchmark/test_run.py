@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -20,7 +22,7 @@ from PIL import Image
 
 import suffice
 from suffice import provenance
-from suffice.benchmark import explanations, plan
+from suffice.benchmark import explanations, plan, run_benchmark
 from suffice.benchmark.config import make_config
 from suffice.benchmark.explanations import cut_at
 from suffice.benchmark.results import Results, read_rows, rows_as_arrow, rows_as_csv
@@ -282,6 +284,67 @@ def test_a_photo_replaced_under_its_name_is_made_anew_with_what_was_pasted_onto_
     assert values(later, metric="msi") == values(run(toy, "fresh")[1], metric="msi")
 
 
+def test_parts_are_pasted_onto_photos_beside_the_data_set_which_are_measured_nowhere(
+    run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for name in ("of_the_class_1.png", "of_none.png"):
+        (beside / name).write_bytes((photos / "c_0.png").read_bytes())
+    toy["datasets"][0]["backgrounds"] = [str(beside), "package:skimage/data/rocket.jpg"]
+    _, rows = run(toy)
+    assert {row["image"] for row in rows} == {photo.name for photo in photos.iterdir()}
+    onto = {row["image"]: set(json.loads(row["backgrounds"])) for row in rows if row["metric"] == "robustness_images"}
+    assert onto["a_1.png"] == {"c_0.png", "d_2.png", "of_none.png", "rocket.jpg"}  # a number is the class's
+    assert onto["c_0.png"] == {"a_1.png", "b_1.png", "d_2.png", "of_the_class_1.png", "of_none.png", "rocket.jpg"}
+    again, _ = run(toy)
+    assert again.cells == 0
+    assert not any("drawn" in line or "changed" in line for line in run.said)
+    (beside / "of_none.png").write_bytes((photos / "a_1.png").read_bytes())
+    again, _ = run(toy)
+    assert again.cells == len(rows) // 6
+    assert "changed since the last run: photos of toys: of_none.png" in run.said
+
+
+@pytest.mark.parametrize(
+    ("backgrounds", "message"),
+    [
+        (["package:no_such_package/a.png"], "expected package:NAME/FILE of a package that is installed"),
+        (["package:skimage"], "expected package:NAME/FILE"),
+        (["package:skimage/data/no.png"], "expected a photo to paste onto"),
+        (["package:skimage/data/rocket.jpg", "package:skimage/data/rocket.jpg"], "'rocket.jpg' twice"),
+    ],
+)
+def test_backgrounds_that_are_not_there(backgrounds: list[str], message: str, run: Any, toy: dict[str, Any]) -> None:
+    toy["datasets"][0]["backgrounds"] = backgrounds
+    with pytest.raises(InputError, match=message):
+        run(toy)
+
+
+def test_photos_that_are_added_are_backgrounds_of_the_rows_that_are_there(
+    run: Any, toy: dict[str, Any], photos: Path
+) -> None:
+    toy |= {"gammas": [0.9], "occlusions": ["min"]}
+    toy["datasets"][0]["only"] = ["a_1.png", "b_1.png"]
+    (photos / "broken_0.png").write_bytes(b"no photo")
+    run(toy)
+    assert run(toy)[0].cells == 0, "what cannot be read is no background"
+    with Image.open(photos / "c_0.png") as photo:
+        photo.save(photos / "e_0.png")
+        photo.save(photos / "e_1.png")  # of the same class as those that are measured
+    rows = run(toy)[1]
+    assert run.said[1:3] == [
+        "changed since the last run: backgrounds of toys: e_0.png",
+        "0 of 2 cells are there; 2 to do (0 new, 2 anew), 2 of them with explanations that are there: 2 rows",
+    ]
+    (onto,) = {row["backgrounds"] for row in rows if row["metric"] == "robustness_images"}
+    assert set(json.loads(onto)) == {"c_0.png", "d_2.png", "e_0.png"}
+    names = ("image", "metric", "value", "backgrounds")
+    fresh = run(toy, "fresh")[1]
+    assert [[row[name] for name in names] for row in rows] == [[row[name] for name in names] for row in fresh]
+    assert run(toy)[0].cells == 0
+
+
 def test_other_weights_behind_a_model_of_ones_own_are_noticed(
     run: Any, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +366,36 @@ def test_other_weights_behind_a_model_of_ones_own_are_noticed(
     ]
     assert {row["target"] for row in rows if row["model"] == "conv"} == {1}
     assert run(toy)[0].cells == 0
+
+
+def test_other_code_behind_a_model_of_ones_own_is_noticed_where_its_weights_are_the_same(
+    toy: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(__file__).with_name("bench_models.py").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    toy |= {"gammas": [0.0], "occlusions": ["min"]}
+    toy["models"] = [{"model": "its_model:corner", "label": "corner", "device": "cpu"}]
+    toy["metrics"] = [{"names": ["area"]}]
+
+    def run(text: str) -> list[str]:
+        said: list[str] = []
+        (tmp_path / "its_model.py").write_text(text, encoding="utf-8")
+        sys.modules.pop("its_model", None)
+        importlib.invalidate_caches()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "dont_write_bytecode", True)  # which is as old as the file, to the second
+            run_benchmark(make_config(copy.deepcopy(toy)), tmp_path / "out", tell=said.append)
+        sys.modules.pop("its_model", None)
+        return said
+
+    run(source)
+    assert "4 of 4 cells are there; 0 to do: 0 rows" in run("# the same\n" + source)
+    assert run(source.replace("* 20", "* 10"))[1:3] == [
+        "changed since the last run: code of corner",
+        "0 of 4 cells are there; 4 to do (0 new, 4 anew): 4 rows",
+    ]
+    assert {json.loads(row["provenance"])["weights_digest"] for row in read_rows(tmp_path / "out")} == {None}
 
 
 def test_stored_explanations_are_what_was_found(run: Any, toy: dict[str, Any], photos: Path, tmp_path: Path) -> None:

@@ -225,6 +225,9 @@ def test_a_pass_that_starts_at_a_layer_says_the_same(make) -> None:  # type: ign
         again, plain = resumed.integrated(on, first), decision.integrated(on, first)
         torch.testing.assert_close(again, plain, rtol=1e-3, atol=1e-5)
         starts.append(resumed._start(first))
+    cut = torch.rand(decision.channels) < 0.5  # what comes before the last layer is not as it was
+    again, plain = (each.integrated(cut, len(layers) - 1) for each in (resumed, decision))
+    torch.testing.assert_close(again, plain, rtol=1e-3, atol=1e-5)
     assert starts == [layer.value.op.number for layer in layers if layer.value.op is not None]
 
 

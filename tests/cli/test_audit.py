@@ -69,6 +69,13 @@ def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halv
     found = json.loads(Path("here/audit.json").read_text())
     assert {each["name"]: each["accuracy"]["total"] for each in found["classes"]} == {"dark": 3, "bright": 1}
     assert "gone.png" in next(iter(found["errors"]))
+    Path("here/audit.json").unlink()
+    unknown = suffice(
+        "audit", "table.csv", *MODEL, "--classes", "names.txt", "--out", "here", "--fail-if", "inside < 1"
+    )
+    assert unknown.status == 2
+    assert "inside (mean share of the part in the object's box; only with boxes) is not known here" in unknown.err
+    assert json.loads(Path("here/audit.json").read_text())["numbers"] == found["numbers"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,7 @@ def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halv
     [
         (("--fail-if", "shortcut > 0"), "unknown number 'shortcut' (did you mean shortcuts?) in --fail-if; expected"),
         (("--fail-if", "shortcuts"), 'expected --fail-if as in "shortcuts > 0"'),
+        (("--fail-if", "went > 0"), "expected --against-model with --fail-if 'went > 0', which compares two models"),
         (("--per-class", "0"), "expected at least one image of each class; got 0"),
         (("--engine", "spark"), "unknown engine 'spark'; expected local, ray"),
         (("--boxes", "none.json"), "expected boxes as COCO's JSON; there is none at none.json"),

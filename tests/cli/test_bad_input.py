@@ -213,6 +213,32 @@ def _checkpoint(path: Path) -> None:
     torch.save({"state_dict": {"head.weight": torch.ones(4, 8)}, "optimizer": _Code()}, path)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("signals", "a photo needs an input with two dimensions (height, width); this model's has 1"),
+        ("volumes", "a photo needs an input with two dimensions (height, width); this model's has 3"),
+        ("two_channels", "expected a classifier of 1 or 3 channels for a photo; toy_models:two_channels takes 2"),
+        ("pixels", "of a map, say where with target=suffice.Pixel(row, column)"),
+        ("boxes", "got dict with keys ['boxes', 'labels', 'scores']"),
+    ],
+)
+@pytest.mark.parametrize("command", ["web", "audit"])
+def test_page_and_audit_refuse_a_model_that_takes_no_photos_or_shows_no_classes(
+    command: str, name: str, message: str, suffice: Any, save_photo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if command == "web":
+        served = pytest.importorskip("suffice.web.serving", reason="needs suffice[web]")
+        monkeypatch.setattr(served, "serve", lambda *models, **options: pytest.fail("it was served"))
+    for name_of_class in "ab":
+        save_photo(f"photos/{name_of_class}/photo.png")
+    words = ["--no-browser"] if command == "web" else ["photos", "--out", "out"]
+    run = suffice(command, *words, "--model", f"toy_models:{name}")
+    assert run.status == 2
+    assert message in run.err.splitlines()[-1]
+    assert [line for line in run.err.splitlines() if "assumed" not in line] == [run.err.splitlines()[-1]]
+
+
 @pytest.mark.parametrize("write", [_pickle, _checkpoint])
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin"])
 def test_weights_that_hold_code(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from suffice.cli.command import progress_bar
 from suffice.cli.process import printable
-from suffice.report.page import content_hash
+from suffice.report.html import content_hash
 
 QUICK = ("--model", "toy_models:corner", "--occlusion", "min", "--set", "block=8")
 CONTROL = [chr(code) for code in (*range(32), *range(127, 160), 0x202E, 0x2066)]

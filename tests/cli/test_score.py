@@ -253,3 +253,20 @@ def test_what_the_users_model_raises_is_one_line(suffice: Any, photo: str, save_
     run = suffice("score", fails, "corner.npy", *MODEL, *FEW)
     assert run.status == 2
     assert "could not score fails.png" in run.complaints(1)[0]
+
+
+def test_the_explanation_of_another_class_under_the_same_number_is_refused_unless_a_class_is_said(
+    suffice: Any, photo: str
+) -> None:
+    assert suffice("explain", photo, *MODEL, "--out", "there").status == 0
+    path = Path("there", "photo", "explanation.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"target_name": "cat"}))
+    for metrics in (("--metrics", "area"), ("--metrics", "robustness_images", "--backgrounds", "there")):
+        run = suffice("score", photo, "there/photo", *MODEL, *metrics)
+        assert run.status == 2
+        assert f"expected a model whose class {content['target']} is 'cat'" in run.err
+    assert suffice("score", photo, "there/photo", *MODEL, "--metrics", "area", "--target", "0").status == 0
+    # A model that named no class said its number.
+    path.write_text(json.dumps(content | {"target_name": str(content["target"])}))
+    assert suffice("score", photo, "there/photo", *MODEL, "--metrics", "area").status == 0

@@ -158,6 +158,37 @@ def trainable() -> Classifier:
     return Classifier(network, input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1), **known)
 
 
+class Dense(nn.Module):
+    """A score for each class and pixel, or boxes, as networks for segmentation and detection return them."""
+
+    def __init__(self, boxes: bool) -> None:
+        super().__init__()
+        self.boxes = boxes
+
+    def forward(self, x: Tensor) -> object:
+        return {"boxes": x, "labels": x, "scores": x} if self.boxes else x[:, :2]
+
+
+def signals() -> Classifier:
+    return Classifier(nn.Conv1d(3, 2, 4), input_size=(128,), mean=(0.5,) * 3, std=(1,) * 3, device="cpu")
+
+
+def volumes() -> Classifier:
+    return Classifier(nn.Conv3d(3, 2, 4), input_size=(4, 8, 8), mean=(0.5,) * 3, std=(1,) * 3, device="cpu")
+
+
+def two_channels() -> Classifier:
+    return Classifier(nn.Conv2d(2, 2, 4), input_size=(SIDE, SIDE), mean=(0.5,) * 2, std=(1,) * 2, device="cpu")
+
+
+def pixels() -> Classifier:
+    return Classifier(Dense(boxes=False), input_size=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1), device="cpu")
+
+
+def boxes() -> Classifier:
+    return Classifier(Dense(boxes=True), input_size=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1), device="cpu")
+
+
 class Quarters(nn.Module):
     """The logit of each of four classes is how bright one quarter is; a fifth has a logit of its own."""
 

@@ -82,6 +82,23 @@ def test_parts_are_compared_at_equal_area(script: Any) -> None:
     assert int(transfer.random_blocks(torch.Size((64, 64)), 500, 3).sum()) == 500
 
 
+def test_shares_come_with_errors_and_what_holds_better_with_its_price(
+    script: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer = script("am_transfer")
+
+    def row(photo: str, method: str, area: float, blur: int) -> dict[str, str]:
+        held = dict.fromkeys(transfer.FOUND, 1) | {"area": area, "blur": blur}
+        return {name: str(value) for name, value in {"photo": photo, "method": method, "at": "own", **held}.items()}
+
+    steady = "activation-matching, steady"
+    rows = [row("a", "activation-matching", 0.1, 0), row("b", "activation-matching", 0.2, 1)]
+    transfer.summary([*rows, row("a", steady, 0.15, 1), row("b", steady, 0.2, 1)])
+    said = capsys.readouterr().out
+    assert "| own | activation-matching | 2 | 15.0% ± 5.0% | 100% ± 0% | 100% ± 0% | 50% ± 50% |" in said
+    assert f"{steady}: 1.25 ± 0.25 times the area of activation-matching" in said
+
+
 @pytest.mark.parametrize(("module", "table"), [("am_mnist_noise", "am-mnist-noise"), ("am_transfer", "am-transfer")])
 def test_the_committed_rows_have_the_columns_of_the_script(script: Any, module: str, table: str) -> None:
     rows = read_csv(ROOT / "results" / f"{table}.csv")

@@ -20,6 +20,11 @@ def bench(monkeypatch):
 
 
 @pytest.fixture
+def summary(bench):
+    return importlib.import_module("against_rex_summary")
+
+
+@pytest.fixture
 def worker(bench):
     return importlib.import_module("against_rex_worker")
 
@@ -39,22 +44,22 @@ def row(bench, photo, tool, *, configuration="default", seed=0, run="once", **va
     return bench.as_row(bench.Cell(Path(photo), tool, configuration, seed), numbers | values)
 
 
-def test_iou_by_hand(bench):
+def test_iou_by_hand(summary):
     a, b = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
-    assert bench.iou(a, b) == 1  # nothing and nothing are the same
+    assert summary.iou(a, b) == 1  # nothing and nothing are the same
     a[0], b[:, 0] = True, True  # four and two pixels, one of them shared
-    assert bench.iou(a, b) == 1 / 5
-    assert bench.iou(a, a) == 1
-    assert bench.mean_pairwise_iou([a, a, b]) == pytest.approx((1 + 1 / 5 + 1 / 5) / 3)
+    assert summary.iou(a, b) == 1 / 5
+    assert summary.iou(a, a) == 1
+    assert summary.mean_pairwise_iou([a, a, b]) == pytest.approx((1 + 1 / 5 + 1 / 5) / 3)
 
 
-def test_compare_takes_the_median_of_ratios_not_the_ratio_of_medians(bench):
+def test_compare_takes_the_median_of_ratios_not_the_ratio_of_medians(bench, summary):
     theirs = [row(bench, "a", "rex", seconds=10.0), row(bench, "b", "rex", seconds=90.0)]
     theirs += [row(bench, "c", "rex", seconds=30.0, rho=0.7), row(bench, "d", "rex", seconds=1.0)]
     ours = [row(bench, "a", "suffice", seconds=1.0, rho=0.6), row(bench, "b", "suffice", seconds=2.0, rho=0.5)]
     ours += [row(bench, "c", "suffice", seconds=2.0, rho=0.6, area=0.2, run="later")]
     ours += [row(bench, "e", "suffice"), bench.as_row(bench.Cell(Path("d"), "suffice", "default", 0), {"error": "no"})]
-    found = bench.compare(theirs, ours)
+    found = summary.compare(theirs, ours)
     assert found["photos"] == 3  # d failed on one side, e is on one side only
     assert found["same_run"] == 2
     assert found["seconds_ratio"] == 15  # of 10, 45 and 15; the medians alone would say 30 / 2
@@ -64,8 +69,8 @@ def test_compare_takes_the_median_of_ratios_not_the_ratio_of_medians(bench):
     assert found["area_error_suffice"] == pytest.approx(0.1 / 3)
 
 
-def test_compare_of_nothing_in_common_is_no_photos(bench):
-    assert bench.compare([row(bench, "a", "rex")], [row(bench, "b", "suffice")]) == {"photos": 0}
+def test_compare_of_nothing_in_common_is_no_photos(bench, summary):
+    assert summary.compare([row(bench, "a", "rex")], [row(bench, "b", "suffice")]) == {"photos": 0}
 
 
 def test_planned_alternates_the_tools_and_puts_further_seeds_last(bench):
@@ -165,12 +170,12 @@ def test_rex_that_cannot_be_installed_is_tried_once_and_says_why(bench, tmp_path
     assert len(tried) == 1
 
 
-def test_summary_shows_what_failed_and_stability_what_the_seeds_share(bench, worker, tmp_path, capsys):
+def test_summary_shows_what_failed_and_stability_what_the_seeds_share(bench, summary, worker, tmp_path, capsys):
     rows = [row(bench, "a", "rex", seconds=20.0), row(bench, "a", "suffice"), row(bench, "a", "suffice", seed=1)]
     rows.append(bench.as_row(bench.Cell(Path("b"), "rex", "default", 0), {"error": "RuntimeError: no answer"}))
-    bench.print_summary(rows, "0")
+    summary.print_summary(rows, "0")
     said = capsys.readouterr().out
-    assert "| wall time, median | 20 s | 1 s (20.0x less) |" in said
+    assert "| wall time, median | 20 s | 1 s (20.0x less, medians 20.0x) |" in said
     assert "failed: b, rex default, seed 0: RuntimeError: no answer" in said
 
     def mask_of(row):
@@ -183,5 +188,5 @@ def test_summary_shows_what_failed_and_stability_what_the_seeds_share(bench, wor
     rows = [row | {"image_digest": row["photo"], "weights_digest": "w", "code": "c"} for row in rows]
     options = argparse.Namespace(out=tmp_path, update=False)
     kept = bench.Rows("stability.csv", bench.STABILITY, ("tool", "configuration", "seeds"), options, "c")
-    assert "| suffice | default | 1 | 2 | 0.500 ± nan | 0.500 |" in bench.stability(rows, mask_of, kept)
+    assert "| suffice | default | 1 | 2 | 0.500 ± nan | 0.500 |" in summary.stability(rows, mask_of, kept)
     assert [row["photo"] for row in kept.asked] == ["a"]

@@ -36,6 +36,16 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert "two full or fewer on 1 of 2 photos" in said
 
 
+def test_the_table_of_cores(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"none": (0, 0), "random": (1, 0.4), "others": (0.8, 0.6), "others, random": (1, 1)}
+    circuits.show([
+        row(photo, control, each, 0.01) | {"goal": circuits.LOST, "allocation": "equal"}
+        for control, values in kept.items() for photo, each in zip("ab", values, strict=True)
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "| integrated-size | 2 | 30.0% ± 0.0% | 1.0% ± 0.0% | 70% ± 10% | 70% ± 30% | 100% ± 0% | 1 of 2 |" in said
+
+
 def test_rows_of_a_small_network() -> None:
     """Everything that is computed of a photo, on a network that is wired by hand, against what is known of it."""
     import torch
@@ -68,5 +78,9 @@ def test_rows_of_a_small_network() -> None:
     assert read_out(classifier, images[0]).target == 0
     assert (kept["none"], kept["held out"], kept["blank"], kept["complement"], kept["another class"]) == (1, 1, 1, 0, 1)
     assert {row["share"] for row in rows} == {round(1 / 6, 4)}
+    core = {row["control"]: row for row in photo.rows("hidden", "zero", "energy", "equal", (circuits.LOST,))}
+    # Without the red channel red photos are nothing; the green and the blue one are what they were.
+    assert (core["none"]["kept"], core["none"]["share"], core["others"]["kept"]) == (0, round(1 / 6, 4), 1)
+    assert core["random"]["kept"] > 0.5
     # A tenth of six channels, at the least one: it is the strongest, which is the red one.
     assert {row["mean_layer_share"] for row in by_energy} == {round(1 / 6, 4)}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -107,48 +105,31 @@ def test_a_part_and_its_complement_that_both_keep_the_class(
         assert said in capsys.readouterr().out
         assert (tmp_path / f"out{count}" / "several.png").is_file() == bool(count)
 
+    def always(*_: Any) -> Classifier:  # which sees no part at all
+        return Classifier(
+            lambda x: torch.eye(3)[:1].expand(len(x), 3), input_size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1),
+            outputs="logits", class_names=("left", "right", "neither"),
+        )  # fmt: skip
+
+    monkeypatch.setattr(figures, "load_classifier", lambda *_, **__: always())
+    monkeypatch.setattr(figures, "maps_of", lambda *_: halves)
+    figures.main(["several", str(photos), "--images", "2", "--out", str(tmp_path / "none")])
+    assert "3 by the part and by its complement, too; of 3 of these it says the same" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
 
 @pytest.mark.slow  # a ResNet-18 at 224 pixels
 def test_cifar10_and_cub200_in_tiny_copies(
-    figures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    figures: Any, tiny_copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from torchvision.datasets import CIFAR10
-
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
-    contents = {"test_batch": {"data": pixels, "labels": [3, 8, 0]}, "batches.meta": {"label_names": names}}
-    sums = {}
-    for name, content in contents.items():
-        data = pickle.dumps(content)
-        (folder / name).write_bytes(data)
-        sums[name] = hashlib.md5(data).hexdigest()
-    monkeypatch.setattr(CIFAR10, "train_list", [])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
-
-    birds = tmp_path / "CUB_200_2011"
-    species = [f"{number:03d}.Bird_{number}" for number in range(1, 21)]
-    lines: dict[str, list[str]] = {"images.txt": [], "image_class_labels.txt": [], "train_test_split.txt": []}
-    for number, name in enumerate(species, 1):
-        path = birds / "images" / name / "a.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-        for file, what in zip(lines, (f"{name}/a.png", number, 0), strict=True):
-            lines[file].append(f"{number} {what}")
-    lines["classes.txt"] = [f"{number} {name}" for number, name in enumerate(species, 1)]
-    for file, text in lines.items():
-        (birds / file).write_text("\n".join(text) + "\n")
-
     # An untrained network has few of these right: what it says is taken for the label.
     for dataset, model in (("cifar10", "cifar10"), ("cub200-20", "cub200_20")):
         source = f"suffice.models.resnet18:{model}"
         monkeypatch.setattr(figures, "chosen", lambda data, model, count: [(_image(data, model), 0)])
-        out = tmp_path / dataset
+        out = tiny_copies / dataset
         for what in ("grid", "table2"):
             figures.main(
-                [what, dataset, "--data", str(tmp_path), "--model", source, "--images", "1", "--out", str(out)]
+                [what, dataset, "--data", str(tiny_copies), "--model", source, "--images", "1", "--out", str(out)]
             )
         assert {path.name for path in out.iterdir()} == {"grid.png", "table2.png", "table2.csv"}
     capsys.readouterr()

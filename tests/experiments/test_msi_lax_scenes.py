@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import struct
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
 from suffice.classifier import Classifier
 from suffice.datasets import load_dataset, random_subset
+from suffice.explainers.lax import AdapterSettings, new_adapter
+from suffice.models.small_cnn import synthetic_mnist
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -69,8 +73,9 @@ def test_a_patch_takes_what_was_put_into_it(bench: Any, mnist: Path) -> None:
 
 
 def test_rows_of_a_seed_and_the_difference_from_the_best_cam(
-    bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
     folder = bench.folder_of(tmp_path, "literal", 1)
     folder.mkdir(parents=True)
     msi = {"grad-cam": (0.1, 0.1, 0.1), "layer-cam": (0.0, 0.2, 0.3), "lax": (0.5, 0.9, 0.7)}
@@ -91,3 +96,44 @@ def test_rows_of_a_seed_and_the_difference_from_the_best_cam(
     said = capsys.readouterr().out
     assert "is the MSI of every CAM below .2? yes: at most 0.167, layer-cam" in said
     assert "seed 1: base_accuracy 0.900, digit_on_black 0.600, complement 0.200" in said
+
+
+def test_a_seed_that_is_run_by_itself_leaves_those_in_results(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    table = tmp_path / "msi-lax-table3-literal.csv"
+    lines = "lax,0,0.4000,9,w,c,2026-11-20\nlax,2,0.6000,,w,c,2026-11-21\n"
+    table.write_text("method,seed,msi,images_mean,weights_digest,code,made\n" + lines)
+    folder = bench.folder_of(tmp_path, "literal", 2)
+    folder.mkdir(parents=True)
+    columns = "method,image,msi_base,msi_penalty,msi,iou,heat_inside,single_deletion,weights_digest,code,made"
+    (folder / "rows-msi.csv").write_text(columns + "\nlax,0,0,0,0.5,0,0,0,v,d,2026-11-22\n")
+    bench.main(["--report", "--work", str(tmp_path), "--update"])
+    rows = bench.read_csv(table)
+    assert [(row["seed"], row["msi"], row["images_mean"], row["code"]) for row in rows] == [
+        ("0", "0.4000", "9", "c"),
+        ("2", "0.5000", "", "d"),
+    ]
+    said = capsys.readouterr().out
+    assert "1 stored (2026-11-20, code c), of the seeds 0" in said
+    assert "0.450 ± 0.050" in said
+
+
+def test_rows_of_another_adapter_are_scored_again(bench: Any, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, work = synthetic_mnist(), mnist / "work"
+    folder = bench.folder_of(work, "literal", 0)
+    (folder / "base").mkdir(parents=True)
+    save_file(classifier.require_module("the test").state_dict(), folder / "base" / "classifier.safetensors")
+    monkeypatch.setitem(bench.PASSES, "mean", bench.Pass(("msi",), 1.0, "mean", ("grad-cam", "lax")))
+    args = argparse.Namespace(work=work, data=str(mnist), images=1)
+    scored: list[str] = []
+    score = bench.tables.score
+    monkeypatch.setattr(bench.tables, "score", lambda method, *rest: scored.append(method) or score(method, *rest))
+    for design in ("fine", "fine", "paper"):
+        new_adapter(classifier, AdapterSettings(design=design)).save(folder / "lax" / "adapter.safetensors")
+        bench.score_pass("mean", "literal", 0, args)
+    assert scored == ["grad-cam", "lax", "lax"]
+    rows = bench.read_csv(folder / "rows-mean.csv")
+    assert [row["method"] for row in rows] == ["grad-cam", "lax"]
+    assert (rows[0]["adapter"], len(rows[1]["adapter"])) == ("", 16)

@@ -1,12 +1,15 @@
-"""What of the tables needs no trained network: agreement with the truth, means over common images, resuming."""
+"""The tables: agreement with the truth, means over common images, resuming; and all of it, of tiny copies of data."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import importlib
 import json
 import struct
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from suffice.classifier import Classifier
+from suffice.cli import main
 from suffice.datasets import load_dataset
 from suffice.explainers.lax import AdapterSettings, new_adapter
 from suffice.models.resnet18 import synthetic_mnist
@@ -110,3 +115,47 @@ def test_rows_are_scored_once_and_the_table_comes_out(
     assert (table["truth"]["iou"], table["truth"]["heat_inside"]) == ("1.0000", "1.0000")
     assert (table["lax-paper"]["forward_passes"], table["lax-paper"]["base_accuracy"]) == ("1.0000", "0.5000")
     assert "base model: 50.00% right of 4 test images" in capsys.readouterr().out
+
+
+def tiny(classes: int, name: str) -> Classifier:
+    """A network for images of 32 x 32 pixels, untrained."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 4, 4), torch.nn.ReLU(), torch.nn.Conv2d(4, 8, 2, 2), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, classes),
+    )  # fmt: skip
+    return Classifier(network, input_size=(32, 32), mean=(0, 0, 0), std=(1, 1, 1), outputs="logits", name=name)
+
+
+@pytest.mark.slow  # six trainings
+def test_tables_4_and_5_from_training_to_table_on_tiny_copies(
+    bench: Any, tiny_copies: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = types.SimpleNamespace(cifar10=lambda: tiny(10, "cifar10"), cub200_20=lambda: tiny(20, "cub200_20"))
+    monkeypatch.setitem(sys.modules, "tiny_models", models)  # type: ignore[arg-type]
+    monkeypatch.setattr(bench, "METRICS", ("msi_base", "msi_penalty", "msi"))
+    columns = (*bench.KEY, "label", "predicted", *bench.METRICS, *bench.TRUTH, *bench.COST, *bench.KNOWN, "made")
+    monkeypatch.setattr(bench, "COLUMNS", columns)
+
+    def here(words: Any, result: Path) -> None:
+        few = {"epochs": 1, "batch_size": 4, "shift": 2}
+        named = [(word, word.partition("=")[0]) for word in words]
+        less = [f"{name}={few[name]}" if name in few else word for word, name in named]
+        monkeypatch.setattr(sys, "argv", ["suffice", *less, "--accelerator", "cpu", "--test-images", "2"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert ended.value.code == 0, said.err
+        result.write_text(said.out)
+
+    monkeypatch.setattr(bench, "_suffice", here)
+    for number, model, methods in ((5, "cifar10", bench.METHODS[:-1]), (4, "cub200_20", bench.METHODS)):
+        table = dataclasses.replace(bench.TABLES[number], model=f"tiny_models:{model}")
+        monkeypatch.setitem(bench.TABLES, number, table)
+        places = ["--data", str(tiny_copies), "--work", str(tiny_copies / model), "--out", str(tiny_copies / "out")]
+        bench.main([str(number), *places, "--images", "1", "--precision", "float32"])
+        rows = bench.read_csv(tiny_copies / "out" / f"msi-lax-table{number}.csv")
+        assert tuple(row["method"] for row in rows) == tuple(methods)
+        assert {row["images"] for row in rows} == {"1"}
+    assert rows[-1]["iou"] == "1.0000"
+    assert float(rows[-1]["msi_penalty"]) == pytest.approx(0.25, abs=0.01), "the bird, 4 x 4 of 8 x 8 pixels"

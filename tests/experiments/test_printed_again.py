@@ -94,9 +94,9 @@ IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test o
     "with_openvino": "measures times alone, where OpenVINO is",
     "make benchmark-gpu": "needs a machine with CUDA",
     "make abductive": "trains two networks for minutes; tests/explainers/test_abductive.py",
-    "make table3-forms": "as msi_lax_scenes",
-    "make table4": "as make table3, and needs CUB-200-2011",
-    "make table5": "as make table3, and needs CIFAR-10",
+    "make table3": "trains for an hour; tests/experiments/test_msi_lax_tables.py has all that follows",
+    "make table4": "test_msi_lax_tables.py, on a tiny copy of CUB-200-2011",
+    "make table5": "test_msi_lax_tables.py, on a tiny copy of CIFAR-10",
 }
 WITH_THE_ONE_BEFORE = {
     *("suffice bench-report am", "suffice bench-report ad", "suffice bench-report lime"),
@@ -105,7 +105,7 @@ WITH_THE_ONE_BEFORE = {
     "make results-check PHOTOS=FOLDER DATA=DATA",
 }
 ELSEWHERE = {  # command: the test of its parts, or why there is none
-    "make table3 DATA=FOLDER": "trains for an hour; test_msi_lax_tables.py has all that follows",
+    "make table3-forms DATA=DATA": "trains for an hour; test_msi_lax_scenes.py has all that follows",
     "suffice train-classifier synthetic-mnist --data FOLDER --out RUNS/synthetic-mnist": "tests/cli/test_train.py",
     "SUFFICE_DATA=FOLDER SUFFICE_RUNS=RUNS suffice bench configs/ad-synthetic-mnist.toml --out scenes": (
         "its network trains for minutes; ad-photos.toml has the same methods and metrics"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from suffice.files import read_csv
+from suffice.provenance import sha256_of
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "results").glob("*.csv"))
@@ -29,6 +31,17 @@ def test_each_row_says_what_made_it_or_that_this_is_not_known(path: Path) -> Non
     said = all(row.get("code") and row.get("made") for row in read_csv(path))
     assert said or listed, "expected the columns code and made, or a line in results/README.md"
     assert not (said and listed), "results/README.md says that its code is unknown"
+
+
+def test_photos_that_parts_are_pasted_onto_are_those_that_are_named() -> None:
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"^\| `(\S+/\S+)` \| .* \| `([0-9a-f]{16})` \|$", page, re.MULTILINE))
+    with open(ROOT / "configs" / "ad-photos.toml", "rb") as file:
+        (dataset,) = tomllib.load(file)["datasets"]
+    assert [f"package:{name}" for name in named] == dataset["backgrounds"]
+    for name, digest in named.items():
+        package, _, rest = name.partition("/")
+        assert sha256_of(Path(importlib.import_module(package).__path__[0], rest)).startswith(digest), name
 
 
 def default_explanations() -> dict[str, dict[str, dict[str, str]]]:

@@ -14,7 +14,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explainers.certified import ATTEMPTS, SPENT
 from suffice.explainers.method import Candidate, Method, MethodSettings
-from suffice.metrics import robustness_solid
+from suffice.metrics import robustness_restrictions, robustness_solid
 
 SIZE = (16, 16)
 WHITE = torch.ones(3, *SIZE)
@@ -59,6 +59,27 @@ def test_a_part_that_is_too_small_is_searched_for_anew_and_holds_then() -> None:
     assert torch.equal(again.mask, tested.mask)
     assert again.guarantee is not None
     assert again.guarantee["draws"] == tested.guarantee["draws"]
+
+
+def test_what_definition_7_demands_is_searched_for() -> None:
+    """One bright cell is enough alone; beside 24 more of them and 24 dark ones, some of which are left, it is not."""
+    convolution = torch.nn.Conv2d(3, 2, 4, stride=4, bias=False)
+    convolution.weight.data.copy_(torch.tensor([1.0, -1.0])[:, None, None, None])
+    model = torch.nn.Sequential(convolution, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    classifier = suffice.Classifier(model, input_size=(28, 28), mean=(0.5,) * 3, std=(1, 1, 1), outputs="logits")
+    bright = (torch.arange(49) < 25).view(7, 7).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    image = bright.float().expand(3, 28, 28)
+    words = {"occlusion": "deactivate", "keep_confidence": 0.0, "block": 4}
+    alone = suffice.explain(classifier, image, **words)
+    demanded = suffice.explain(classifier, image, certify=0.95, rho=0.9, over="restrictions", **words)
+    rho = [
+        robustness_restrictions(classifier, image, each.mask, 0, count=100, seed=7).rho for each in (alone, demanded)
+    ]
+    assert int(alone.mask.sum()) <= 16
+    assert demanded.guarantee is not None
+    assert demanded.guarantee["verdict"] == "certified"
+    assert rho[0] < 0.8
+    assert rho[1] >= 0.9
 
 
 def test_all_tests_together_err_as_seldom_as_one() -> None:

@@ -300,6 +300,24 @@ def test_explain_without_an_adapter_says_so() -> None:
         )
 
 
+def test_a_file_that_does_not_fit_is_refused_also_where_no_part_is_needed(tmp_path: Path) -> None:
+    model, image = classifier(), torch.rand(3, 32, 32)
+    with torch.no_grad():
+        model.require_module("the test").head.weight.zero_()
+    new_adapter(classifier(seed=1), PAPER).save(tmp_path / "other.safetensors")
+    new_adapter(model, PAPER).save(tmp_path / "own.safetensors")
+    found = suffice.explain(model, image, method="lax", adapter=str(tmp_path / "own.safetensors"))
+    assert (found.sufficient, found.area) == (True, 0)
+    for method, setting, name, said in (
+        ("lax", "adapter", "other", "fits no other backbone"),
+        ("lax", "adapter", "none", "there is none at"),
+        ("activation-matching", "network", "none", "there is none at"),
+    ):
+        file = {setting: str(tmp_path / f"{name}.safetensors")}
+        with pytest.raises(InputError, match=said):
+            suffice.explain(model, image, method=method, occlusion="zero", **file)
+
+
 def test_maps_of_many_images_are_those_of_the_adapter_on_their_own_scale(tmp_path: Path) -> None:
     model, images = classifier(), torch.rand(3, 3, 32, 32)
     adapter = new_adapter(model, PAPER)

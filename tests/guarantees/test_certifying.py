@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError
+from suffice.guarantees import Guarantee
 from suffice.guarantees.contexts import Contexts
 from suffice.metrics import solid_colours
 
@@ -69,6 +70,14 @@ def test_the_three_verdicts(rho: float, verdict: str) -> None:
         assert torch.equal(kept, WHITE[:, UPPER_HALF])
         said = int(classifier.logits(found.counterexample[None])[0].argmax())
         assert said == found.counterexample_class == 1
+
+
+def test_what_is_shown_of_a_guarantee_is_one_line() -> None:
+    found = suffice.certify(of_share(0.5), WHITE, UPPER_HALF, 0, draws=200)
+    assert found.counterexample is not None
+    assert repr(found).startswith("<Guarantee: Refuted: in at most ")
+    assert "\n" not in repr(found)
+    assert repr(Guarantee(verdict="unknown", method="crown")) == "<Guarantee: unknown>"
 
 
 def test_certificates_of_the_real_loop_hold_at_the_stated_confidence() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 import suffice
 from suffice.images import frame_of
-from suffice.report.page import make_entry, polyline, render_report
+from suffice.report.html import polyline
+from suffice.report.page import make_entry, render_report
 
 
 class Corner(nn.Module):

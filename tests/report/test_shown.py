@@ -21,7 +21,7 @@ import suffice
 from suffice.circuits.circuit import Circuit, CircuitLayer, Edge, Node
 from suffice.explainers.along import order_of
 from suffice.explanation import Explanation, Explanations
-from suffice.report.page import slider_script
+from suffice.report.html import slider_script
 from suffice.report.ranking import buffer_of
 
 EVIL = '<img src=x onerror="top.hacked=1">'

@@ -81,10 +81,11 @@ class Common:
     others: Moments
     held_out: tuple[int, ...] = ()
 
-    def pasted(self, image: Tensor) -> Tensor:
-        """An image (C, H, W) with it."""
+    def pasted(self, image: Tensor, within: npt.NDArray[np.bool_] | None = None) -> Tensor:
+        """An image (C, H, W) with it, in some of its pixels alone, bool (H, W), where these are given."""
         mixed = image.double() * torch.from_numpy(1 - self.opacity) + torch.from_numpy(self.colour)
-        return mixed.clamp(0, 1).to(torch.float32)
+        mixed = mixed.clamp(0, 1).to(torch.float32)
+        return mixed if within is None else torch.where(torch.from_numpy(within), mixed, image)
 
     def score(self, image: Tensor) -> float:
         """How much more an image looks like those with it than like the others, at the place: a mean log-ratio."""

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence, population_of, sign_test
+from suffice.audit.evidence import FALSE_DISCOVERIES, SURROUNDINGS, Evidence, population_of, sign_test
 from suffice.audit.findings import Average, Rate
 from suffice.audit.parts import Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.surroundings import Surroundings
 from suffice.audit.trials import HOSTS, pastes
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -76,22 +77,34 @@ class Audited:
     pictures: Pictures
     images: Sequence[Prediction]
     parts: Sequence[Part]
+    surroundings: Surroundings
     evidence: Sequence[Evidence]
 
 
-def compared(first: Audited, second: Audited, seed: int) -> Comparison:
-    """What differs between two models.
+def check_comparable(one: Classifier, other: Classifier) -> None:
+    """Check that two models say the same things of the same images.
 
     Raises:
-        InputError: models of different numbers of classes or channels.
+        InputError: models of different numbers of classes or channels, or a class that has another number in each.
     """
-    one, other = first.classifier, second.classifier
     channels = [len(each.preprocessing.mean) for each in (one, other)]
     if one.num_classes != other.num_classes or channels[0] != channels[1]:
         raise InputError(
             f"expected two models of as many classes and channels; got {one.num_classes} and {channels[0]} of "
-            f"{first.label}, {other.num_classes} and {channels[1]} of {second.label}"
+            f"{one.name}, {other.num_classes} and {channels[1]} of {other.name}"
         )
+    # A class may well be worded in another way, but not be another class.
+    numbers = {name: index for index, name in enumerate(other.class_names or ())}
+    for index, name in enumerate(one.class_names or ()):
+        if numbers.get(name, index) != index and other.class_name(index) != name:
+            raise InputError(
+                f"expected two models with their classes in the same order; {name!r} is class {index} of {one.name}, "
+                f"class {numbers[name]} of {other.name}"
+            )
+
+
+def compared(first: Audited, second: Audited, seed: int) -> Comparison:
+    """What differs between two models that `check_comparable` lets pass."""
     said = {image.name: image for image in second.images}
     both = [image for image in first.images if image.name in said]
     same = [image.name for image in both if image.predicted == said[image.name].predicted]
@@ -126,12 +139,17 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
 
     found: list[tuple[Change, float, float]] = []
     for which, own, rival in (("first", first, second), ("second", second, first)):
-        by_name = {part.name: part for part in own.parts}
+        parts = {part.name: part for part in own.parts}
+        around = {part.name: part for part in own.surroundings.values()}
         for each in own.evidence:
-            members = joined([by_name[name] for name in each.members.images])
-            others = population_of(each.target, own.parts, own.images).others
+            others, free = population_of(each.target, own.parts, own.images).others, None
+            if each.kind == SURROUNDINGS:
+                members, free = [around[name] for name in each.members.images], own.surroundings
+                others = [image for image in others if image.number in free]
+            else:
+                members = joined([parts[name] for name in each.members.images])
             random = np.random.default_rng([seed, 11, each.target, len(members)])
-            _, hosts, pasted = pastes(members, others, own.pictures, random)
+            _, hosts, pasted = pastes(members, others, own.pictures, random, free)
             if not hosts:
                 continue
             came = [_sized(pasted, model.classifier).argmax(1) == each.target for model in (own, rival)]

@@ -70,6 +70,21 @@ class Condition:
         bound = float(found[3]) / (100 if found[4] else 1)
         return cls(found[1], found[2], bound, " ".join(text.split()))
 
+    def check_one_model(self) -> None:
+        """Check that it can be told of one model.
+
+        Raises:
+            InputError: it compares two.
+
+        >>> Condition.read("went > 0").check_one_model()
+        Traceback (most recent call last):
+        suffice.errors.InputError: expected --against-model with --fail-if 'went > 0', which compares two models; ...
+        """
+        if self.number in ("came", "went"):
+            raise InputError(
+                f"expected --against-model with --fail-if {self.text!r}, which compares two models; got one"
+            )
+
     def holds(self, value: float) -> bool:
         """Whether it holds of a value."""
         return _OPERATORS[self.operator](value, self.bound)

@@ -10,6 +10,7 @@ the control of `loses` is as large a part elsewhere in the same image.
 | **loses** | a member is hidden, with the place of all | that place of images of the class without it | it costs more |
 | **common** | only what members have in common is pasted (`common.py`) | the member | it raises half as much |
 | **outside** | | | most of most members is outside of the object's box |
+| **frequent** | surroundings alone | images of other classes | they are more common in the class |
 
 What raises and costs is counted in the class's log-odds, which also tell where two things in an image speak for
 different classes; how often the class itself comes and goes is reported beside it.
@@ -41,11 +42,18 @@ from suffice.audit.findings import Rate
 from suffice.audit.parts import Part, joined, where_of
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.surroundings import Recurring, Surroundings
 from suffice.audit.trials import HOSTS, KINDS, Trials, trials_of
 from suffice.classifier import Classifier
 
 FALSE_DISCOVERIES = 0.05
 """Share of what is called a shortcut that may be none, in expectation."""
+
+PART, SURROUNDINGS = "part", "surroundings"
+"""What a cluster is of."""
+
+AROUND = "around the object"
+"""Where surroundings are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +62,18 @@ class Evidence:
 
     Attributes:
         name: class and number, such as `horse 2`.
+        kind: of its members, `PART` or `SURROUNDINGS`.
         target, target_name: class that it speaks for.
         members: images whose part it is, of all whose class is this one.
         where: in the frame, in words; place: mean row and column in [0, 1]; area: mean share of the image.
+        raises: members that, pasted, raise the class's log-odds more than their control, of those that change them.
         brings, brings_control: pastes that bring the class, on images of other classes.
         loses, loses_control: members whose class goes when it is hidden.
         rise, fall: by how much pasting raises the class's log-odds, and hiding lowers them, each more than its control,
             in nats, a mean.
-        common: pastes of what the members have in common that raise the log-odds at least half as much as the member.
+        common: members with which what all have in common raises the log-odds more than half as much as they do.
         outside: members of which most lies outside of the object's box; None where no box is known.
+        elsewhere: of surroundings, images of other classes that have them.
         without: images of the class, as labelled, that do not have it, of those that are no members.
         right_with, right_without: accuracy on images of the class that have it, and that do not.
         p_values: of each test, by name; p_value: the largest of the first two's and of the test that tells it from the
@@ -81,6 +92,7 @@ class Evidence:
     where: str
     place: tuple[float, float]
     area: float
+    raises: Rate
     brings: Rate
     brings_control: Rate
     loses: Rate
@@ -100,6 +112,8 @@ class Evidence:
     q_value: float = 1.0
     verdict: str = "not confirmed"
     why: str = ""
+    kind: str = PART
+    elsewhere: Rate | None = None
 
 
 def sign_test(differences: npt.ArrayLike) -> float:
@@ -147,11 +161,15 @@ class Population:
         labelled: images of the sample with this label, or, without labels, this prediction.
         others: images of the sample of other classes.
         of_class: parts of the class, members of any cluster or none.
+        surroundings: of all images, where members are such.
+        recurring: these members, and which images have other surroundings.
     """
 
     labelled: Sequence[Prediction]
     others: Sequence[Prediction]
     of_class: Sequence[Part]
+    surroundings: Surroundings | None = None
+    recurring: Recurring | None = None
 
 
 def population_of(target: int, parts: Sequence[Part], images: Sequence[Prediction]) -> Population:
@@ -183,9 +201,10 @@ def tested(
     names = [part.name for part in members]
     members = joined(members)
     common = common_of([(part.image.number, part.mask) for part in members], population.others, pictures, random)
-    has = _having(members, population, pictures, common)
+    around = population.recurring
+    has = _having(members, population, pictures, common) if around is None else _surrounded(members, population, around)
     rest = [image for image in has.lacking if image.predicted == target]
-    trials = trials_of(members, population.others, rest, pictures, common, random)
+    trials = trials_of(members, population.others, rest, pictures, common, random, population.surroundings)
     asked = _Answers(classifier, trials, target)
     inside = [part.inside for part in members if part.inside is not None]
     p_values = asked.p_values()
@@ -196,6 +215,9 @@ def tested(
         p_values["outside"] = above_half(len(where), len(inside))
     decided_by = "outside" if len(inside) >= max(1, _BOXED * len(members)) else "common"
     p_value = max(p_values[test] for test in ("brings", "loses", decided_by))
+    if around is not None:
+        p_values["frequent"] = around.p_value
+        p_value = max(p_value, around.p_value)
     if decided_by == "common" and has.without.count < 2:
         p_value = 1.0  # all images of the class have it: so may an object that always stands at the same place
     mean_area = float(np.mean([part.area for part in members]))
@@ -204,7 +226,7 @@ def tested(
         target=target,
         target_name=classifier.class_name(target),
         members=Rate.of(names, [part.name for part in population.of_class]),
-        where=where_of([part.centre for part in members], mean_area),
+        where=where_of([part.centre for part in members], mean_area) if around is None else AROUND,
         place=_mean_place(members),
         area=mean_area,
         **asked.rates(),
@@ -216,6 +238,8 @@ def tested(
         p_value=p_value,
         decided_by=decided_by,
         hosts=asked.pastes(),
+        kind=PART if around is None else SURROUNDINGS,
+        elsewhere=None if around is None else around.elsewhere,
     )
 
 
@@ -230,22 +254,30 @@ class _Answers:
         logits = {kind: images for kind in KINDS if len(images := getattr(trials, kind))}
         logits = {kind: classifier.logits(images) for kind, images in logits.items()}
         nothing = torch.zeros(0)
+        controls = torch.tensor([image.predicted for image in trials.controls], dtype=torch.long)
+        targets = dict.fromkeys(KINDS, torch.tensor(target)) | {"rest": controls, "hidden_control": controls}
         self._odds = dict.fromkeys(KINDS, nothing) | {
-            kind: classifier.log_odds(each, target).double().round(decimals=_DIGITS) for kind, each in logits.items()
+            kind: classifier.log_odds(each, targets[kind]).double().round(decimals=_DIGITS)
+            for kind, each in logits.items()
         }
         self._top = {kind: nothing.long() for kind in KINDS} | {kind: each.argmax(1) for kind, each in logits.items()}
-        self._came = {kind: top == target for kind, top in self._top.items()}
+        self._came = {kind: top == targets[kind] for kind, top in self._top.items()}
 
     def p_values(self) -> dict[str, float]:
         """Of the tests that the model decides; pastes of one member count together."""
-        odds = self._odds
-        pasted = (odds["pasted"] - odds["control"]).reshape(-1, HOSTS).mean(1)
-        common = (self._raised("common") - self._raised("pasted") / 2).reshape(-1, HOSTS).mean(1)
         return {
-            "brings": sign_test(pasted.numpy()),
+            "brings": sign_test(self._beyond_control().numpy()),
             "loses": more_than(*(falls.numpy() for falls in self._falls())),
-            "common": sign_test(common.numpy()),
+            "common": sign_test(self._in_common().numpy()),
         }
+
+    def _beyond_control(self) -> Tensor:
+        """By member."""
+        return (self._odds["pasted"] - self._odds["control"]).reshape(-1, HOSTS).mean(1)
+
+    def _in_common(self) -> Tensor:
+        """By how much what is common raises more than half of what the member does, by member."""
+        return (self._raised("common") - self._raised("pasted") / 2).reshape(-1, HOSTS).mean(1)
 
     def _falls(self) -> tuple[Tensor, Tensor]:
         odds = self._odds
@@ -258,17 +290,23 @@ class _Answers:
         """How often the class comes and goes, and by how much its log-odds change."""
         odds, falls = self._odds, self._falls()
         rise, fall = _mean(odds["pasted"] - odds["control"]), _mean(falls[0]) - _mean(falls[1])
-        raised = (self._raised("pasted") > 0) & (self._raised("common") >= self._raised("pasted") / 2)
         return {
+            "raises": self._signs(self._beyond_control()),
             "brings": Rate.where(self._came["pasted"].tolist(), self._hosts),
             "brings_control": Rate.where(self._came["control"].tolist(), self._hosts),
             "loses": Rate.where((~self._came["hidden"]).tolist(), self._names),
             "loses_control": Rate.where((~self._came["hidden_control"]).tolist(), self._controls),
-            "common": Rate.where(raised.tolist(), self._hosts),
+            "common": self._signs(self._in_common()),
             "rise": rise,
             "fall": fall,
             "effect": (rise + fall) / 2,
         }
+
+    def _signs(self, values: Tensor) -> Rate:
+        """What the sign test of these values counts."""
+        signs = values.sign().tolist()
+        counted = [name for name, sign in zip(self._names, signs, strict=bool(signs)) if sign]
+        return Rate.where([sign > 0 for sign in signs if sign], counted)
 
     def pastes(self) -> tuple[tuple[str, str, int], ...]:
         """Host, member and the class that came, of each paste."""
@@ -312,6 +350,20 @@ def _having(members: Sequence[Part], population: Population, pictures: Pictures,
     )
 
 
+def _surrounded(members: Sequence[Part], population: Population, around: Recurring) -> _Having:
+    """The same of surroundings, whose clusters say which images have them."""
+    own = {part.name for part in members}
+    having = [image for image in population.labelled if image.name in own]
+    lacking = [image for image in around.rest if image.stratum == members[0].target]
+    names = [image.name for image in lacking]
+    return _Having(
+        without=Rate.of(names, names),
+        lacking=lacking,
+        right_with=Rate.of([image.name for image in having if image.right], [image.name for image in having]),
+        right_without=Rate.of([image.name for image in lacking if image.right], names),
+    )
+
+
 def decided(found: Sequence[Evidence]) -> list[Evidence]:
     """The verdicts over all clusters together, the largest effects first, shortcuts before all others."""
     from scipy import stats
@@ -334,19 +386,23 @@ def decided(found: Sequence[Evidence]) -> list[Evidence]:
 
 
 def _why_shortcut(found: Evidence) -> str:
+    if found.kind == SURROUNDINGS:
+        return "it brings the class, the class suffers without it, and images of other classes have it less often"
     if found.decided_by == "outside":
         return (
             f"it brings the class, the class suffers without it, and it lies outside of the object in {found.outside}"
         )
     return (
         "it brings the class, the class suffers without it, and what its images have in common, pixel by pixel at the "
-        f"same place, does at least half of that: {found.common} pastes"
+        f"same place, does at least half of that: {found.common}"
     )
 
 
 def _why_evidence(found: Evidence) -> str:
     if found.p_values["loses"] > FALSE_DISCOVERIES:
         return "it brings the class; that the class suffers without it was not shown"
+    if found.kind == SURROUNDINGS:
+        return "it brings the class, and it was not shown that images of other classes have it less often"
     if found.decided_by == "outside":
         return f"it brings the class, and it was not shown to lie outside of the object: outside in {found.outside}"
     if found.without.count < 2:

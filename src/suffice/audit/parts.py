@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,29 @@ from suffice.guarantees.interval import CONFIDENCE, at_least
 
 SECOND_PART = ", second part"
 """At the end of the name of a part that was found where the first was hidden."""
+
+
+class Packed(NamedTuple):
+    """A mask, eight pixels to a byte.
+
+    >>> Packed.of(np.eye(3, dtype=bool)).mask.astype(int).tolist()
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    """
+
+    bits: bytes
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: Mask) -> Packed:
+        """Of bool (H, W)."""
+        return cls(np.packbits(mask).tobytes(), (mask.shape[0], mask.shape[1]))
+
+    @property
+    def mask(self) -> Mask:
+        """Bool (H, W)."""
+        height, width = self.shape
+        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=height * width)
+        return bits.astype(bool).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,9 +80,7 @@ class Part:
     @property
     def mask(self) -> Mask:
         """Bool (H, W) in model coordinates."""
-        height, width = self.shape
-        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=height * width)
-        return bits.astype(bool).reshape(self.shape)
+        return Packed(self.bits, self.shape).mask
 
     @property
     def empty(self) -> bool:
@@ -145,8 +167,7 @@ def read_parts(folder: Path, images: Sequence[Prediction]) -> tuple[list[Part], 
                 sufficient=found.sufficient,
                 # The bound tells the count that it is of.
                 kept=kept.get(round(rho[name], 9)) if name in rho else None,
-                bits=np.packbits(found.mask.numpy()).tobytes(),
-                shape=(found.mask.shape[0], found.mask.shape[1]),
+                **Packed.of(found.mask.numpy())._asdict(),
             )
         )
     order = {image.name: index for index, image in enumerate(images)}

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
-from suffice.audit.comparison import Audited, Comparison, compared
-from suffice.audit.evidence import Evidence, as_fields, decided, from_fields, population_of, tested
+from suffice.audit.comparison import Audited, Comparison, check_comparable, compared
+from suffice.audit.evidence import Evidence, Population, as_fields, decided, from_fields, population_of, tested
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
-from suffice.audit.parts import Part, by_target, read_parts, share_inside
+from suffice.audit.parts import Packed, Part, by_target, read_parts, share_inside
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST, clusters_of, described, feature_stage
-from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
+from suffice.audit.sample import Prediction, candidates, drawn, in_several_classes, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
+from suffice.audit.surroundings import Surroundings, recurring, surroundings_of
 from suffice.benchmark import RunProgress, run_benchmark
 from suffice.benchmark.classes import load_model
 from suffice.benchmark.config import digest
@@ -38,7 +39,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.folders import OutputFolder, check_no_link, locked_folder
-from suffice.images import frame_of, from_photo
+from suffice.images import check_for_photos, frame_of, from_photo
 from suffice.provenance import code_digest, versions
 
 _LARGEST_TEST = 2**24  # bytes
@@ -56,6 +57,7 @@ class Audit:
         asked: every image that the model was asked about.
         images: those that were explained; parts: of them.
         second_parts: found where these were hidden, and the class stayed.
+        surroundings: of the objects, by number of the image.
         classes, mistakes, evidence, fragile: what was found; shortcuts stand first among the evidence.
         comparison: with a second model; None without one.
         errors: of images that could not be read or explained, by name.
@@ -72,6 +74,7 @@ class Audit:
     images: Sequence[Prediction]
     parts: Sequence[Part]
     second_parts: Sequence[Part]
+    surroundings: Surroundings
     classes: Sequence[ClassFindings]
     mistakes: Sequence[Mistake]
     evidence: Sequence[Evidence]
@@ -144,12 +147,18 @@ def run_audit(
         progress: called with how far the explanations are.
 
     Raises:
-        InputError: data, boxes or weights that are not there, classes that the model does not have, a folder in use.
+        InputError: data, boxes or weights that are not there, classes that the model does not have, a folder in use, a
+            model of no images.
     """
     place, told = Path(folder), Told(tell, progress)
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
     classifier = load_model(settings.model)
+    check_for_photos(classifier)
+    rival = None if settings.against is None else load_model(settings.against)
+    if rival is not None:
+        check_for_photos(rival)
+        check_comparable(classifier, rival)
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
@@ -157,26 +166,28 @@ def run_audit(
             tell(f"assumed: {assumed}")
         chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
         asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
+        if twice := in_several_classes(asked, images):
+            tell(twice)
         sample = drawn(asked, settings)
         if not sample:
             raise InputError(f"expected images that can be read in {images.name}; none of {len(asked)} can")
         found = _explained(settings, settings.model, classifier, images, sample, boxes, place / PARTS, engine, told)
         true_parts = _true_parts(settings, classifier, images, found.images, classes, place, engine, told)
         pictures = Pictures(images, classifier)
-        rest = _second_parts(settings, settings.model, classifier, pictures, boxes, found, place, engine, told)
+        rest = _second_parts(settings, settings.model, classifier, pictures, found, place, engine, told)
         tell(f"looking for evidence that recurs in {len(found.parts) + len(rest)} parts")
+        every = [*found.parts, *rest]
+        around = surroundings_of(found.images, found.objects)
         evidence = find_evidence(
-            classifier, [*found.parts, *rest], found.images, pictures, settings.seed, place / "tests", told.counted()
+            classifier, every, found.images, pictures, settings.seed, around, place / "tests", told.counted()
         )
         mistakes = mistakes_found(classifier, asked, found.parts, true_parts, evidence, pictures)
         tell("looking for contexts that break parts")
         fragile = fragile_found(classifier, found.parts, found.images, pictures, settings.seed, told.counted())
         comparison = None
-        if settings.against is not None:
-            every = [*found.parts, *rest]
-            first = Audited(model_label(settings.model), classifier, pictures, found.images, every, evidence)
-            comparison = _compared(settings, settings.against, first, images, labels, boxes, place, engine, told)
-        unread = {image.name: image.error for image in asked if image.error}
+        if settings.against is not None and rival is not None:
+            first = Audited(model_label(settings.model), classifier, pictures, found.images, every, around, evidence)
+            comparison = _compared(settings, settings.against, rival, first, images, labels, boxes, place, engine, told)
         return Audit(
             model=model_label(settings.model),
             data=dataset_label(settings.data),
@@ -185,13 +196,19 @@ def run_audit(
             images=found.images,
             parts=found.parts,
             second_parts=rest,
+            surroundings=around,
             classes=classes_found(classifier, asked, found.parts),
             mistakes=mistakes,
             evidence=evidence,
             fragile=fragile,
             comparison=comparison,
-            errors={**unread, **found.errors},
-            notes=[*filter(None, [assumed]), *found.notes, *_notes(classifier, settings), *classifier.assumptions],
+            errors={image.name: image.error for image in asked if image.error} | found.errors,
+            notes=[
+                *filter(None, [assumed, twice]),
+                *found.notes,
+                *_notes(classifier, settings),
+                *classifier.assumptions,
+            ],
             provenance=_provenance(classifier, settings),
             classifier=classifier,
             source=images,
@@ -223,6 +240,7 @@ def _predictions(
 class _Explained:
     images: list[Prediction]
     parts: list[Part]
+    objects: dict[int, Packed]
     errors: dict[str, str]
     notes: list[str]
 
@@ -243,44 +261,48 @@ def _explained(
     run_benchmark(config, folder, engine, tell=told.line, progress=told.progress)
     parts, errors = read_parts(folder, sample)
     errors = {name: error for name, error in errors.items() if name not in {part.name for part in parts}}
-    inside, notes = _inside(parts, images, boxes, classifier)
+    kept = [image for image in sample if image.name not in errors]
+    objects, notes = _objects(kept, images, boxes, classifier)
     for note in notes:
         told.line(note)
-    kept = [image for image in sample if image.name not in errors]
-    return _Explained(kept, [dataclasses.replace(p, inside=inside.get(p.name)) for p in parts], errors, notes)
+    return _Explained(kept, _with_inside(parts, objects), objects, errors, notes)
 
 
-def _inside(
-    parts: Sequence[Part], images: Images, boxes: Boxes | None, classifier: Classifier
-) -> tuple[dict[str, float], list[str]]:
-    """The share of each part that is in the object's box, where one is known, and what is wrong with boxes."""
-    inside: dict[str, float] = {}
+def _objects(
+    sample: Sequence[Prediction], images: Images, boxes: Boxes | None, classifier: Classifier
+) -> tuple[dict[int, Packed], list[str]]:
+    """The pixels in the box of each image's object, where one is known, and what is wrong with boxes."""
+    objects: dict[int, Packed] = {}
     wrong: list[str] = []
-    known = 0
-    for part in parts:
-        number = part.image.number
+    for image in sample:
         try:
             if boxes is None:
-                own = images.mask(number)
+                own = images.mask(image.number)
                 thing = None if own is None else own.numpy()
                 size = None if thing is None else (thing.shape[1], thing.shape[0])
             else:
-                photo = images.photo(number)
-                thing, size = boxes.mask(part.image.name, photo), photo.pixels.size
+                photo = images.photo(image.number)
+                thing, size = boxes.mask(image.name, photo), photo.pixels.size
         except InputError as error:
             wrong.append(str(error))
             continue
-        if thing is None or size is None:
-            continue
-        known += 1
-        seen = from_photo(thing.astype(np.float32), frame_of(size, classifier.preprocessing)) >= 0.5
-        share = share_inside(part.mask, seen)
-        if share is not None:
-            inside[part.name] = share
+        if thing is not None and size is not None:
+            seen = from_photo(thing.astype(np.float32), frame_of(size, classifier.preprocessing))
+            objects[image.number] = Packed.of(seen >= 0.5)
     notes = [f"{len(wrong)} images have boxes that do not fit, such as: {wrong[0]}"] if wrong else []
-    if boxes is not None and known < len(parts) - len(wrong):
-        notes.append(f"{len(parts) - len(wrong) - known} of {len(parts)} images have no box")
-    return inside, notes
+    without = len(sample) - len(wrong) - len(objects)
+    if boxes is not None and without:
+        notes.append(f"{without} of {len(sample)} images have no box")
+    return objects, notes
+
+
+def _with_inside(parts: Sequence[Part], objects: Mapping[int, Packed]) -> list[Part]:
+    """Parts with the share of each that is in the object's box, where one is known."""
+    known = ((part, objects.get(part.image.number)) for part in parts)
+    return [
+        dataclasses.replace(part, inside=None if thing is None else share_inside(part.mask, thing.mask))
+        for part, thing in known
+    ]
 
 
 def _true_parts(
@@ -309,7 +331,6 @@ def _second_parts(
     model: ModelSpec,
     classifier: Classifier,
     pictures: Pictures,
-    boxes: Boxes | None,
     found: _Explained,
     place: Path,
     engine: BenchmarkEngine | None,
@@ -347,8 +368,7 @@ def _second_parts(
         for part in parts
         if part.usable and part.target == names[part.image.name].target
     ]
-    inside, _ = _inside(second, pictures.images, boxes, classifier)
-    return [dataclasses.replace(part, inside=inside.get(part.name)) for part in second]
+    return _with_inside(second, found.objects)
 
 
 def hidden_file(part: Part) -> str:
@@ -376,6 +396,7 @@ def find_evidence(
     images: Sequence[Prediction],
     pictures: Pictures,
     seed: int,
+    surroundings: Surroundings,
     folder: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evidence]:
@@ -387,25 +408,29 @@ def find_evidence(
         images: of the sample.
         pictures: of them.
         seed: of every draw.
+        surroundings: of the objects of these images.
         folder: in which each cluster that was tested is kept, so that a run that was stopped goes on; None for none.
         progress: called with how many classes are done, and how many there are.
     """
     found = []
-    classes = by_target([part for part in parts if part.usable])
-    several = [(target, classes[target]) for target in sorted(classes) if len(classes[target]) >= SMALLEST]
-    for done, (target, own) in enumerate(several, 1):
-        features = described(classifier, own, pictures)
-        places = np.array([part.centre for part in own])
-        labels = clusters_of(features, places, np.array([part.area for part in own]))
+    own, around = by_target([part for part in parts if part.usable]), by_target([*surroundings.values()])
+    several = [
+        target
+        for target in sorted({*own, *around})
+        if max(len(some.get(target, ())) for some in (own, around)) >= SMALLEST
+    ]
+    objects = [[number, _digest_of(part)] for number, part in surroundings.items()]
+    for done, target in enumerate(several, 1):
         population = population_of(target, parts, images)
-        for number in range(int(labels.max()) + 1 if len(labels) else 0):
-            members = [part for part, label in zip(own, labels.tolist(), strict=True) if label == number]
-            name = f"{classifier.class_name(target)} {number + 1}"
-            key = _key(name, members, population.others, population.labelled, seed)
+        found_here = _recurring_parts(classifier, own.get(target, []), population, pictures)
+        found_here += _recurring_surroundings(classifier, target, population, surroundings, pictures, seed)
+        for number, (name, members, against) in enumerate(found_here):
+            about = [] if against.surroundings is None else objects
+            key = _key(name, members, against.others, against.labelled, seed, digest(about))
             kept = _kept(folder, key)
             if kept is None:
                 random = np.random.default_rng([seed, 6, target, number])
-                kept = tested(classifier, name, members, population, pictures, random)
+                kept = tested(classifier, name, members, against, pictures, random)
                 if folder is not None:
                     write_whole(folder / f"{key}.json", json.dumps(as_fields(kept), ensure_ascii=False))
             found.append(kept)
@@ -413,11 +438,55 @@ def find_evidence(
     return decided(found)
 
 
+_Candidate = tuple[str, list[Part], Population]
+
+
+def _recurring_parts(
+    classifier: Classifier, own: Sequence[Part], population: Population, pictures: Pictures
+) -> list[_Candidate]:
+    """Clusters of the parts of a class."""
+    if len(own) < SMALLEST:
+        return []
+    places, areas = np.array([part.centre for part in own]), np.array([part.area for part in own])
+    labels = clusters_of(described(classifier, own, pictures), places, areas).tolist()
+    name = classifier.class_name(own[0].target)
+    return [
+        (f"{name} {number + 1}", [part for part, label in zip(own, labels, strict=True) if label == number], population)
+        for number in range(max(labels) + 1)
+    ]
+
+
+def _recurring_surroundings(
+    classifier: Classifier,
+    target: int,
+    population: Population,
+    surroundings: Surroundings,
+    pictures: Pictures,
+    seed: int,
+) -> list[_Candidate]:
+    """Clusters of what surrounds the objects of a class."""
+    random = np.random.default_rng([seed, 7, target])
+    name = classifier.class_name(target)
+    of_class = [each for each in surroundings.values() if each.target == target]
+    return [
+        (
+            f"{name}, surroundings {number}",
+            each.members,
+            Population(population.labelled, each.others, of_class, surroundings, each),
+        )
+        for number, each in enumerate(recurring(classifier, target, surroundings, pictures, random), 1)
+    ]
+
+
 def _key(name: str, members: Sequence[Part], *content: Any) -> str:
     """A digest of all that the tests of a cluster depend on."""
-    shown = [[part.name, part.inside, hashlib.sha256(part.bits).hexdigest()[:16]] for part in members]
+    shown = [[part.name, part.inside, _digest_of(part)] for part in members]
     names = [[each.name for each in some] if isinstance(some, list) else some for some in content]
     return digest([name, shown, names, code_digest()])
+
+
+def _digest_of(part: Part) -> str:
+    return hashlib.sha256(part.bits).hexdigest()[:16]
 
 
 def _kept(folder: Path | None, key: str) -> Evidence | None:
@@ -433,6 +502,7 @@ def _kept(folder: Path | None, key: str) -> Evidence | None:
 def _compared(
     settings: AuditSettings,
     against: ModelSpec,
+    classifier: Classifier,
     first: Audited,
     images: Images,
     labels: Sequence[int | None],
@@ -442,16 +512,16 @@ def _compared(
     told: Told,
 ) -> Comparison:
     """The second model on the images of the first, and what differs."""
-    classifier = load_model(against)
     numbers = [image.number for image in first.images]
     sample = _predictions(settings, against, classifier, images, labels, numbers, place, told)
     sample = [image for image in sample if not image.error]
     found = _explained(settings, against, classifier, images, sample, boxes, place / SECOND, engine, told)
     pictures = Pictures(images, classifier)
-    rest = _second_parts(settings, against, classifier, pictures, boxes, found, place / SECOND, engine, told)
+    rest = _second_parts(settings, against, classifier, pictures, found, place / SECOND, engine, told)
     every = [*found.parts, *rest]
-    evidence = find_evidence(classifier, every, found.images, pictures, settings.seed, place / "tests")
-    second = Audited(model_label(against), classifier, pictures, found.images, every, evidence)
+    around = surroundings_of(found.images, found.objects)
+    evidence = find_evidence(classifier, every, found.images, pictures, settings.seed, around, place / "tests")
+    second = Audited(model_label(against), classifier, pictures, found.images, every, around, evidence)
     return compared(first, second, settings.seed)
 
 

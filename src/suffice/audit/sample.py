@@ -188,6 +188,19 @@ def _asked(classifier: Classifier, images: Images, numbers: Sequence[int]) -> It
             yield name, top, float(sure[row, top]), ""
 
 
+def in_several_classes(asked: Sequence[Prediction], images: Images) -> str:
+    """Files that lie in several classes, in a sentence: one of their labels is wrong; empty for none."""
+    found: dict[str, list[Prediction]] = {}
+    for image in asked:
+        if image.label is not None and not image.error and (digest := images.sha256(image.number)) is not None:
+            found.setdefault(digest, []).append(image)
+    several = [same for same in found.values() if len({image.label for image in same}) > 1]
+    if not several:
+        return ""
+    count = "one file is" if len(several) == 1 else f"{len(several):,} files are"
+    return f"{count} in several classes, such as {' and '.join(image.name for image in several[0][:2])}"
+
+
 def drawn(asked: Sequence[Prediction], settings: AuditSettings) -> list[Prediction]:
     """The images that are explained: of each class right and wrong ones, as the seed draws them.
 

@@ -13,6 +13,7 @@ from suffice.audit.common import Common
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
+from suffice.audit.surroundings import Surroundings
 from suffice.explainers.extraction import Mask
 
 TESTED = 24
@@ -36,7 +37,8 @@ class Trials:
             have in common.
         own: the members' images; hidden: without the member and the place of all.
         controls, rest: images of the class without the evidence; hidden_control: the same, a member's place hidden.
-            Where there are fewer than five, the members' own, with as large a part hidden elsewhere.
+            Where there are fewer than five, the members' own, with as large a part hidden elsewhere; of surroundings
+            images of other classes, asked about theirs.
     """
 
     members: list[Part]
@@ -59,6 +61,7 @@ def trials_of(
     pictures: Pictures,
     common: Common,
     random: np.random.Generator,
+    surroundings: Surroundings | None = None,
 ) -> Trials:
     """The images of the tests of one cluster.
 
@@ -69,43 +72,61 @@ def trials_of(
         pictures: of all of them.
         common: what the members have in common.
         random: draws members, hosts and controls.
+        surroundings: of all images, where members are such: then the object of every image stays as it is.
     """
     chosen, hosts = _drawn(members, others, random)
     donors = random.permutation(len(others)).tolist()
     made: dict[str, list[Tensor]] = {name: [] for name in KINDS}
     places: list[tuple[Prediction, Mask]] = []
     for index, part in enumerate(chosen):
-        number, mask = part.image.number, part.mask
+        number = part.image.number
         for k, host in enumerate(hosts[index]):
             donor = others[donors[(index * HOSTS + k) % len(donors)]]
             if donor.number == host.number:
                 donor = others[donors[(index * HOSTS + k + 1) % len(donors)]]
+            mask = _all_of(part.mask, _free(host, surroundings), _free(donor, surroundings))
             made["plain"].append(pictures(host.number))
             made["pasted"].append(pictures.pasted(number, mask, host.number))
             made["control"].append(pictures.pasted(donor.number, mask, host.number))
-            made["common"].append(common.pasted(pictures(host.number)))
+            made["common"].append(common.pasted(pictures(host.number), _free(host, surroundings)))
         # Of a mark that is larger than the part what is left would do: the place of all parts is hidden with it.
-        place = mask | common.where
+        place = part.mask | common.where
         made["own"].append(pictures(number))
-        made["hidden"].append(pictures.without(number, place))
+        made["hidden"].append(pictures.without(number, _all_of(place, _free(part.image, surroundings))))
         places.append((part.image, place))
-    controls = _controls(places, rest, random)
+    controls = _controls(places, rest, others if surroundings is not None else None, random)
     for image, place in controls:
         made["rest"].append(pictures(image.number))
-        made["hidden_control"].append(pictures.without(image.number, place))
+        made["hidden_control"].append(pictures.without(image.number, _all_of(place, _free(image, surroundings))))
     stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
     return Trials(chosen, hosts, [image for image, _ in controls], **stacked)
 
 
+def _free(image: Prediction, surroundings: Surroundings | None) -> Mask | None:
+    """The pixels of an image that may be changed; None for all."""
+    return None if surroundings is None else surroundings[image.number].mask
+
+
+def _all_of(*masks: Mask | None) -> Mask:
+    """The pixels in all of the masks that there are."""
+    return np.logical_and.reduce([mask for mask in masks if mask is not None])
+
+
 def _controls(
-    places: Sequence[tuple[Prediction, Mask]], rest: Sequence[Prediction], random: np.random.Generator
+    places: Sequence[tuple[Prediction, Mask]],
+    rest: Sequence[Prediction],
+    instead: Sequence[Prediction] | None,
+    random: np.random.Generator,
 ) -> list[tuple[Prediction, Mask]]:
     """Images, and what is hidden in each: another image's place, where there are enough others.
 
-    As large a part elsewhere in the same image may be the object, whose loss costs as much and shows nothing.
+    As large a part elsewhere in the same image may be the object, whose loss costs as much and shows nothing; that of
+    surroundings is the object, so that they have other images `instead`.
     """
     if len(rest) < _ENOUGH:
-        return [(image, elsewhere(place, random)) for image, place in places]
+        if instead is None:
+            return [(image, elsewhere(place, random)) for image, place in places]
+        rest = instead
     drawn = random.permutation(len(rest))[:TESTED].tolist()
     return [(rest[i], places[index % len(places)][1]) for index, i in enumerate(drawn)]
 
@@ -124,13 +145,18 @@ def _drawn(
 
 
 def pastes(
-    members: Sequence[Part], others: Sequence[Prediction], pictures: Pictures, random: np.random.Generator
+    members: Sequence[Part],
+    others: Sequence[Prediction],
+    pictures: Pictures,
+    random: np.random.Generator,
+    surroundings: Surroundings | None = None,
 ) -> tuple[list[str], list[str], Tensor]:
     """Names of members and hosts, and images (N, C, H, W) of the one pasted on the other, `HOSTS` for each member."""
     made, names, under = [], [], []
     for part, some in zip(*_drawn(members, others, random), strict=True):
         for host in some:
-            made.append(pictures.pasted(part.image.number, part.mask, host.number))
+            mask = _all_of(part.mask, _free(host, surroundings))
+            made.append(pictures.pasted(part.image.number, mask, host.number))
             names.append(part.name)
             under.append(host.name)
     return names, under, torch.stack(made) if made else torch.empty(0)

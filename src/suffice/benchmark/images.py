@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,9 +18,9 @@ from suffice.benchmark.specs import DatasetSpec, dataset_label
 from suffice.classifier import Classifier
 from suffice.datasets import DATASETS, ImageDataset, load_dataset
 from suffice.errors import InputError
-from suffice.files import storable
+from suffice.files import check_file, storable
 from suffice.guarantees.contexts import label_of
-from suffice.images import SAMPLES, Photo, images_in, is_image_name, prepare, read_photo
+from suffice.images import SAMPLES, Photo, find_images, images_in, is_image_name, prepare, read_photo
 from suffice.provenance import sha256_of, sha256_of_pixels
 
 
@@ -37,6 +38,7 @@ class Images:
         other_files: what else lies there, in words.
         mask: where the object is in the image of a number, bool (H, W) in its pixels; None where it is not known.
         paths: of the images' files, one an image; empty where they come from elsewhere.
+        beside: how many are not measured and either told in `left_out` already or there as backgrounds alone.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class Images:
         other_files: str = "",
         mask: Callable[[int], Tensor | None] = lambda number: None,
         paths: Sequence[str | Path] = (),
+        beside: int = 0,
     ) -> None:
         names = [storable(each) for each in names]
         self.name, self.names, self.labels, self.chosen, self.class_names = name, names, labels, chosen, class_names
-        rest = len(names) - len(chosen)
+        rest = len(names) - beside - len(chosen)
         drawn = {f"not among the {len(chosen):,} drawn": rest} if rest else {}
         self.left_out, self.other_files, self._read, self.mask = {**left_out, **drawn}, other_files, read, mask
         self._paths = paths
@@ -74,6 +77,24 @@ class Images:
         except OSError:
             return None
 
+    def with_backgrounds(self, paths: Sequence[str | Path]) -> Images:
+        """The same with photos that are measured nowhere; a label is the number at the end of a name, where it can be.
+
+        Raises:
+            InputError: two images of the same name.
+        """
+        count, names = len(self), [*self.names, *(Path(path).name for path in paths)]
+        if twice := next((name for name in names[count:] if names.count(name) > 1), None):
+            raise InputError(f"expected backgrounds of {self.name} with names of their own; got {twice!r} twice")
+        numbered = self.labels is not None and self.class_names is None
+        more = [_numbered(Path(path)) if numbered else None for path in paths]
+        return Images(
+            self.name, names, None if self.labels is None else [*self.labels, *more],
+            lambda number: self.photo(number) if number < count else read_photo(paths[number - count]), self.chosen,
+            class_names=self.class_names, left_out=self.left_out, other_files=self.other_files, mask=self.mask,
+            paths=[*self._paths, *paths] if self._paths else (), beside=count - len(self.chosen) + len(paths),
+        )  # fmt: skip
+
     def label(self, number: int) -> int | None:
         """The class of an image; None where it is not known."""
         label = None if self.labels is None else self.labels[number]
@@ -86,6 +107,27 @@ def open_images(spec: DatasetSpec) -> Images:
     Raises:
         InputError: an unknown source, or files that are not there.
     """
+    found = _images_of(spec)
+    if not spec.backgrounds:
+        return found
+    paths = find_images(str(_package_file(expanded(each))) for each in spec.backgrounds)
+    for path in paths:
+        check_file(path, "a photo to paste onto")
+    return found.with_backgrounds(paths)
+
+
+def _package_file(name: str) -> str | Path:
+    """Where a file lies that an installed package carries, `package:NAME/FILE`; any other name is left as it is."""
+    if not name.startswith("package:"):
+        return name
+    package, _, file = name.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations or not file:
+        raise InputError(f"expected package:NAME/FILE of a package that is installed; got {name!r}")
+    return Path(found.submodule_search_locations[0], file)
+
+
+def _images_of(spec: DatasetSpec) -> Images:
     name, source = dataset_label(spec), expanded(spec.source)
     if spec.split is not None and split_of(spec) is None:
         raise InputError(f"expected no split of {name}, which has none; got {spec.split!r}")
@@ -128,17 +170,20 @@ def _photos(folder: Path, name: str, spec: DatasetSpec) -> Images:
     """The images of a folder, with the classes at the ends of their names."""
     found = images_in(folder)
     paths = [Path(path) for path in found.paths]
-    labels: list[int | None] = []
-    for path in paths:
-        try:
-            labels.append(label_of(path))
-        except InputError:
-            labels.append(None)
+    labels = [_numbered(path) for path in paths]
     names = [path.name for path in paths]
     return Images(
         name, names, None if set(labels) == {None} else labels,
         lambda number: read_photo(paths[number]), _drawn(names, spec), other_files=found.others, paths=paths,
     )  # fmt: skip
+
+
+def _numbered(path: Path) -> int | None:
+    """The class at the end of a file's name; None where there is none."""
+    try:
+        return label_of(path)
+    except InputError:
+        return None
 
 
 def _drawn(names: Sequence[str], spec: DatasetSpec) -> list[int]:
@@ -173,6 +218,18 @@ def _names(dataset: ImageDataset) -> list[str]:
     return [f"{dataset.name}[{number}]" for number in range(len(dataset))]
 
 
+def drawn_order(images: Images, seed: int = 0) -> list[int]:
+    """Numbers of images in the order in which they become backgrounds."""
+    order: list[int] = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
+    return order
+
+
+def is_background(images: Images, number: int, other: int) -> bool:
+    """Whether one image may be pasted onto another: it is of another class, or another image where it has no class."""
+    label = images.label(number)
+    return other != number if label is None else images.label(other) != label
+
+
 class Backgrounds:
     """Images of other classes, brought to a classifier once: the first of a drawn order that show another class.
 
@@ -186,7 +243,7 @@ class Backgrounds:
 
     def __init__(self, images: Images, classifier: Classifier, seed: int = 0) -> None:
         self._images, self._classifier = images, classifier
-        self._order = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
+        self._order = drawn_order(images, seed)
         self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
 
     def draw(self, number: int, count: int) -> tuple[Tensor, list[str]]:
@@ -197,14 +254,13 @@ class Backgrounds:
         Raises:
             InputError: there is none.
         """
-        label = self._images.label(number)
         found: list[Tensor] = []
         names: list[str] = []
         for other in self._order:
             if len(found) == count:
                 break
-            same = other == number if label is None else self._images.label(other) == label
-            if not same and (image := self._image(other, 2 * count)) is not None:
+            is_other = is_background(self._images, number, other)
+            if is_other and (image := self._image(other, 2 * count)) is not None:
                 found.append(image)
                 names.append(self._images.names[other])
         if not found:

@@ -17,6 +17,7 @@ from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.counts import MISCLASSIFIED, UNLABELLED
 from suffice.benchmark.explanations import Explained, explanations_of, is_of, unpack
 from suffice.benchmark.images import Backgrounds, Images, ModelImage, digest_of, open_images
+from suffice.benchmark.own_code import digest_of_code
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
 from suffice.benchmark.results import ExplanationRow, ResultRow
 from suffice.benchmark.rows import asked_row, ended_rows, named_row, stamped
@@ -66,6 +67,7 @@ class Worker:
         self._named = Naming([config.model_dump(), os.environ.get("SUFFICE_DATA", "")])
         self._images: dict[int, Images] = {}
         self._model: tuple[int, Classifier | BaseException] | None = None
+        self._code: str | None = None
         self._backgrounds: dict[int, Backgrounds] = {}
         self._classes: dict[int, Sequence[int | None] | None] = {}
 
@@ -114,7 +116,7 @@ class Worker:
                 raise
             except BaseException as error:
                 loaded = error
-            self._model = number, loaded
+            self._model, self._code = (number, loaded), digest_of_code(spec.model)
         if isinstance(self._model[1], BaseException):
             raise self._model[1]
         return self._model[1]
@@ -246,6 +248,7 @@ class Worker:
         used: dict[str, Any] = {"device": spec.device}
         if isinstance(loaded, Classifier):
             used = {"device": str(loaded.device), "weights_digest": loaded.weights_digest}
+            used |= {} if self._code is None else {"model_code": self._code}
             used |= {"preprocessing": loaded.preprocessing.to_dict()}
             used |= {"outputs": None if loaded.meaning is None else loaded.meaning.outputs}
         return used | {

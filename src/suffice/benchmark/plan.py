@@ -21,6 +21,7 @@ from suffice.benchmark.classes import classes_of, load_model, needs_labels
 from suffice.benchmark.config import BenchmarkConfig, canonical, digest, expanded, make_config
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.images import Images, open_images, split_of
+from suffice.benchmark.own_code import digest_of_code
 from suffice.benchmark.results import ExplanationRow
 from suffice.benchmark.specs import (
     BACKGROUNDS,
@@ -131,6 +132,7 @@ class Plan:
                 if images.class_names is None or not needs_labels(self.config):
                     continue
                 asked = [_of_dataset(dataset), dataset.classes, _of_model(model), list(images.class_names)]
+                asked += filter(None, [digest_of_code(model.model)])  # which says the names of classes, too
                 if (name := digest(asked)) in matched:
                     self.matched[name] = matched[name]
                 else:

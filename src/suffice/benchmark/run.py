@@ -15,7 +15,7 @@ from suffice.benchmark.counts import COLUMNS, image_lines, outcomes
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.measure import Result
 from suffice.benchmark.plan import ImageTask, Level, Needed, Plan, Setup, changes, explanation_id, needs
-from suffice.benchmark.replaced import Replaced, replaced_lines
+from suffice.benchmark.replaced import Other, Replaced, replaced_lines
 from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_key
 from suffice.files import as_bytes, parse_json, storable
 
@@ -197,7 +197,7 @@ class _RowsThere:
 
     Attributes:
         rows: how many; old: of them by other code.
-        replaced: photos and weights that are others than those of their rows, which are to be made again.
+        replaced: photos, weights and code that are others than those of their rows, which are to be made again.
     """
 
     def __init__(self, results: Results, plan: Plan, retry: bool, renew: bool) -> None:
@@ -205,7 +205,7 @@ class _RowsThere:
         self._there: set[bytes] = set()
         self._again: set[bytes] = set()
         self._failed: set[bytes] = set()
-        of_others: dict[bytes, tuple[bytes, tuple[str, str], bool]] = {}
+        of_others: dict[bytes, tuple[bytes, Other, bool]] = {}
         code, replaced = provenance.code_digest(), Replaced(plan)
         for part in results.parts():
             for row in part:
@@ -221,8 +221,8 @@ class _RowsThere:
                 self._there.discard(name)
                 of_others.pop(name, None)
                 if (what := replaced.what(row, made_by)) is not None:
-                    pasted_onto = what[0] and what[1] != row["image"]  # then the explanation itself is what it was
-                    of_others[name] = cell, what, bool(pasted_onto)
+                    pasted_onto = what.name not in ("", row["image"])  # then the explanation itself is what it was
+                    of_others[name] = cell, what, pasted_onto
                 elif (retry and row["status"] == "failed") or (renew and of_other_code):
                     self._again.add(cell)
                 else:

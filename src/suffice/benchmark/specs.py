@@ -48,6 +48,8 @@ class DatasetSpec(Strict):
         only: names of those that are measured, of `samples` their own, else as `run.json` has them; all unless given.
         classes: for names of its classes the model's, by name or number, where the names alone do not say it.
         seed: of that draw, and of the data set where something in it is drawn.
+        backgrounds: photos beside the data set's own for metrics that paste parts onto images of other classes: files,
+            folders, or `package:NAME/FILE` of what an installed package carries. None is measured.
     """
 
     source: str
@@ -58,6 +60,7 @@ class DatasetSpec(Strict):
     only: tuple[str, ...] = ()
     classes: dict[str, int | str] = {}
     seed: int = Field(default=0, ge=0, lt=2**63)
+    backgrounds: tuple[str, ...] = ()
 
 
 class ModelSpec(Strict):
@@ -130,7 +133,7 @@ class MetricSpec(Strict):
         names: in `suffice.metrics.METRICS`, or `FACTS`.
         occlusion: how absence is shown to the model by those metrics that hide pixels; `own` for the occlusion of the
             explanation.
-        options: of the metrics; see `suffice.metrics.scoring.ScoreOptions`.
+        options: of the metrics; see `suffice.metrics.evidence.ScoreOptions`.
         images: how many images of other classes a metric is given that takes some, such as `robustness_images`.
         at: the kinds of explanation that they are of; all that there are unless given.
     """

@@ -264,8 +264,24 @@ def _tables_of(
             spec.down,
             tuple(word(spec.across, column, at) + _arrow(spec.across, column) for column in across),
             rows,
-            " ".join([note_of(means.values(), config), *_parts_note(groups, parts, spec, at)]),
+            " ".join(
+                [note_of(means.values(), config), *_best_note(spec, bool(best)), *_parts_note(groups, parts, spec, at)]
+            ),
         )
+
+
+def _best_note(spec: TableSpec, some: bool) -> Iterator[str]:
+    """What bold means, where some entries are."""
+    if some:
+        yield (
+            f"In bold, on a page also in green: the best of each {'row' if _by_row(spec) else 'column'}, and what the "
+            "digits or two standard errors of the difference, paired by image, do not tell from it."
+        )
+
+
+def _by_row(spec: TableSpec) -> bool:
+    """Whether what can be compared stands in a row."""
+    return spec.down in ("metric", "level")
 
 
 def _parts_note(
@@ -305,9 +321,8 @@ def _best(
     What neither the digits nor two standard errors tell apart is best together; where that is all, nothing is best.
     """
     found: set[tuple[Any, Any]] = set()
-    by_row = spec.down in ("metric", "level")
-    for line in down if by_row else across:
-        cells = [(line, c) for c in across] if by_row else [(r, line) for r in down]
+    for line in down if _by_row(spec) else across:
+        cells = [(line, c) for c in across] if _by_row(spec) else [(r, line) for r in down]
         there = {cell: mean.value for cell in cells if (mean := means[cell]) is not None}
         if len(there) < 2:
             continue

@@ -11,6 +11,7 @@
 | which channels to keep first | `ranking.py` |
 | the smallest circuit that suffices | `search.py`, `replay.py` |
 | what stands beside it | `controls.py` |
+| the fewest channels without which the class is lost | `core.py` |
 | all of this about one decision | `verdict.py` |
 | nodes switched off one by one, and in pairs | `effects.py` |
 | the result, saved | `circuit.py` |
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from suffice.circuits.ablation import ABLATIONS
-from suffice.circuits.circuit import Circuit, CircuitLayer, Effect, Node, load_circuit
+from suffice.circuits.circuit import Circuit, CircuitLayer, Core, Effect, Node, load_circuit
 from suffice.circuits.comparison import Comparison, compare_circuits, compare_with_whole
 from suffice.circuits.connectivity import Layer, Network, connect
 from suffice.circuits.controls import Controls
@@ -56,6 +57,7 @@ __all__ = [
     "RANKINGS",
     "Circuit",
     "Comparison",
+    "Core",
     "compare_circuits",
     "compare_with_whole",
     "load_circuit",
@@ -82,6 +84,7 @@ def trace_circuit(
     ablation: str | None = None,
     share: float | None = None,
     keep_confidence: float = 0.5,
+    minimal_groups: int | None = None,
     occlusion: str = DEFAULT_FOR_MEASURES,
     reference: Tensor | np.ndarray[Any, Any] | None = None,
     test: bool = True,
@@ -117,11 +120,13 @@ def trace_circuit(
             reference images, as of a model that takes neither 1 nor 3 channels.
         share: of the channels to keep, in (0, 1], instead of a search for the least.
         keep_confidence: γ in [0, 1]; the circuit keeps the class on top with at least γ x its confidence.
+        minimal_groups: so many groups of each layer's channels, by rank; then the circuit and the core are cut down
+            until each group is needed. The more, the smaller, for at least a pass or two a group. None: not.
         occlusion: what the explanation shows where the mask is off: a fill by name.
         reference: (N, C, H, W) in [0, 1]: other images. Of more than three a third, at most ten, are held out, and the
             circuit is asked about them afterwards. None: photos that scikit-image is installed with.
         test: False for the read-out alone: one forward and one backward pass.
-        random: how many random circuits of the same size are tried.
+        random: how many random circuits of the same size are tried. With none the core is not looked for, either.
         seed: of these, and of what is drawn for `resample`.
         name: what the result calls the image, such as its path.
         progress: called with the share of the work that is done. None: a bar, in a notebook or on a terminal.
@@ -138,7 +143,7 @@ def trace_circuit(
         and the search are ours.
     """
     began, before = time.perf_counter(), classifier.passes
-    _check(ranking, allocation, ablation, mask is not None, share, keep_confidence, nodes, random, seed)
+    _check(ranking, allocation, ablation, mask is not None, share, keep_confidence, nodes, minimal_groups, random, seed)
     module = classifier.require_module("a circuit")
     report = progress or (lambda done: None)
     pixels, assumed, sha256 = given_image(classifier, image)
@@ -155,9 +160,8 @@ def trace_circuit(
     switched = connect(module, readout.recording, switch, follow=ranking == "weight", edges=edges)
     _name_alike(switched.layers, readout.layers)
     report(0.05)
-    asked = Asked(
-        ranking, allocation or ("own" if share is None else "equal"), ablation, share, keep_confidence, random, seed
-    )
+    allocation = allocation or ("own" if share is None else "equal")
+    asked = Asked(ranking, allocation, ablation, share, keep_confidence, random, seed, minimal_groups)
     verdict: CircuitVerdict | None = None
     if test:
         assert of_whole is not None
@@ -171,9 +175,10 @@ def trace_circuit(
         "switch": switch if isinstance(switch, str) else list(switch),
         "nodes": nodes,
         "edges": edges,
-        "allocation": asked.allocation,
+        "allocation": allocation,
         "share": share,
         "keep_confidence": keep_confidence,
+        "minimal_groups": minimal_groups,
         "occlusion": None if mask is None else occlusion,
         "reference": 0 if verdict is None else verdict.references,
         "reference_from": None if verdict is None else "sample photos" if reference is None else "given",
@@ -260,9 +265,30 @@ def _circuit(
         preprocessing=classifier.preprocessing.to_dict(),
         assumptions=classifier.assumptions,
         version=version("suffice"),
+        core=None if verdict is None else _core(switched.layers, on, verdict),
         notes=(*assumed, *_notes(classifier, readout, of_whole, masked, verdict, record["ablation"])),
         **controls,
         **record,
+    )
+
+
+def _core(layers: Sequence[Layer], on: Tensor, verdict: CircuitVerdict) -> Core | None:
+    if verdict.core is None:
+        return None
+    off = verdict.core.off
+    parts = off.split([layer.channels for layer in layers])
+    return Core(
+        channels=int(off.sum()),
+        mean_layer_share=sum(float(part.float().mean()) for part in parts) / len(parts),
+        in_circuit=float(on[off].float().mean()),
+        random_kept=verdict.core.random_kept,
+        held_out_kept=verdict.core.held_out_kept,
+        random_held_out_kept=verdict.core.random_held_out_kept,
+        layers={
+            layer.name: tuple(part.nonzero()[:, 0].tolist())
+            for layer, part in zip(layers, parts, strict=True)
+            if bool(part.any())
+        },
     )
 
 
@@ -297,6 +323,7 @@ def _check(
     share: float | None,
     keep_confidence: float,
     nodes: int | None,
+    minimal_groups: int | None,
     random: int,
     seed: int,
 ) -> None:
@@ -314,6 +341,8 @@ def _check(
         raise InputError(f"expected keep_confidence from 0 to 1; got {keep_confidence}")
     if nodes is not None and nodes < 1:
         raise InputError(f"expected at least one node a layer; got {nodes}")
+    if minimal_groups is not None and minimal_groups < 1:
+        raise InputError(f"expected minimal_groups as at least one group of each layer; got {minimal_groups}")
     if not 0 <= random <= 10_000:
         raise InputError(f"expected 0 or more random circuits, 10,000 at most; got {random}")
     if not 0 <= seed < 2**63:

@@ -104,6 +104,34 @@ class Effect:
     confidence: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """The fewest channels found whose switching off alone loses the class, see `suffice.circuits.core`.
+
+    Attributes:
+        channels: how many.
+        mean_layer_share: of a layer's channels, in the mean over all layers, in [0, 1].
+        in_circuit: share of them that are in the circuit, in [0, 1].
+        random_kept: share of random sets, with as many channels in each layer, without which the class is kept.
+        held_out_kept: share of other images, held out, that keep their own class without the core; None for none.
+        random_held_out_kept: the same without random sets.
+        layers: which channels, by the name of their layer; layers without any are left out.
+    """
+
+    channels: int
+    mean_layer_share: float
+    in_circuit: float
+    random_kept: float
+    held_out_kept: float | None
+    random_held_out_kept: float | None
+    layers: dict[str, tuple[int, ...]]
+
+    @property
+    def necessary(self) -> bool:
+        """Whether the class is kept without most random sets of equal counts, as it is lost without the core."""
+        return self.random_kept > 0.5
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """Nodes, edges, and of each node by id its activation, float32 (h, w), where its channel lies on a grid."""
@@ -139,6 +167,8 @@ class Circuit:
         random_kept, features_kept, blank_kept, complement_kept, random_complement_kept, held_out_kept, held_out,
             resample_kept, out_of_range: controls, as of `suffice.circuits.controls.Controls`; None where one was not
             asked.
+        core: the fewest channels found whose switching off alone loses the class; None where no random sets were asked
+            for beside it, or where the class stays with everything off.
         effects: of nodes that are switched off as well: of each alone, and of the largest in pairs.
         strongest: of each node by id, which of the given reference images it is most active for, by number, the most
             first; empty where none were given. Not saved.
@@ -184,6 +214,7 @@ class Circuit:
     resample_kept: float | None = None
     out_of_range: float | None = None
     ablation: str | None = None
+    core: Core | None = None
     effects: tuple[Effect, ...] = ()
     strongest: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     image: str = ""
@@ -259,7 +290,8 @@ class Circuit:
             "image", "model", "version", "target", "target_name", "sufficient", "necessary", "channels",
             "channels_total",
         )  # fmt: skip
-        lists = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
+        lists: dict[str, Any] = {"notes": list(self.notes), "assumptions": list(self.assumptions)}
+        lists |= {} if self.core is None else {"core": dataclasses.asdict(self.core)}
         shares = {name: getattr(self, name) for name in _SHARES}
         return {name: fields.pop(name) for name in first} | shares | fields | lists
 
@@ -360,6 +392,8 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
         on[layer["on"]] = True
         layers.append(CircuitLayer(layer["name"], layer["kind"], on, layer["drawn"]))
     graph, whole = _graph(content), content.pop("whole")
+    core = content.pop("core", None)
+    of_layers = {} if core is None else {name: tuple(channels) for name, channels in core.pop("layers").items()}
     del content["nodes"], content["edges"]
     return Circuit(
         nodes=graph.nodes,
@@ -367,6 +401,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
         layers=tuple(layers),
         maps={},
         whole=None if whole is None else _graph(whole),
+        core=None if core is None else Core(**core, layers=of_layers),
         effects=tuple(Effect(tuple(e["off"]), e["logit"], e["confidence"]) for e in content.pop("effects", ())),
         notes=tuple(content.pop("notes")),
         assumptions=tuple(content.pop("assumptions", ())),

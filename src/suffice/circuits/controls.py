@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import SwitchedOff, channel_range, off_of_images, switched_logits
+from suffice.circuits.ablation import SwitchedOff, channel_range, switched_logits
 from suffice.circuits.ranking import Decision
 from suffice.circuits.references import References
 from suffice.circuits.search import random_circuits
@@ -77,8 +77,7 @@ def ask_controls(
     drawn = random_circuits(on, decision.layers, random, seed)
     features, last = torch.ones_like(on), decision.slice_of(len(decision.layers) - 1)
     features[last] = on[last]
-    offs = [off_of_images(off, decision.layers, torch.zeros(1, dtype=torch.int64)) for off in decision.offs]
-    image = dataclasses.replace(decision, images=decision.images[:1], offs=offs, replay=None)
+    image = decision.of_first()
     kept = image.holds_all(torch.cat([torch.stack([features, ~on]), drawn, ~drawn]))
     blank = decision.images[:1].mean((2, 3), keepdim=True).expand_as(decision.images[:1])
     others = torch.cat([blank] if held_out is None else [blank, held_out])

@@ -62,6 +62,11 @@ class Decision:
         """Number of channels of all layers."""
         return sum(layer.channels for layer in self.layers)
 
+    def of_first(self) -> Decision:
+        """The same of the first image alone, asked from the start."""
+        offs = [off_of_images(off, self.layers, torch.zeros(1, dtype=torch.int64)) for off in self.offs]
+        return dataclasses.replace(self, images=self.images[:1], offs=offs, replay=None)
+
     def slice_of(self, index: int) -> slice:
         """Where a layer's channels stand among those of all layers."""
         start = sum(layer.channels for layer in self.layers[:index])
@@ -141,7 +146,7 @@ class Decision:
         added over images, the mean over the ways of being off.
 
         Args:
-            on: bool (channels of all layers,), the circuit; all layers before are on.
+            on: bool (channels of all layers,), the circuit.
             index: of the layer.
             steps: midpoints of the integral.
         """
@@ -149,7 +154,7 @@ class Decision:
         count = len(self.images)
         alphas = ((torch.arange(steps) + 0.5) / steps).repeat_interleave(count)
         rows = torch.arange(count).repeat(steps)
-        upto = self._start(index)
+        upto = self._start(index) if bool(on[: here.start].all()) else None
         total = torch.zeros(layer.channels)
         for off in self.offs:
 
@@ -202,6 +207,11 @@ class Ranker:
             scores = self.decision.integrated(on, index)
             scores = scores.abs() if self.ranking == "integrated-size" else scores
         return scores.masked_fill(~on[here], -torch.inf)
+
+    def in_whole_network(self) -> Tensor:
+        """(channels of all layers,), each layer's with all others on."""
+        on = torch.ones(self.decision.channels, dtype=torch.bool)
+        return torch.cat([self(on, index) for index in range(len(self.decision.layers))])
 
 
 def make_ranker(decision: Decision, ranking: str, network: Network, seed: int = 0) -> Ranker:

@@ -9,6 +9,7 @@ larger sizes that were tried hold, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from torch import Tensor
 from suffice.circuits.connectivity import Layer
 from suffice.circuits.ranking import Decision, Ranker, best_channels
 
+Part = TypeVar("Part")
 ALLOCATIONS = ("own", "equal", "network")
 SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 """Tried of each layer, falling."""
+AT_ONCE = 4
+"""Sizes that are asked about together: what comes after the first that does not hold was asked in vain."""
 _BETWEEN = 3  # sizes tried at once between the last that holds and the first that does not
 _LEAST = 0.02  # of the confidence: where the label alone is wanted, what it may have fallen to when all layers are cut
 
@@ -65,9 +69,7 @@ def smallest_circuit(
 def circuit_of_share(decision: Decision, ranker: Ranker, share: float, allocation: str) -> Tensor:
     """The circuit of the best channels: a share of every layer (`equal`), or of all together (`network`)."""
     if allocation == "network":
-        on = torch.ones(decision.channels, dtype=torch.bool)
-        scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
-        return best_channels(scores, decision.layers, share, across=True)
+        return best_channels(ranker.in_whole_network(), decision.layers, share, across=True)
     return circuit_of_counts(decision, ranker, [max(1, round(share * layer.channels)) for layer in decision.layers])
 
 
@@ -135,10 +137,12 @@ def fewest(holds: Callable[[Sequence[int]], list[bool]], most: int, shares: Sequ
 
 def _last(holds: Callable[[Sequence[int]], list[bool]], sizes: Sequence[int], good: int) -> tuple[int, int]:
     """The last of some falling sizes before the first that does not hold, and that one; 0 where all hold."""
-    for size, fine in zip(sizes, holds(sizes) if sizes else [], strict=False):
-        if not fine:
-            return good, size
-        good = size
+    for start in range(0, len(sizes), AT_ONCE):
+        some = sizes[start : start + AT_ONCE]
+        for size, fine in zip(some, holds(some), strict=False):
+            if not fine:
+                return good, size
+            good = size
     return good, 0
 
 
@@ -146,6 +150,70 @@ def _best(scores: Tensor, count: int) -> Tensor:
     on = torch.zeros(len(scores), dtype=torch.bool)
     on[scores.argsort(descending=True, stable=True)[:count]] = True
     return on
+
+
+def minimal_circuit(decision: Decision, ranker: Ranker, on: Tensor, demanded: Tensor, groups: int) -> Tensor:
+    """A circuit that is enough, cut down until it is without none of its groups of channels: bool (channels,).
+
+    Args:
+        decision: whose circuit it is.
+        ranker: by which the channels of a layer are grouped, and the lowest tried first.
+        on: bool (channels,), a circuit that is enough.
+        demanded: (images,) least confidence in the class for each image.
+        groups: of each layer; a layer with fewer channels in the circuit has one for each.
+    """
+    scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
+
+    def holds(parts: Sequence[Tensor]) -> bool:
+        return bool(enough(decision, decision.logits(together(parts, decision.channels)[None]), demanded)[0])
+
+    return together(one_minimal(groups_of(decision, scores, on, groups), holds), decision.channels)
+
+
+def groups_of(decision: Decision, scores: Tensor, on: Tensor, groups: int) -> list[Tensor]:
+    """The channels of a circuit, those of each layer in groups by their scores; the lowest of all layers first."""
+    found: list[tuple[float, Tensor]] = []
+    for index in range(len(decision.layers)):
+        here = decision.slice_of(index)
+        channels = here.start + on[here].nonzero()[:, 0]
+        best = channels[scores[channels].argsort(descending=True, stable=True)]
+        split = best.tensor_split(min(groups, len(best)) or 1)
+        found += [(rank / len(split), part) for rank, part in enumerate(split) if len(part)]
+    return [part for _, part in sorted(found, key=lambda each: -each[0])]
+
+
+def together(groups: Sequence[Tensor], channels: int) -> Tensor:
+    """Bool (channels,): those that are in any group."""
+    on = torch.zeros(channels, dtype=torch.bool)
+    for group in groups:
+        on[group] = True
+    return on
+
+
+def one_minimal(parts: Sequence[Part], holds: Callable[[Sequence[Part]], bool]) -> list[Part]:
+    """Of parts that hold together those that are left when none can be taken out alone: delta debugging.
+
+    First halves are taken out where the rest holds, then quarters, down to single parts, which are tried until none of
+    them can go. There may be smaller sets that hold.
+
+    Source: Zeller and Hildebrandt, *Simplifying and Isolating Failure-Inducing Input*, 2002; of a network's units as in
+    DD-CAM (arXiv 2602.19274).
+
+    >>> one_minimal(range(8), lambda parts: {2, 5} <= set(parts) or {0, 1, 7} <= set(parts))
+    [2, 5]
+    """
+    left, size = list(parts), max(1, len(parts) // 2)
+    while True:
+        start, before = 0, len(left)
+        while start < len(left):
+            rest = left[:start] + left[start + size :]
+            if rest and holds(rest):
+                left = rest
+            else:
+                start += size
+        if size == 1 and len(left) == before:
+            return left
+        size = max(1, size // 2)
 
 
 def enough(decision: Decision, logits: Tensor, demanded: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from torch import Tensor
 from suffice.circuits.ablation import Off, layer_activations
 from suffice.circuits.connectivity import Network
 from suffice.circuits.controls import Controls, ask_controls
-from suffice.circuits.ranking import Decision, make_ranker
+from suffice.circuits.core import CoreVerdict, ask_core, minimal_core, smallest_core
+from suffice.circuits.ranking import Decision, Ranker, make_ranker
 from suffice.circuits.readout import Readout
 from suffice.circuits.references import References, read_references, sample_references, split_references
 from suffice.circuits.replay import Replay
-from suffice.circuits.search import circuit_of_share, enough, smallest_circuit
+from suffice.circuits.search import circuit_of_share, enough, minimal_circuit, smallest_circuit
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 
@@ -36,6 +37,7 @@ class Asked:
     keep_confidence: float
     random: int
     seed: int
+    minimal_groups: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class CircuitVerdict:
         confidences: of the class with only the circuit on, for each of these images; the least, where what is off is
             drawn several times.
         controls: what stands beside it.
+        core: what the decision hangs on, by the same ranking; None where no random sets were asked for beside it, or
+            where there is none.
         ablation: what channels are that are off.
         references: how many other images there were.
         decision: whose circuit it is.
@@ -57,6 +61,7 @@ class CircuitVerdict:
     sufficient: bool
     confidences: tuple[float, ...]
     controls: Controls
+    core: CoreVerdict | None
     ablation: str
     references: int
     decision: Decision
@@ -103,6 +108,9 @@ def put_to_the_test(
         on = smallest_circuit(decision, ranker, demanded, asked.allocation, lambda done: progress(0.1 + 0.7 * done))
     else:
         on = circuit_of_share(decision, ranker, asked.share, asked.allocation)
+    if asked.minimal_groups is not None and bool(enough(decision, decision.logits(on[None]), demanded)[0]):
+        on = minimal_circuit(decision, ranker, on, demanded, asked.minimal_groups)
+    off = _core(decision, ranker, asked)
     decision.replay = None  # it holds all that the network computed
     logits = decision.logits(on[None])
     confidences = decision.confidences(logits[0]).unflatten(0, (len(offs), -1)).amin(0)
@@ -111,9 +119,22 @@ def put_to_the_test(
         bool(enough(decision, logits, demanded)[0]),
         tuple(confidences.tolist()),
         ask_controls(decision, on, references, held_out, random=asked.random, seed=asked.seed),
+        None if off is None else ask_core(decision, off, held_out, random=asked.random, seed=asked.seed),
         ablation,
         0 if others is None else sum(map(len, others)),
         decision,
+    )
+
+
+def _core(decision: Decision, ranker: Ranker, asked: Asked) -> Tensor | None:
+    if not asked.random:
+        return None
+    scores = ranker.in_whole_network()
+    off = smallest_core(decision, scores)
+    return (
+        off
+        if off is None or asked.minimal_groups is None
+        else minimal_core(decision, scores, off, asked.minimal_groups)
     )
 
 

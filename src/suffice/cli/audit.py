@@ -119,12 +119,19 @@ def audit(
     if against_model is not None or against_weights is not None:
         second = _model(against_model or model, against_weights, classes, device, batch_size, model_options)
         second = second.model_copy(update={"label": _told_apart(first, second)})
+    if second is None:
+        for condition in conditions:
+            condition.check_one_model()
     settings = _settings(data, data_folder, split, first, second, boxes, per_class, keep_confidence, seed, block)
     keep_buffers()
     with one_line(f"could not audit {data}", show_traceback), Shown() as shown:
         chosen = engine_of(engine, workers, address)
         found = run_audit(settings, folder, chosen, tell=shown.tell, progress=shown.progress)
-        verdicts = held(conditions, numbers_of(found))
+        try:
+            verdicts = held(conditions, numbers_of(found))
+        except InputError:  # the page is worth having all the same
+            write_audit(found)
+            raise
         content = write_audit(found, verdicts)
         for condition, value, holds in verdicts:
             shown.tell(f"{'fails' if holds else 'passes'}: fail if {condition}; it is {value:g}")
@@ -189,7 +196,7 @@ def _settings(
 def _words(found: Any, page: Path) -> str:
     """What is said on stdout: the shortcuts, and where the page is."""
     lines = [
-        f"shortcut: {each.target_name}, {each.where}: {each.members.count} of {each.members.total} parts; pasted "
+        f"shortcut: {each.target_name}, {each.where}: {each.members.count} of {each.members.total}; pasted "
         f"elsewhere the class comes in {each.brings}, hidden it goes in {each.loses} (q = {each.q_value:.2g})"
         for each in found.shortcuts
     ]

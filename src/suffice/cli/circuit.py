@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from suffice.circuits import Circuit
+    from suffice.circuits import Circuit, Core
     from suffice.classifier import Classifier
     from suffice.images import Frame, Photo
     from suffice.naming import Naming
@@ -45,8 +45,8 @@ _FILES = ("circuit.json", "circuit.graphml", "circuit.svg", "circuit.png")
 
 
 _NOT_WITH_CLASS = (
-    "mask", "target", "layers", "nodes", "edges", "ranking", "allocation", "ablation", "keep_confidence", "occlusion",
-    "random", "paths",
+    "mask", "target", "layers", "nodes", "edges", "ranking", "allocation", "ablation", "keep_confidence",
+    "minimal_groups", "occlusion", "random", "paths",
 )  # fmt: skip
 
 
@@ -122,6 +122,15 @@ def circuit(
             parser=number, metavar="NUMBER", help="Share of the whole network's confidence to keep, 0 to 1 (γ)."
         ),
     ] = 0.5,
+    minimal_groups: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number,
+            metavar="INTEGER",
+            help="Then cut the circuit and the core down until each group of channels is needed: so many groups of "
+            "each layer. [default: not]",
+        ),
+    ] = None,
     target: Target = None,
     occlusion: Annotated[
         str, typer.Option(help="What an explanation shows where its mask is off: a fill, such as zero or mean.")
@@ -207,6 +216,7 @@ def circuit(
         "ablation": ablation,
         "share": share,
         "keep_confidence": keep_confidence,
+        "minimal_groups": minimal_groups,
         "occlusion": occlusion,
         "random": random,
         "seed": seed,
@@ -214,7 +224,8 @@ def circuit(
     words = {
         "mask": mask, "model": model, "weights": weights, "classes": classes, "layers": layers, "switch": switch,
         "nodes": nodes, "edges": edges, "ranking": ranking, "allocation": allocation, "ablation": ablation,
-        "share": share, "keep-confidence": keep_confidence, "target": target, "occlusion": occlusion,
+        "share": share, "keep-confidence": keep_confidence, "minimal-groups": minimal_groups,
+        "target": target, "occlusion": occlusion,
         "reference": reference, "random": random, "seed": seed, **model_options.words(),
     }  # fmt: skip
     named = naming(paths, images, words, out)
@@ -443,6 +454,7 @@ def control_lines(circuit: Circuit) -> list[str]:
             f"{circuit.random_complement_kept:.0%}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
         )
         lines.append(f"  of {random} random circuits with equal counts {circuit.random_kept:.0%} keep the class")
+    lines += [] if circuit.core is None else [_core_line(circuit.core, random)]
     said = [
         f"with only its features switched {kept(circuit.features_kept)}",
         f"a blank image {'too' if circuit.blank_kept else 'not'}",
@@ -454,3 +466,17 @@ def control_lines(circuit: Circuit) -> list[str]:
     if circuit.out_of_range is not None:
         said.append(f"{circuit.out_of_range:.1%} of channels out of the range seen")
     return [*lines, f"  says the class: {'; '.join(said)}"]
+
+
+def _core_line(core: Core, random: int) -> str:
+    others = ""
+    if core.held_out_kept is not None:
+        others = (
+            f"; without it {core.held_out_kept:.0%} of other images keep theirs, without random ones "
+            f"{core.random_held_out_kept:.0%}"
+        )
+    return (
+        f"  core: with {core.channels:,} channels switched off ({core.mean_layer_share:.1%} of a layer in the mean, "
+        f"{core.in_circuit:.0%} in the circuit) the class is lost, with {random} random ones of equal counts it is "
+        f"kept by {core.random_kept:.0%}{others}"
+    )

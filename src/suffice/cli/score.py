@@ -231,14 +231,12 @@ class _Call:
         return fitting, failures
 
     def _known_target(self, pixels: Any, maps: Mapping[str, Any]) -> int:
-        from suffice.explanation import Explanation
+        from suffice.metrics.scoring import target_of
 
         if self.target is not None:
             return self.classifier.class_index(self.target)
-        targets = {each.target for each in maps.values() if isinstance(each, Explanation)}
-        if len(targets) > 1:
-            raise InputError(f"expected --target, as the explanations have different targets; got {sorted(targets)}")
-        return targets.pop() if targets else int(self.classifier.logits(pixels[None])[0].argmax())
+        target = target_of(maps.values(), self.classifier)
+        return int(self.classifier.logits(pixels[None])[0].argmax()) if target is None else target
 
     def _backgrounds(self, target: int) -> Any:
         import torch

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from suffice.classifier import Classifier
-    from suffice.explanation import Explanation
     from suffice.guarantees import Guarantee
     from suffice.naming import Naming
     from suffice.progress import Progress
@@ -165,15 +164,6 @@ class _Call:
     named: Naming
     expect: list[str] | None
 
-    def _check_names(self, explanation: Explanation) -> None:
-        """The class of an explanation by another model has to be a class of this one, under the same name."""
-        named = dict(enumerate(self.classifier.class_names or ())).get(explanation.target)
-        if self.target is None and named not in (None, explanation.target_name):
-            raise InputError(
-                f"expected a model whose class {explanation.target} is {explanation.target_name!r}, as that of the "
-                f"explanation, {explanation.model} (--model); {self.classifier.name} calls it {named!r}"
-            )
-
     def run(self, folder: Path | None) -> int:
         """Say what is known of the part, and write it; returns the exit status."""
         from suffice.explanation import Explanation
@@ -191,9 +181,8 @@ class _Call:
         target: int | str | None = self.target
         notes = list(photo.notes)
         if isinstance(self.content, Explanation):
-            target = self.content.target if target is None else target
+            target = self.content.class_in(self.classifier) if target is None else target
             if self.content.model != self.classifier.name:
-                self._check_names(self.content)
                 notes.append(f"The explanation is of the model {self.content.model}.")
         index = int(self.classifier.logits(pixels[None])[0].argmax()) if target is None else target
         index = self.classifier.class_index(index)

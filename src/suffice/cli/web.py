@@ -40,6 +40,12 @@ def web(
     adapter: Annotated[
         str | None, typer.Option(metavar="FILE", help="The adapter of a method that needs one, such as lax.")
     ] = None,
+    audit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="What `suffice audit` wrote: paste its evidence on your own images, at /audit."
+        ),
+    ] = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
     model_options: ModelOptions = NONE_GIVEN,
@@ -61,6 +67,8 @@ def web(
     keep_buffers()
 
     # Only now what takes a second to import.
+    from suffice.images import check_for_photos
+    from suffice.web.audited import open_audit
     from suffice.web.served import Served, told_apart
     from suffice.web.serving import serve
 
@@ -70,13 +78,14 @@ def web(
             name, weights=file, classes=classes, device=device, options=model_options.fields(),
             show_traceback=show_traceback, batch_size=batch_size,
         )  # fmt: skip
+        check_for_photos(classifier)
         words: dict[str, Any] = {"model": name, "weights": file, "classes": classes, **model_options.words()}
         label = told_apart(classifier.name, [each.name for each in models])
         needed = {} if adapter is None else {"adapter": adapter}
         models.append(Served(label, classifier, {key: value for key, value in words.items() if value}, needed))
     serve(
         models, host=host, port=port, token=token, browser=not no_browser,
-        say=lambda address: say(f"suffice web: {address}"),
+        say=lambda address: say(f"suffice web: {address}"), audit=None if audit is None else open_audit(audit, models),
     )  # fmt: skip
     complain("stopped")
     return 0

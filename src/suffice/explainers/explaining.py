@@ -45,6 +45,8 @@ def explanation_of(
     _check_minimal(chosen, minimal)
     complete = complete_settings(chosen.name, chosen.settings, settings)
     chosen.check_classifier(question.classifier)
+    if chosen.fits is not None:
+        chosen.fits(question.classifier, complete)
     classifier, started, before = question.classifier, time.perf_counter(), question.classifier.passes
     question = question.at()  # in which the first occlusion leads, whatever was asked before
     notes = [*question.assumed, *_notes_on_target(question)]

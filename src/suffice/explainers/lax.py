@@ -470,5 +470,12 @@ def _short(what: Any) -> str:
 
 
 METHOD = Method(
-    "lax", LaxSettings, explain, saliency=saliency, own_scale=True, needs={"adapter": "train-lax"}, inside=True
+    "lax",
+    LaxSettings,
+    explain,
+    saliency=saliency,
+    own_scale=True,
+    needs={"adapter": "train-lax"},
+    inside=True,
+    fits=lambda classifier, settings: _loaded(settings.adapter, classifier),
 )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from suffice.errors import InputError
+from suffice.errors import InputError, setting_at_fault
 from suffice.inside import sealed
 from suffice.progress import Progress
 
@@ -47,14 +47,11 @@ def complete_settings(method: str, kind: type[SettingsOfMethod], settings: Mappi
     try:
         return kind(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
+        option, fault = setting_at_fault(error.errors())
+        if error.errors()[0]["type"] == "extra_forbidden":
             known = ", ".join(kind.model_fields)
             raise InputError(f"unknown option {option!r} of method {method}; expected {known}") from None
-        raise InputError(
-            f"option {option} of method {method}: {first['msg'].lower()}; got {first['input']!r}"
-        ) from None
+        raise InputError(f"{f'option {option} of ' if option else ''}method {method}: {fault}") from None
 
 
 class RankingSettings(MethodSettings):
@@ -108,6 +105,8 @@ class Method:
         distance: of a method that learns through activations, how far those of a part, bool (H, W), are from the whole
             image's: `Explanation.activation_distance`; None where there are none.
         needs: the settings that it cannot do without, each the name of a file, with the command that writes it.
+        fits: raises InputError where settings, such as a file that they name, are not of a classifier; asked also where
+            no part is needed. None: they always are.
     """
 
     name: str
@@ -120,6 +119,7 @@ class Method:
     inside: bool = dataclasses.field(default=False, kw_only=True)
     distance: Callable[[Question, Any, Tensor], dict[str, Any] | None] | None = None
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fits: Callable[[Classifier, Any], object] | None = dataclasses.field(default=None, kw_only=True)
 
     def check_classifier(self, classifier: Classifier) -> None:
         """Raises InputError for one of signals or volumes, or a black box, of which the method can say nothing."""

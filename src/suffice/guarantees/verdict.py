@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from suffice.guarantees.wording import in_words
+
 Verdict = Literal["proved", "certified", "refuted", "unknown"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Guarantee:
     """How far "sufficient" carries, and how that was found out.
 
@@ -56,6 +58,15 @@ class Guarantee:
     backward_passes: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: what it says, in words.
+
+        >>> Guarantee(verdict="proved", method="crown", epsilon=0.05)
+        <Guarantee: Proved: no change of the pixels outside the part by at most 0.05 (of 0 to 1) changes the class.>
+        """
+        known = self.epsilon is not None or self.distribution is not None
+        return f"<Guarantee: {in_words(self.to_dict()) if known else self.verdict}>"
 
     def to_dict(self, counterexample: str | None = None) -> dict[str, Any]:
         """Everything that is known, fit for JSON; what does not apply is left out.

@@ -19,7 +19,15 @@ from suffice.images.finding import FoundImages, find_images, images_in
 from suffice.images.formats import FORMATS, SUFFIXES, is_image_name
 from suffice.images.geometry import Frame, frame_of, from_photo, to_file, to_photo
 from suffice.images.pixels import as_picture
-from suffice.images.preparing import as_image, given_image, load_image, prepare, to_model, to_pixels
+from suffice.images.preparing import (
+    as_image,
+    check_for_photos,
+    given_image,
+    load_image,
+    prepare,
+    to_model,
+    to_pixels,
+)
 from suffice.images.reading import LARGEST_PIXELS, SAMPLES, SMALLEST_SIDE, Photo, open_checked, read_photo
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "Photo",
     "as_image",
     "as_picture",
+    "check_for_photos",
     "find_images",
     "frame_of",
     "from_photo",

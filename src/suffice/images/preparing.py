@@ -114,10 +114,23 @@ def to_model(photo: Photo, classifier: Classifier) -> Tensor:
     Raises:
         InputError: a classifier that takes neither 1 nor 3 channels, or a photo too narrow to be resized.
     """
+    _check_channels(classifier)
+    return to_pixels(photo, classifier.preprocessing)
+
+
+def check_for_photos(classifier: Classifier) -> None:
+    """Raises InputError, before there is a photo, for a classifier that takes none or whose output shows no classes."""
+    classifier.preprocessing.height_and_width("a photo")
+    _check_channels(classifier)
+    classifier.find_out()
+    if classifier.unreadable:
+        raise InputError(classifier.unreadable)
+
+
+def _check_channels(classifier: Classifier) -> None:
     channels = len(classifier.preprocessing.mean)
     if channels not in (1, 3):
         raise InputError(f"expected a classifier of 1 or 3 channels for a photo; {classifier.name} takes {channels}")
-    return to_pixels(photo, classifier.preprocessing)
 
 
 def to_pixels(photo: Photo, preprocessing: Preprocessing) -> Tensor:

@@ -38,7 +38,8 @@ from suffice.metrics.robustness import (
     robustness_solid,
     solid_colours,
 )
-from suffice.metrics.scoring import Scores, score, score_many, score_maps
+from suffice.metrics.scores import Scores
+from suffice.metrics.scoring import score, score_many, score_maps
 from suffice.metrics.small_changes import holds_under
 from suffice.metrics.standard_error import Mean, mean_with_error
 from suffice.registry import METRICS

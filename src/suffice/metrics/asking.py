@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from suffice.errors import InputError, did_you_mean
+from suffice.errors import InputError, did_you_mean, setting_at_fault
 from suffice.metrics import sweep
 from suffice.metrics.evidence import ScoreOptions
 from suffice.metrics.metric import Metric
@@ -55,10 +55,8 @@ def checked_metrics(metrics: Metrics, options: Mapping[str, Any]) -> list[Metric
     try:
         ScoreOptions(**options)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"option {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; got {first['input']!r}"
-        ) from None
+        option, fault = setting_at_fault(error.errors())
+        raise InputError(f"option {option}: {fault}" if option else fault) from None
     for metric in asked:
         if missing := [option for option in metric.required if option not in given]:
             raise InputError(f"expected the option {missing[0]} for {metric.name}; got none")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,14 +27,13 @@ from suffice.arrays import plain_tensor
 from suffice.classifier import SIDES, Classifier
 from suffice.errors import InputError, Notice
 from suffice.explanation import Explanation
-from suffice.guarantees.interval import CONFIDENCE, at_least
 from suffice.images import as_image
 from suffice.metrics.asking import Metrics, checked_metrics
 from suffice.metrics.confidence_drop import check_fill
-from suffice.metrics.evidence import Curve, Evidence, ScoreOptions, gather_evidence
+from suffice.metrics.evidence import Evidence, ScoreOptions, gather_evidence
 from suffice.metrics.maps import as_saliency, scale_note
 from suffice.metrics.metric import Metric
-from suffice.metrics.standard_error import Mean, mean_with_error
+from suffice.metrics.scores import MapScores, Scores, ScoresByName, joined
 from suffice.occlusion import (
     DEFAULT_FOR_MEASURES,
     AnyOcclusions,
@@ -48,148 +47,9 @@ from suffice.progress import Progress, with_bar
 from suffice.registry import METHODS
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 _ELEMENTS_AT_ONCE = 2**22  # of the images in one sweep: 27 of 224 x 224
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Scores:
-    """The metrics of N maps.
-
-    Attributes:
-        values: by the name of the metric, float64 (N,); finite.
-        curves: `insertion`, `deletion`, the same with `_percent`, `msi_show`, `msi_hide`: as far as they were needed.
-        labels: int64 (N,), the classes that were meant; predicted: those that the model gives the whole images.
-        confidence: float64 (N,), of the whole image in its label.
-        parts: bool (N, H, W), what `area`, `confidence` and ρ are of; None unless they were to be kept.
-        saliency: float32 (N, H, W), the normalised maps, in [0, 1]; None unless they were to be kept.
-        constant: bool (N,), whether a map ranks nothing.
-        notes: of each map what must be known of its scale; empty in most cases.
-        forward_passes: images that went through the model.
-        seconds: wall time.
-        metrics: by name, what the values mean.
-        draws: by the name of a metric that is the share of some draws (ρ), how many these are.
-    """
-
-    values: dict[str, Tensor]
-    curves: dict[str, Curve]
-    labels: Tensor
-    predicted: Tensor
-    confidence: Tensor
-    parts: Tensor | None
-    saliency: Tensor | None
-    constant: Tensor
-    forward_passes: int = 0
-    seconds: float = 0.0
-    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
-    draws: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """One line: how many maps, and the means."""
-        means = ", ".join(f"{name} {mean:.3f}" for name, mean in self.means().items())
-        return f"<Scores of {len(self.labels)} map{'' if len(self.labels) == 1 else 's'}: {means}>"
-
-    def means(self) -> dict[str, Mean]:
-        """The mean of each metric with its standard error."""
-        return {name: mean_with_error(values.tolist()) for name, values in self.values.items()}
-
-    def of_map(self, index: int) -> dict[str, float]:
-        """The metrics of one map."""
-        return {name: float(values[index]) for name, values in self.values.items()}
-
-    def at_least(self, index: int, confidence: float = CONFIDENCE) -> dict[str, float]:
-        """What is shown of each share of draws, for one map: its lower bound, one-sided (Clopper-Pearson)."""
-        return {
-            name: at_least(round(float(self.values[name][index]) * draws), draws, confidence)
-            for name, draws in self.draws.items()
-        }
-
-    def to_arrow(self) -> Any:
-        """A `pyarrow.Table` with a row a map: `label`, `predicted`, `confidence`, the metrics by name, and `note`."""
-        import pyarrow as pa
-
-        columns = {"label": self.labels, "predicted": self.predicted, "confidence": self.confidence, **self.values}
-        arrays = {name: pa.array(values.numpy()) for name, values in columns.items()}
-        return pa.table(arrays | {"note": pa.array(self.notes or [""] * len(self.labels), pa.string())})
-
-    def to_pandas(self) -> Any:
-        """The same as a `pandas.DataFrame`; ImportError where there is no pandas."""
-        return self.to_arrow().to_pandas()
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows it: a table of the means."""
-        return ScoresByName({"mean" if len(self.labels) > 1 else "value": self})._repr_html_()
-
-    def _repr_png_(self) -> bytes:
-        """Its curves, where no HTML is shown."""
-        return ScoresByName({"": self})._repr_png_()
-
-    def plot(self) -> Figure:
-        """A matplotlib figure of its curves, means over the maps; of the values where there are none."""
-        return ScoresByName({"": self}).plot()
-
-    def only(self, index: int) -> Scores:
-        """The scores of one map alone."""
-        row = slice(index, index + 1)
-        kept = {
-            name: getattr(self, name)[row]
-            for name in ("labels", "predicted", "confidence", "parts", "saliency", "constant")
-        }
-        return dataclasses.replace(
-            self,
-            values={name: values[row] for name, values in self.values.items()},
-            curves={name: dataclasses.replace(curve, values=curve.values[row]) for name, curve in self.curves.items()},
-            notes=self.notes[row],
-            **kept,
-        )
-
-
-class ScoresByName(dict[str, Scores]):
-    """Scores of several maps by name, which a notebook shows side by side."""
-
-    def _repr_html_(self) -> str:
-        from suffice.report.shown import scores_html
-
-        return scores_html(self)
-
-    def _repr_png_(self) -> bytes:
-        from suffice.report.shown import figure_png
-
-        return figure_png(self.plot())
-
-    def plot(self) -> Figure:
-        """A matplotlib figure with the curves of all maps; of the values where there are none."""
-        from suffice.report.shown import scores_figure
-
-        return scores_figure(self)
-
-
-class MapScores(dict[str, float]):
-    """The metrics of one map by name, which a notebook shows as a table.
-
-    Attributes:
-        scores: the same with the curves.
-    """
-
-    def __init__(self, scores: Scores) -> None:
-        super().__init__(scores.of_map(0))
-        self.scores = scores
-
-    def _repr_html_(self) -> str:
-        return self.scores._repr_html_()
-
-    def _repr_png_(self) -> bytes:
-        return self.scores._repr_png_()
-
-    def plot(self) -> Figure:
-        """As of `Scores`."""
-        return self.scores.plot()
-
-    def __reduce__(self) -> tuple[type[dict[str, float]], tuple[dict[str, float]]]:
-        """A copy, also in another process, is the numbers alone."""
-        return dict, (dict(self),)
 
 
 @with_bar
@@ -255,6 +115,18 @@ def score(
     return MapScores(found["saliency"])
 
 
+def target_of(maps: Iterable[Any], classifier: Classifier) -> int | None:
+    """The class in a model that the explanations among some maps are of; None where there are none.
+
+    Raises:
+        InputError: they are of several, or as `Explanation.class_in`.
+    """
+    targets = {each.class_in(classifier) for each in maps if isinstance(each, Explanation)}
+    if len(targets) > 1:
+        raise InputError(f"expected a target, as the explanations have different targets; got {sorted(targets)}")
+    return targets.pop() if targets else None
+
+
 def judged_elsewhere(explanation: Explanation, occlusion: AnyOcclusions) -> str:
     """Says that a part is judged under another occlusion than it was found under; empty where it is the same."""
     names = joined_names(occlusion)
@@ -291,7 +163,8 @@ def score_maps(
         all maps together.
 
     Raises:
-        InputError: as `score`; no map; or explanations of different targets, and none said.
+        InputError: as `score`; no map; explanations of different targets, and none said; or of a class that has another
+            name in this model.
     """
     started, passes = time.perf_counter(), classifier.passes
     asked = checked_metrics(metrics, options)
@@ -301,12 +174,9 @@ def score_maps(
         warnings.warn(Notice(note), stacklevel=3)
     if not maps:
         raise InputError("expected at least one saliency map; got none")
-    targets = sorted({each.target for each in maps.values() if isinstance(each, Explanation)})
     chosen = _one_target(target, label)
-    if chosen is None and len(targets) > 1:
-        raise InputError(f"expected a target, as the explanations have different targets; got {targets}")
-    if chosen is None and targets:
-        chosen = targets[0]
+    if chosen is None:
+        chosen = target_of(maps.values(), classifier)
     known = {option for metric in asked for option in metric.options}
     if "measure" in known:
         options = {"measure": "confidence", **options}
@@ -416,7 +286,7 @@ def score_many(
         done.append(_scores_of(evidence, asked, ranked, keep_maps))
     cost = {"forward_passes": classifier.passes.since(passes).forward, "seconds": time.perf_counter() - started}
     by_name = {metric.name: metric for metric in asked}
-    return dataclasses.replace(_joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
+    return dataclasses.replace(joined(done), metrics=by_name, **cost)  # type: ignore[arg-type]
 
 
 def _scores_of(evidence: Evidence, asked: Sequence[Metric], maps: Tensor, keep_maps: bool) -> Scores:
@@ -477,27 +347,3 @@ def _labels(classifier: Classifier, labels: Any, count: int) -> Tensor | None:
     if len(given) != count:
         raise InputError(f"expected a label for each of {count} images; got {len(given)}")
     return torch.tensor([classifier.class_index(label) for label in given])
-
-
-def _joined(done: Sequence[Scores]) -> Scores:
-    first = done[0]
-    return Scores(
-        {name: torch.cat([each.values[name] for each in done]) for name in first.values},
-        {
-            name: dataclasses.replace(curve, values=torch.cat([each.curves[name].values for each in done]))
-            for name, curve in first.curves.items()
-        },
-        torch.cat([each.labels for each in done]),
-        torch.cat([each.predicted for each in done]),
-        torch.cat([each.confidence for each in done]),
-        _all_of([each.parts for each in done]),
-        _all_of([each.saliency for each in done]),
-        torch.cat([each.constant for each in done]),
-        draws=first.draws,
-        notes=tuple(note for each in done for note in each.notes),
-    )
-
-
-def _all_of(maps: Sequence[Tensor | None]) -> Tensor | None:
-    kept = [each for each in maps if each is not None]
-    return torch.cat(kept) if kept else None

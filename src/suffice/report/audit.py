@@ -4,6 +4,7 @@
 |---|---|
 | `audit.html` | the page; every number on it opens the images behind it |
 | `thumbnails/` | its pictures, loaded when they come into view |
+| `cut-outs/` | of each cluster some members as the model takes them, for `suffice web --audit` |
 | `audit.json` | everything that is on the page, and every image |
 | `junit.xml` | a test case for each condition of `--fail-if` |
 | `summary.md` | for a pull request |
@@ -21,30 +22,33 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 from PIL import Image
+from torch import Tensor
 
 from suffice.audit.classes import CERTIFIED, GRID
 from suffice.audit.conditions import Condition, numbers_of
-from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
+from suffice.audit.evidence import FALSE_DISCOVERIES, SURROUNDINGS, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST
 from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
-from suffice.audit.sample import Prediction
 from suffice.audit.settings import DRAWS
 from suffice.folders import OutputFolder
 from suffice.images import Photo, as_picture, frame_of
-from suffice.report.figures import UNPRINTABLE, thumbnail
-from suffice.report.page import content_hash, environment, percent, setting, source
+from suffice.report.figures import UNPRINTABLE, png_bytes, thumbnail
+from suffice.report.formats import percent, setting
+from suffice.report.html import environment, policy, source
 from suffice.report.tables import markdown_text
 
-PAGE, JSON, JUNIT, SUMMARY, THUMBNAILS = "audit.html", "audit.json", "junit.xml", "summary.md", "thumbnails"
+PAGE, JSON, JUNIT, SUMMARY = "audit.html", "audit.json", "junit.xml", "summary.md"
+THUMBNAILS, CUTOUTS = "thumbnails", "cut-outs"
 
 GENERATOR = '<meta name="generator" content="suffice audit">'
 """By which a page of this kind is known."""
 
 _LONGEST, _AT_ONCE = 160, 100  # of thumbnails: pixels; written together
 _PASTES = 6  # shown of each cluster
+_CUTOUTS = 12  # members of each cluster that can be pasted elsewhere
 _ROWS = 500  # of a table on the page
 Held = Sequence[tuple[Condition, float, bool]]
 
@@ -61,11 +65,11 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
     """
     place = OutputFolder(audit.folder, "audit")
     place.check((PAGE, JSON, JUNIT, SUMMARY))
-    pictures = OutputFolder(audit.folder / THUMBNAILS, "audit")
-    pictures.check((), below=True)
-    files = _pictures(audit)
-    while some := dict(itertools.islice(files, _AT_ONCE)):
-        pictures.write(some)
+    for name, files in ((THUMBNAILS, _pictures(audit)), (CUTOUTS, _cutouts(audit))):
+        pictures = OutputFolder(audit.folder / name, "audit")
+        pictures.check((), below=True)
+        while some := dict(itertools.islice(files, _AT_ONCE)):
+            pictures.write(some)
     content = audit_json(audit, held)
     place.write(
         {
@@ -91,11 +95,37 @@ def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
             frame = frame_of(photo.pixels.size, audit.classifier.preprocessing)
             yield _file(parts[name]), _jpeg(thumbnail(explanation, _enlarged(photo), frame, _LONGEST))
     pictures = Pictures(audit.source, audit.classifier)
-    by_name = {part.name: part for part in (*audit.parts, *audit.second_parts)}
     every = {image.name: image for image in audit.images}
     for index, evidence in enumerate(audit.evidence):
+        members = _members(audit, evidence)
         for number, (host, member, _) in enumerate(evidence.hosts[:_PASTES]):
-            yield f"paste-{index}-{number}.jpg", _jpeg(_paste(by_name[member], every[host], pictures))
+            part, on = members[member], every[host].number
+            # The object of the other image stays.
+            free = part.mask & audit.surroundings[on].mask if evidence.kind == SURROUNDINGS else part.mask
+            yield f"paste-{index}-{number}.jpg", _jpeg(_small(pictures.pasted(part.image.number, free, on)))
+
+
+def _members(audit: Audit, evidence: Evidence) -> dict[str, Part]:
+    """What a cluster is of, by name."""
+    around = evidence.kind == SURROUNDINGS
+    every = audit.surroundings.values() if around else (*audit.parts, *audit.second_parts)
+    return {part.name: part for part in every}
+
+
+def _cutouts(audit: Audit) -> Iterator[tuple[str, bytes]]:
+    """Members of clusters as pictures of the model's size, all else transparent."""
+    pictures = Pictures(audit.source, audit.classifier)
+    for index, evidence in enumerate(audit.evidence):
+        members = _members(audit, evidence)
+        for number, name in enumerate(evidence.members.images[:_CUTOUTS]):
+            picture = as_picture(pictures(members[name].image.number))
+            picture.putalpha(Image.fromarray(members[name].mask))
+            yield cutout(index, number), png_bytes(picture)
+
+
+def cutout(cluster: int, number: int) -> str:
+    """The name of a member's file."""
+    return f"{cluster}-{number}.png"
 
 
 def _file(part: Part) -> str:
@@ -111,8 +141,7 @@ def _enlarged(photo: Photo) -> Image.Image:
     return photo.pixels.resize(size, Image.Resampling.NEAREST) if factor > 1 else photo.pixels
 
 
-def _paste(part: Part, host: Prediction, pictures: Pictures) -> Image.Image:
-    pixels = pictures.pasted(part.image.number, part.mask, host.number)
+def _small(pixels: Tensor) -> Image.Image:
     image = _enlarged(Photo(as_picture(pixels)))
     image.thumbnail((_LONGEST, _LONGEST))
     return image
@@ -358,8 +387,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
             generator=Markup(GENERATOR),
             style=Markup(style),
             script=Markup(script),
-            policy="default-src 'none'; img-src 'self' file: data:; "
-            f"style-src '{content_hash(style)}'; script-src '{content_hash(script)}'",
+            policy=policy(style, script, "'self' file: data:"),
             data=Markup("@@DATA@@"),
         )
     )

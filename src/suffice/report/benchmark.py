@@ -17,7 +17,7 @@ from suffice.benchmark.specs import PlotSpec
 from suffice.benchmark.tables import Report
 from suffice.benchmark.values import DIMENSIONS, ResultGroup, Values, mean_of, metric_of
 from suffice.report.figures import UNPRINTABLE
-from suffice.report.page import content_hash, environment, source
+from suffice.report.html import environment, policy, source
 
 GENERATOR = '<meta name="generator" content="suffice bench-report">'
 """By which a report of this kind is known."""
@@ -205,7 +205,7 @@ def render_benchmark(report: Report, drawn: Sequence[BenchmarkPlot], *, folder: 
             provenance=report.provenance,
             generator=Markup(GENERATOR),
             style=Markup(style),
-            policy=f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'",
+            policy=policy(style),
         )
     )
 

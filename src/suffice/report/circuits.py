@@ -19,7 +19,7 @@ from suffice.images import Frame, Photo
 from suffice.provenance import made_in_words
 from suffice.report.circuit_figure import CircuitLayout, Dot, describe, lay_out
 from suffice.report.figures import framed_as, outline, saliency_colours, shrunk
-from suffice.report.page import content_hash, encoded, environment, path_data, source
+from suffice.report.html import encoded, environment, path_data, policy, source
 
 GENERATOR = '<meta name="generator" content="suffice circuit">'
 """By which a report of this kind is known."""
@@ -201,10 +201,7 @@ def render_circuits(
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             style=Markup(style),
             script=Markup(script),
-            policy=(
-                f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'; "
-                f"script-src '{content_hash(script)}'"
-            ),
+            policy=policy(style, script),
         )
     )
 

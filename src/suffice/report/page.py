@@ -9,43 +9,29 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
-import hashlib
-import io
-import itertools
-import math
-import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
-from urllib.parse import quote
 
-import jinja2
 import torch
 from markupsafe import Markup
-from PIL import Image
 
 from suffice.circuits import Circuit
 from suffice.explainers.pasted import seed_of_noise
 from suffice.explanation import Explanation
-from suffice.guarantees import in_words
 from suffice.images import Frame, Photo, as_picture
-from suffice.metrics.small_changes import in_words as holds_under_in_words
 from suffice.occlusion import split_names
 from suffice.occlusion.fill import blurred, noise
 from suffice.provenance import made_in_words
 from suffice.report.circuit_figure import circuit_svg
 from suffice.report.figures import (
-    UNPRINTABLE,
-    Corner,
     framed_as,
     is_ragged,
     label_place,
     outline,
     part_colour,
-    png_bytes,
     saliency_colours,
     saliency_image,
     saliency_range,
@@ -53,6 +39,8 @@ from suffice.report.figures import (
     shrunk,
     thumbnail,
 )
+from suffice.report.formats import percent
+from suffice.report.html import encoded, environment, parts_style, path_data, policy, slider_script, source
 from suffice.report.ranking import packed_ranking
 
 _VIEW = 640  # pixels of the photo's long side in the page, or more, up to the limit below, ...
@@ -60,8 +48,6 @@ _CLOSE_UP = 400  # ... so that of a very wide or tall photo what the model sees 
 _LONGEST_VIEW = 1600
 _LONGEST_THUMBNAIL = 144  # twice its size on the page, for dense screens
 _PIXEL_ART = 160  # a photo no larger than this is shown exactly, with its pixels visible
-
-_PARTS = Path(__file__).parent / "parts"
 
 
 @dataclass(frozen=True)
@@ -310,94 +296,9 @@ def render_report(
             # In a page that may name anything as a file or a class, only this style and this script may act.
             style=Markup(style),
             script=Markup(script),
-            policy=(
-                f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'; "
-                f"script-src '{content_hash(script)}'"
-            ),
+            policy=policy(style, script),
         )
     )
-
-
-def path_data(loops: Sequence[Sequence[Corner]]) -> str:
-    """SVG path data of closed polygons with horizontal and vertical sides.
-
-    >>> path_data([[(1, 1), (3, 1), (3, 2), (1, 2)]])
-    'M1 1h2v1h-2z'
-    """
-    parts = []
-    for loop in loops:
-        steps = (f"h{x1 - x0}" if y0 == y1 else f"v{y1 - y0}" for (x0, y0), (x1, y1) in itertools.pairwise(loop))
-        parts.append(f"M{loop[0][0]} {loop[0][1]}{''.join(steps)}z")
-    return "".join(parts)
-
-
-def polyline(values: Sequence[float], width: int, height: int) -> str:
-    """Values as the points of an SVG polyline that fills a box, the greatest at the top; equal ones in the middle.
-
-    >>> polyline([0.0, 5.0, 10.0], 20, 10)
-    '0,9 10,5 20,1'
-    """
-    least, most = min(values), max(values)
-    span = most - least or 1.0
-    x = width / max(1, len(values) - 1)
-    middle = 0.5 if most == least else 0.0
-    points = ((x * i, 1 + (height - 2) * (1 - (value - least) / span) * (1 - middle)) for i, value in enumerate(values))
-    return " ".join(f"{a:.4g},{b:.4g}" for a, b in points)
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage that is never rounded to nothing or to all.
-
-    >>> [percent(share) for share in (0, 0.00049, 0.1234, 0.9996, 0.9999999, 1)]
-    ['0%', '0.049%', '12.3%', '99.960%', '>99.999%', '100%']
-    """
-    if share in (0, 1):
-        return f"{share:.0%}"
-    from_the_end = 100 * min(share, 1 - share)
-    if from_the_end < 0.001:
-        return "<0.001%" if share < 0.5 else ">99.999%"
-    # Two digits of the distance from the nearer end, at least one decimal.
-    return f"{share:.{min(3, max(1, 1 - math.floor(math.log10(from_the_end))))}%}"
-
-
-def distinct_percentages(first: float, second: float) -> tuple[str, str]:
-    """Two shares in [0, 1] as percentages with as many decimals as it takes to see which is larger.
-
-    >>> distinct_percentages(0.34504, 0.34496)
-    ('34.504%', '34.496%')
-    """
-    texts = percent(first), percent(second)
-    for decimals in range(2, 8):
-        if texts[0] != texts[1] or first == second:
-            break
-        texts = f"{first:.{decimals}%}", f"{second:.{decimals}%}"
-    return texts
-
-
-def setting(value: Any) -> Any:
-    """A setting as text: of a mapping its names and values, of a list its items, all in one line.
-
-    >>> setting({"input_size": [224, 224], "crop_pct": 0.9}), setting([]), setting(20)
-    ('input_size 224, 224; crop_pct 0.9', 'none', 20)
-    """
-    if isinstance(value, Mapping):
-        return "; ".join(f"{name} {setting(inner)}" for name, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        texts = [f"{item:.6g}" if isinstance(item, float) else str(item) for item in value]
-        return ("; " if any(" " in text for text in texts) else ", ").join(texts) or "none"
-    return value
-
-
-def duration(seconds: float) -> str:
-    """A wall time as text.
-
-    >>> [duration(seconds) for seconds in (0.04, 7.26, 75, 3720)]
-    ['0.04 s', '7.3 s', '1 min 15 s', '1 h 02 min']
-    """
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _common(entries: Sequence[ExplanationEntry]) -> dict[str, Any]:
@@ -423,76 +324,3 @@ def _counts(entries: Sequence[ExplanationEntry]) -> dict[str, int]:
     """How many explanations have each verdict."""
     verdicts = [entry.facts["verdict"] for entry in entries]
     return {verdict: verdicts.count(verdict) for verdict in ("sufficient", "insufficient", "empty")}
-
-
-def encoded(image: Image.Image, exact: bool = False) -> str:
-    """An image as a `data:` URI: PNG where every pixel counts, else WebP, a tenth of its size."""
-    if exact:
-        return f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}"
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=80, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def content_hash(text: str) -> str:
-    """The hash by which a content security policy allows an inline style or script."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _printable(value: Any) -> Any:
-    return value if isinstance(value, Markup) else str(value).translate(UNPRINTABLE)
-
-
-def _url_path(path: str) -> str:
-    """A relative path as a link; also of a name that is not UTF-8. A colon is quoted, so it never becomes a scheme."""
-    return quote(PurePath(path).as_posix(), errors="surrogateescape")
-
-
-@functools.cache
-def environment() -> jinja2.Environment:
-    """The Jinja environment of the templates of all pages."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("suffice.report", "template"),
-        autoescape=True,
-        finalize=_printable,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    filters: dict[str, Callable[..., Any]] = {
-        "percent": percent,
-        "duration": duration,
-        "url": _url_path,
-        "polyline": polyline,
-        "setting": setting,
-        "in_words": in_words,
-        "holds_under": holds_under_in_words,
-    }
-    made.filters |= filters
-    made.globals |= {"distinct_percentages": distinct_percentages, "split_names": split_names}
-    return made
-
-
-def source(name: str) -> str:
-    """The text of a file beside the templates."""
-    loader = environment().loader
-    assert loader is not None
-    return loader.get_source(environment(), name)[0]
-
-
-@functools.cache
-def slider_script() -> str:
-    """The modules of the slider, as `suffice web` serves them, as one that imports nothing.
-
-    >>> re.findall("^import.*|^export.*", slider_script(), re.MULTILINE)
-    []
-    """
-    modules = [(_PARTS / name).read_text(encoding="utf-8") for name in ("dom.js", "pixels.js", "slider.js")]
-    joined = re.sub(r"^import .*;\n", "", "\n".join(modules), flags=re.MULTILINE)
-    return re.sub(r"^export ", "", joined, flags=re.MULTILINE)
-
-
-def parts_style() -> str:
-    """The style of the parts, as `suffice web` serves it."""
-    return (_PARTS / "parts.css").read_text(encoding="utf-8")

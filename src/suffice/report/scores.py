@@ -16,7 +16,7 @@ from suffice.images import Frame, Photo, frame_of
 from suffice.metrics import Curve, Scores
 from suffice.provenance import made_in_words
 from suffice.report.figures import framed_as, is_ragged, outline, saliency_colours, saliency_image, sees_all, shrunk
-from suffice.report.page import content_hash, encoded, environment, path_data, source
+from suffice.report.html import encoded, environment, path_data, policy, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -146,7 +146,7 @@ def render_scores(
             generator=Markup(GENERATOR),
             scale=["#{:02x}{:02x}{:02x}".format(*colour) for colour in saliency_colours(9).tolist()],
             style=Markup(style),
-            policy=f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'",
+            policy=policy(style),
         )
     )
 

@@ -27,15 +27,9 @@ from suffice.images import Frame, Photo, as_picture
 from suffice.metrics import Scores
 from suffice.report.circuit_figure import caption, circuit_figure, circuit_svg
 from suffice.report.figures import UNPRINTABLE, overlay, png_bytes, saliency_image, saliency_range
-from suffice.report.page import (
-    content_hash,
-    environment,
-    make_entry,
-    parts_style,
-    percent,
-    slider_script,
-    source,
-)
+from suffice.report.formats import percent, ruling
+from suffice.report.html import environment, parts_style, policy, slider_script, source
+from suffice.report.page import make_entry
 from suffice.report.slices import picture_of
 
 if TYPE_CHECKING:
@@ -65,13 +59,10 @@ def explanation_html(explanation: Explanation) -> str:
             details={name: entry.facts[name] for name in names} | entry.facts["settings"],
             style=Markup(style),
             script=Markup(script),
-            policy=(
-                f"default-src 'none'; img-src data:; style-src '{content_hash(style)}'; "
-                f"script-src '{content_hash(script)}'"
-            ),
+            policy=policy(style, script),
         )
     )
-    words = _escaped(ruling(explanation))
+    words = _escaped(sentence(explanation))
     still = "" if entry.ranking else _image(png_bytes(overlay(drawn, photo, frame)), words)
     return (
         f"<p><b>{words}</b></p>{still}"
@@ -81,19 +72,15 @@ def explanation_html(explanation: Explanation) -> str:
     )
 
 
-def ruling(explanation: Explanation) -> str:
+def sentence(explanation: Explanation) -> str:
     """The verdict in a sentence.
 
     >>> import types
-    >>> ruling(types.SimpleNamespace(verdict="sufficient", area=0.164, target_name="ibex"))
+    >>> sentence(types.SimpleNamespace(verdict="sufficient", area=0.164, kind="sufficient", target_name="ibex"))
     '16.4% of the image is enough for ibex'
     """
-    name = explanation.target_name
-    if explanation.verdict == "empty":
-        return f"No pixel is needed for {name}: this says nothing of the image"
-    if explanation.verdict == "insufficient":
-        return f"No part was found that is enough for {name}"
-    return f"{percent(explanation.area)} of the image is enough for {name}"
+    words = ruling(explanation.verdict, explanation.area, explanation.kind).format(explanation.target_name)
+    return f"{words}: this says nothing of the image" if explanation.verdict == "empty" else words
 
 
 def explanation_png(explanation: Explanation) -> bytes:
@@ -107,7 +94,7 @@ def explanation_figure(explanation: Explanation) -> Figure:
     mask = drawn.mask.numpy()
     alone = np.where(mask[..., None], np.asarray(photo.pixels), 255)
     pictures = {
-        ruling(explanation): np.asarray(overlay(drawn, photo, frame)),
+        sentence(explanation): np.asarray(overlay(drawn, photo, frame)),
         f"alone: confidence {percent(explanation.explanation_confidence)}": alone,
         f"saliency of {explanation.method}": np.asarray(saliency_image(drawn.saliency, saliency_range(drawn))),
     }
@@ -209,7 +196,7 @@ def figure_png(figure: Figure) -> bytes:
 def _in_short(explanation: Explanation) -> str:
     gamma = "" if explanation.keep_confidence is None else f"γ {explanation.keep_confidence:g}: "
     part = "" if explanation.part is None else f"part {explanation.part}: "
-    return f"{part}{gamma}{ruling(explanation)}"
+    return f"{part}{gamma}{sentence(explanation)}"
 
 
 def _drawable(explanation: Explanation) -> tuple[Explanation, Photo, Frame]:

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from suffice.arrays import check_zip
-from suffice.errors import InputError, reason
+from suffice.errors import InputError, reason, setting_at_fault
 from suffice.files import csv_text
 from suffice.folders import OutputFolder, locked_folder
 from suffice.memory import available_memory
@@ -388,11 +388,10 @@ def make_settings(kind: type[BaseModel], preset: Mapping[str, Any], given: Mappi
     try:
         return kind(**{**preset, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
+        option, fault = setting_at_fault(error.errors())
+        if error.errors()[0]["type"] == "extra_forbidden":
             raise InputError(f"unknown setting {option!r}; expected {', '.join(kind.model_fields)}") from None
-        raise InputError(f"setting {option}: {first['msg'].lower()}; got {first['input']!r}") from None
+        raise InputError(f"setting {option}: {fault}" if option else fault) from None
 
 
 def _check_batch(size: int, examples: Examples, machine: Machine) -> None:

@@ -34,7 +34,20 @@ from suffice.images.reading import sample_path
 from suffice.registry import METHODS, METRICS, OCCLUSIONS
 from suffice.report.figures import png_bytes, shrunk
 from suffice.web import quick
-from suffice.web.asked import Answers, AnyRequest, Created, Explain, Health, Part, Score, State, Uploaded
+from suffice.web.asked import (
+    Answers,
+    AnyRequest,
+    Clusters,
+    Created,
+    Explain,
+    Health,
+    Part,
+    Pasted,
+    Score,
+    State,
+    Uploaded,
+)
+from suffice.web.audited import Audited
 from suffice.web.guard import App, Guard
 from suffice.web.jobs import BusyError, Ended, Job, Jobs
 from suffice.web.part import Asked, part_of_file, part_of_request
@@ -58,6 +71,7 @@ def make_app(
     token: str | None = None,
     jobs: Jobs | None = None,
     uploads: Uploads | None = None,
+    audit: Audited | None = None,
 ) -> App:
     """The application, for uvicorn or any other ASGI server.
 
@@ -66,8 +80,9 @@ def make_app(
         hosts: names by which it is called.
         token: that visitors have to know; None: nobody has to.
         jobs, uploads: where they are kept; None: new ones.
+        audit: whose evidence can be tested on images; None: none.
     """
-    server = _Server(list(models), jobs or Jobs(work), uploads or Uploads())
+    server = _Server(list(models), jobs or Jobs(work), uploads or Uploads(), audit)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -83,14 +98,16 @@ def make_app(
     _add_jobs(api, server)
     _add_facts(api, server)
     _add_page(api)
+    if audit is not None:
+        _add_audit(api, server, audit)
     return Guard(api, hosts=hosts, token=token, largest=LARGEST_UPLOAD)
 
 
 class _Server:
     """What all addresses share."""
 
-    def __init__(self, models: list[Served], jobs: Jobs, uploads: Uploads) -> None:
-        self.models, self.jobs, self.uploads = models, jobs, uploads
+    def __init__(self, models: list[Served], jobs: Jobs, uploads: Uploads, audit: Audited | None) -> None:
+        self.models, self.jobs, self.uploads, self.audit = models, jobs, uploads, audit
         self.started = secrets.token_hex(8)
 
     def upload(self, id: str) -> Upload:
@@ -275,6 +292,23 @@ def _add_questions(api: FastAPI, server: _Server) -> None:
         return Response(data, media_type="image/png", headers={"cache-control": "private, max-age=600"})
 
 
+def _add_audit(api: FastAPI, server: _Server, audit: Audited) -> None:
+    @api.get("/audit", include_in_schema=False)
+    async def page() -> Response:
+        return _page(STATIC / "audit.html")
+
+    @api.get("/api/audit")
+    async def clusters() -> Clusters:
+        """The evidence of the audit that the server was started with."""
+        return Clusters(model=audit.served.name, clusters=audit.clusters)
+
+    @api.post("/api/audit/{number}/images/{id}")
+    async def paste(number: int, id: str) -> Pasted:
+        """What the model says of an image on which members of a cluster are pasted."""
+        upload = server.upload(id)
+        return await run_in_threadpool(server.jobs.quickly, lambda: audit.pasted(number, upload))
+
+
 def _uploaded(served: Served, upload: Upload) -> Uploaded:
     classifier = served.classifier
     whole = quick.whole_logits(served, upload)
@@ -308,6 +342,7 @@ def _add_facts(api: FastAPI, server: _Server) -> None:
             "methods": METHODS.summaries(),
             "occlusions": OCCLUSIONS.summaries(),
             "metrics": list(METRICS),
+            "audit": server.audit is not None,
         }
 
     @api.get("/api/classes")

@@ -126,8 +126,8 @@ class Circuit(_OfAPart):
     """The part of the network that suffices, as `suffice.trace_circuit`; of the whole image unless a part is given.
 
     Attributes:
-        layers, switch, nodes, edges, ranking, allocation, ablation, share, keep_confidence, occlusion, random: as of
-            `suffice circuit`.
+        layers, switch, nodes, edges, ranking, allocation, ablation, share, keep_confidence, minimal_groups, occlusion,
+            random: as of `suffice circuit`.
     """
 
     do: Literal["circuit"]
@@ -140,6 +140,7 @@ class Circuit(_OfAPart):
     ablation: Name | None = None
     share: Annotated[float, Field(gt=0, le=1)] | None = None
     keep_confidence: Share = 0.5
+    minimal_groups: Annotated[int, Field(ge=1, le=100)] | None = None
     occlusion: Name = DEFAULT_FOR_MEASURES
     random: Annotated[int, Field(ge=0, le=100)] = 10
 
@@ -202,6 +203,65 @@ class Uploaded(BaseModel):
     notes: list[str]
     box: tuple[float, float, float, float]
     classes: list[tuple[int, str, float]]
+
+
+class Cluster(BaseModel):
+    """Evidence that recurs, as `suffice audit` found it.
+
+    Attributes:
+        name, where, verdict, why: as on the audit's page.
+        target, target_name: the class that it speaks for.
+    """
+
+    name: str
+    target: int
+    target_name: str
+    where: str
+    verdict: str
+    why: str
+
+
+class Clusters(BaseModel):
+    """The evidence of an audit.
+
+    Attributes:
+        model: that it is of, as the server names it.
+    """
+
+    model: str
+    clusters: list[Cluster]
+
+
+class Paste(BaseModel):
+    """One member of a cluster on the visitor's image.
+
+    Attributes:
+        top_name: what the model says of it; came: whether that is the cluster's class.
+        confidence: in the cluster's class.
+        picture: as PNG in a `data:` address.
+    """
+
+    top_name: str
+    came: bool
+    confidence: float
+    picture: str
+
+
+class Pasted(BaseModel):
+    """The members of a cluster on the visitor's image.
+
+    Attributes:
+        before: what the model says of the image; confidence: in the cluster's class.
+        pastes: one a member.
+        came: in how many the class came, with an interval.
+        hidden_came: in how many it came where their places were hidden by the image's mean colour instead.
+    """
+
+    before: str
+    confidence: float
+    pastes: list[Paste]
+    came: str
+    hidden_came: int
 
 
 class Created(BaseModel):

@@ -83,7 +83,7 @@ def part_in_question(job: Job, asked: Asked, request: Score | Verify | Circuit) 
     if asked.part is not None:
         return part_of_map(asked.part), request.target
     explanation = found_for(job, asked, request)
-    target = explanation.target if request.target is None else request.target
+    target = explanation.class_in(asked.served.classifier) if request.target is None else request.target
     return explanation.mask, target
 
 

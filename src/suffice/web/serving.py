@@ -17,6 +17,7 @@ from suffice.errors import InputError, reason
 from suffice.occlusion import make_occlusions, painted_logits
 from suffice.report.figures import saliency_colours
 from suffice.web.app import make_app
+from suffice.web.audited import Audited
 from suffice.web.served import Served
 
 PORT = 8765
@@ -31,6 +32,7 @@ def serve(
     token: str | None,
     browser: bool,
     say: Callable[[str], None],
+    audit: Audited | None = None,
 ) -> None:
     """Answer until interrupted.
 
@@ -41,6 +43,7 @@ def serve(
         token: that visitors have to know.
         browser: open the page.
         say: called with the address of the page.
+        audit: whose evidence can be tested on images, at `/audit`.
 
     Raises:
         InputError: an address that cannot be had.
@@ -54,7 +57,7 @@ def serve(
     if token is not None:
         address += f"?token={urllib.parse.quote(token)}"
     names = {*_LOOPBACK, host, socket.gethostname()} if token is not None else {*_LOOPBACK, host}
-    app = make_app(models, hosts=sorted(names), token=token)
+    app = make_app(models, hosts=sorted(names), token=token, audit=audit)
     for served in models:  # or the first page would wait for it
         served.facts()
     threading.Thread(target=_warm, args=[models], daemon=True).start()

@@ -356,6 +356,7 @@ def circuit(job: Job, asked: Asked, request: Circuit) -> dict[str, Any]:
         ablation=request.ablation,
         share=request.share,
         keep_confidence=request.keep_confidence,
+        minimal_groups=request.minimal_groups,
         occlusion=request.occlusion,
         random=request.random,
         seed=request.seed,

@@ -249,10 +249,17 @@ def test_the_saliency_is_the_soft_mask(settings: dict[str, Any]) -> None:
     ("settings", "said"),
     [
         ({"alphas": "1,2"}, "an alpha for each of 3 layers"),
-        ({"alphas": "1,x,2"}, "alphas as numbers from 0 up"),
+        (
+            {"alphas": "1,x,2"},
+            "^option alphas of method activation-matching: expected .* from 0 up, [^;]*; got '1,x,2'$",
+        ),
         ({"noise_std": -1.0}, "noise_std from 0 to 100"),
+        ({"noise_std": "x"}, "^option noise_std of .*: input should be a valid number, or 'normalised'; got 'x'$"),
         ({"preset": "papre"}, "preset"),
-        ({"preset": "", "lambdas": "", "keep": "last"}, "keep=last is of runs with weights"),
+        (
+            {"preset": "", "lambdas": "", "keep": "last"},
+            "^method .*: expected lambdas, as keep=last is of runs with weights",
+        ),
         ({"network": "x", "lambdas": "", "keep": "smallest", "preset": "", "encoder": "unet"}, "encoder=pixels alone"),
     ],
 )

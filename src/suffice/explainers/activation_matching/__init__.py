@@ -99,9 +99,11 @@ class ActivationMatchingSettings(MethodSettings):
     @model_validator(mode="after")
     def _together(self) -> ActivationMatchingSettings:
         if self.keep == "last" and not self.lambdas:
-            raise ValueError("keep=last is of runs with weights: lambdas has to be given")
+            raise ValueError("expected lambdas, as keep=last is of runs with weights; got none")
         if self.network and self.encoder == "unet":
-            raise ValueError("network gives free pixels a start: it goes with encoder=pixels alone")
+            raise ValueError(
+                "expected encoder=pixels alone with a network, whose scores are their start; got encoder=unet"
+            )
         return self
 
     @field_validator("lambdas")
@@ -121,7 +123,7 @@ class ActivationMatchingSettings(MethodSettings):
     @classmethod
     def _spread(cls, std: float | str) -> float | str:
         if isinstance(std, float) and not 0 <= std <= 100:
-            raise ValueError("Expected noise_std from 0 to 100, or normalised")
+            raise ValueError("expected noise_std from 0 to 100, or normalised")
         return std
 
     @property
@@ -449,6 +451,17 @@ def _apart(soft: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> npt.ND
 __all__ = ["ActivationMatchingSettings", "explain", "search"]
 
 
+def _fits(classifier: Classifier, settings: ActivationMatchingSettings) -> None:
+    if settings.network:
+        load_network(settings.network, len(classifier.preprocessing.mean))
+
+
 METHOD = Method(
-    "activation-matching", ActivationMatchingSettings, explain, own_scale=True, distance=distance, inside=True
+    "activation-matching",
+    ActivationMatchingSettings,
+    explain,
+    own_scale=True,
+    distance=distance,
+    inside=True,
+    fits=_fits,
 )

@@ -18,6 +18,7 @@ async function start() {
   state.started = health.started;
   state.facts = await get("/api/models");
   state.facts.samples = [];
+  $("to-audit").hidden = !state.facts.audit;
   options("model", state.facts.models.map((/** @type {any} */ each) => [each.name, each.name]));
   $("model-row").hidden = state.facts.models.length < 2;
   chooseModel();
