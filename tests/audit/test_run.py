@@ -166,7 +166,7 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
 
 def test_a_model_of_volumes_is_told_at_once(animals: Path, tmp_path: Path, models: None) -> None:
     settings = dataclasses.replace(settings_for(animals), model=ModelSpec(model="audit_models:volumes", device="cpu"))
-    with pytest.raises(InputError, match="suffice audit needs an input with two dimensions"):
+    with pytest.raises(InputError, match="a photo needs an input with two dimensions"):
         run_audit(settings, tmp_path / "volumes")
 
 

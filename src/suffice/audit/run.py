@@ -153,12 +153,7 @@ def run_audit(
     place, told = Path(folder), Told(tell, progress)
     boxes = None if settings.boxes is None else read_boxes(settings.boxes)
     images = open_images(settings.data)
-    classifier = load_model(settings.model)
-    check_for_photos(classifier)
-    rival = None if settings.against is None else load_model(settings.against)
-    if rival is not None:
-        check_for_photos(rival)
-        check_comparable(classifier, rival)
+    classifier, rival = _models(settings)
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
@@ -214,6 +209,17 @@ def run_audit(
             source=images,
             folder=place,
         )
+
+
+def _models(settings: AuditSettings) -> tuple[Classifier, Classifier | None]:
+    """The model, and the one beside it; an error says before any work that they cannot be audited."""
+    classifier = load_model(settings.model)
+    check_for_photos(classifier)
+    rival = None if settings.against is None else load_model(settings.against)
+    if rival is not None:
+        check_for_photos(rival)
+        check_comparable(classifier, rival)
+    return classifier, rival
 
 
 def _predictions(
