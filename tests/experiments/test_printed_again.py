@@ -112,6 +112,10 @@ ELSEWHERE = {  # command: the test of its parts, or why there is none
         "its network trains for minutes; ad-photos.toml has the same methods and metrics"
     ),
     "suffice bench-report scenes": "as the one before",
+    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos-searches.toml --out searches": (
+        "it names its ten photos; ad-photos.toml has the same method and metrics"
+    ),
+    "suffice bench-report searches": "as the one before",
     "suffice audit DATA": "tests/cli/test_audit.py",
     "suffice web": "tests/web, which serves and asks it",
     "make docs": "builds the site, and measures nothing",
