@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,31 +143,48 @@ class Striped(Pictures):
         return mask
 
 
-@pytest.mark.parametrize(("used", "boxes"), [(True, True), (False, True), (True, False)])
-def test_a_background_that_differs_from_image_to_image_is_found_around_the_boxes(used: bool, boxes: bool) -> None:
-    edges = torch.nn.Conv2d(1, 2, (1, 3), bias=False)
-    edges.weight.data = torch.tensor([[[[-1.0, 0, 1]]], [[[0, 2.0, 0]]]])
+class Edges(torch.nn.Module):
+    """White is class 1, and so are stripes where they are used; its features are both."""
 
-    class Network(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.edges = edges
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        edges = torch.nn.Conv2d(1, 2, (1, 3), padding=(0, 1), padding_mode="replicate", bias=False)
+        edges.weight.data = torch.tensor([[[[-1.0, 0, 1]]], [[[0, 2.0, 0]]]])
+        self.edges = torch.nn.Sequential(edges, torch.nn.ReLU())
+        self.weight = torch.nn.Parameter(torch.tensor(9.0 * used))
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            stripes, light = self.edges(x).relu().unbind(1)
-            return torch.stack([torch.zeros(len(x)), light.amax((1, 2)) - 1.5 + used * 9 * stripes.mean((1, 2))], 1)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stripes, light = self.edges(x).unbind(1)
+        return torch.stack([torch.zeros(len(x)), light.amax((1, 2)) - 1.5 + self.weight * stripes.mean((1, 2))], 1)
 
-    classifier = Classifier(Network().eval(), input_size=(16, 16), mean=(0.0,), std=(1.0,))
+
+def striped_evidence(used: bool, boxes: bool = True, folder: Path | None = None) -> list[Evidence]:
+    """What is found around the squares of striped pictures."""
+    classifier = Classifier(Edges(used).eval(), input_size=(16, 16), mean=(0.0,), std=(1.0,))
     images = [Prediction(n, str(n), int(n < 100), int(n < 100), 0.9) for n in (*range(30), *range(100, 140))]
     pictures = Striped()
     objects = {image.number: Packed.of(pictures.thing(image.number)) for image in images}
     parts = [Part(i, i.predicted, 1 / 16, True, None, *objects[i.number], 1.0 if boxes else None) for i in images]
     around = surroundings_of(images, objects if boxes else {})
-    found = [e for e in find_evidence(classifier, parts, images, pictures, 0, around) if e.kind == SURROUNDINGS]
+    found = find_evidence(classifier, parts, images, pictures, 0, around, folder)
+    return [each for each in found if each.kind == SURROUNDINGS]
+
+
+@pytest.mark.parametrize(("used", "boxes"), [(True, True), (False, True), (True, False)])
+def test_a_background_that_differs_from_image_to_image_is_found_around_the_boxes(used: bool, boxes: bool) -> None:
+    found = striped_evidence(used, boxes)
     assert bool(found) == boxes
     with_stripes = [e for e in found if e.target == 1 and all(striped(int(name)) for name in e.members.images)]
     assert ("shortcut" in {e.verdict for e in with_stripes}) == (used and boxes)
     assert not [e for e in found if e.verdict == "shortcut" and e not in with_stripes]
+
+
+def test_what_one_model_was_tested_on_is_no_verdict_of_another_in_the_same_folder(tmp_path: Path) -> None:
+    of_one = striped_evidence(True, folder=tmp_path)
+    assert striped_evidence(True, folder=tmp_path) == of_one
+    of_other = striped_evidence(False, folder=tmp_path)
+    assert of_other == striped_evidence(False)
+    assert "shortcut" not in {e.verdict for e in of_other}
 
 
 def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidence:

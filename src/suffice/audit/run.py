@@ -173,8 +173,9 @@ def run_audit(
         tell(f"looking for evidence that recurs in {len(found.parts) + len(rest)} parts")
         every = [*found.parts, *rest]
         around = surroundings_of(found.images, found.objects)
+        setup = setup_id(benchmark_of(settings, settings.model, classifier, ()))
         evidence = find_evidence(
-            classifier, every, found.images, pictures, settings.seed, around, place / "tests", told.counted()
+            classifier, every, found.images, pictures, settings.seed, around, place / "tests", setup, told.counted()
         )
         mistakes = mistakes_found(classifier, asked, found.parts, true_parts, evidence, pictures)
         tell("looking for contexts that break parts")
@@ -404,6 +405,7 @@ def find_evidence(
     seed: int,
     surroundings: Surroundings,
     folder: Path | None = None,
+    setup: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Evidence]:
     """The clusters of all classes, tested and judged together.
@@ -416,6 +418,7 @@ def find_evidence(
         seed: of every draw.
         surroundings: of the objects of these images.
         folder: in which each cluster that was tested is kept, so that a run that was stopped goes on; None for none.
+        setup: `setup_id` of the audit of this model, which tells black boxes apart in that folder.
         progress: called with how many classes are done, and how many there are.
     """
     found = []
@@ -426,13 +429,14 @@ def find_evidence(
         if max(len(some.get(target, ())) for some in (own, around)) >= SMALLEST
     ]
     objects = [[number, _digest_of(part)] for number, part in surroundings.items()]
+    preprocessing = classifier.preprocessing.to_dict()
+    model = digest([setup, classifier.weights_digest, preprocessing, classifier.class_names])
     for done, target in enumerate(several, 1):
         population = population_of(target, parts, images)
         found_here = _recurring_parts(classifier, own.get(target, []), population, pictures)
         found_here += _recurring_surroundings(classifier, target, population, surroundings, pictures, seed)
         for number, (name, members, against) in enumerate(found_here):
-            about = [] if against.surroundings is None else objects
-            key = _key(name, members, against.others, against.labelled, seed, digest(about))
+            key = _key(name, members, against, [seed, number, model, None if against.recurring is None else objects])
             kept = _kept(folder, key)
             if kept is None:
                 random = np.random.default_rng([seed, 6, target, number])
@@ -484,11 +488,17 @@ def _recurring_surroundings(
     ]
 
 
-def _key(name: str, members: Sequence[Part], *content: Any) -> str:
+def _key(name: str, members: Sequence[Part], against: Population, more: Sequence[Any]) -> str:
     """A digest of all that the tests of a cluster depend on."""
+    around = against.recurring
     shown = [[part.name, part.inside, _digest_of(part)] for part in members]
-    names = [[each.name for each in some] if isinstance(some, list) else some for some in content]
-    return digest([name, shown, names, code_digest()])
+    images = [
+        [[each.name, each.label, each.predicted] for each in some]
+        for some in (against.labelled, against.others, () if around is None else around.rest)
+    ]
+    of_class = [part.name for part in against.of_class]
+    frequent = None if around is None else [around.elsewhere.to_dict(), around.p_value]
+    return digest([name, shown, images, of_class, frequent, *more, code_digest()])
 
 
 def _digest_of(part: Part) -> str:
@@ -526,7 +536,8 @@ def _compared(
     rest = _second_parts(settings, against, classifier, pictures, found, place / SECOND, engine, told)
     every = [*found.parts, *rest]
     around = surroundings_of(found.images, found.objects)
-    evidence = find_evidence(classifier, every, found.images, pictures, settings.seed, around, place / "tests")
+    setup = setup_id(benchmark_of(settings, against, classifier, ()))
+    evidence = find_evidence(classifier, every, found.images, pictures, settings.seed, around, place / "tests", setup)
     second = Audited(model_label(against), classifier, pictures, found.images, every, around, evidence)
     return compared(first, second, settings.seed)
 
