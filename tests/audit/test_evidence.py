@@ -33,7 +33,7 @@ from suffice.audit.recurring import clusters_of
 from suffice.audit.run import find_evidence
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
-from suffice.audit.surroundings import surroundings_of
+from suffice.audit.surroundings import recurring, surroundings_of
 from suffice.audit.trials import elsewhere
 from suffice.benchmark.specs import DatasetSpec
 from suffice.classifier import Classifier
@@ -57,12 +57,14 @@ def test_the_rank_test_counts_all_orders_that_are_as_extreme() -> None:
     assert more_than([], controls) == 1
 
 
-def part(number: int, rows: slice, columns: slice, *, inside: float | None = None, second: bool = False) -> Part:
+def part(
+    number: int, rows: slice, columns: slice, *, inside: float | None = None, second: bool = False, target: int = 1
+) -> Part:
     mask = np.zeros((8, 8), dtype=bool)
     mask[rows, columns] = True
-    image = Prediction(number, str(number), 1, 1, 0.9)
+    image = Prediction(number, str(number), target, target, 0.9)
     bits = np.packbits(mask).tobytes()
-    return Part(image, 1, float(mask.mean()), True, None, bits, (8, 8), inside=inside, second=second)
+    return Part(image, target, float(mask.mean()), True, None, bits, (8, 8), inside=inside, second=second)
 
 
 def test_two_parts_of_an_image_are_one_case() -> None:
@@ -187,6 +189,23 @@ def test_what_one_model_was_tested_on_is_no_verdict_of_another_in_the_same_folde
     assert "shortcut" not in {e.verdict for e in of_other}
 
 
+def test_surroundings_of_random_labels_are_seldom_more_frequent_in_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight backgrounds, five images of each: whichever are a class's."""
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(
+        "suffice.audit.surroundings.described",
+        lambda classifier, parts, pictures: np.repeat(np.eye(8), 5, axis=0)[[part.image.number for part in parts]],
+    )
+    p_values = []
+    for _ in range(100):
+        labels = random.permutation(40) % 2
+        around = {n: part(n, slice(0, 8), slice(0, 2), target=int(labels[n])) for n in range(40)}
+        own = [each for each in around.values() if each.target]
+        p_values += [each.p_value for each in recurring(None, own, around, None, random)]  # type: ignore[arg-type]
+    assert len(p_values) == 8 * 100
+    assert 0 < np.mean(np.array(p_values) <= 0.05) <= 0.05
+
+
 def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidence:
     rate = Rate(1, 2, ("a",))
     return Evidence(
@@ -208,6 +227,9 @@ def test_verdicts_hold_the_false_discovery_rate_and_stand_by_effect() -> None:
     assert {each.p_value for each in called} == set(ordered[:largest])
     assert [each.effect for each in called] == sorted((each.effect for each in called), reverse=True)
     assert [each.verdict for each in found[largest:]] == ["not confirmed", "not confirmed"]
+    # Three more that were not worth a test: 0.02 > 5% of 3/8, 0.012 <= 2/8 of it.
+    more = decided([evidence(f"{n}", p, min(p, 0.4), effect=n) for n, p in enumerate(p_values)], untested=3)
+    assert sorted(e.p_value for e in more if e.verdict == "shortcut") == ordered[:2]
 
 
 def test_evidence_survives_json() -> None:

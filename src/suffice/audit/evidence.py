@@ -364,16 +364,21 @@ def _surrounded(members: Sequence[Part], population: Population, around: Recurri
     )
 
 
-def decided(found: Sequence[Evidence]) -> list[Evidence]:
-    """The verdicts over all clusters together, the largest effects first, shortcuts before all others."""
+def decided(found: Sequence[Evidence], untested: int = 0) -> list[Evidence]:
+    """The verdicts over all clusters together, the largest effects first, shortcuts before all others.
+
+    Args:
+        found: clusters that were tested.
+        untested: how many there are besides that are not worth a test, each of p = 1.
+    """
     from scipy import stats
 
     if not found:
         return []
-    q_values = stats.false_discovery_control([each.p_value for each in found]).tolist()
+    q_values = stats.false_discovery_control([*(each.p_value for each in found), *[1.0] * untested]).tolist()
     brings = stats.false_discovery_control([each.p_values["brings"] for each in found]).tolist()
     judged = []
-    for each, q_value, brought in zip(found, q_values, brings, strict=True):
+    for each, q_value, brought in zip(found, q_values[: len(found)], brings, strict=True):
         if q_value <= FALSE_DISCOVERIES:
             verdict, why = "shortcut", _why_shortcut(each)
         elif brought <= FALSE_DISCOVERIES:

@@ -421,7 +421,7 @@ def find_evidence(
         setup: `setup_id` of the audit of this model, which tells black boxes apart in that folder.
         progress: called with how many classes are done, and how many there are.
     """
-    found = []
+    found, untested = [], 0
     own, around = by_target([part for part in parts if part.usable]), by_target([*surroundings.values()])
     several = [
         target
@@ -434,7 +434,10 @@ def find_evidence(
     for done, target in enumerate(several, 1):
         population = population_of(target, parts, images)
         found_here = _recurring_parts(classifier, own.get(target, []), population, pictures)
-        found_here += _recurring_surroundings(classifier, target, population, surroundings, pictures, seed)
+        more, few = _recurring_surroundings(
+            classifier, around.get(target, []), population, surroundings, pictures, seed
+        )
+        untested, found_here = untested + few, found_here + more
         for number, (name, members, against) in enumerate(found_here):
             key = _key(name, members, against, [seed, number, model, None if against.recurring is None else objects])
             kept = _kept(folder, key)
@@ -445,7 +448,7 @@ def find_evidence(
                     write_whole(folder / f"{key}.json", json.dumps(as_fields(kept), ensure_ascii=False))
             found.append(kept)
         progress(done, len(several))
-    return decided(found)
+    return decided(found, untested)
 
 
 _Candidate = tuple[str, list[Part], Population]
@@ -468,24 +471,28 @@ def _recurring_parts(
 
 def _recurring_surroundings(
     classifier: Classifier,
-    target: int,
+    own: Sequence[Part],
     population: Population,
     surroundings: Surroundings,
     pictures: Pictures,
     seed: int,
-) -> list[_Candidate]:
-    """Clusters of what surrounds the objects of a class."""
-    random = np.random.default_rng([seed, 7, target])
-    name = classifier.class_name(target)
-    of_class = [each for each in surroundings.values() if each.target == target]
-    return [
+) -> tuple[list[_Candidate], int]:
+    """Clusters of what surrounds the objects of a class, and how many there are besides, of too few of its images."""
+    if len(own) < SMALLEST:
+        return [], 0
+    random = np.random.default_rng([seed, 7, own[0].target])
+    name = classifier.class_name(own[0].target)
+    every = list(recurring(classifier, own, surroundings, pictures, random))
+    found = [each for each in every if len(each.members) >= SMALLEST]
+    candidates_here = [
         (
             f"{name}, surroundings {number}",
             each.members,
-            Population(population.labelled, each.others, of_class, surroundings, each),
+            Population(population.labelled, each.others, own, surroundings, each),
         )
-        for number, each in enumerate(recurring(classifier, target, surroundings, pictures, random), 1)
+        for number, each in enumerate(found, 1)
     ]
+    return candidates_here, len(every) - len(found)
 
 
 def _key(name: str, members: Sequence[Part], against: Population, more: Sequence[Any]) -> str:

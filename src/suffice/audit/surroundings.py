@@ -5,8 +5,9 @@ do, the search of a part ends with it. So where boxes are known all but the box 
 it would be all but the parts, and so the rest of the object, which brings the class as well.)
 
 They are described as parts are, by the model's own features of them alone, and clustered among as many of other
-classes: what recurs in a class, and is not as common elsewhere, is a candidate. The clusters do not know the classes,
-so that the test of the latter (Fisher's) is fair.
+classes: what recurs in a class, and is not as common elsewhere, is a candidate. The clusters do not know the classes.
+So that the test of the latter (Fisher's) is fair, none is left out by how many of them are of the class: one of which
+too few are counts among the tests with p = 1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Recurring:
         members: of the class; rest: images of the class, by prediction, with other surroundings.
         others: images of other classes, with other surroundings.
         elsewhere: images of other classes that have these, of those that were looked at.
-        p_value: that they are no more frequent in the class than elsewhere.
+        p_value: that they are no more frequent in the class than elsewhere; 1 of fewer members than `SMALLEST`.
     """
 
     members: list[Part]
@@ -65,20 +66,24 @@ def surroundings_of(images: Sequence[Prediction], objects: Mapping[int, Packed])
 
 
 def recurring(
-    classifier: Classifier, target: int, surroundings: Surroundings, pictures: Pictures, random: np.random.Generator
+    classifier: Classifier,
+    own: Sequence[Part],
+    surroundings: Surroundings,
+    pictures: Pictures,
+    random: np.random.Generator,
 ) -> Iterator[Recurring]:
-    """The clusters of surroundings that recur in a class.
+    """The clusters of the surroundings of a class and of as many others, whether or not they are of this class.
 
     Args:
         classifier: which is asked for its features.
-        target: the class.
+        own: surroundings of the class.
         surroundings: of all classes.
         pictures: of them.
         random: draws as many of other classes as there are of this one.
     """
-    own = [each for each in surroundings.values() if each.target == target]
+    target = own[0].target
     others = [each for each in surroundings.values() if target not in (each.target, each.image.stratum)]
-    if len(own) < SMALLEST or not others:
+    if not others:
         return
     others = [others[i] for i in sorted(random.permutation(len(others))[: len(own)].tolist())]
     every = [*own, *others]
@@ -87,14 +92,13 @@ def recurring(
         has = (labels == label).tolist()
         members = [each for each, yes in zip(own, has, strict=False) if yes]
         among = [each.name for each, yes in zip(others, has[len(own) :], strict=True) if yes]
-        if len(members) < SMALLEST:
-            continue
+        enough = len(members) >= SMALLEST
         yield Recurring(
             members=members,
             rest=[each.image for each, yes in zip(own, has, strict=False) if not yes],
             others=[each.image for each in others if each.name not in set(among)],
             elsewhere=Rate.of(among, [each.name for each in others]),
-            p_value=_more_often(len(members), len(own), len(among), len(others)),
+            p_value=_more_often(len(members), len(own), len(among), len(others)) if enough else 1.0,
         )
 
 
