@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from suffice.audit.common import Moments, fitted
+from suffice.audit.common import Moments, common_of, fitted
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import (
     SURROUNDINGS,
@@ -34,7 +35,7 @@ from suffice.audit.run import find_evidence
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
 from suffice.audit.surroundings import recurring, surroundings_of
-from suffice.audit.trials import elsewhere
+from suffice.audit.trials import elsewhere, trials_of
 from suffice.benchmark.specs import DatasetSpec
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -187,6 +188,29 @@ def test_what_one_model_was_tested_on_is_no_verdict_of_another_in_the_same_folde
     of_other = striped_evidence(False, folder=tmp_path)
     assert of_other == striped_evidence(False)
     assert "shortcut" not in {e.verdict for e in of_other}
+
+
+def test_surroundings_are_hidden_whole_beside_as_large_ones_or_not_at_all() -> None:
+    def scene(number: int, side: int, target: int) -> Part:
+        top, left = np.random.default_rng(number).integers(0, 9 - side, 2)
+        thing = part(number, slice(top, top + side), slice(left, left + side), target=target)
+        return dataclasses.replace(thing, area=1 - thing.area, **Packed.of(~thing.mask)._asdict())
+
+    small, large = [scene(n, 2, 1) for n in range(6)], [scene(n, 6, 1) for n in range(10, 16)]
+    without, others = [scene(n, 2, 1) for n in range(20, 26)], [scene(n, 6, 0) for n in range(30, 40)]
+    every = {each.image.number: each for each in (*small, *large, *without, *others)}
+    images, hosts = ([each.image for each in some] for some in (without, others))
+    pictures, random = Noise(set()), np.random.default_rng(0)
+    common = common_of([(each.image.number, each.mask) for each in small], hosts, pictures, random)
+    found = trials_of([*small, *large], hosts, images, pictures, common, random, every)
+    assert (found.hiding, found.controls) == (small, images)
+    for before, after in ((found.own, found.hidden), (found.rest, found.hidden_control)):
+        assert (before != after).any(1).sum((1, 2)).tolist() == [60] * 6
+    assert {i.number for i in trials_of(large, hosts, images, pictures, common, random, every).controls} < {
+        *range(30, 40)
+    }
+    alone = trials_of(small, hosts, [], pictures, common, random, every)  # the others are of another size
+    assert (len(alone.hiding), len(alone.controls), len(alone.members)) == (0, 0, 6)
 
 
 def test_surroundings_of_random_labels_are_seldom_more_frequent_in_a_class(monkeypatch: pytest.MonkeyPatch) -> None:

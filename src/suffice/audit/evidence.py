@@ -2,7 +2,8 @@
 
 Each cluster of parts is tested in these ways, on at most `TESTED` of its members; several parts of one image are one
 member, and what is hidden gets the image's mean colour. Where fewer than five images of the class lack the evidence,
-the control of `loses` is as large a part elsewhere in the same image.
+the control of `loses` is as large a part elsewhere in the same image. Of surroundings it is all that surrounds the
+object of an image where that is as large.
 
 | test | what is done | control | holds where |
 |---|---|---|---|
@@ -68,7 +69,7 @@ class Evidence:
         where: in the frame, in words; place: mean row and column in [0, 1]; area: mean share of the image.
         raises: members that, pasted, raise the class's log-odds more than their control, of those that change them.
         brings, brings_control: pastes that bring the class, on images of other classes.
-        loses, loses_control: members whose class goes when it is hidden.
+        loses, loses_control: members whose class goes when it is hidden, of surroundings those that have a control.
         rise, fall: by how much pasting raises the class's log-odds, and hiding lowers them, each more than its control,
             in nats, a mean.
         common: members with which what all have in common raises the log-odds more than half as much as they do.
@@ -250,6 +251,7 @@ class _Answers:
         self._trials = trials
         self._hosts = [host.name for some in trials.hosts for host in some]
         self._names = [part.name for part in trials.members]
+        self._hiding = [part.name for part in trials.hiding]
         self._controls = [image.name for image in trials.controls]
         logits = {kind: images for kind in KINDS if len(images := getattr(trials, kind))}
         logits = {kind: classifier.logits(images) for kind, images in logits.items()}
@@ -294,7 +296,7 @@ class _Answers:
             "raises": self._signs(self._beyond_control()),
             "brings": Rate.where(self._came["pasted"].tolist(), self._hosts),
             "brings_control": Rate.where(self._came["control"].tolist(), self._hosts),
-            "loses": Rate.where((~self._came["hidden"]).tolist(), self._names),
+            "loses": Rate.where((~self._came["hidden"]).tolist(), self._hiding),
             "loses_control": Rate.where((~self._came["hidden_control"]).tolist(), self._controls),
             "common": self._signs(self._in_common()),
             "rise": rise,

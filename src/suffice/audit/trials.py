@@ -25,6 +25,7 @@ HOSTS = 2
 KINDS = ("plain", "pasted", "control", "common", "own", "hidden", "rest", "hidden_control")
 
 _ENOUGH = 5  # images of the class without the evidence, so that they are the control
+_LIKE = 0.1  # of the image: by as much what surrounds the object of a control may be larger or smaller
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,14 +36,17 @@ class Trials:
         members: that are tested; hosts: that each of them is pasted on.
         plain: the hosts; pasted: with the member; control: with as much of another image; common: with what members
             have in common.
-        own: the members' images; hidden: without the member and the place of all.
+        hiding: members that are hidden, of surroundings those that have a control; own: their images; hidden: without
+            the member and the place of all.
         controls, rest: images of the class without the evidence; hidden_control: the same, a member's place hidden.
-            Where there are fewer than five, the members' own, with as large a part hidden elsewhere; of surroundings
-            images of other classes, asked about theirs.
+            Where there are fewer than five, the members' own, with as large a part hidden elsewhere. Of surroundings
+            all of theirs is hidden, of as many pixels as in a member each; where fewer than five images of the class
+            are such, of images of other classes, asked about theirs; and of too few of these, none.
     """
 
     members: list[Part]
     hosts: list[list[Prediction]]
+    hiding: list[Part]
     controls: list[Prediction]
     plain: Tensor
     pasted: Tensor
@@ -77,7 +81,6 @@ def trials_of(
     chosen, hosts = _drawn(members, others, random)
     donors = random.permutation(len(others)).tolist()
     made: dict[str, list[Tensor]] = {name: [] for name in KINDS}
-    places: list[tuple[Prediction, Mask]] = []
     for index, part in enumerate(chosen):
         number = part.image.number
         for k, host in enumerate(hosts[index]):
@@ -89,17 +92,21 @@ def trials_of(
             made["pasted"].append(pictures.pasted(number, mask, host.number))
             made["control"].append(pictures.pasted(donor.number, mask, host.number))
             made["common"].append(common.pasted(pictures(host.number), _free(host, surroundings)))
+    if surroundings is None:
         # Of a mark that is larger than the part what is left would do: the place of all parts is hidden with it.
-        place = part.mask | common.where
-        made["own"].append(pictures(number))
-        made["hidden"].append(pictures.without(number, _all_of(place, _free(part.image, surroundings))))
-        places.append((part.image, place))
-    controls = _controls(places, rest, others if surroundings is not None else None, random)
+        places = [part.mask | common.where for part in chosen]
+        hiding, controls = chosen, _controls([part.image for part in chosen], places, rest, random)
+    else:
+        hiding, controls = _alike(chosen, (rest, others), surroundings)
+        places = [part.mask for part in hiding]
+    for part, place in zip(hiding, places, strict=True):
+        made["own"].append(pictures(part.image.number))
+        made["hidden"].append(pictures.without(part.image.number, place))
     for image, place in controls:
         made["rest"].append(pictures(image.number))
-        made["hidden_control"].append(pictures.without(image.number, _all_of(place, _free(image, surroundings))))
+        made["hidden_control"].append(pictures.without(image.number, place))
     stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
-    return Trials(chosen, hosts, [image for image, _ in controls], **stacked)
+    return Trials(chosen, hosts, hiding, [image for image, _ in controls], **stacked)
 
 
 def _free(image: Prediction, surroundings: Surroundings | None) -> Mask | None:
@@ -113,22 +120,36 @@ def _all_of(*masks: Mask | None) -> Mask:
 
 
 def _controls(
-    places: Sequence[tuple[Prediction, Mask]],
-    rest: Sequence[Prediction],
-    instead: Sequence[Prediction] | None,
-    random: np.random.Generator,
+    images: Sequence[Prediction], places: Sequence[Mask], rest: Sequence[Prediction], random: np.random.Generator
 ) -> list[tuple[Prediction, Mask]]:
     """Images, and what is hidden in each: another image's place, where there are enough others.
 
-    As large a part elsewhere in the same image may be the object, whose loss costs as much and shows nothing; that of
-    surroundings is the object, so that they have other images `instead`.
+    As large a part elsewhere in the same image may be the object, whose loss costs as much and shows nothing.
     """
     if len(rest) < _ENOUGH:
-        if instead is None:
-            return [(image, elsewhere(place, random)) for image, place in places]
-        rest = instead
+        return [(image, elsewhere(place, random)) for image, place in zip(images, places, strict=True)]
     drawn = random.permutation(len(rest))[:TESTED].tolist()
-    return [(rest[i], places[index % len(places)][1]) for index, i in enumerate(drawn)]
+    return [(rest[i], places[index % len(places)]) for index, i in enumerate(drawn)]
+
+
+def _alike(
+    members: Sequence[Part], pools: Sequence[Sequence[Prediction]], surroundings: Surroundings
+) -> tuple[list[Part], list[tuple[Prediction, Mask]]]:
+    """Members, and for each an image whose surroundings are as large: of the first pool that has enough; else none.
+
+    What is lost with more of an image would otherwise count as lost with what the members have in common.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    for pool in pools:
+        own, theirs = ([part.area for part in some] for some in (members, [surroundings[i.number] for i in pool]))
+        apart = np.abs(np.subtract.outer(own, theirs))
+        # As many pairs as there can be first, then the closest.
+        pairs = zip(*linear_sum_assignment(np.where(apart <= _LIKE, apart, len(members))), strict=True)
+        found = [(members[m], pool[i]) for m, i in pairs if apart[m, i] <= _LIKE]
+        if len(found) >= _ENOUGH:
+            return [part for part, _ in found], [(image, surroundings[image.number].mask) for _, image in found]
+    return [], []
 
 
 def _drawn(
