@@ -28,6 +28,7 @@ from suffice.audit.evidence import (
 from suffice.audit.evidence import tested as with_verdict
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import COLOURS, fragile_found
+from suffice.audit.mistakes import mistakes_found
 from suffice.audit.parts import Packed, Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import clusters_of
@@ -239,6 +240,16 @@ def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidenc
         p_values={"brings": brings, "loses": p_value, "common": p_value}, p_value=p_value, decided_by="common",
         effect=effect, hosts=(("a", "b", 1),),
     )  # fmt: skip
+
+
+def test_a_mistake_is_among_clusters_of_parts_and_not_of_surroundings_of_the_same_image() -> None:
+    classifier = Classifier(lambda x: x.mean((2, 3)).repeat(1, 2), input_size=(8, 8), mean=(0.0,), std=(1.0,))
+    wrong = Prediction(3, "3", 1, 0, 0.9)
+    own = dataclasses.replace(part(3, slice(0, 2), slice(0, 2), target=0), image=wrong)
+    of_parts = dataclasses.replace(evidence("cat 1", 0.5, 0.5, 1.0), members=Rate(1, 1, ("3",)))
+    around = dataclasses.replace(of_parts, name="cat, surroundings 1", kind=SURROUNDINGS)
+    (found,) = mistakes_found(classifier, [wrong], [own], [], [of_parts, around], Noise(set()))
+    assert found.shared == {"cat 1": ("3",)}
 
 
 def test_verdicts_hold_the_false_discovery_rate_and_stand_by_effect() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from suffice.audit.evidence import Evidence
+from suffice.audit.evidence import PART, Evidence
 from suffice.audit.findings import Average, Rate
 from suffice.audit.parts import Part, where_of
 from suffice.audit.pictures import Pictures
@@ -87,7 +87,8 @@ def mistakes_found(
         shared = {
             each.name: members
             for each in evidence
-            if each.target == predicted and (members := tuple(name for name in own if name in set(each.members.images)))
+            if (each.target, each.kind) == (predicted, PART)
+            and (members := tuple(name for name in own if name in set(each.members.images)))
         }
         mean_area = float(np.mean([part.area for part in here])) if here else 0.0
         found.append(
