@@ -238,7 +238,7 @@ def evidence(name: str, p_value: float, brings: float, effect: float) -> Evidenc
         brings=rate, brings_control=rate, loses=rate, loses_control=rate, rise=effect, fall=effect, common=rate,
         outside=None, without=Rate(3, 4, ("a", "b", "c")), right_with=rate, right_without=rate,
         p_values={"brings": brings, "loses": p_value, "common": p_value}, p_value=p_value, decided_by="common",
-        effect=effect, hosts=(("a", "b", 1),),
+        effect=effect, hosts=(("a", "b", "c", 1),),
     )  # fmt: skip
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from suffice.audit import Audit, AuditSettings, run_audit
 from suffice.audit.classes import classes_found
 from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.audit.evidence import SURROUNDINGS
+from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction, in_several_classes
+from suffice.audit.trials import pasted_of
 from suffice.benchmark.images import open_images
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
@@ -102,17 +106,51 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_page(
     assert pages[0] == pages[1]
 
 
-def test_the_share_inside_equals_a_count_by_hand(found: Audit, animals: Path, folder: Path, models: None) -> None:
+def boxes_of(names: Sequence[str]) -> dict[str, Any]:
+    """The boxes of the animals, as COCO has them."""
     from audit_pictures import picture
 
+    boxes: dict[str, Any] = {"images": [], "annotations": []}
+    for index, name in enumerate(names):
+        rows, columns = np.nonzero(picture(name.split("/")[0], int(name[-6:-4]))[1])
+        box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+        boxes["images"].append({"id": index, "file_name": name, "width": SIDE, "height": SIDE})
+        boxes["annotations"].append({"image_id": index, "bbox": box})
+    return boxes
+
+
+def test_what_surrounds_objects_is_shown_as_the_model_was_asked(found: Audit, folder: Path, models: None) -> None:
+    (folder / "all.json").write_text(json.dumps(boxes_of([image.name for image in found.images])))
+    boxed = run_audit(
+        dataclasses.replace(found.settings, against=None, boxes=str(folder / "all.json")), folder / "first"
+    )
+    content = write_audit(boxed)
+    assert {"part", "surroundings"} == {each["kind"] for each in content["evidence"]}
+    images = {image.name: image for image in boxed.images}
+    pictures = Pictures(boxed.source, boxed.classifier)
+    for index, each in enumerate(boxed.evidence):
+        around = boxed.surroundings if each.kind == SURROUNDINGS else None
+        members = {part.name: part for part in (around.values() if around else (*boxed.parts, *boxed.second_parts))}
+        for number, (host, member, donor, said) in enumerate(each.hosts[:3]):
+            mask = pasted_of(members[member], images[host], images[donor], around)
+            pasted = pictures.pasted(members[member].image.number, mask, images[host].number)
+            assert int(boxed.classifier.logits(pasted[None]).argmax()) == said
+            with Image.open(boxed.folder / "thumbnails" / f"paste-{index}-{number}.jpg") as shown:
+                small = np.asarray(shown.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=float).transpose(2, 0, 1)
+            assert np.abs(small / 255 - pasted.numpy()).mean() < 0.03
+    page = (boxed.folder / "audit.html").read_text()
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    for index, each in enumerate(boxed.evidence):
+        group = int(page.split(f'id="evidence-{index}"')[1].split('data-group="')[1].split('"')[0])
+        files = [data["images"][number][1] for number in data["groups"][group]]
+        assert [file.endswith("-around.jpg") for file in files] == [each.kind == SURROUNDINGS] * each.members.count
+        assert all((boxed.folder / "thumbnails" / file).is_file() for file in files)
+
+
+def test_the_share_inside_equals_a_count_by_hand(found: Audit, animals: Path, folder: Path, models: None) -> None:
     ten = [part for part in found.parts if part.name.endswith(tuple(f"0{n}.png" for n in range(5)))]
     assert len(ten) == 10
-    boxes: dict[str, Any] = {"images": [], "annotations": []}
-    for index, part in enumerate(ten):
-        rows, columns = np.nonzero(picture(part.name.split("/")[0], int(part.name[-6:-4]))[1])
-        box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
-        boxes["images"].append({"id": index, "file_name": part.name, "width": SIDE, "height": SIDE})
-        boxes["annotations"].append({"image_id": index, "bbox": box})
+    boxes = boxes_of([part.name for part in ten])
     (folder / "boxes.json").write_text(json.dumps(boxes))
     said: list[str] = []
     settings = dataclasses.replace(found.settings, against=None, boxes=str(folder / "boxes.json"))

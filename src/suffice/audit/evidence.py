@@ -83,7 +83,7 @@ class Evidence:
         verdict: `shortcut`; `evidence`: it brings its class, and that it is no object was not shown; `not confirmed`.
         why: in a sentence.
         effect: mean of `rise` and `fall`.
-        hosts: of the first pastes, host and member by name, and the class that came.
+        hosts: of each paste, host, member and donor of the control by name, and the class that came.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Evidence:
     p_value: float
     decided_by: str
     effect: float
-    hosts: tuple[tuple[str, str, int], ...] = ()
+    hosts: tuple[tuple[str, str, str, int], ...] = ()
     q_value: float = 1.0
     verdict: str = "not confirmed"
     why: str = ""
@@ -310,10 +310,11 @@ class _Answers:
         counted = [name for name, sign in zip(self._names, signs, strict=bool(signs)) if sign]
         return Rate.where([sign > 0 for sign in signs if sign], counted)
 
-    def pastes(self) -> tuple[tuple[str, str, int], ...]:
-        """Host, member and the class that came, of each paste."""
+    def pastes(self) -> tuple[tuple[str, str, str, int], ...]:
+        """Host, member, donor of the control and the class that came, of each paste."""
         members = [part.name for part, some in zip(self._trials.members, self._trials.hosts, strict=True) for _ in some]
-        return tuple(zip(self._hosts, members, self._top["pasted"].tolist(), strict=True))
+        donors = [donor.name for some in self._trials.donors for donor in some]
+        return tuple(zip(self._hosts, members, donors, self._top["pasted"].tolist(), strict=True))
 
 
 def _mean(values: Tensor) -> float:
@@ -434,6 +435,6 @@ def from_fields(fields: dict[str, Any]) -> Evidence:
         for name, v in fields.items()
         if isinstance(v, dict) and "total" in v
     }
-    hosts = tuple((host, member, int(said)) for host, member, said in fields["hosts"])
+    hosts = tuple((host, member, donor, int(said)) for host, member, donor, said in fields["hosts"])
     row, column = fields["place"]
     return Evidence(**{**fields, **rates, "hosts": hosts, "place": (row, column)})

@@ -33,7 +33,8 @@ class Trials:
     """What is asked about one cluster: images (N, C, H, W) made by pasting and hiding, and what they are of.
 
     Attributes:
-        members: that are tested; hosts: that each of them is pasted on.
+        members: that are tested; hosts: that each of them is pasted on; donors: of the control of each paste, whose
+            object, too, is left out of surroundings.
         plain: the hosts; pasted: with the member; control: with as much of another image; common: with what members
             have in common.
         hiding: members that are hidden, of surroundings those that have a control; own: their images; hidden: without
@@ -46,6 +47,7 @@ class Trials:
 
     members: list[Part]
     hosts: list[list[Prediction]]
+    donors: list[list[Prediction]]
     hiding: list[Part]
     controls: list[Prediction]
     plain: Tensor
@@ -79,15 +81,17 @@ def trials_of(
         surroundings: of all images, where members are such: then the object of every image stays as it is.
     """
     chosen, hosts = _drawn(members, others, random)
-    donors = random.permutation(len(others)).tolist()
+    order = random.permutation(len(others)).tolist()
+    donors: list[list[Prediction]] = [[] for _ in chosen]
     made: dict[str, list[Tensor]] = {name: [] for name in KINDS}
     for index, part in enumerate(chosen):
         number = part.image.number
         for k, host in enumerate(hosts[index]):
-            donor = others[donors[(index * HOSTS + k) % len(donors)]]
+            donor = others[order[(index * HOSTS + k) % len(order)]]
             if donor.number == host.number:
-                donor = others[donors[(index * HOSTS + k + 1) % len(donors)]]
-            mask = _all_of(part.mask, _free(host, surroundings), _free(donor, surroundings))
+                donor = others[order[(index * HOSTS + k + 1) % len(order)]]
+            donors[index].append(donor)
+            mask = pasted_of(part, host, donor, surroundings)
             made["plain"].append(pictures(host.number))
             made["pasted"].append(pictures.pasted(number, mask, host.number))
             made["control"].append(pictures.pasted(donor.number, mask, host.number))
@@ -106,7 +110,12 @@ def trials_of(
         made["rest"].append(pictures(image.number))
         made["hidden_control"].append(pictures.without(image.number, place))
     stacked = {name: torch.stack(some) if some else torch.empty(0) for name, some in made.items()}
-    return Trials(chosen, hosts, hiding, [image for image, _ in controls], **stacked)
+    return Trials(chosen, hosts, donors, hiding, [image for image, _ in controls], **stacked)
+
+
+def pasted_of(part: Part, host: Prediction, donor: Prediction, surroundings: Surroundings | None) -> Mask:
+    """The pixels of a member that are pasted on a host, and of a donor for the control: all, or what surrounds them."""
+    return _all_of(part.mask, _free(host, surroundings), _free(donor, surroundings))
 
 
 def _free(image: Prediction, surroundings: Surroundings | None) -> Mask | None:

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from typing import Any
 from xml.etree import ElementTree
 
+import torch
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
@@ -33,6 +34,7 @@ from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST
 from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
 from suffice.audit.settings import DRAWS
+from suffice.audit.trials import pasted_of
 from suffice.folders import OutputFolder
 from suffice.images import Photo, as_picture, frame_of
 from suffice.report.figures import UNPRINTABLE, png_bytes, thumbnail
@@ -86,7 +88,7 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
 
 
 def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
-    """Thumbnails by name: of each part on its image, then of pastes."""
+    """Thumbnails by name: of each part on its image, then of pastes, then of surroundings."""
     first = {part.name: part for part in audit.parts}
     second = {hidden_file(part): part for part in audit.second_parts}
     for folder, parts in ((PARTS, first), (SECOND_PARTS, second)):
@@ -98,11 +100,16 @@ def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
     every = {image.name: image for image in audit.images}
     for index, evidence in enumerate(audit.evidence):
         members = _members(audit, evidence)
-        for number, (host, member, _) in enumerate(evidence.hosts[:_PASTES]):
-            part, on = members[member], every[host].number
-            # The object of the other image stays.
-            free = part.mask & audit.surroundings[on].mask if evidence.kind == SURROUNDINGS else part.mask
-            yield f"paste-{index}-{number}.jpg", _jpeg(_small(pictures.pasted(part.image.number, free, on)))
+        around = audit.surroundings if evidence.kind == SURROUNDINGS else None
+        for number, (host, member, donor, _) in enumerate(evidence.hosts[:_PASTES]):
+            part = members[member]
+            mask = pasted_of(part, every[host], every[donor], around)
+            pasted = pictures.pasted(part.image.number, mask, every[host].number)
+            yield f"paste-{index}-{number}.jpg", _jpeg(_small(pasted))
+    if any(evidence.kind == SURROUNDINGS for evidence in audit.evidence):
+        for number, part in audit.surroundings.items():
+            image = pictures(number)
+            yield _file(part, True), _jpeg(_small(torch.where(torch.from_numpy(part.mask), image, image / 4)))
 
 
 def _members(audit: Audit, evidence: Evidence) -> dict[str, Part]:
@@ -128,9 +135,9 @@ def cutout(cluster: int, number: int) -> str:
     return f"{cluster}-{number}.png"
 
 
-def _file(part: Part) -> str:
-    """The name of a part's thumbnail."""
-    return f"{part.image.number:06d}{'-second' * part.second}.jpg"
+def _file(part: Part, around: bool = False) -> str:
+    """The name of the thumbnail of a part, or of surroundings."""
+    return f"{part.image.number:06d}{'-second' * part.second}{'-around' * around}.jpg"
 
 
 def _enlarged(photo: Photo) -> Image.Image:
@@ -302,32 +309,34 @@ class _Gallery:
     def __init__(self, audit: Audit) -> None:
         self._name = audit.classifier.class_name
         self._explained = {part.name: part for part in (*audit.parts, *audit.second_parts)}
+        self._around = {part.name: part for part in audit.surroundings.values()}
         self._asked = {image.name: image for image in audit.asked}
         self.images: list[list[Any]] = []
         self.groups: list[list[int]] = []
-        self._index: dict[str, int] = {}
+        self._index: dict[tuple[str, bool], int] = {}
         self._group: dict[tuple[int, ...], int] = {}
 
-    def open(self, names: Sequence[str]) -> int:
-        """The number of a group of images; the same for the same images."""
-        key = tuple(self._of(name) for name in names)
+    def open(self, names: Sequence[str], around: bool = False) -> int:
+        """The number of a group of images, shown with their parts or with what surrounds the object; once for each."""
+        key = tuple(self._of(name, around) for name in names)
         if key not in self._group:
             self._group[key] = len(self.groups)
             self.groups.append(list(key))
         return self._group[key]
 
-    def _of(self, name: str) -> int:
-        if name not in self._index:
-            self._index[name] = len(self.images)
-            part = self._explained.get(name)
+    def _of(self, name: str, around: bool) -> int:
+        around = around and name in self._around
+        if (name, around) not in self._index:
+            self._index[name, around] = len(self.images)
+            part = self._around[name] if around else self._explained.get(name)
             image = self._asked.get(name) if part is None else part.image
             said = "" if image is None or image.error else f"{self._name(image.predicted)} {percent(image.confidence)}"
             label = "" if image is None or image.label is None else self._name(image.label)
-            more = "not explained" if part is None else _about(part)
-            file = "" if part is None else _file(part)
+            more = "not explained" if part is None else f"surroundings {percent(part.area)}" if around else _about(part)
+            file = "" if part is None else _file(part, around)
             right = 2 if image is None or image.label is None else int(image.right)
             self.images.append([_plain(name), file, _plain(label), _plain(said), right, more])
-        return self._index[name]
+        return self._index[name, around]
 
 
 def _about(part: Part) -> str:
@@ -349,19 +358,19 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
         audit.classes, key=lambda each: (each.accuracy.value is None, each.accuracy.value or 0, each.target)
     )
 
-    def number(value: Rate | Average | None, text: str | None = None) -> Markup:
+    def number(value: Rate | Average | None, text: str | None = None, around: bool = False) -> Markup:
         """A number as a button that opens its images."""
         shown = "–" if value is None else _short(value) if text is None else text
         if value is None or not value.images:
             return Markup('<span title="{}">{}</span>').format("" if value is None else str(value), shown)
         return Markup('<button type="button" class="opens" data-group="{}" title="{}">{}</button>').format(
-            gallery.open(value.images), _plain(str(value)), _plain(shown)
+            gallery.open(value.images, around), _plain(str(value)), _plain(shown)
         )
 
-    def names(some: Sequence[str], text: str) -> Markup:
+    def names(some: Sequence[str], text: str, around: bool = False) -> Markup:
         """Any images behind a text."""
         return Markup('<button type="button" class="opens" data-group="{}">{}</button>').format(
-            gallery.open(some), _plain(text)
+            gallery.open(some, around), _plain(text)
         )
 
     body = (
@@ -401,7 +410,7 @@ def _pasted(audit: Audit, index: int, evidence: Evidence) -> list[tuple[str, str
     """Of each paste that is shown: its file, the image that it is on, what the model says, whether the class came."""
     return [
         (f"paste-{index}-{number}.jpg", host, audit.classifier.class_name(said), said == evidence.target)
-        for number, (host, _, said) in enumerate(evidence.hosts[:_PASTES])
+        for number, (host, _, _, said) in enumerate(evidence.hosts[:_PASTES])
     ]
 
 
