@@ -267,6 +267,32 @@ def test_verdicts_hold_the_false_discovery_rate_and_stand_by_effect() -> None:
     assert sorted(e.p_value for e in more if e.verdict == "shortcut") == ordered[:2]
 
 
+@pytest.mark.parametrize(
+    ("p_values", "controls", "why"),
+    [
+        (
+            {"loses": 0.001, "outside": 0.06, "frequent": 0.002},
+            9,
+            "not shown to lie outside of the object: outside in 50%",
+        ),
+        ({"loses": 0.07, "outside": 0.03, "frequent": 0.4}, 9, "images of other classes have it less often"),
+        ({"loses": 0.2, "outside": 0.03, "frequent": 0.1}, 9, "that the class suffers without it was not shown"),
+        ({"loses": 1.0, "outside": 0.03, "frequent": 0.1}, 0, "too few images have surroundings as large"),
+        ({"loses": 0.001, "outside": 0.03, "frequent": 0.002}, 9, "some are by chance (q = 6%)"),
+    ],
+)
+def test_why_surroundings_are_no_shortcut_is_the_test_that_they_pass_the_least(
+    p_values: dict[str, float], controls: int, why: str
+) -> None:
+    around = dataclasses.replace(
+        evidence("cat, surroundings 1", max(p_values.values()), 0.001, 1.0), kind=SURROUNDINGS, decided_by="outside",
+        p_values={"brings": 0.001, "common": 0.9, **p_values}, outside=Rate(1, 2), loses_control=Rate(0, controls),
+    )  # fmt: skip
+    (found,) = decided([around], untested=1)
+    assert found.verdict == "evidence"
+    assert why in found.why
+
+
 def test_evidence_survives_json() -> None:
     one = evidence("cat 1", 0.5, 0.5, 1.0)
     assert from_fields(as_fields(one)) == one

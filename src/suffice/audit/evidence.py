@@ -382,13 +382,14 @@ def decided(found: Sequence[Evidence], untested: int = 0) -> list[Evidence]:
     brings = stats.false_discovery_control([each.p_values["brings"] for each in found]).tolist()
     judged = []
     for each, q_value, brought in zip(found, q_values[: len(found)], brings, strict=True):
+        each = dataclasses.replace(each, q_value=float(q_value))
         if q_value <= FALSE_DISCOVERIES:
             verdict, why = "shortcut", _why_shortcut(each)
         elif brought <= FALSE_DISCOVERIES:
             verdict, why = "evidence", _why_evidence(each)
         else:
             verdict, why = "not confirmed", "pasted elsewhere it was not shown to bring the class more than its control"
-        judged.append(dataclasses.replace(each, q_value=float(q_value), verdict=verdict, why=why))
+        judged.append(dataclasses.replace(each, verdict=verdict, why=why))
     rank = {"shortcut": 0, "evidence": 1, "not confirmed": 2}
     return sorted(judged, key=lambda each: (rank[each.verdict], -each.effect, each.name))
 
@@ -407,11 +408,20 @@ def _why_shortcut(found: Evidence) -> str:
 
 
 def _why_evidence(found: Evidence) -> str:
-    if found.p_values["loses"] > FALSE_DISCOVERIES:
+    """By the test that is passed the least."""
+    # Where all images of the class have it, that one is 1, whatever was pasted; else a tie goes to the test before it.
+    p_values = found.p_values | ({"common": found.p_value} if found.decided_by == "common" else {})
+    tests = [test for test in ("brings", "loses", found.decided_by, "frequent") if test in p_values]
+    least = max(tests, key=lambda test: p_values[test])
+    if found.p_value <= FALSE_DISCOVERIES:
+        return f"each test is passed alone, but of so many clusters some are by chance (q = {found.q_value:.0%})"
+    if least == "loses" and not found.loses_control.total:
+        return "it brings the class; too few images have surroundings as large to say whether the class suffers without"
+    if least == "loses":
         return "it brings the class; that the class suffers without it was not shown"
-    if found.kind == SURROUNDINGS:
+    if least == "frequent":
         return "it brings the class, and it was not shown that images of other classes have it less often"
-    if found.decided_by == "outside":
+    if least == "outside":
         return f"it brings the class, and it was not shown to lie outside of the object: outside in {found.outside}"
     if found.without.count < 2:
         return "it brings the class, and hardly an image of the class is without it: object or shortcut, boxes can tell"
