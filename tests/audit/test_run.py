@@ -76,8 +76,9 @@ def test_the_mended_model_lost_the_evidence(found: Audit) -> None:
 def test_a_second_model_with_its_classes_in_another_order_is_refused_before_the_work(
     animals: Path, tmp_path: Path, models: None
 ) -> None:
-    settings = settings_for(animals, against=ModelSpec(model="audit_models:reordered", device="cpu"))
-    with pytest.raises(InputError, match=r"'cow' is class 0 of .*blue_is_horse, class 1 of .*reordered"):
+    against = ModelSpec(model="audit_models:reordered", label="after.pth", device="cpu")
+    settings = settings_for(animals, against=against)
+    with pytest.raises(InputError, match=r"'cow' is class 0 of audit_models:blue_is_horse, class 1 of after.pth"):
         run_audit(settings, tmp_path / "out")
     assert not list(tmp_path.glob("out/**/*.parquet"))
 

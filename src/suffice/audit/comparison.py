@@ -81,8 +81,8 @@ class Audited:
     evidence: Sequence[Evidence]
 
 
-def check_comparable(one: Classifier, other: Classifier) -> None:
-    """Check that two models say the same things of the same images.
+def check_comparable(one: Classifier, other: Classifier, labels: tuple[str, str]) -> None:
+    """Check that two models, of these labels, say the same things of the same images.
 
     Raises:
         InputError: models of different numbers of classes or channels, or a class that has another number in each.
@@ -91,15 +91,15 @@ def check_comparable(one: Classifier, other: Classifier) -> None:
     if one.num_classes != other.num_classes or channels[0] != channels[1]:
         raise InputError(
             f"expected two models of as many classes and channels; got {one.num_classes} and {channels[0]} of "
-            f"{one.name}, {other.num_classes} and {channels[1]} of {other.name}"
+            f"{labels[0]}, {other.num_classes} and {channels[1]} of {labels[1]}"
         )
     # A class may well be worded in another way, but not be another class.
     numbers = {name: index for index, name in enumerate(other.class_names or ())}
     for index, name in enumerate(one.class_names or ()):
         if numbers.get(name, index) != index and other.class_name(index) != name:
             raise InputError(
-                f"expected two models with their classes in the same order; {name!r} is class {index} of {one.name}, "
-                f"class {numbers[name]} of {other.name}"
+                f"expected two models with their classes in the same order; {name!r} is class {index} of {labels[0]}, "
+                f"class {numbers[name]} of {labels[1]}"
             )
 
 

@@ -217,9 +217,9 @@ def _models(settings: AuditSettings) -> tuple[Classifier, Classifier | None]:
     classifier = load_model(settings.model)
     check_for_photos(classifier)
     rival = None if settings.against is None else load_model(settings.against)
-    if rival is not None:
+    if rival is not None and settings.against is not None:
         check_for_photos(rival)
-        check_comparable(classifier, rival)
+        check_comparable(classifier, rival, (model_label(settings.model), model_label(settings.against)))
     return classifier, rival
 
 
