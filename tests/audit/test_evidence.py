@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from suffice.audit.common import Moments, common_of, fitted
+from suffice.audit.comparison import Audited, compared
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import (
     SURROUNDINGS,
@@ -162,8 +163,8 @@ class Edges(torch.nn.Module):
         return torch.stack([torch.zeros(len(x)), light.amax((1, 2)) - 1.5 + self.weight * stripes.mean((1, 2))], 1)
 
 
-def striped_evidence(used: bool, boxes: bool = True, folder: Path | None = None) -> list[Evidence]:
-    """What is found around the squares of striped pictures."""
+def striped_audit(used: bool, boxes: bool = True, folder: Path | None = None) -> Audited:
+    """What is found in striped pictures."""
     classifier = Classifier(Edges(used).eval(), input_size=(16, 16), mean=(0.0,), std=(1.0,))
     images = [Prediction(n, str(n), int(n < 100), int(n < 100), 0.9) for n in (*range(30), *range(100, 140))]
     pictures = Striped()
@@ -171,7 +172,12 @@ def striped_evidence(used: bool, boxes: bool = True, folder: Path | None = None)
     parts = [Part(i, i.predicted, 1 / 16, True, None, *objects[i.number], 1.0 if boxes else None) for i in images]
     around = surroundings_of(images, objects if boxes else {})
     found = find_evidence(classifier, parts, images, pictures, 0, around, folder)
-    return [each for each in found if each.kind == SURROUNDINGS]
+    return Audited(str(used), classifier, pictures, images, parts, around, found)
+
+
+def striped_evidence(used: bool, boxes: bool = True, folder: Path | None = None) -> list[Evidence]:
+    """What is found around the squares of striped pictures."""
+    return [each for each in striped_audit(used, boxes, folder).evidence if each.kind == SURROUNDINGS]
 
 
 @pytest.mark.parametrize(("used", "boxes"), [(True, True), (False, True), (True, False)])
@@ -189,6 +195,16 @@ def test_what_one_model_was_tested_on_is_no_verdict_of_another_in_the_same_folde
     of_other = striped_evidence(False, folder=tmp_path)
     assert of_other == striped_evidence(False)
     assert "shortcut" not in {e.verdict for e in of_other}
+
+
+def test_surroundings_of_the_same_images_are_one_change_of_two_models() -> None:
+    one, other = striped_audit(True), striped_audit(False)
+    around = [[e.members.images for e in model.evidence if e.kind == SURROUNDINGS] for model in (one, other)]
+    assert sorted(around[0]) == sorted(around[1])  # the features are the same
+    changes = [each for each in compared(one, other, 0).changes if "surroundings" in each.name]
+    assert [each.found_in for each in changes] == ["both"] * len(around[0])
+    assert "shortcut, then evidence" in {each.verdict for each in changes}
+    assert {each.found_in for each in compared(one, other, 0).changes if each not in changes} == {"first", "second"}
 
 
 def test_surroundings_are_hidden_whole_beside_as_large_ones_or_not_at_all() -> None:

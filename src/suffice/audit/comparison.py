@@ -25,8 +25,8 @@ class Change:
     """One cluster of evidence, pasted on the same images for both models.
 
     Attributes:
-        name: of the cluster; found_in: `first` or `second`, the model whose evidence it is.
-        target_name: its class; verdict: in the audit of that model.
+        name: of the cluster; found_in: `first` or `second`, the model whose evidence it is, or `both`.
+        target_name: its class; verdict: in the audit of that model; of both, where they differ, one after the other.
         first, second: pastes that bring the class in each model.
         q_value: of the sign test between the two, by Benjamini and Hochberg over all clusters.
         became: `came`, `went`, or `stayed` where a difference was not shown.
@@ -142,6 +142,9 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
         parts = {part.name: part for part in own.parts}
         around = {part.name: part for part in own.surroundings.values()}
         for each in own.evidence:
+            twin = _twin(each, rival.evidence)
+            if twin is not None and which == "second":
+                continue  # the same pixels of the same images, once
             others, free = population_of(each.target, own.parts, own.images).others, None
             if each.kind == SURROUNDINGS:
                 members, free = [around[name] for name in each.members.images], own.surroundings
@@ -157,7 +160,9 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
             difference = (came[0].int() - came[1].int()).reshape(-1, HOSTS).sum(1).numpy()
             p_value = min(1.0, 2 * min(sign_test(difference), sign_test(-difference)))
             rates = rates if which == "first" else rates[::-1]
-            change = Change(each.name, which, each.target_name, each.verdict, rates[0], rates[1], 1.0, "stayed")
+            verdicts = ", then ".join(dict.fromkeys(found.verdict for found in (each, twin) if found is not None))
+            found_in = which if twin is None else "both"
+            change = Change(each.name, found_in, each.target_name, verdicts, rates[0], rates[1], 1.0, "stayed")
             found.append((change, p_value, (rates[1].value or 0) - (rates[0].value or 0)))
     q_values = stats.false_discovery_control([p for _, p, _ in found]).tolist() if found else []
     changes = []
@@ -165,6 +170,16 @@ def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
         became = "stayed" if q_value > FALSE_DISCOVERIES else "came" if more > 0 else "went"
         changes.append(dataclasses.replace(change, q_value=q_value, became=became))
     return sorted(changes, key=lambda each: (each.became == "stayed", each.q_value, each.found_in, each.name))
+
+
+def _twin(evidence: Evidence, others: Sequence[Evidence]) -> Evidence | None:
+    """The surroundings of mostly the same images, of surroundings: unlike parts they are the same for any model."""
+    own = set(evidence.members.images)
+    for each in others:
+        alike = each.kind == evidence.kind == SURROUNDINGS and each.target == evidence.target
+        if alike and 2 * len(own.intersection(each.members.images)) > len(own.union(each.members.images)):
+            return each
+    return None
 
 
 def _sized(images: Tensor, classifier: Classifier) -> Tensor:
