@@ -199,7 +199,9 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
     pasted = open_audit(str(found.folder), [model]).pasted(0, upload)
     assert (pasted.before, len(pasted.pastes), pasted.hidden_came) == ("cow", len(found.shortcuts[0].members.images), 0)
     assert all(each.came for each in pasted.pastes)
-    with pytest.raises(InputError, match=r"inside .* is not known here"):
+    with pytest.raises(
+        InputError, match=r"inside .* is not known here; got shortcuts, evidence, accuracy, [a-z_, ]*went$"
+    ):
         held([Condition.read("inside < 50%")], numbers_of(found))
 
 

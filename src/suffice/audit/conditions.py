@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NUMBERS = {
     "shortcuts": "clusters of evidence that are called shortcuts",
-    "evidence": "clusters of parts, of all verdicts",
+    "evidence": "clusters of parts and of surroundings, of all verdicts",
     "accuracy": "share of the images that the model gets right",
     "worst_accuracy": "the least of a class",
     "certified": "share of the parts that keep their class on at least 90% of all colours, at 95%",
@@ -126,7 +126,8 @@ def held(conditions: Sequence[Condition], values: dict[str, float | None]) -> li
         if value is None:
             raise InputError(
                 f"expected a number that this audit knows in --fail-if {condition.text!r}; {condition.number} "
-                f"({NUMBERS[condition.number]}) is not known here"
+                f"({NUMBERS[condition.number]}) is not known here; got "
+                f"{', '.join(name for name, known in values.items() if known is not None) or 'none'}"
             )
         found.append((condition, value, condition.holds(value)))
     return found

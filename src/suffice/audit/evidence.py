@@ -9,7 +9,7 @@ object of an image where that is as large.
 |---|---|---|---|
 | **brings** | a member is pasted at its place on others' images | that place of another image | it raises more |
 | **loses** | a member is hidden, with the place of all | that place of images of the class without it | it costs more |
-| **common** | only what members have in common is pasted (`common.py`) | the member | it raises half as much |
+| **common** | only what members have in common is pasted (`common.py`) | the member | it raises over half of it |
 | **outside** | | | most of most members is outside of the object's box |
 | **frequent** | surroundings alone | images of other classes | they are more common in the class |
 
@@ -403,7 +403,7 @@ def _why_shortcut(found: Evidence) -> str:
         )
     return (
         "it brings the class, the class suffers without it, and what its images have in common, pixel by pixel at the "
-        f"same place, does at least half of that: {found.common}"
+        f"same place, does more than half of that: {found.common}"
     )
 
 
