@@ -128,8 +128,12 @@ def test_rows_of_another_adapter_are_scored_again(bench: Any, mnist: Path, monke
     monkeypatch.setitem(bench.PASSES, "mean", bench.Pass(("msi",), 1.0, "mean", ("grad-cam", "lax")))
     args = argparse.Namespace(work=work, data=str(mnist), images=1)
     scored: list[str] = []
-    score = bench.tables.score
-    monkeypatch.setattr(bench.tables, "score", lambda method, *rest: scored.append(method) or score(method, *rest))
+
+    def score(method: str, *rest: Any) -> list[dict[str, Any]]:
+        scored.append(method)
+        return [{"method": method, "image": 0, "msi": 0.5}]
+
+    monkeypatch.setattr(bench.tables, "score", score)
     for design in ("fine", "fine", "paper"):
         new_adapter(classifier, AdapterSettings(design=design)).save(folder / "lax" / "adapter.safetensors")
         bench.score_pass("mean", "literal", 0, args)
