@@ -139,7 +139,7 @@ class OnePhoto:
         network = connect(self.classifier.require_module("a circuit"), self.readout.recording, nodes)
         samples, _ = split_references(sample_references(self.classifier), self.image)
         references = read_references(self.classifier, network.layers, samples, draws=draws)
-        return network, references, Replay(self.classifier, self.image[None], self.readout.recording)
+        return network, references, Replay(self.classifier, self.image[None], self.readout.recording, network.layers)
 
     def rows(
         self, nodes: str, ablation: str, ranking: str, allocation: str, goals: Sequence[str]

@@ -123,6 +123,7 @@ LEFT_OUT = {
     "am-digits.csv": _TRAINS + "minutes",
     "am-digits-attention.csv": _TRAINS + "minutes",
     "am-mnist-noise.csv": _TRAINS + "minutes",
+    "audit-around.csv": "its networks are trained first",
     "audit-planted.csv": "its smallest case trains a network and audits it, five minutes",
     "circuits-by-class.csv": _TRAINS + "minutes",
     "cost-growth.csv": "it holds times, and sums over a folder of photos",

@@ -128,21 +128,6 @@ def test_what_is_no_image_is_not_read_to_its_end(tmp_path: Path) -> None:
         read_photo(path)
 
 
-def test_a_file_that_the_method_was_not_asked_to_read_made_nothing(tmp_path: Path) -> None:
-    """Of a model that says the same of nothing no method is asked."""
-    always = suffice.Classifier(
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), input_size=(8, 8), outputs="logits"
-    )
-    with torch.no_grad():
-        for tensor, values in zip(always.require_module("a test").parameters(), ([0.0], [5.0, 0.0]), strict=False):
-            tensor.zero_() if len(values) == 1 else tensor.copy_(torch.tensor(values))
-    adapter = tmp_path / "never.safetensors"
-    adapter.write_bytes(b"never read")
-    found = suffice.explain(always, torch.rand(3, 8, 8), "lax", "zero", adapter=str(adapter))
-    assert found.verdict == "empty"
-    assert "files" not in found.made
-
-
 def test_results_of_earlier_versions_are_read(tmp_path: Path) -> None:
     classifier = suffice.Classifier(network(), input_size=(8, 8), mean=0.5, std=0.5)
     suffice.explain(classifier, torch.rand(3, 8, 8), block=4).save(tmp_path / "new")

@@ -294,6 +294,7 @@ class Classifier:
 
     def check_images(self, images: Tensor | np.ndarray[Any, Any]) -> Tensor:
         """Images as a float32 tensor (N, C, H, W); raises InputError on another shape, NaN or values out of [0, 1]."""
+        self.engine.expect_changes()  # whoever brings images may have changed the weights before
         images = as_tensor(images)
         real_numbers(images, "images")
         channels, size = len(self.preprocessing.mean), self.preprocessing.input_size

@@ -36,6 +36,7 @@ from suffice.faster.converting import Conversion
 from suffice.inside import as_written, without_backward_hooks
 from suffice.memory import available_memory
 from suffice.outputs import as_logits
+from suffice.provenance import contents_of
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -119,6 +120,11 @@ class Engine:
         self._channels_last = device.type == "cpu" and isinstance(module, nn.Module)
         self._fits: int | None = None  # the largest batch known to fit after one did not
         self._copies = _Copies()
+        self._look_again = False
+
+    def expect_changes(self) -> None:
+        """Weights may have changed since the last question: the next screen looks whether its copy is still of them."""
+        self._look_again = True
 
     @property
     def passes(self) -> Passes:
@@ -247,8 +253,12 @@ class Engine:
         state = state_of(self.module)
         if state is None:
             return self.module
-        if self._copies.of != (self.precision, state):
-            self._copies = _Copies((self.precision, state))
+        known = self._copies
+        if known.of != (self.precision, state):
+            self._copies = _Copies((self.precision, state), contents_of(self.module))
+        elif self._look_again and known.contents != (contents := contents_of(self.module)):
+            self._copies = _Copies(known.of, contents)
+        self._look_again = False
         copies, full = self._copies, self.precision == "float32"
         with _autocast(self.device, "float32"), without_backward_hooks(self.module):
             converted = copies.conversion.of(self.module, self._views) if full and not gradients else None
@@ -283,11 +293,13 @@ class _Copies:
 
     Attributes:
         of: the precision and the state of the module that they were made of.
+        contents: of the module's tensors then.
         made: whether a faster copy was looked for.
         faster: it; None where there is none.
     """
 
     of: tuple[Any, ...] = ()
+    contents: tuple[Any, ...] = ()
     made: bool = False
     faster: nn.Module | None = None
     conversion: Conversion = dataclasses.field(default_factory=Conversion)

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from suffice.classifier import Classifier
 
 _NO_PART_IN_RESULTS = ("benchmark", "circuits", "cli", "report", "training")  # folders of the package
+
+_UNREADABLE = (RuntimeError, TypeError, NotImplementedError)  # of tensors on `meta`, sparse, quantized
 
 Digest = dict[str, str]
 """`sha256`, and what it is `of`: the bytes of a `file`; `pixels`, float32 (C, H, W) in [0, 1] as the model takes them;
@@ -126,7 +129,7 @@ def sha256_of_tensors(module: nn.Module) -> str | None:
     found = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(_bytes_of(tensor))
     return found.hexdigest()
 
 
@@ -139,15 +142,16 @@ class WeightsDigest:
     """
 
     def __init__(self, module: Any, sha256: str | None = None) -> None:
-        self._known = None if sha256 is None else (_state(module), of_file(sha256))
+        self._known = None if sha256 is None else (contents_of(module), of_file(sha256))
 
     def of(self, module: Any) -> Digest | None:
         """Of the model as it is now; None for one without weights that can be read, such as a function.
 
         That of the file is given as long as nothing has changed the weights since.
         """
-        if self._known is None or self._known[0] != _state(module):
-            self._known = _state(module), _of_tensors(module)
+        contents = contents_of(module)
+        if self._known is None or self._known[0] != contents:
+            self._known = contents, _of_tensors(module)
         return self._known[1]
 
 
@@ -156,21 +160,31 @@ def _of_tensors(module: Any) -> Any:
         return None
     try:
         found = sha256_of_tensors(module)
-    except (RuntimeError, TypeError, NotImplementedError):  # meta, sparse, quantized
+    except _UNREADABLE:
         return None
     return None if found is None else {"sha256": found, "of": "tensors"}
 
 
-def _state(module: Any) -> tuple[Any, ...]:
-    """What is another as soon as a step of training, `load_state_dict` or another tensor has changed the weights."""
+def contents_of(module: Any) -> tuple[Any, ...]:
+    """A checksum of the values of each tensor of a module: another as soon as one value is.
+
+    Values are read, as torch counts no change that is made through `.data`. Of tensors that cannot be read (sparse,
+    quantized, on the device `meta`) torch's own count stands in.
+    """
     if not isinstance(module, nn.Module):
         return (id(module),)
-    state: list[Any] = []
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_inference():  # does not count its changes
-            return (object(),)
-        state += (id(tensor), tensor.data_ptr() if tensor.layout is torch.strided else 0, tensor._version)
-    return tuple(state)
+    return tuple(_checksum(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _checksum(tensor: Tensor) -> Any:
+    try:
+        return zlib.crc32(_bytes_of(tensor))
+    except _UNREADABLE:
+        return id(tensor), object() if tensor.is_inference() else tensor._version
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 @functools.cache

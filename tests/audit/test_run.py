@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_page(
                 yield result
 
     settings = dataclasses.replace(found.settings, against=None)
-    for _ in range(2):
+    for _ in range(5):
         with pytest.raises(KilledError):
             run_audit(settings, folder / "second", Stopping())
     again = run_audit(settings, folder / "second")

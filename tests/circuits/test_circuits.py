@@ -215,7 +215,7 @@ def test_a_pass_that_starts_at_a_layer_says_the_same(make) -> None:  # type: ign
     layers = connect(classifier.module, recording, "all").layers
     off = [torch.rand_like(layer.value.tensor) for layer in layers]
     decision = Decision(classifier, images, 1, layers, [off])
-    resumed = dataclasses.replace(decision, replay=Replay(classifier, images, recording))
+    resumed = dataclasses.replace(decision, replay=Replay(classifier, images, recording, layers))
     starts = []
     for first in range(len(layers)):
         circuits = torch.rand(3, decision.channels) < 0.5
@@ -251,7 +251,7 @@ def test_a_pass_does_not_start_where_something_is_written_over_later() -> None:
     with torch.no_grad():
         recording = record_operators(classifier.module, images)
     layers = connect(classifier.module, recording, "hidden").layers
-    decision = Decision(classifier, images, 0, layers, replay=Replay(classifier, images, recording))
+    decision = Decision(classifier, images, 0, layers, replay=Replay(classifier, images, recording, layers))
     circuit = torch.ones(1, decision.channels, dtype=torch.bool)
     circuit[0, -4:-2] = False
     expected = switched_logits(classifier, layers, images, circuit)

@@ -55,3 +55,6 @@ def test_the_table_adds_up(planted: Any, capsys: pytest.CaptureFixture[str]) -> 
     ])  # fmt: skip
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == "| patch | 60% | 30 | 2 | 1.5, 1.5 | 1 of 2 | 2 of 2 | 1 of 28 | 1 of 2 | 5 of 6 |"
+    planted.report_around([row | {"found": "1"}, row | {"false": "2"}, row | {"mark": "none", "rise": ""}])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == ["| patch | 60% | 2 | 1.5, 1.5 | 1 of 2 | 2 of 14 |", "| none | 60% | 1 | – | – | 0 of 7 |"]

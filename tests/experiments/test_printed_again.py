@@ -87,6 +87,7 @@ IN_DOCS = {
 }
 IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test of its parts, or why there is none
     "algorithm_1": "tests/occlusion/test_deactivation_reference.py",
+    "batch_sizes": "tests/experiments/test_batch_sizes.py",
     "benchmark_runner": "tests/experiments/test_benchmark_runner.py",
     "lax_figures": "tests/experiments/test_lax_figures.py, as it needs an adapter",
     "msi_lax_scenes": "tests/experiments/test_msi_lax_scenes.py, as it trains for an hour and more",
@@ -111,6 +112,10 @@ ELSEWHERE = {  # command: the test of its parts, or why there is none
         "its network trains for minutes; ad-photos.toml has the same methods and metrics"
     ),
     "suffice bench-report scenes": "as the one before",
+    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos-searches.toml --out searches": (
+        "it names its ten photos; ad-photos.toml has the same method and metrics"
+    ),
+    "suffice bench-report searches": "as the one before",
     "suffice audit DATA": "tests/cli/test_audit.py",
     "suffice web": "tests/web, which serves and asks it",
     "make docs": "builds the site, and measures nothing",

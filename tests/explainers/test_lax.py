@@ -308,6 +308,7 @@ def test_a_file_that_does_not_fit_is_refused_also_where_no_part_is_needed(tmp_pa
     new_adapter(model, PAPER).save(tmp_path / "own.safetensors")
     found = suffice.explain(model, image, method="lax", adapter=str(tmp_path / "own.safetensors"))
     assert (found.sufficient, found.area) == (True, 0)
+    assert "files" not in found.made, "of a model that says the same of nothing no method is asked"
     for method, setting, name, said in (
         ("lax", "adapter", "other", "fits no other backbone"),
         ("lax", "adapter", "none", "there is none at"),

@@ -191,6 +191,27 @@ def test_a_change_of_the_network_makes_a_new_copy(change: str) -> None:
     assert float((after - before).abs().max()) > 1e-2
 
 
+def test_weights_that_were_changed_through_data_are_noticed_by_the_next_call() -> None:
+    """As tests of explanations by random weights do it; torch counts no such change."""
+    network = Small()
+    classifier = small_classifier(network)
+    masks = torch.ones(3, 9, 9, dtype=torch.bool)
+
+    def painted() -> Tensor:
+        images = classifier.check_images(IMAGES)
+        return painted_logits(classifier, images, masks, images, screen=True)
+
+    before, digest = painted(), classifier.weights_digest
+    network.first.weight.data.neg_()
+    after = painted()
+    torch.testing.assert_close(after, classifier.logits(IMAGES), atol=1e-4, rtol=0)
+    assert float((after - before).abs().max()) > 1e-2
+    assert classifier.weights_digest != digest
+    copy_made = screened(classifier)[1]
+    painted()
+    assert screened(classifier)[1] == copy_made, "looked at, and kept"
+
+
 def test_a_network_that_somebody_listens_to_answers_itself() -> None:
     network = Small()
     classifier = small_classifier(network)

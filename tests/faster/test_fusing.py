@@ -62,6 +62,19 @@ class Again(nn.Module):
         return self.activation(self.second(self.activation(self.first(x)))).flatten(1)
 
 
+class Residual(nn.Module):
+    """A sum in place comes between the second convolution and its activation, as in timm's ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.second, self.two = nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.one(self.first(x)))
+        y += x
+        return self.two(y).flatten(1)
+
+
 def seeded(network: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for weight in network.parameters():
@@ -118,6 +131,16 @@ def test_padding_as_in_tensorflow(kernel: int, stride: int, channels: int, group
 )
 def test_no_copy_where_nothing_can_be_fused(network: nn.Module) -> None:
     assert fused(seeded(network), IMAGES) is None
+
+
+@torch.no_grad()
+def test_a_sum_in_place_keeps_its_activation() -> None:
+    network = seeded(Residual())
+    faster = fused(network, IMAGES)
+    assert isinstance(faster, Residual)
+    layers = [faster.first, faster.one, faster.second, faster.two]
+    assert [type(layer) for layer in layers] == [FusedConvolution, nn.Identity, Convolution, nn.ReLU]
+    torch.testing.assert_close(faster(IMAGES), network(IMAGES), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -52,11 +52,20 @@ class Rate:
         """Of the share at 95%; of no case 0 and 1."""
         return interval(self.count, self.total) if self.total else (0.0, 1.0)
 
+    @property
+    def counts(self) -> str:
+        """The share without an interval, as of cases that are not independent.
+
+        >>> Rate(12, 14).counts
+        '12 of 14'
+        """
+        return f"{self.count:,} of {self.total:,}"
+
     def __str__(self) -> str:
         if not self.total:
             return "–"
         low, high = self.bounds
-        return f"{self.count / self.total:.0%} ({low:.0%} to {high:.0%}), {self.count:,} of {self.total:,}"
+        return f"{self.count / self.total:.0%} ({low:.0%} to {high:.0%}), {self.counts}"
 
     def to_dict(self) -> dict[str, Any]:
         """Fit for JSON."""

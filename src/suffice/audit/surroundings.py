@@ -2,7 +2,7 @@
 
 A background that recurs, a frame, or a mark that only helps is in few parts or in none: where the object alone would
 do, the search of a part ends with it. So where boxes are known all but the box is a candidate as well. (Without boxes
-it would be all but the parts, which is mostly the rest of the object: that was tried, and showed no mark.)
+it would be all but the parts, and so the rest of the object, which brings the class as well.)
 
 They are described as parts are, by the model's own features of them alone, and clustered among as many of other
 classes: what recurs in a class, and is not as common elsewhere, is a candidate. The clusters do not know the classes,

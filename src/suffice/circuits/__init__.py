@@ -230,8 +230,8 @@ def _circuit(
         controls = dataclasses.asdict(verdict.controls)
     effects: tuple[Effect, ...] = ()
     strongest: dict[str, tuple[int, ...]] = {}
-    if verdict is not None:
-        effects = node_effects(verdict.decision, on, graph.nodes)
+    if verdict is not None and of_whole is not None:
+        effects = node_effects(verdict.decision, on, graph.nodes, of_whole.recording)
     if verdict is not None and reference is not None:
         strongest = _strongest(classifier, readout, reference, graph.nodes)
     passes = classifier.passes.since(start[1])

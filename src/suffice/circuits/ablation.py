@@ -34,12 +34,14 @@ class AtLayers(EveryOperator):
 
     Args:
         layers: of a recording of the same model.
-        known: by an operator's number, the operator and what returns its output: it is not run then.
+        known: by an operator's number, the operator and what returns its output: it is not run then. But for the last
+            of these, the model goes on with that output as it is.
     """
 
     def __init__(self, layers: Sequence[Layer], known: Known | None = None) -> None:
         super().__init__()
         self._layers, self._known = layers, known or {}
+        self._begin = max(self._known, default=0)
         self._calls = self._found = 0
         self._places: dict[int, list[int]] = {}  # by the number of an operator, the layers that it returns
         for index, layer in enumerate(layers):
@@ -68,6 +70,8 @@ class AtLayers(EveryOperator):
         if places is None:
             return output
         self._found += 1
+        if number < self._begin:
+            return output
         for index in places:
             value = self._layers[index].value
             assert value.op is not None

@@ -47,7 +47,7 @@ class Decision:
         layers: whose channels are switched, in the order in which the network computes them.
         offs: what a channel is when it is off, as `SwitchedOff` takes it, one row or one an image; several where a
             circuit is to hold under each.
-        replay: of the images, where passes may start at the first layer that is switched.
+        replay: of the images, where passes may start at the first layer that is switched otherwise than in it.
     """
 
     classifier: Classifier
@@ -72,6 +72,10 @@ class Decision:
         start = sum(layer.channels for layer in self.layers[:index])
         return slice(start, start + self.layers[index].channels)
 
+    def layer_of(self, channel: int) -> int:
+        """The number of the layer of a channel, by its place among those of all layers."""
+        return next(i for i in range(len(self.layers)) if channel < self.slice_of(i).stop)
+
     def holds(self, logits: Tensor) -> Tensor:
         """Whether the class is the decision, bool (N,), by logits (N, K)."""
         return self.classifier.margins(logits, self.target) > 0
@@ -85,7 +89,7 @@ class Decision:
 
         Args:
             circuits: bool (M, channels).
-            first: all layers before this one are on, so that the pass starts there.
+            first: all layers before this one are as in the replay, so that the pass starts there.
         """
         answers = []
         rows = torch.arange(len(self.images)).repeat(len(circuits))
@@ -119,7 +123,7 @@ class Decision:
         return None if upto is None or self.replay is None else self.replay.outputs(upto, rows)
 
     def _start(self, first: int) -> int | None:
-        """The number of the operator that a pass may start after, where all layers before `first` are on."""
+        """The number of the operator that a pass may start after: all layers before are as the replay has them."""
         op = self.layers[first].value.op
         if self.replay is None or op is None:
             return None
@@ -130,8 +134,9 @@ class Decision:
 
             def question(module: Any, x: Tensor, rows: Tensor) -> Any:
                 x = self.classifier.normalise(x)
-                gates = torch.ones(len(x), self.channels, device=x.device)
-                with SwitchedOff(self.layers, gates, known=replay.outputs(op.number, rows)):
+                gates = replay.gates.to(x.device).expand(len(x), -1)
+                off = off_of_images(self.offs[0], self.layers, rows)
+                with SwitchedOff(self.layers, gates, off, known=replay.outputs(op.number, rows)):
                     return module(x)
 
             logits = self.classifier.batched(question, self.images.repeat(2, 1, 1, 1), rows)
@@ -154,7 +159,8 @@ class Decision:
         count = len(self.images)
         alphas = ((torch.arange(steps) + 0.5) / steps).repeat_interleave(count)
         rows = torch.arange(count).repeat(steps)
-        upto = self._start(index) if bool(on[: here.start].all()) else None
+        begun = self.replay is not None and torch.equal(on[: here.start], self.replay.gates[0, : here.start] == 1)
+        upto = self._start(index) if begun else None
         total = torch.zeros(layer.channels)
         for off in self.offs:
 

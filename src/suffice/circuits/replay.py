@@ -1,8 +1,9 @@
 """What a network computed for some images, kept, so that a pass with layers switched off starts at the first of them.
 
-A search switches off one layer at a time, from the last to the first. What comes before the layer is then the same in
-each pass: operators up to there are not run again but answered from memory. That holds where no later operator writes
-into what an earlier one returned, and is tried out once for each place (`Replay.starts_at`).
+A search switches off one layer at a time, from the last to the first, and of a circuit that was found one node. What
+comes before the layer is then the same in each pass: operators up to there are not run again but answered from memory.
+That holds where no later operator writes into what an earlier one returned, and is tried out once for each place
+(`Replay.starts_at`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from suffice.circuits.ablation import Known
+from suffice.circuits.ablation import Known, Off, SwitchedOff
+from suffice.circuits.connectivity import Layer
 from suffice.classifier import Classifier
 from suffice.recording import EveryOperator, Recording, returns_tensors
 
@@ -25,13 +28,26 @@ class Replay:
         classifier: which is asked once about each image.
         images: (N, C, H, W) in [0, 1].
         recording: of one of them, which knows what later operators read.
+        layers: whose channels are switched in it.
+        on: bool (channels of all layers,), the circuit that computed it; all of them, unless said.
+        off: what the channels are that are off.
 
     Attributes:
-        logits: (N, K) of the whole network.
+        logits: (N, K) of the circuit.
+        gates: (1, channels of all layers), of the circuit.
     """
 
-    def __init__(self, classifier: Classifier, images: Tensor, recording: Recording) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        recording: Recording,
+        layers: Sequence[Layer],
+        on: Tensor | None = None,
+        off: Off = None,
+    ) -> None:
         self.images = images
+        self.gates = torch.ones(1, sum(layer.channels for layer in layers)) if on is None else on[None].float()
         self._made_from_image = {op.number for op in recording.ops}
         self._values = [value for op in recording.ops for value in op.outputs if value.op is op]
         self._kept: dict[int, tuple[Any, Any]] = {}
@@ -39,7 +55,8 @@ class Replay:
 
         def question(module: Any, x: Tensor) -> Any:
             x = classifier.normalise(x)
-            with _Keeping(self._kept, self._made_from_image):
+            gates = self.gates.to(x.device).expand(len(x), -1)
+            with SwitchedOff(layers, gates, off), _Keeping(self._kept, self._made_from_image):
                 return module(x)
 
         # All in one batch, so that what is kept has a row for each.

@@ -102,7 +102,7 @@ def put_to_the_test(
         held_out = others[1] if len(others[1]) else None
     offs = _offs(classifier, switched, ablation, references, hidden)
     decision = Decision(classifier, images, target, switched.layers, offs)
-    decision.replay = Replay(classifier, images, readouts[0].recording)
+    decision.replay = Replay(classifier, images, readouts[0].recording, switched.layers)
     ranker = make_ranker(decision, asked.ranking, switched, asked.seed)
     if asked.share is None:
         on = smallest_circuit(decision, ranker, demanded, asked.allocation, lambda done: progress(0.1 + 0.7 * done))

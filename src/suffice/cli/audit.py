@@ -197,7 +197,8 @@ def _words(found: Any, page: Path) -> str:
     """What is said on stdout: the shortcuts, and where the page is."""
     lines = [
         f"shortcut: {each.target_name}, {each.where}: {each.members.count} of {each.members.total}; pasted "
-        f"elsewhere the class comes in {each.brings}, hidden it goes in {each.loses} (q = {each.q_value:.2g})"
+        f"elsewhere the class comes in {each.brings.counts} images, hidden it goes in {each.loses} "
+        f"(q = {each.q_value:.2g})"
         for each in found.shortcuts
     ]
     from suffice.report.audit import NOTHING_TESTED

@@ -44,7 +44,8 @@ def followed(
         images: (N, C, H, W), normalised.
         leads, follows: which layers come first and second in a pair.
     """
-    outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is held, so that no other one gets its number
+    # The tensor is held, so that no other one gets its number; its version tells whether it is still what came out.
+    outputs: dict[int, tuple[str, Tensor, int]] = {}
     calls: dict[str, int] = {}
     pairs: list[Pair] = []
     first = [(name, layer) for name, layer in module.named_modules() if leads(layer)]
@@ -56,7 +57,7 @@ def followed(
     def seen(name: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             calls[name] = calls.get(name, 0) + 1
-            outputs[id(output)] = name, output
+            outputs[id(output)] = name, output, _version(output)
 
         return hook
 
@@ -64,7 +65,7 @@ def followed(
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             calls[name] = calls.get(name, 0) + 1
             before = outputs.get(id(inputs[0])) if inputs else None
-            if before is not None:
+            if before is not None and before[2] == _version(inputs[0]):
                 pairs.append(Pair(before[0], name))
 
         return hook
@@ -77,6 +78,11 @@ def followed(
         for hook in hooks:
             hook.remove()
     return [pair for pair in pairs if calls[pair.first] == calls[pair.second] == 1], output
+
+
+def _version(tensor: Any) -> int:
+    """How often a tensor was changed in place; 0 where that is not counted."""
+    return tensor._version if isinstance(tensor, Tensor) and not tensor.is_inference() else 0
 
 
 def changed_copy(

@@ -246,7 +246,7 @@ def summary(audit: Audit, held: Held) -> str:
                 each.verdict,
                 each.where,
                 f"{each.members.count} of {each.members.total}",
-                str(each.brings),
+                each.brings.counts,
                 str(each.loses),
             )
             lines.append("| " + " | ".join(markdown_text(cell) for cell in cells) + " |")
@@ -262,7 +262,8 @@ def summary(audit: Audit, held: Held) -> str:
         for change in audit.comparison.changes:
             if change.became != "stayed":
                 lines.append(
-                    f"- {change.became}: {markdown_text(change.name)}, {change.first} before, {change.second} after"
+                    f"- {change.became}: {markdown_text(change.name)}, {change.first.counts} before, "
+                    f"{change.second.counts} after"
                 )
         lines.append("")
     lines += [

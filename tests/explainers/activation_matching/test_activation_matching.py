@@ -343,6 +343,27 @@ def test_robust_asks_each_mask_on_draws_of_its_own() -> None:
         assert torch.equal(Robust(drawn, image, target, kind, 7, seed=3).backgrounds(masks[0]), one)
 
 
+@pytest.mark.parametrize(
+    ("screened", "alone", "verdict", "settled"),
+    [(3.0, -9.0, True, 0), (-3.0, 9.0, False, 0), (1e-4, -1e-4, False, 1), (-1e-4, 1e-4, True, 8)],
+)
+def test_robust_screens_and_settles_what_is_close(
+    monkeypatch: pytest.MonkeyPatch, screened: float, alone: float, verdict: bool, settled: int
+) -> None:
+    rows_alone: list[int] = []
+
+    def answered(classifier: Classifier, images: Tensor, *others: Tensor, **how: int) -> Tensor:
+        if not how.get("screen"):
+            assert how["batch_size"] == 1
+            rows_alone.append(len(images))
+        return torch.tensor([[0.0, screened if how.get("screen") else alone]]).expand(len(images), 2)
+
+    monkeypatch.setattr("suffice.explainers.activation_matching.painted_logits", answered)
+    robust = Robust(corner(), bright()[0], 1, "colours", 8, seed=0)
+    assert robust(torch.ones(SIDE, SIDE, dtype=torch.bool)) is verdict
+    assert sum(rows_alone) == settled
+
+
 def test_blur_keeps_the_sum_and_spreads_as_a_gaussian() -> None:
     spike = torch.zeros(1, 21, 21)
     spike[0, 10, 10] = 1.0

@@ -59,6 +59,7 @@ from suffice.images.small_changes import changes_of
 from suffice.occlusion import Occlusion, make_occlusion, painted_logits
 from suffice.progress import Progress
 from suffice.question import Question
+from suffice.verdicts import Tolerance, margin
 
 _RESERVE = 1.0  # logits that the label keeps to spare while learning, under backgrounds drawn anew at each step
 _LEFT_OUT = 0.499  # the most that the soft mask can have where the mask is off
@@ -404,6 +405,7 @@ class Robust:
         self._classifier, self._image, self._target = classifier, image, target
         self._drawn: Drawn = drawn_kind(classifier, kind, noise)
         self._draws, self._seed = draws, seed + _UNSEEN
+        self._tolerance = Tolerance(classifier.precision)
         self._first: Tensor | None = None
         if kind == "noise" and noise == Noise():
             self._first = make_occlusion(classifier, "noise", seed=seed).background(image[None])[0]  # type: ignore[misc]
@@ -421,12 +423,21 @@ class Robust:
         """The verdict on one mask, bool (H, W)."""
         backgrounds = self.backgrounds(mask)
         for some in (backgrounds[:1], backgrounds[1:4], backgrounds[4:]):  # a mask that fails mostly fails early
-            if len(some):
-                images, masks = self._image.expand(some.shape), mask.expand(len(some), *mask.shape)
-                logits = painted_logits(self._classifier, images, masks, some)
-                if bool((logits.argmax(1) != self._target).any()):
-                    return False
+            if len(some) and bool((self._margins(some, mask) <= 0).any()):
+                return False
         return True
+
+    def _margins(self, backgrounds: Tensor, mask: Tensor) -> Tensor:
+        """By how much the target is on top on each of some backgrounds, (N, C, H, W): (N,); screened, the close ones
+        settled."""
+
+        def asked(some: Tensor, **how: Any) -> Tensor:
+            images, masks = self._image.expand(some.shape), mask.expand(len(some), *mask.shape)
+            return margin(painted_logits(self._classifier, images, masks, some, **how), self._target)[:, None]
+
+        return self._tolerance.confirmed(
+            asked(backgrounds, screen=True), torch.zeros(1), lambda rows: asked(backgrounds[rows], batch_size=1)
+        )[:, 0]
 
 
 def _apart(soft: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
