@@ -199,6 +199,11 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
     pasted = open_audit(str(found.folder), [model]).pasted(0, upload)
     assert (pasted.before, len(pasted.pastes), pasted.hidden_came) == ("cow", len(found.shortcuts[0].members.images), 0)
     assert all(each.came for each in pasted.pastes)
+    # Of a cluster that there was once, nothing is left.
+    fewer = dataclasses.replace(found, evidence=found.evidence[:1])
+    (cluster,) = write_audit(fewer)["evidence"]
+    files = {path.name for path in (found.folder / "cut-outs").glob("*.png")}
+    assert files == {each["file"] for each in cluster["cut_outs"]} == {f"0-{n}.png" for n in range(9)}
     with pytest.raises(
         InputError, match=r"inside .* is not known here; got shortcuts, evidence, accuracy, [a-z_, ]*went$"
     ):

@@ -12,11 +12,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -45,12 +47,14 @@ from suffice.report.tables import markdown_text
 PAGE, JSON, JUNIT, SUMMARY = "audit.html", "audit.json", "junit.xml", "summary.md"
 THUMBNAILS, CUTOUTS = "thumbnails", "cut-outs"
 
+MOST_CUTOUTS = 12
+"""Members of each cluster that can be pasted elsewhere."""
+
 GENERATOR = '<meta name="generator" content="suffice audit">'
 """By which a page of this kind is known."""
 
 _LONGEST, _AT_ONCE = 160, 100  # of thumbnails: pixels; written together
 _PASTES = 6  # shown of each cluster
-_CUTOUTS = 12  # members of each cluster that can be pasted elsewhere
 _ROWS = 500  # of a table on the page
 Held = Sequence[tuple[Condition, float, bool]]
 
@@ -67,12 +71,9 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
     """
     place = OutputFolder(audit.folder, "audit")
     place.check((PAGE, JSON, JUNIT, SUMMARY))
-    for name, files in ((THUMBNAILS, _pictures(audit)), (CUTOUTS, _cutouts(audit))):
-        pictures = OutputFolder(audit.folder / name, "audit")
-        pictures.check((), below=True)
-        while some := dict(itertools.islice(files, _AT_ONCE)):
-            pictures.write(some)
-    content = audit_json(audit, held)
+    _write_pictures(audit.folder / THUMBNAILS, _pictures(audit))
+    cutouts = _write_pictures(audit.folder / CUTOUTS, _cutouts(audit))
+    content = audit_json(audit, held, cutouts)
     place.write(
         {
             SUMMARY: summary(audit, held),
@@ -85,6 +86,20 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
 
 
 # Pictures
+
+
+def _write_pictures(folder: Path, files: Iterator[tuple[str, bytes]]) -> dict[str, str]:
+    """Write pictures into a folder for them alone, and return the SHA-256 of each by name."""
+    place = OutputFolder(folder, "audit")
+    place.check((), below=True)
+    digests: dict[str, str] = {}
+    some = dict(itertools.islice(files, _AT_ONCE))
+    place.write(some, only=True)  # what an earlier audit left there goes
+    while some:
+        digests |= {name: hashlib.sha256(data).hexdigest() for name, data in some.items()}
+        some = dict(itertools.islice(files, _AT_ONCE))
+        place.write(some)
+    return digests
 
 
 def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
@@ -124,7 +139,7 @@ def _cutouts(audit: Audit) -> Iterator[tuple[str, bytes]]:
     pictures = Pictures(audit.source, audit.classifier)
     for index, evidence in enumerate(audit.evidence):
         members = _members(audit, evidence)
-        for number, name in enumerate(evidence.members.images[:_CUTOUTS]):
+        for number, name in enumerate(evidence.members.images[:MOST_CUTOUTS]):
             picture = as_picture(pictures(members[name].image.number))
             picture.putalpha(Image.fromarray(members[name].mask))
             yield cutout(index, number), png_bytes(picture)
@@ -163,8 +178,8 @@ def _jpeg(image: Image.Image) -> bytes:
 # JSON, JUnit and Markdown
 
 
-def audit_json(audit: Audit, held: Held = ()) -> dict[str, Any]:
-    """Everything that was found, fit for JSON."""
+def audit_json(audit: Audit, held: Held, cutouts: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that was found, fit for JSON, with the files of each cluster's members and their SHA-256."""
     return {
         "version": version("suffice"),
         "model": audit.model,
@@ -174,7 +189,9 @@ def audit_json(audit: Audit, held: Held = ()) -> dict[str, Any]:
         "shortcuts": [each.name for each in audit.shortcuts],
         "classes": as_json(audit.classes),
         "mistakes": as_json(audit.mistakes),
-        "evidence": as_json(audit.evidence),
+        "evidence": [
+            as_json(each) | {"cut_outs": _files_of(index, cutouts)} for index, each in enumerate(audit.evidence)
+        ],
         "fragile": as_json(audit.fragile),
         "comparison": as_json(audit.comparison),
         "errors": audit.errors,
@@ -182,6 +199,11 @@ def audit_json(audit: Audit, held: Held = ()) -> dict[str, Any]:
         "provenance": audit.provenance,
         "images": [_image_json(part, audit) for part in audit.parts],
     }
+
+
+def _files_of(cluster: int, cutouts: Mapping[str, str]) -> list[dict[str, str]]:
+    names = (cutout(cluster, number) for number in range(MOST_CUTOUTS))
+    return [{"file": name, "sha256": cutouts[name]} for name in names if name in cutouts]
 
 
 def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
@@ -433,3 +455,5 @@ def check_folder(folder: str) -> None:
         InputError: there is one that suffice did not write.
     """
     OutputFolder(folder, "audit").check((PAGE, JSON, JUNIT, SUMMARY))
+    for name in (THUMBNAILS, CUTOUTS):
+        OutputFolder(Path(folder, name), "audit").check((), only=True, below=True)

@@ -4,26 +4,53 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
+import io
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from suffice.audit.findings import Rate
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.files import parse_json, read_bytes
+from suffice.files import first_fault, parse_json, read_bytes
+from suffice.folders import check_no_link
 from suffice.images import as_picture, open_checked
 from suffice.occlusion.fill import mean_colour
-from suffice.report.audit import CUTOUTS, JSON, cutout
+from suffice.report.audit import CUTOUTS, JSON, MOST_CUTOUTS
 from suffice.report.figures import png_bytes
 from suffice.web.asked import Cluster, Paste, Pasted
 from suffice.web.served import Served
 from suffice.web.uploads import Upload
 
 _WHAT, _LARGEST = "what suffice audit found", 2**28
+_AGAIN = "call suffice audit on its folder again"
+_PICTURE, _LARGEST_PICTURE = "a cut-out that suffice audit wrote", 2**26
+
+
+class _CutOut(BaseModel):
+    file: Annotated[str, Field(pattern=r"^[0-9]+-[0-9]+\.png$")]
+    sha256: str
+
+
+class _Evidence(Cluster):
+    cut_outs: Annotated[list[_CutOut], Field(max_length=MOST_CUTOUTS)]
+
+
+class _Provenance(BaseModel):
+    weights: dict[str, str] | None
+
+
+class _Found(BaseModel):
+    """What is needed of an audit's JSON."""
+
+    model: str
+    provenance: _Provenance
+    evidence: list[_Evidence]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +59,12 @@ class Audited:
 
     Attributes:
         folder: of its files; served: the model that it is of.
-        clusters: of recurring evidence.
+        clusters: of recurring evidence, with the files of their members.
     """
 
     folder: Path
     served: Served
-    clusters: list[Cluster]
+    clusters: list[_Evidence]
 
     def pasted(self, number: int, upload: Upload) -> Pasted:
         """The members of a cluster on an image, beside that image with their places hidden by its mean colour.
@@ -49,7 +76,7 @@ class Audited:
             raise InputError(f"expected a cluster from 0 to {len(self.clusters) - 1}; got {number}")
         cluster, classifier = self.clusters[number], self.served.classifier
         image = upload.pixels_for(classifier)
-        pixels, masks = self._members(number, classifier)
+        pixels, masks = self._members(cluster, classifier)
         on = torch.where(masks, pixels, image)
         logits = classifier.logits(torch.cat([image[None], on, torch.where(masks, mean_colour(image[None]), image)]))
         confidences, tops = classifier.confidences(logits), logits.argmax(1).tolist()
@@ -71,19 +98,29 @@ class Audited:
             hidden_came=tops[count + 1 :].count(cluster.target),
         )
 
-    def _members(self, number: int, classifier: Classifier) -> tuple[Tensor, Tensor]:
+    def _members(self, cluster: _Evidence, classifier: Classifier) -> tuple[Tensor, Tensor]:
         """Pixels (N, C, H, W) in [0, 1] and masks, bool (N, 1, H, W)."""
         channels, size = len(classifier.preprocessing.mean), classifier.preprocessing.input_size
-        found: list[np.ndarray[Any, Any]] = []
-        while (path := self.folder / CUTOUTS / cutout(number, len(found))).is_file():
-            with path.open("rb") as file, open_checked(file, str(path)) as image:
-                found.append(np.asarray(image.convert("RGBA")))
-            if found[-1].shape[:2] != tuple(size):
-                raise InputError(f"expected cut-outs of {size} pixels, as the model takes them; got {path}")
-        if not found:
-            raise InputError("expected an audit of this version, with cut-outs; call suffice audit on its folder again")
+        check_no_link(self.folder / CUTOUTS)
+        found = [_picture(self.folder / CUTOUTS / each.file, each.sha256, size) for each in cluster.cut_outs]
         every = torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
         return every[:, :channels].float() / 255, every[:, 3:] > 0
+
+
+def _picture(path: Path, sha256: str, size: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """A cut-out, (H, W, 4), checked before it is decoded."""
+    if path.is_symlink():
+        raise InputError(f"expected {_PICTURE}; {path} is a link")
+    data = read_bytes(path, _PICTURE, _LARGEST_PICTURE)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"expected {path} as the audit wrote it; got one that was changed since: {_AGAIN}")
+    with open_checked(io.BytesIO(data), str(path)) as image:
+        if (image.height, image.width) != tuple(size):
+            raise InputError(
+                f"expected cut-outs of {size[1]} x {size[0]} pixels, as the model takes them; {path} has "
+                f"{image.width} x {image.height}"
+            )
+        return np.asarray(image.convert("RGBA"))
 
 
 def _data(pixels: Tensor) -> str:
@@ -96,20 +133,17 @@ def open_audit(folder: str, models: list[Served]) -> Audited:
     Raises:
         InputError: no audit there, or one of other weights.
     """
-    content: Any = parse_json(read_bytes(Path(folder, JSON), _WHAT, _LARGEST), _WHAT)
+    content = parse_json(read_bytes(Path(folder, JSON), _WHAT, _LARGEST), _WHAT)
     try:
-        weights = content["provenance"]["weights"]
-        served = next((each for each in models if each.classifier.weights_digest == weights), None)
-        clusters = [
-            Cluster(
-                name=each["name"], target=each["target"], target_name=each["target_name"], where=each["where"],
-                verdict=each["verdict"], why=each["why"],
-            )
-            for each in content["evidence"]
-        ]  # fmt: skip
-        name = content["model"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"expected {_WHAT} in {folder}; {JSON} is none: {error!r}") from error
+        found = _Found.model_validate(content)
+    except ValidationError as error:
+        raise InputError(
+            f"expected {_WHAT} in {folder}; {JSON} is none of this version ({first_fault(error)}): {_AGAIN}"
+        ) from error
+    weights = found.provenance.weights
+    served = next((each for each in models if each.classifier.weights_digest == weights), None)
     if served is None:
-        raise InputError(f"expected a --model with the weights that were audited in {folder}, {name}; got others")
-    return Audited(Path(folder), served, clusters)
+        raise InputError(
+            f"expected a --model with the weights that were audited in {folder}, {found.model}; got others"
+        )
+    return Audited(Path(folder), served, [each for each in found.evidence if each.cut_outs])
