@@ -122,9 +122,11 @@ def boxes_of(names: Sequence[str]) -> dict[str, Any]:
 
 def test_what_surrounds_objects_is_shown_as_the_model_was_asked(found: Audit, folder: Path, models: None) -> None:
     (folder / "all.json").write_text(json.dumps(boxes_of([image.name for image in found.images])))
-    boxed = run_audit(
-        dataclasses.replace(found.settings, against=None, boxes=str(folder / "all.json")), folder / "first"
-    )
+    boxed = run_audit(dataclasses.replace(found.settings, boxes=str(folder / "all.json")), folder / "first")
+    assert [(each.kind, each.target_name) for each in boxed.shortcuts] == [("part", "horse"), ("surroundings", "horse")]
+    assert boxed.comparison is not None
+    changed = [(each.name, each.found_in, each.became) for each in boxed.comparison.changes if each.became != "stayed"]
+    assert changed == [(each.name, "first", "went") for each in boxed.shortcuts]
     content = write_audit(boxed)
     assert {"part", "surroundings"} == {each["kind"] for each in content["evidence"]}
     images = {image.name: image for image in boxed.images}
