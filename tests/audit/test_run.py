@@ -15,6 +15,7 @@ import torch
 from suffice.audit import Audit, AuditSettings, run_audit
 from suffice.audit.classes import classes_found
 from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.audit.evidence import SURROUNDINGS
 from suffice.audit.sample import Prediction, in_several_classes
 from suffice.benchmark.images import open_images
 from suffice.benchmark.local import LocalEngine
@@ -160,9 +161,12 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
     pasted = open_audit(str(found.folder), [model]).pasted(0, upload)
     assert (pasted.before, len(pasted.pastes), pasted.hidden_came) == ("cow", len(found.shortcuts[0].members.images), 0)
     assert all(each.came for each in pasted.pastes)
-    # Of a cluster that there was once, nothing is left.
-    fewer = dataclasses.replace(found, evidence=found.evidence[:1])
-    (cluster,) = write_audit(fewer)["evidence"]
+    # Of a cluster that there was once, nothing is left; and of surroundings nothing is pasted.
+    around = dataclasses.replace(found.evidence[0], kind=SURROUNDINGS, hosts=())
+    surroundings = {part.image.number: part for part in found.parts}
+    fewer = dataclasses.replace(found, evidence=[found.evidence[0], around], surroundings=surroundings)
+    cluster, other = write_audit(fewer)["evidence"]
+    assert other["cut_outs"] == []
     files = {path.name for path in (found.folder / "cut-outs").glob("*.png")}
     assert files == {each["file"] for each in cluster["cut_outs"]} == {f"0-{n}.png" for n in range(9)}
     with pytest.raises(InputError, match=r"inside .* is not known here"):

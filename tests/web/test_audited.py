@@ -22,9 +22,9 @@ from suffice.web.uploads import Uploads
 
 
 def audit(folder: Path, weights: Any) -> Path:
-    """Two clusters of class 1: the first a bright corner, the second a bright patch elsewhere."""
+    """Clusters of class 1: a bright corner, a bright patch elsewhere, and surroundings."""
     facts = {"target": 1, "target_name": "one", "where": "there", "verdict": "evidence", "why": "because"}
-    evidence = [{"name": name, **facts, "cut_outs": []} for name in ("one 1", "one 2")]
+    evidence = [{"name": name, **facts, "cut_outs": []} for name in ("one 1", "one 2", "one 3")]
     (folder / "cut-outs").mkdir(parents=True)
     for cluster, place in enumerate((slice(0, 16), slice(40, 56))):
         for member in range(2):
@@ -53,6 +53,7 @@ def test_members_are_pasted_on_the_visitors_image_alone(tmp_path: Path) -> None:
         assert client.get("/api/models").json()["audit"]
         told = client.get("/api/audit").json()
         assert (told["model"], [each["name"] for each in told["clusters"]]) == ("corner", ["one 1", "one 2"])
+        assert told["left_out"] == 1
         image = client.post("/api/images", files={"image": ("a.png", file.getvalue())}).json()["id"]
         corner, patch = (client.post(f"/api/audit/{n}/images/{image}").json() for n in (0, 1))
         assert (corner["before"], [each["came"] for each in corner["pastes"]]) == ("dark", [True, True])

@@ -226,10 +226,12 @@ class Clusters(BaseModel):
 
     Attributes:
         model: that it is of, as the server names it.
+        clusters: of parts; left_out: how many of surroundings there are, which would cover the image's own object.
     """
 
     model: str
     clusters: list[Cluster]
+    left_out: int
 
 
 class Paste(BaseModel):

@@ -59,12 +59,14 @@ class Audited:
 
     Attributes:
         folder: of its files; served: the model that it is of.
-        clusters: of recurring evidence, with the files of their members.
+        clusters: of recurring parts, with the files of their members.
+        left_out: clusters of surroundings, which would cover the object of the visitor's image.
     """
 
     folder: Path
     served: Served
     clusters: list[_Evidence]
+    left_out: int
 
     def pasted(self, number: int, upload: Upload) -> Pasted:
         """The members of a cluster on an image, beside that image with their places hidden by its mean colour.
@@ -146,4 +148,5 @@ def open_audit(folder: str, models: list[Served]) -> Audited:
         raise InputError(
             f"expected a --model with the weights that were audited in {folder}, {found.model}; got others"
         )
-    return Audited(Path(folder), served, [each for each in found.evidence if each.cut_outs])
+    clusters = [each for each in found.evidence if each.cut_outs]
+    return Audited(Path(folder), served, clusters, len(found.evidence) - len(clusters))

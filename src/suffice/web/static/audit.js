@@ -16,8 +16,9 @@ async function start() {
   model = told.model;
   clusters = told.clusters;
   $("cluster").replaceChildren(...clusters.map((each, index) => h("option", {value: index}, `${each.name}, ${each.where}: ${each.verdict}`)));
-  const about = () => { $("about").textContent = clusters.length ? `${clusters[$("cluster").value].why}.` : "No evidence recurs in this audit."; };
+  const about = () => { $("about").textContent = clusters.length ? `${clusters[$("cluster").value].why}.` : "No part recurs in this audit."; };
   about();
+  if (told.left_out) $("left-out").textContent = `Surroundings are left out (${told.left_out}): they would cover the object of your image.`;
   $("cluster").addEventListener("change", () => { about(); paste(); });
   $("file").addEventListener("change", (/** @type {any} */ event) => take(event.target.files[0]));
   for (const kind of ["dragover", "drop"]) document.addEventListener(kind, event => event.preventDefault());
