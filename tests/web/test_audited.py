@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from toys import BASE, Corner, photo, served
+from toys import BASE, HOSTILE, Corner, photo, served
 
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.web.app import make_app
 from suffice.web.audited import open_audit
+from suffice.web.served import Served
 from suffice.web.uploads import Uploads
 
 
-def audit(folder: Path, weights: Any) -> Path:
+def audit(folder: Path, model: Served, **facts: Any) -> Path:
     """Clusters of class 1: a bright corner, a bright patch elsewhere, and surroundings."""
-    facts = {"target": 1, "target_name": "one", "where": "there", "verdict": "evidence", "why": "because"}
+    facts = {"target": 1, "target_name": HOSTILE, "where": "there", "verdict": "evidence", "why": "because", **facts}
     evidence = [{"name": name, **facts, "cut_outs": []} for name in ("one 1", "one 2", "one 3")]
     (folder / "cut-outs").mkdir(parents=True)
     for cluster, place in enumerate((slice(0, 16), slice(40, 56))):
@@ -31,7 +33,8 @@ def audit(folder: Path, weights: Any) -> Path:
             pixels = np.zeros((64, 64, 4), np.uint8)
             pixels[place, place] = (255, 255, 250 + member, 255)
             add(folder, evidence[cluster], f"{cluster}-{member}.png", pixels)
-    content = {"model": "corner", "provenance": {"weights": weights}, "evidence": evidence}
+    made = {"weights": model.classifier.weights_digest, "preprocessing": model.classifier.preprocessing.to_dict()}
+    content = {"model": "corner", "provenance": made, "evidence": evidence}
     (folder / "audit.json").write_text(json.dumps(content))
     return folder
 
@@ -45,7 +48,7 @@ def add(folder: Path, evidence: dict[str, Any], name: str, pixels: np.ndarray[An
 
 def test_members_are_pasted_on_the_visitors_image_alone(tmp_path: Path) -> None:
     model = served(Corner())
-    found = open_audit(str(audit(tmp_path / "a", model.classifier.weights_digest)), [model])
+    found = open_audit(str(audit(tmp_path / "a", model)), [model])
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 80, (64, 64, 3), np.uint8)).save(file, "PNG")
     with TestClient(make_app([model], audit=found), base_url=BASE) as client:
@@ -67,8 +70,8 @@ def test_members_are_pasted_on_the_visitors_image_alone(tmp_path: Path) -> None:
 
 def test_an_audit_of_other_weights_or_none_is_told(tmp_path: Path) -> None:
     model = served(Corner())
-    with pytest.raises(InputError, match="expected a --model with the weights that were audited"):
-        open_audit(str(audit(tmp_path / "a", {"sha256": "0"})), [model])
+    with pytest.raises(InputError, match=r"expected a --model with the weights that were audited in .*; got corner"):
+        open_audit(str(audit(tmp_path / "a", served(Corner()))), [model])
     (tmp_path / "a" / "audit.json").write_text("[]")
     with pytest.raises(InputError, match=r"expected what suffice audit found in .*; audit.json is none"):
         open_audit(str(tmp_path / "a"), [model])
@@ -79,7 +82,7 @@ def test_an_audit_of_other_weights_or_none_is_told(tmp_path: Path) -> None:
 
 def test_only_the_members_that_the_audit_lists_are_pasted_and_as_it_wrote_them(tmp_path: Path) -> None:
     model = served(Corner())
-    folder = audit(tmp_path / "a", model.classifier.weights_digest)
+    folder = audit(tmp_path / "a", model)
     cutouts = folder / "cut-outs"
     shutil.copy(cutouts / "1-0.png", cutouts / "0-2.png")  # of an earlier audit, of another cluster
     upload = Uploads().add(photo(), "a.png")
@@ -92,3 +95,46 @@ def test_only_the_members_that_the_audit_lists_are_pasted_and_as_it_wrote_them(t
     (cutouts / "0-0.png").symlink_to(cutouts / "0-1.png")
     with pytest.raises(InputError, match=r"expected a cut-out .*; .*0-0.png is a link"):
         found.pasted(0, upload)
+
+
+def test_an_audit_that_does_not_fit_the_model_is_told(tmp_path: Path) -> None:
+    model, folder = served(Corner()), tmp_path / "a"
+    file = audit(folder, model) / "audit.json"
+    content = file.read_text()
+    cases = [
+        ("target", 5000, "expected a class from 0 to 2, as corner has; got 5000 in audit.json"),
+        ("target", -1, r"audit.json is none of this version \(evidence.0.target: .* greater than or equal to 0\)"),
+        ("target_name", "dark", "expected class 1 to be 'dark', as when it was audited; got '<img"),
+        ("cut_outs", [{"file": "0-0.png", "sha256": ""}] * 13, "evidence.0.cut_outs: .* at most 12 items"),
+        ("cut_outs", [{"file": "../0-0.png", "sha256": ""}], "evidence.0.cut_outs.0.file: "),
+        (
+            "weights",
+            None,
+            "expected an audit of a model whose weights can be compared; got .*, of corner, whose",
+        ),
+        ("preprocessing", {}, r"expected the preprocessing of the audit in .*, {}; got {'input_size': \[64, 64\]"),
+    ]
+    for name, value, expected in cases:
+        changed = json.loads(content)
+        place = changed["provenance"] if name in changed["provenance"] else changed["evidence"][0]
+        place[name] = value
+        file.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=expected):
+            open_audit(str(folder), [model])
+
+
+def test_a_class_that_a_model_without_names_lacks_is_told_once_it_was_asked(tmp_path: Path) -> None:
+    model = Served("bare", Classifier(Corner(), input_size=(64, 64), mean=(0, 0, 0), std=(1, 1, 1), device="cpu"))
+    found = open_audit(str(audit(tmp_path / "a", model, target=5000, target_name="5000")), [model])
+    with pytest.raises(InputError, match=r"expected a class from 0 to 2, .*; got 5000"):
+        found.pasted(0, Uploads().add(photo(), "a.png"))
+
+
+def test_a_cut_out_of_another_size_is_told(tmp_path: Path) -> None:
+    model, folder = served(Corner()), tmp_path / "a"
+    content = json.loads((audit(folder, model) / "audit.json").read_text())
+    content["evidence"][0]["cut_outs"] = []
+    add(folder, content["evidence"][0], "0-0.png", np.zeros((32, 48, 4), np.uint8))
+    (folder / "audit.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"expected cut-outs of 64 x 64 pixels, .*; .*0-0.png has 48 x 32"):
+        open_audit(str(folder), [model]).pasted(0, Uploads().add(photo(), "a.png"))

@@ -38,11 +38,13 @@ class _CutOut(BaseModel):
 
 
 class _Evidence(Cluster):
+    target: Annotated[int, Field(ge=0)]
     cut_outs: Annotated[list[_CutOut], Field(max_length=MOST_CUTOUTS)]
 
 
 class _Provenance(BaseModel):
     weights: dict[str, str] | None
+    preprocessing: dict[str, Any]
 
 
 class _Found(BaseModel):
@@ -81,6 +83,7 @@ class Audited:
         pixels, masks = self._members(cluster, classifier)
         on = torch.where(masks, pixels, image)
         logits = classifier.logits(torch.cat([image[None], on, torch.where(masks, mean_colour(image[None]), image)]))
+        _check_class(cluster, classifier)  # of a model without names the number of classes is known only now
         confidences, tops = classifier.confidences(logits), logits.argmax(1).tolist()
         count = len(on)
         pastes = [
@@ -133,7 +136,7 @@ def open_audit(folder: str, models: list[Served]) -> Audited:
     """The audit in a folder, of one of the models that are served.
 
     Raises:
-        InputError: no audit there, or one of other weights.
+        InputError: no audit there, or one of other weights, preprocessing or classes, or of a model without weights.
     """
     content = parse_json(read_bytes(Path(folder, JSON), _WHAT, _LARGEST), _WHAT)
     try:
@@ -142,11 +145,35 @@ def open_audit(folder: str, models: list[Served]) -> Audited:
         raise InputError(
             f"expected {_WHAT} in {folder}; {JSON} is none of this version ({first_fault(error)}): {_AGAIN}"
         ) from error
-    weights = found.provenance.weights
-    served = next((each for each in models if each.classifier.weights_digest == weights), None)
-    if served is None:
-        raise InputError(
-            f"expected a --model with the weights that were audited in {folder}, {found.model}; got others"
-        )
+    served = _audited(found, folder, models)
     clusters = [each for each in found.evidence if each.cut_outs]
     return Audited(Path(folder), served, clusters, len(found.evidence) - len(clusters))
+
+
+def _audited(found: _Found, folder: str, models: list[Served]) -> Served:
+    """The model that is served and that an audit is of: with its weights, its preprocessing and its classes."""
+    made = found.provenance
+    if made.weights is None:
+        raise InputError(
+            f"expected an audit of a model whose weights can be compared; got {folder}, of {found.model}, whose "
+            "weights were not seen"
+        )
+    same = [each for each in models if each.classifier.weights_digest == made.weights]
+    if not same:
+        got = ", ".join(each.name for each in models)
+        raise InputError(f"expected a --model with the weights that were audited in {folder}, {found.model}; got {got}")
+    served = next((each for each in same if each.classifier.preprocessing.to_dict() == made.preprocessing), None)
+    if served is None:
+        got = str(same[0].classifier.preprocessing.to_dict())
+        raise InputError(f"expected the preprocessing of the audit in {folder}, {made.preprocessing}; got {got}")
+    for each in found.evidence:
+        _check_class(each, served.classifier)
+    return served
+
+
+def _check_class(cluster: Cluster, classifier: Classifier) -> None:
+    count, target = classifier.num_classes, cluster.target
+    if count is not None and target >= count:
+        raise InputError(f"expected a class from 0 to {count - 1}, as {classifier.name} has; got {target} in {JSON}")
+    if (name := classifier.class_name(target)) != cluster.target_name:
+        raise InputError(f"expected class {target} to be {cluster.target_name!r}, as when it was audited; got {name!r}")
