@@ -22,6 +22,8 @@ from suffice.web.audited import open_audit
 from suffice.web.served import Served
 from suffice.web.uploads import Uploads
 
+MEMBERS = 5
+
 
 def audit(folder: Path, model: Served, **facts: Any) -> Path:
     """Clusters of class 1: a bright corner, a bright patch elsewhere, and surroundings."""
@@ -29,7 +31,7 @@ def audit(folder: Path, model: Served, **facts: Any) -> Path:
     evidence = [{"name": name, **facts, "cut_outs": []} for name in ("one 1", "one 2", "one 3")]
     (folder / "cut-outs").mkdir(parents=True)
     for cluster, place in enumerate((slice(0, 16), slice(40, 56))):
-        for member in range(2):
+        for member in range(MEMBERS):
             pixels = np.zeros((64, 64, 4), np.uint8)
             pixels[place, place] = (255, 255, 250 + member, 255)
             add(folder, evidence[cluster], f"{cluster}-{member}.png", pixels)
@@ -59,10 +61,9 @@ def test_members_are_pasted_on_the_visitors_image_alone(tmp_path: Path) -> None:
         assert told["left_out"] == 1
         image = client.post("/api/images", files={"image": ("a.png", file.getvalue())}).json()["id"]
         corner, patch = (client.post(f"/api/audit/{n}/images/{image}").json() for n in (0, 1))
-        assert (corner["before"], [each["came"] for each in corner["pastes"]]) == ("dark", [True, True])
-        assert corner["came"].endswith("2 of 2")
-        assert corner["hidden_came"] == 0
-        assert [each["came"] for each in patch["pastes"]] == [False, False]
+        assert (corner["before"], corner["already"], corner["brings"], patch["brings"]) == ("dark", False, True, False)
+        assert [(each["came"], each["hidden_came"]) for each in corner["pastes"]] == [(True, False)] * MEMBERS
+        assert not any(each["came"] for each in patch["pastes"])
         assert corner["pastes"][0]["picture"].startswith("data:image/png;base64,")
         assert client.post(f"/api/audit/2/images/{image}").json()["detail"] == "expected a cluster from 0 to 1; got 2"
         assert client.post("/api/audit/0/images/none").status_code == 404
@@ -84,10 +85,10 @@ def test_only_the_members_that_the_audit_lists_are_pasted_and_as_it_wrote_them(t
     model = served(Corner())
     folder = audit(tmp_path / "a", model)
     cutouts = folder / "cut-outs"
-    shutil.copy(cutouts / "1-0.png", cutouts / "0-2.png")  # of an earlier audit, of another cluster
+    shutil.copy(cutouts / "1-0.png", cutouts / "0-5.png")  # of an earlier audit, of another cluster
     upload = Uploads().add(photo(), "a.png")
     found = open_audit(str(folder), [model])
-    assert len(found.pasted(0, upload).pastes) == 2
+    assert len(found.pasted(0, upload).pastes) == MEMBERS
     shutil.copy(cutouts / "1-0.png", cutouts / "0-1.png")
     with pytest.raises(InputError, match=r"expected .*0-1.png as the audit wrote it; got one that was changed since"):
         found.pasted(0, upload)
@@ -138,3 +139,24 @@ def test_a_cut_out_of_another_size_is_told(tmp_path: Path) -> None:
     (folder / "audit.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"expected cut-outs of 64 x 64 pixels, .*; .*0-0.png has 48 x 32"):
         open_audit(str(folder), [model]).pasted(0, Uploads().add(photo(), "a.png"))
+
+
+def test_nothing_comes_where_the_class_is_there_already(tmp_path: Path) -> None:
+    model = served(Corner())
+    found = open_audit(str(audit(tmp_path / "a", model)), [model]).pasted(0, Uploads().add(photo(), "a.png"))
+    assert (found.before, found.already, found.brings) == (HOSTILE, True, False)
+    assert {each.top_name for each in found.pastes} == {HOSTILE}
+    assert not any(each.came or each.hidden_came for each in found.pastes)
+
+
+def test_a_class_that_comes_as_well_where_the_places_are_hidden_is_brought_by_nothing(tmp_path: Path) -> None:
+    model = served(Corner())
+    found = open_audit(str(audit(tmp_path / "a", model)), [model])
+    # Dark in the corner alone, so that the mean colour there is bright enough.
+    pixels = np.full((64, 64, 3), 180, np.uint8)
+    pixels[:16, :16] = 0
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    pasted = found.pasted(0, Uploads().add(file.getvalue(), "a.png"))
+    assert [(each.came, each.hidden_came) for each in pasted.pastes] == [(True, True)] * MEMBERS
+    assert not pasted.brings

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from suffice.audit.findings import Rate
+from suffice.audit.evidence import sign_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import first_fault, parse_json, read_bytes
@@ -28,6 +28,7 @@ from suffice.web.served import Served
 from suffice.web.uploads import Upload
 
 _WHAT, _LARGEST = "what suffice audit found", 2**28
+_SIGNIFICANT = 0.05
 _AGAIN = "call suffice audit on its folder again"
 _PICTURE, _LARGEST_PICTURE = "a cut-out that suffice audit wrote", 2**26
 
@@ -85,22 +86,26 @@ class Audited:
         logits = classifier.logits(torch.cat([image[None], on, torch.where(masks, mean_colour(image[None]), image)]))
         _check_class(cluster, classifier)  # of a model without names the number of classes is known only now
         confidences, tops = classifier.confidences(logits), logits.argmax(1).tolist()
+        already = tops[0] == cluster.target
+        came = [top == cluster.target and not already for top in tops[1:]]
         count = len(on)
         pastes = [
             Paste(
                 top_name=classifier.class_name(tops[row]),
-                came=tops[row] == cluster.target,
+                came=came[row - 1],
+                hidden_came=came[count + row - 1],
                 confidence=float(confidences[row, cluster.target]),
                 picture=_data(on[row - 1]),
             )
             for row in range(1, count + 1)
         ]
+        beyond = [int(each.came) - int(each.hidden_came) for each in pastes]
         return Pasted(
             before=classifier.class_name(tops[0]),
+            already=already,
             confidence=float(confidences[0, cluster.target]),
             pastes=pastes,
-            came=str(Rate.where([each.came for each in pastes], [str(row) for row in range(count)])),
-            hidden_came=tops[count + 1 :].count(cluster.target),
+            brings=sign_test(beyond) <= _SIGNIFICANT,
         )
 
     def _members(self, cluster: _Evidence, classifier: Classifier) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,9 @@ import {$, h, inWords, percent, say, verdict} from "../../report/parts/dom.js";
 
 /** @typedef {{name: string, target_name: string, where: string, verdict: string, why: string}} Cluster */
 
+/** @typedef {{top_name: string, came: boolean, hidden_came: boolean, confidence: number, picture: string}} Paste */
+/** @typedef {{before: string, already: boolean, confidence: number, pastes: Paste[], brings: boolean}} Pasted */
+
 /** @type {string | null} */
 let image = null;
 let model = "";
@@ -39,15 +42,30 @@ async function paste() {
   try {
     const found = await get(`/api/audit/${$("cluster").value}/images/${image}`, {method: "POST"});
     const name = clusters[$("cluster").value].target_name;
-    const came = found.pastes.some((/** @type {any} */ each) => each.came);
     $("pasted").replaceChildren(
-      verdict(came ? "alarm" : "good", `Pasted, ${name} comes in ${found.came}`,
-        `Before it says ${found.before}, ${name} at ${percent(found.confidence)}. With the same places in the image's mean colour ${name} comes in ${found.hidden_came} of ${found.pastes.length}.`),
-      h("div", {className: "strip"}, ...found.pastes.map((/** @type {any} */ each) => h("figure", {},
+      judged(found, name),
+      h("div", {className: "strip"}, ...found.pastes.map((/** @type {Paste} */ each) => h("figure", {},
         h("img", {src: each.picture, alt: "The image with a member of the cluster"}),
-        h("figcaption", {}, h("strong", {}, each.came ? "Class comes" : "It does not"), `: ${each.top_name}, ${name} at ${percent(each.confidence)}`)))));
+        h("figcaption", {}, h("strong", {}, said(each, found.already)), `${each.top_name}, ${name} at ${percent(each.confidence)}`)))));
     say("");
   } catch (error) { say(inWords(error)); }
+}
+
+/** Whether members bring the class, beside the control. @param {Pasted} found @param {string} name */
+function judged(found, name) {
+  const {pastes, already, brings} = found;
+  if (already) return verdict("plain", `It says ${name} already`, `${name} at ${percent(found.confidence)}, so it cannot come. Choose an image of another class.`);
+  const came = pastes.filter(each => each.came).length;
+  const hidden = pastes.filter(each => each.hidden_came).length;
+  return verdict(brings ? "alarm" : came ? "plain" : "good", `Pasted, ${name} comes in ${came} of ${pastes.length}`,
+    `Before it says ${found.before}, ${name} at ${percent(found.confidence)}. With the same places in the image's mean colour ${name} comes in ${hidden} of ${pastes.length}.`,
+    came && !brings ? `That the pasted parts bring ${name} more often than that is not shown.` : "");
+}
+
+/** @param {Paste} paste @param {boolean} already */
+function said({came, hidden_came}, already) {
+  if (already) return "";
+  return came ? hidden_came ? "Comes hidden, too: " : "Class comes: " : "It does not: ";
 }
 
 start().catch(error => say(inWords(error)));
