@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from toys import BASE, HOSTILE, Corner, photo, served
+from toys import BASE, HOSTILE, MEMBERS, Corner, add_cutout, audit, photo, served
 
 from suffice.classifier import Classifier
 from suffice.errors import InputError
@@ -21,31 +19,6 @@ from suffice.web.app import make_app
 from suffice.web.audited import open_audit
 from suffice.web.served import Served
 from suffice.web.uploads import Uploads
-
-MEMBERS = 5
-
-
-def audit(folder: Path, model: Served, **facts: Any) -> Path:
-    """Clusters of class 1: a bright corner, a bright patch elsewhere, and surroundings."""
-    facts = {"target": 1, "target_name": HOSTILE, "where": "there", "verdict": "evidence", "why": "because", **facts}
-    evidence = [{"name": name, **facts, "cut_outs": []} for name in ("one 1", "one 2", "one 3")]
-    (folder / "cut-outs").mkdir(parents=True)
-    for cluster, place in enumerate((slice(0, 16), slice(40, 56))):
-        for member in range(MEMBERS):
-            pixels = np.zeros((64, 64, 4), np.uint8)
-            pixels[place, place] = (255, 255, 250 + member, 255)
-            add(folder, evidence[cluster], f"{cluster}-{member}.png", pixels)
-    made = {"weights": model.classifier.weights_digest, "preprocessing": model.classifier.preprocessing.to_dict()}
-    content = {"model": "corner", "provenance": made, "evidence": evidence}
-    (folder / "audit.json").write_text(json.dumps(content))
-    return folder
-
-
-def add(folder: Path, evidence: dict[str, Any], name: str, pixels: np.ndarray[Any, Any]) -> None:
-    """A cut-out, and that it is the cluster's."""
-    Image.fromarray(pixels).save(folder / "cut-outs" / name)
-    digest = hashlib.sha256((folder / "cut-outs" / name).read_bytes()).hexdigest()
-    evidence["cut_outs"].append({"file": name, "sha256": digest})
 
 
 def test_members_are_pasted_on_the_visitors_image_alone(tmp_path: Path) -> None:
@@ -135,7 +108,7 @@ def test_a_cut_out_of_another_size_is_told(tmp_path: Path) -> None:
     model, folder = served(Corner()), tmp_path / "a"
     content = json.loads((audit(folder, model) / "audit.json").read_text())
     content["evidence"][0]["cut_outs"] = []
-    add(folder, content["evidence"][0], "0-0.png", np.zeros((32, 48, 4), np.uint8))
+    add_cutout(folder, content["evidence"][0], "0-0.png", np.zeros((32, 48, 4), np.uint8))
     (folder / "audit.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"expected cut-outs of 64 x 64 pixels, .*; .*0-0.png has 48 x 32"):
         open_audit(str(folder), [model]).pasted(0, Uploads().add(photo(), "a.png"))

@@ -10,6 +10,10 @@ import {$, h, inWords, percent, say, verdict} from "../../report/parts/dom.js";
 
 /** @type {string | null} */
 let image = null;
+/** @type {File | null} The file that was chosen last. */
+let latest = null;
+/** What is being asked about pastes, if anything. */
+let asking = new AbortController();
 let model = "";
 /** @type {Cluster[]} */
 let clusters = [];
@@ -32,23 +36,41 @@ async function start() {
 /** @param {File | undefined} file */
 async function take(file) {
   if (!file) return;
-  try { image = (await upload(file, model)).id; } catch (error) { say(inWords(error)); return; }
+  latest = file;
+  image = null;
+  asking.abort();
+  $("pasted").replaceChildren();
+  say("Reading the image…");
+  try {
+    const {id} = await upload(file, model);
+    if (file !== latest) return;
+    image = id;
+  } catch (error) {
+    if (file === latest) say(inWords(error));
+    return;
+  }
   await paste();
 }
 
 async function paste() {
-  if (!image || $("cluster").value === "") return;
+  const index = $("cluster").value;
+  if (!image || index === "") return;
+  asking.abort();
+  asking = new AbortController();
+  const {signal} = asking;
+  $("pasted").replaceChildren();
   say("Pasting…");
   try {
-    const found = await get(`/api/audit/${$("cluster").value}/images/${image}`, {method: "POST"});
-    const name = clusters[$("cluster").value].target_name;
+    const found = await get(`/api/audit/${index}/images/${image}`, {method: "POST", signal});
+    if (signal.aborted) return;
+    const name = clusters[index].target_name;
     $("pasted").replaceChildren(
       judged(found, name),
       h("div", {className: "strip"}, ...found.pastes.map((/** @type {Paste} */ each) => h("figure", {},
         h("img", {src: each.picture, alt: "The image with a member of the cluster"}),
-        h("figcaption", {}, h("strong", {}, said(each, found.already)), `${each.top_name}, ${name} at ${percent(each.confidence)}`)))));
+        h("figcaption", {}, ...said(each, found.already), `${each.top_name}, ${name} at ${percent(each.confidence)}`)))));
     say("");
-  } catch (error) { say(inWords(error)); }
+  } catch (error) { if (!signal.aborted) say(inWords(error)); }
 }
 
 /** Whether members bring the class, beside the control. @param {Pasted} found @param {string} name */
@@ -64,8 +86,7 @@ function judged(found, name) {
 
 /** @param {Paste} paste @param {boolean} already */
 function said({came, hidden_came}, already) {
-  if (already) return "";
-  return came ? hidden_came ? "Comes hidden, too: " : "Class comes: " : "It does not: ";
+  return already ? [] : [h("strong", {}, came ? hidden_came ? "Comes hidden, too" : "Class comes" : "It does not"), ": "];
 }
 
 start().catch(error => say(inWords(error)));
