@@ -92,14 +92,14 @@ PARTITIONS = [
     }
 ]
 GRAD_CAM, AREA = [{"method": "grad-cam"}], [{"names": ["area"]}]
-AGAINST_REX = ("against_rex.py", "{photo}", "--tools", "suffice", "--suffice", ZERO, "--stability-photos", "1")
+AGAINST_REX = ("against_rex.py", "{photo}", "--tools", "suffice", "--suffice")
 DIGIT = ("--network", "plain", "--digits", "2", "--masks-of", "1", "--one-by-one", "0", "--bound", "crown")
 CHECKS: dict[str, Check] = {
     "explain-photos.csv": script("explain_photos.py", "{photo}"),
     "baselines.csv": script("baselines.py", "{photo}", "--occlusions", "zero", "--methods", "grad-cam"),
     "certificates.csv": script("certificates.py", "{photo}"),
-    "against-rex.csv": script(*AGAINST_REX),
-    "against-rex-stability.csv": script(*AGAINST_REX),
+    "against-rex.csv": script(*AGAINST_REX, ZERO),
+    "against-rex-stability.csv": script(*AGAINST_REX, "default", "--stability-photos", "1"),
     "activation-matching.csv": script("activation_matching.py", "photos", "{photo}", "--method", "grad-cam"),
     "responsibility.csv": script("responsibility.py", "{photos}", "--photos", "1"),
     "circuits-fair.csv": script("circuits.py", "{photos}", "--photos", "1", "--only", "own"),

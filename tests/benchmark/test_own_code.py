@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
-from suffice.benchmark.own_code import digest_of_code
+from suffice.benchmark.own_code import digest_of_code, digest_of_loaded_code
+from suffice.errors import InputError
 
 FILES = {
     "theirs/__init__.py": "from .blocks import Block",
@@ -49,6 +51,21 @@ def test_code_that_python_cannot_read_or_that_imports_itself_has_a_digest(place:
     (place / "theirs/scale.py").write_text("import build_it\nFACTOR = = 2", encoding="utf-8")
     (place / "theirs/blocks.py").write_text("import build_it\nfrom .... import far", encoding="utf-8")
     assert digest_of_code("build_it:build") is not None
+
+
+def test_files_that_were_changed_since_they_were_loaded_are_not_taken_for_what_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(place)
+    (place / "another.py").write_text("def build(): return 1", encoding="utf-8")
+    before = digest_of_loaded_code("another:build")
+    module = importlib.import_module("another")
+    assert digest_of_loaded_code("another:build") == before
+    (place / "another.py").write_text("def build(): return 7", encoding="utf-8")
+    assert digest_of_code("another:build") != before
+    with pytest.raises(InputError, match="its files were changed since: start Python anew"):
+        digest_of_loaded_code("another:build")
+    assert module.build() == 1
 
 
 @pytest.mark.parametrize(

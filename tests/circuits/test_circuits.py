@@ -670,3 +670,25 @@ def test_stages_are_those_of_what_is_switched() -> None:
     circuit = suffice.trace_circuit(classifier, torch.rand(3, 64, 64), share=0.9, random=0, nodes=2)
     drawn = list(dict.fromkeys(node.layer for node in circuit.nodes))
     assert drawn == ["layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "convolution", "pool"),
+    [((32,), nn.Conv1d, nn.AdaptiveAvgPool1d), ((4, 6, 8), nn.Conv3d, nn.AdaptiveAvgPool3d)],
+)
+def test_networks_of_signals_and_volumes(
+    sides: tuple[int, ...], convolution: type[nn.Module], pool: type[nn.Module]
+) -> None:
+    """The first channel alone decides; an input without content is its mean over all sides."""
+    network = nn.Sequential(convolution(1, 3, 1), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    with torch.no_grad():
+        network[0].weight.fill_(1)
+        network[0].bias.zero_()
+        network[4].weight.copy_(torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]))
+        network[4].bias.copy_(torch.tensor([1.0, 0.0]))
+    classifier = Classifier(network, input_size=sides, mean=(0.0,), std=(1.0,), outputs="logits")
+    circuit = suffice.trace_circuit(classifier, torch.rand(1, *sides, generator=torch.Generator().manual_seed(0)))
+    assert circuit.target == 1
+    assert circuit.sufficient
+    assert [layer.on.tolist() for layer in circuit.layers] == [[True, False, False]]
+    assert circuit.blank_kept, "the mean decides, and stays"

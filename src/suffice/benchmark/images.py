@@ -218,9 +218,9 @@ def _names(dataset: ImageDataset) -> list[str]:
     return [f"{dataset.name}[{number}]" for number in range(len(dataset))]
 
 
-def drawn_order(images: Images, seed: int = 0) -> list[int]:
-    """Numbers of images in the order in which they become backgrounds."""
-    order: list[int] = np.random.default_rng([seed, 1]).permutation(len(images)).tolist()
+def drawn_order(images: Images) -> list[int]:
+    """Numbers of images in the order in which they become backgrounds; the same for every seed of a benchmark."""
+    order: list[int] = np.random.default_rng([0, 1]).permutation(len(images)).tolist()
     return order
 
 
@@ -236,14 +236,13 @@ class Backgrounds:
     Args:
         images: they are taken from.
         classifier: they are prepared for.
-        seed: of the order.
 
     An image that cannot be read is passed over.
     """
 
-    def __init__(self, images: Images, classifier: Classifier, seed: int = 0) -> None:
+    def __init__(self, images: Images, classifier: Classifier) -> None:
         self._images, self._classifier = images, classifier
-        self._order = drawn_order(images, seed)
+        self._order = drawn_order(images)
         self._prepared: collections.OrderedDict[int, Tensor | None] = collections.OrderedDict()
 
     def draw(self, number: int, count: int) -> tuple[Tensor, list[str]]:

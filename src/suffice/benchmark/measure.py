@@ -17,7 +17,7 @@ from suffice.benchmark.config import BenchmarkConfig
 from suffice.benchmark.counts import MISCLASSIFIED, UNLABELLED
 from suffice.benchmark.explanations import Explained, explanations_of, is_of, unpack
 from suffice.benchmark.images import Backgrounds, Images, ModelImage, digest_of, open_images
-from suffice.benchmark.own_code import digest_of_code
+from suffice.benchmark.own_code import digest_of_loaded_code
 from suffice.benchmark.plan import Cell, ImageTask, Level, LevelPlan, explanation_id
 from suffice.benchmark.results import ExplanationRow, ResultRow
 from suffice.benchmark.rows import asked_row, ended_rows, named_row, stamped
@@ -29,8 +29,6 @@ from suffice.images import prepare
 from suffice.metrics import METRICS
 from suffice.naming import Naming
 from suffice.provenance import versions
-
-_BACKGROUNDS_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Worker:
                 raise
             except BaseException as error:
                 loaded = error
-            self._model, self._code = (number, loaded), digest_of_code(spec.model)
+            self._model, self._code = (number, loaded), digest_of_loaded_code(spec.model)
         if isinstance(self._model[1], BaseException):
             raise self._model[1]
         return self._model[1]
@@ -211,7 +209,7 @@ class Worker:
         """What draws images of other classes than one image's, the same for every method, occlusion and seed."""
         if task.dataset not in self._backgrounds:
             images = self.images(task.dataset)
-            self._backgrounds[task.dataset] = Backgrounds(images, image.classifier, _BACKGROUNDS_SEED)
+            self._backgrounds[task.dataset] = Backgrounds(images, image.classifier)
         return self._backgrounds[task.dataset]
 
     def _failed(

@@ -11,13 +11,32 @@ import ast
 import hashlib
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
+from suffice.errors import InputError
 from suffice.models import is_own_function
 
 _INSTALLED = ("site-packages", "dist-packages")
+
+_LOADED: weakref.WeakKeyDictionary[ModuleType, str] = weakref.WeakKeyDictionary()
+
+
+def digest_of_loaded_code(model: str | None) -> str | None:
+    """As `digest_of_code`, of what this process runs: Python does not load a module again whose file is another now.
+
+    Raises:
+        InputError: files were changed since the process first asked this of the module.
+    """
+    digest, module = digest_of_code(model), sys.modules.get((model or "").partition(":")[0])
+    if digest is not None and module is not None and _LOADED.setdefault(module, digest) != digest:
+        raise InputError(
+            f"expected the code of {model} as this Python loaded it; its files were changed since: start Python anew"
+        )
+    return digest
 
 
 def digest_of_code(model: str | None) -> str | None:
@@ -70,7 +89,15 @@ def _read(name: str, path: Path) -> tuple[str, set[str]]:
     except (SyntaxError, ValueError):
         return content.decode("latin-1"), set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    return ast.dump(tree), {each for node in ast.walk(tree) for each in _imported(node, package)}
+    return _content(tree), {each for node in ast.walk(tree) for each in _imported(node, package)}
+
+
+def _content(node: object) -> str:
+    """A syntax tree as text: `ast.dump`, which words empty fields in another way from one Python to the next."""
+    if isinstance(node, ast.AST):
+        fields = ((name, each) for name, each in ast.iter_fields(node) if each is not None and each != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_content(each)}' for name, each in fields)})"
+    return f"[{', '.join(map(_content, node))}]" if isinstance(node, list) else repr(node)
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:

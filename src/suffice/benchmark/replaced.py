@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from suffice.benchmark.config import expanded
 from suffice.benchmark.images import digest_of, drawn_order, is_background
-from suffice.benchmark.own_code import digest_of_code
+from suffice.benchmark.own_code import digest_of_loaded_code
 from suffice.benchmark.plan import Plan, loaded_or_none, metric_id
 from suffice.benchmark.results import ResultRow
 from suffice.benchmark.specs import dataset_label, model_label
@@ -46,7 +46,7 @@ class Replaced:
         self._order = functools.cache(lambda dataset: drawn_order(plan.images[dataset]))
         self._readable: dict[tuple[int, int], bool] = {}
         self._weights = functools.cache(self._weights_now)
-        self._code = functools.cache(lambda model: digest_of_code(plan.config.models[model].model))
+        self._code = functools.cache(lambda model: digest_of_loaded_code(plan.config.models[model].model))
 
     def what(self, row: ResultRow, made_by: Mapping[str, Any]) -> Other | None:
         """What is another; None for nothing.

@@ -79,7 +79,8 @@ def ask_controls(
     features[last] = on[last]
     image = decision.of_first()
     kept = image.holds_all(torch.cat([torch.stack([features, ~on]), drawn, ~drawn]))
-    blank = decision.images[:1].mean((2, 3), keepdim=True).expand_as(decision.images[:1])
+    first = decision.images[:1]
+    blank = first.mean(tuple(range(2, first.ndim)), keepdim=True).expand_as(first)
     others = torch.cat([blank] if held_out is None else [blank, held_out])
     said = _said_of(image, on, others)
     applies = torch.zeros(0, dtype=torch.bool)

@@ -144,12 +144,13 @@ def _other_images(
     """The reference images and those that are held out, and what a channel is when it is off."""
     if given is not None:
         return split_references(classifier.check_images(given), explained), ablation or "mean"
-    if len(classifier.preprocessing.mean) in (1, 3):
+    channels, sides = len(classifier.preprocessing.mean), len(classifier.preprocessing.input_size)
+    if channels in (1, 3) and sides == 2:
         return split_references(sample_references(classifier), explained), ablation or "mean"
     if ablation in ("mean", "resample"):
         raise InputError(
-            f"expected reference images for the ablation {ablation!r} of a model that takes "
-            f"{len(classifier.preprocessing.mean)} channels; got none"
+            f"expected reference images for the ablation {ablation!r} of a model that takes {channels} channels with "
+            f"{sides} side{'' if sides == 1 else 's'}; got none"
         )
     return None, ablation or "zero"
 
