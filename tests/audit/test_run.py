@@ -199,11 +199,15 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
     model = Served("coloured", found.classifier)
     upload = Uploads().add((animals / "cow" / "cow00.png").read_bytes(), "cow00.png")
     pasted = open_audit(str(found.folder), [model]).pasted(0, upload)
-    assert (pasted.before, len(pasted.pastes), pasted.hidden_came) == ("cow", len(found.shortcuts[0].members.images), 0)
-    assert all(each.came for each in pasted.pastes)
-    # Of a cluster that there was once, nothing is left.
-    fewer = dataclasses.replace(found, evidence=found.evidence[:1])
-    (cluster,) = write_audit(fewer)["evidence"]
+    assert (pasted.before, len(pasted.pastes)) == ("cow", len(found.shortcuts[0].members.images))
+    assert pasted.brings
+    assert all(each.came and not each.hidden_came for each in pasted.pastes)
+    # Of a cluster that there was once, nothing is left; and of surroundings nothing is pasted.
+    around = dataclasses.replace(found.evidence[0], kind=SURROUNDINGS, hosts=())
+    surroundings = {part.image.number: part for part in found.parts}
+    fewer = dataclasses.replace(found, evidence=[found.evidence[0], around], surroundings=surroundings)
+    cluster, other = write_audit(fewer)["evidence"]
+    assert other["cut_outs"] == []
     files = {path.name for path in (found.folder / "cut-outs").glob("*.png")}
     assert files == {each["file"] for each in cluster["cut_outs"]} == {f"0-{n}.png" for n in range(9)}
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -11,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-from toys import HOSTILE, Corner, photo, served
+from PIL import Image
+from toys import HOSTILE, Corner, audit, photo, served
 
 from suffice.web.app import make_app
+from suffice.web.audited import Audited, open_audit
 from suffice.web.jobs import Jobs
+from suffice.web.served import Served
 from suffice.web.serving import bound
 from suffice.web.work import work
 
@@ -31,10 +35,10 @@ HOSTILE_FILE = "<img src=x onerror=window.hacked=1>.png"
 
 
 @contextlib.contextmanager
-def answering(module: Corner, port: int = 0) -> Iterator[str]:
+def answering(module: Corner, port: int = 0, audited: Callable[[Served], Audited] | None = None) -> Iterator[str]:
     """A server in a thread: its address."""
-    listening = bound("127.0.0.1", port)
-    app = make_app([served(module)], jobs=Jobs(work))
+    listening, model = bound("127.0.0.1", port), served(module)
+    app = make_app([model], jobs=Jobs(work), audit=None if audited is None else audited(model))
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -64,13 +68,20 @@ def address(module_: Corner) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
+    """The open page."""
+    with watched(browser, address) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def watched(browser: Any, address: str, path: str = "") -> Iterator[Any]:
     """An open page, of which no request may leave this machine, and nothing on the console may be an error."""
     context = browser.new_context(accept_downloads=True)
     opened, asked, wrong = context.new_page(), [], []
     opened.on("request", lambda request: asked.append(request.url))
     opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.goto(address)
+    opened.goto(address + path)
     opened.wait_for_selector("body[data-ready]")
     yield opened
     assert opened.evaluate("window.hacked") is None
@@ -352,3 +363,67 @@ def test_the_command_listens_prints_its_address_and_ends_on_a_signal(tmp_path: P
     finally:
         running.kill()
         running.communicate()
+
+
+@pytest.fixture
+def audit_page(browser: Any, module_: Corner, tmp_path: Path) -> Iterator[Any]:
+    """The open page at /audit, of an audit whose every text is hostile."""
+    texts = dict.fromkeys(("name", "where", "verdict", "why"), HOSTILE)
+
+    def audited(model: Served) -> Audited:
+        return open_audit(str(audit(tmp_path / "a", model, **texts)), [model])
+
+    with answering(module_, audited=audited) as address, watched(browser, address, "audit") as opened:
+        yield opened
+
+
+def choose(page: Any, data: bytes) -> None:
+    page.set_input_files("#file", {"name": HOSTILE_FILE, "mimeType": "image/png", "buffer": data})
+
+
+def test_names_of_an_audit_are_text_and_a_class_that_is_there_already_does_not_come(audit_page: Any) -> None:
+    expect(audit_page.locator("#about")).to_have_text(f"{HOSTILE}.")
+    expect(audit_page.locator("#cluster option").first).to_have_text(f"{HOSTILE}, {HOSTILE}: {HOSTILE}")
+    expect(audit_page.locator("#left-out")).to_contain_text("Surroundings are left out (1)")
+    choose(audit_page, photo())
+    expect(audit_page.locator(".verdict.plain strong")).to_have_text(f"It says {HOSTILE} already")
+    expect(audit_page.locator("#pasted figcaption").first).to_have_text(re.compile(f"^{re.escape(HOSTILE)}, "))
+    choose(audit_page, dark())
+    expect(audit_page.locator(".verdict.alarm strong")).to_have_text(f"Pasted, {HOSTILE} comes in 5 of 5")
+    assert audit_page.locator("main img[src='x']").count() == 0
+
+
+def test_the_latest_choice_is_answered_whatever_answer_comes_last(audit_page: Any) -> None:
+    audit_page.evaluate(
+        """() => {
+            const plain = window.fetch;
+            window.held = [];
+            window.fetch = (path, how) => window.hold && path.startsWith(window.hold)
+                ? new Promise(done => window.held.push(() => plain(path, {...how, signal: null}).then(done)))
+                : plain(path, how);
+        }"""
+    )
+    for hold, first, second in (
+        ("/api/images", lambda: choose(audit_page, photo()), lambda: choose(audit_page, dark())),
+        (
+            "/api/audit/1/",
+            lambda: audit_page.select_option("#cluster", "1"),
+            lambda: audit_page.select_option("#cluster", "0"),
+        ),
+    ):
+        audit_page.evaluate("hold => { window.hold = hold; }", hold)
+        first()
+        audit_page.wait_for_function("window.held.length === 1")
+        audit_page.evaluate("() => { window.hold = ''; }")
+        second()
+        expect(audit_page.locator(".verdict strong")).to_have_text(f"Pasted, {HOSTILE} comes in 5 of 5")
+        audit_page.evaluate("() => Promise.all(window.held.splice(0).map(go => go()))")
+        audit_page.wait_for_timeout(200)
+        expect(audit_page.locator(".verdict strong")).to_have_text(f"Pasted, {HOSTILE} comes in 5 of 5")
+
+
+def dark() -> bytes:
+    """An image of the class "dark"."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).point(lambda value: value // 4).save(file, "PNG")
+    return file.getvalue()

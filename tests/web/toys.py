@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +18,7 @@ from suffice.classifier import Classifier
 from suffice.web.served import Served
 
 HOSTILE = '<img src=x onerror="window.hacked=1">'
+MEMBERS = 5  # of each cluster of an audit
 BASE = "http://127.0.0.1:8765"
 
 
@@ -60,3 +65,26 @@ def photo(seed: int = 0, kind: str = "PNG", size: tuple[int, int] = (80, 64)) ->
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
+
+
+def audit(folder: Path, model: Served, **facts: Any) -> Path:
+    """Clusters of class 1: a bright corner, a bright patch elsewhere, and surroundings."""
+    facts = {"target": 1, "target_name": HOSTILE, "where": "there", "verdict": "evidence", "why": "because", **facts}
+    evidence = [{"name": name, **facts, "cut_outs": []} for name in ("one 1", "one 2", "one 3")]
+    (folder / "cut-outs").mkdir(parents=True)
+    for cluster, place in enumerate((slice(0, 16), slice(40, 56))):
+        for member in range(MEMBERS):
+            pixels = np.zeros((64, 64, 4), np.uint8)
+            pixels[place, place] = (255, 255, 250 + member, 255)
+            add_cutout(folder, evidence[cluster], f"{cluster}-{member}.png", pixels)
+    made = {"weights": model.classifier.weights_digest, "preprocessing": model.classifier.preprocessing.to_dict()}
+    content = {"model": "corner", "provenance": made, "evidence": evidence}
+    (folder / "audit.json").write_text(json.dumps(content))
+    return folder
+
+
+def add_cutout(folder: Path, evidence: dict[str, Any], name: str, pixels: np.ndarray[Any, Any]) -> None:
+    """A cut-out, and that it is the cluster's."""
+    Image.fromarray(pixels).save(folder / "cut-outs" / name)
+    digest = hashlib.sha256((folder / "cut-outs" / name).read_bytes()).hexdigest()
+    evidence["cut_outs"].append({"file": name, "sha256": digest})

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from suffice.audit.classes import CERTIFIED, GRID
 from suffice.audit.conditions import Condition, numbers_of
-from suffice.audit.evidence import FALSE_DISCOVERIES, SURROUNDINGS, Evidence
+from suffice.audit.evidence import FALSE_DISCOVERIES, PART, SURROUNDINGS, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
@@ -135,9 +135,14 @@ def _members(audit: Audit, evidence: Evidence) -> dict[str, Part]:
 
 
 def _cutouts(audit: Audit) -> Iterator[tuple[str, bytes]]:
-    """Members of clusters as pictures of the model's size, all else transparent."""
+    """Members of clusters as pictures of the model's size, all else transparent.
+
+    None of surroundings: they are all but the member's own object, and would cover that of any other image.
+    """
     pictures = Pictures(audit.source, audit.classifier)
     for index, evidence in enumerate(audit.evidence):
+        if evidence.kind != PART:
+            continue
         members = _members(audit, evidence)
         for number, name in enumerate(evidence.members.images[:MOST_CUTOUTS]):
             picture = as_picture(pictures(members[name].image.number))

@@ -300,7 +300,7 @@ def _add_audit(api: FastAPI, server: _Server, audit: Audited) -> None:
     @api.get("/api/audit")
     async def clusters() -> Clusters:
         """The evidence of the audit that the server was started with."""
-        return Clusters(model=audit.served.name, clusters=[*audit.clusters])
+        return Clusters(model=audit.served.name, clusters=[*audit.clusters], left_out=audit.left_out)
 
     @api.post("/api/audit/{number}/images/{id}")
     async def paste(number: int, id: str) -> Pasted:

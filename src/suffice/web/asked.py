@@ -226,23 +226,27 @@ class Clusters(BaseModel):
 
     Attributes:
         model: that it is of, as the server names it.
+        clusters: of parts; left_out: how many of surroundings there are, which would cover the image's own object.
     """
 
     model: str
     clusters: list[Cluster]
+    left_out: int
 
 
 class Paste(BaseModel):
     """One member of a cluster on the visitor's image.
 
     Attributes:
-        top_name: what the model says of it; came: whether that is the cluster's class.
+        top_name: what the model says of it; came: whether that is the cluster's class, and was not before.
+        hidden_came: the same where the member's place is hidden by the image's mean colour instead.
         confidence: in the cluster's class.
         picture: as PNG in a `data:` address.
     """
 
     top_name: str
     came: bool
+    hidden_came: bool
     confidence: float
     picture: str
 
@@ -251,17 +255,17 @@ class Pasted(BaseModel):
     """The members of a cluster on the visitor's image.
 
     Attributes:
-        before: what the model says of the image; confidence: in the cluster's class.
+        before: what the model says of the image; already: whether that is the cluster's class, which then cannot come.
+        confidence: in the cluster's class.
         pastes: one a member.
-        came: in how many the class came, with an interval.
-        hidden_came: in how many it came where their places were hidden by the image's mean colour instead.
+        brings: whether the class comes in more pastes than with their places hidden, by the sign test at 5%.
     """
 
     before: str
+    already: bool
     confidence: float
     pastes: list[Paste]
-    came: str
-    hidden_came: int
+    brings: bool
 
 
 class Created(BaseModel):

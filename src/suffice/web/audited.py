@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from suffice.audit.findings import Rate
+from suffice.audit.evidence import sign_test
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.files import first_fault, parse_json, read_bytes
@@ -28,6 +28,7 @@ from suffice.web.served import Served
 from suffice.web.uploads import Upload
 
 _WHAT, _LARGEST = "what suffice audit found", 2**28
+_SIGNIFICANT = 0.05
 _AGAIN = "call suffice audit on its folder again"
 _PICTURE, _LARGEST_PICTURE = "a cut-out that suffice audit wrote", 2**26
 
@@ -38,11 +39,13 @@ class _CutOut(BaseModel):
 
 
 class _Evidence(Cluster):
+    target: Annotated[int, Field(ge=0)]
     cut_outs: Annotated[list[_CutOut], Field(max_length=MOST_CUTOUTS)]
 
 
 class _Provenance(BaseModel):
     weights: dict[str, str] | None
+    preprocessing: dict[str, Any]
 
 
 class _Found(BaseModel):
@@ -59,12 +62,14 @@ class Audited:
 
     Attributes:
         folder: of its files; served: the model that it is of.
-        clusters: of recurring evidence, with the files of their members.
+        clusters: of recurring parts, with the files of their members.
+        left_out: clusters of surroundings, which would cover the object of the visitor's image.
     """
 
     folder: Path
     served: Served
     clusters: list[_Evidence]
+    left_out: int
 
     def pasted(self, number: int, upload: Upload) -> Pasted:
         """The members of a cluster on an image, beside that image with their places hidden by its mean colour.
@@ -79,23 +84,28 @@ class Audited:
         pixels, masks = self._members(cluster, classifier)
         on = torch.where(masks, pixels, image)
         logits = classifier.logits(torch.cat([image[None], on, torch.where(masks, mean_colour(image[None]), image)]))
+        _check_class(cluster, classifier)  # of a model without names the number of classes is known only now
         confidences, tops = classifier.confidences(logits), logits.argmax(1).tolist()
+        already = tops[0] == cluster.target
+        came = [top == cluster.target and not already for top in tops[1:]]
         count = len(on)
         pastes = [
             Paste(
                 top_name=classifier.class_name(tops[row]),
-                came=tops[row] == cluster.target,
+                came=came[row - 1],
+                hidden_came=came[count + row - 1],
                 confidence=float(confidences[row, cluster.target]),
                 picture=_data(on[row - 1]),
             )
             for row in range(1, count + 1)
         ]
+        beyond = [int(each.came) - int(each.hidden_came) for each in pastes]
         return Pasted(
             before=classifier.class_name(tops[0]),
+            already=already,
             confidence=float(confidences[0, cluster.target]),
             pastes=pastes,
-            came=str(Rate.where([each.came for each in pastes], [str(row) for row in range(count)])),
-            hidden_came=tops[count + 1 :].count(cluster.target),
+            brings=sign_test(beyond) <= _SIGNIFICANT,
         )
 
     def _members(self, cluster: _Evidence, classifier: Classifier) -> tuple[Tensor, Tensor]:
@@ -131,7 +141,7 @@ def open_audit(folder: str, models: list[Served]) -> Audited:
     """The audit in a folder, of one of the models that are served.
 
     Raises:
-        InputError: no audit there, or one of other weights.
+        InputError: no audit there, or one of other weights, preprocessing or classes, or of a model without weights.
     """
     content = parse_json(read_bytes(Path(folder, JSON), _WHAT, _LARGEST), _WHAT)
     try:
@@ -140,10 +150,35 @@ def open_audit(folder: str, models: list[Served]) -> Audited:
         raise InputError(
             f"expected {_WHAT} in {folder}; {JSON} is none of this version ({first_fault(error)}): {_AGAIN}"
         ) from error
-    weights = found.provenance.weights
-    served = next((each for each in models if each.classifier.weights_digest == weights), None)
-    if served is None:
+    served = _audited(found, folder, models)
+    clusters = [each for each in found.evidence if each.cut_outs]
+    return Audited(Path(folder), served, clusters, len(found.evidence) - len(clusters))
+
+
+def _audited(found: _Found, folder: str, models: list[Served]) -> Served:
+    """The model that is served and that an audit is of: with its weights, its preprocessing and its classes."""
+    made = found.provenance
+    if made.weights is None:
         raise InputError(
-            f"expected a --model with the weights that were audited in {folder}, {found.model}; got others"
+            f"expected an audit of a model whose weights can be compared; got {folder}, of {found.model}, whose "
+            "weights were not seen"
         )
-    return Audited(Path(folder), served, [each for each in found.evidence if each.cut_outs])
+    same = [each for each in models if each.classifier.weights_digest == made.weights]
+    if not same:
+        got = ", ".join(each.name for each in models)
+        raise InputError(f"expected a --model with the weights that were audited in {folder}, {found.model}; got {got}")
+    served = next((each for each in same if each.classifier.preprocessing.to_dict() == made.preprocessing), None)
+    if served is None:
+        got = str(same[0].classifier.preprocessing.to_dict())
+        raise InputError(f"expected the preprocessing of the audit in {folder}, {made.preprocessing}; got {got}")
+    for each in found.evidence:
+        _check_class(each, served.classifier)
+    return served
+
+
+def _check_class(cluster: Cluster, classifier: Classifier) -> None:
+    count, target = classifier.num_classes, cluster.target
+    if count is not None and target >= count:
+        raise InputError(f"expected a class from 0 to {count - 1}, as {classifier.name} has; got {target} in {JSON}")
+    if (name := classifier.class_name(target)) != cluster.target_name:
+        raise InputError(f"expected class {target} to be {cluster.target_name!r}, as when it was audited; got {name!r}")

@@ -26,7 +26,7 @@ export function say(text) { $("status").textContent = text; }
 /** What went wrong, in words. @param {unknown} error @returns {string} */
 export const inWords = error => error instanceof Error ? error.message : String(error);
 
-/** A verdict in a box. @param {"good" | "bad" | "alarm"} kind @param {string} first @param {...string} more */
+/** A verdict in a box. @param {"good" | "bad" | "alarm" | "plain"} kind @param {string} first @param {...string} more */
 export function verdict(kind, first, ...more) {
   return h("div", {className: `verdict ${kind}`}, h("strong", {}, first), ...more.filter(Boolean).map(text => h("p", {}, text)));
 }
