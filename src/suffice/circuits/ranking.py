@@ -216,7 +216,10 @@ class Ranker:
 
     def in_whole_network(self) -> Tensor:
         """(channels of all layers,), each layer's with all others on."""
-        on = torch.ones(self.decision.channels, dtype=torch.bool)
+        return self.in_circuit(torch.ones(self.decision.channels, dtype=torch.bool))
+
+    def in_circuit(self, on: Tensor) -> Tensor:
+        """(channels of all layers,), each layer's with the others as in a circuit, bool (channels of all layers,)."""
         return torch.cat([self(on, index) for index in range(len(self.decision.layers))])
 
 

@@ -162,7 +162,7 @@ def minimal_circuit(decision: Decision, ranker: Ranker, on: Tensor, demanded: Te
         demanded: (images,) least confidence in the class for each image.
         groups: of each layer; a layer with fewer channels in the circuit has one for each.
     """
-    scores = torch.cat([ranker(on, index) for index in range(len(decision.layers))])
+    scores = ranker.in_circuit(on)
 
     def holds(parts: Sequence[Tensor]) -> bool:
         return bool(enough(decision, decision.logits(together(parts, decision.channels)[None]), demanded)[0])
