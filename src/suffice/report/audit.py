@@ -30,11 +30,12 @@ from torch import Tensor
 from suffice.audit.classes import CERTIFIED, GRID
 from suffice.audit.conditions import Condition, numbers_of
 from suffice.audit.evidence import FALSE_DISCOVERIES, PART, SURROUNDINGS, Evidence
+from suffice.audit.explaining import PARTS, SECOND_PARTS, hidden_file
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST
-from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
+from suffice.audit.run import Audit
 from suffice.audit.settings import DRAWS
 from suffice.audit.trials import pasted_of
 from suffice.folders import OutputFolder
