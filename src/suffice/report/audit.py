@@ -296,10 +296,12 @@ def summary(audit: Audit, held: Held) -> str:
     if audit.comparison is not None:
         for change in audit.comparison.changes:
             if change.became != "stayed":
-                lines.append(
-                    f"- {change.became}: {markdown_text(change.name)}, {change.first.counts} before, "
-                    f"{change.second.counts} after"
-                )
+                pastes = [
+                    f"{markdown_text(each.name)}, {each.first.counts} before, {each.second.counts} after"
+                    for each in (change, change.also)
+                    if each is not None
+                ]
+                lines.append(f"- {change.became}: {'; the same mark as '.join(pastes)}")
         lines.append("")
     lines += [
         f"{len(audit.errors)} images could not be read or explained." if audit.errors else "",
