@@ -96,6 +96,8 @@ def test_a_seed_that_is_run_by_itself_leaves_those_in_results(
     folder.mkdir(parents=True)
     columns = "method,image,msi_base,msi_penalty,msi,iou,heat_inside,single_deletion,weights_digest,code,made"
     (folder / "rows-msi.csv").write_text(columns + "\nlax,0,0,0,0.5,0,0,0,v,d,2026-11-22\n")
+    bench.main(["--report", "--work", str(tmp_path), "--seeds", "2", "--update"])
+    assert "means over the seeds 2 " in capsys.readouterr().out
     bench.main(["--report", "--work", str(tmp_path), "--update"])
     rows = bench.read_csv(table)
     assert [(row["seed"], row["msi"], row["images_mean"], row["code"]) for row in rows] == [
