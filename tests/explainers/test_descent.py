@@ -194,7 +194,7 @@ def test_importance_is_none_outside_of_the_mask_whenever_the_budget_ends() -> No
         assert not left.importance[~left.mask].any()
 
 
-COLOURS = ((0.1, 0.1, 0.1), (0.9, 0.9, 0.1), (0.9, 0.1, 0.9), (0.1, 0.9, 0.9))
+COLOURS = torch.tensor([[26, 26, 26], [230, 230, 26], [230, 26, 230], [26, 230, 230]]) / 255  # of `robust`
 SMALL = (12, 10)
 PHOTO = torch.rand(3, *SMALL, generator=torch.Generator().manual_seed(1))
 
@@ -226,13 +226,14 @@ def mixed(seed: int, drift: float = 0.0, batch_size: int | None = None) -> suffi
     return suffice.explain(classifier, PHOTO, block=2, keep_confidence=0.0, budget=10**6)
 
 
-@pytest.mark.parametrize("seed", range(6))
+# At 77 what was kept of an occlusion says that a block is needed, long after it is not.
+@pytest.mark.parametrize("seed", [*range(5), 77])
 def test_each_block_is_needed_under_one_of_several_occlusions(seed: int, grids: list[list[Box]]) -> None:
     found, model = mixed(seed), Mixed(seed)
 
     def passes(mask: Mask) -> bool:
         on = torch.from_numpy(mask)
-        shown = [torch.where(on, PHOTO, torch.tensor(colour)[:, None, None]) for colour in COLOURS]
+        shown = [torch.where(on, PHOTO, colour[:, None, None]) for colour in COLOURS]
         return bool((model.margins(torch.stack(shown)) > 0).all())
 
     part = found.mask.numpy()

@@ -174,16 +174,22 @@ class Search:
         self.mask, self._slack = mask, [max(1, self._question.slack(one, index)[0]) for index in occlusions]
 
     def _ask(self, some: Iterable[Box], under: int | None = None) -> None:
-        """Learn what is lost without each of some blocks; `under` None: the occlusion that should leave it least."""
+        """Learn what is lost without each of some blocks; `under` None: the occlusion that should leave it least.
+
+        Where that one leaves more than was thought, another one may now be the tightest: it is asked, too.
+        """
         indices = {block: self._tightest(block) if under is None else under for block in some}
-        left = dict.fromkeys(indices, 0)  # what cannot go is needed
-        trials = {block: trial for block in indices if (trial := self._without([block])).any()}
-        if trials:
-            masks = torch.from_numpy(np.stack(list(trials.values())))
-            slack = self._question.slack(masks, [indices[block] for block in trials])
-            left.update(zip(trials, slack, strict=True))
-        for block, index in indices.items():
-            self._losses.setdefault(block, {})[index] = self._slack[index] - left[block]
+        while indices:
+            left = dict.fromkeys(indices, 0)  # what cannot go is needed
+            trials = {block: trial for block in indices if (trial := self._without([block])).any()}
+            if trials:
+                masks = torch.from_numpy(np.stack(list(trials.values())))
+                slack = self._question.slack(masks, [indices[block] for block in trials])
+                left.update(zip(trials, slack, strict=True))
+            for block, index in indices.items():
+                self._losses.setdefault(block, {})[index] = self._slack[index] - left[block]
+            then = {block: self._tightest(block) for block in indices} if under is None else {}
+            indices = {block: index for block, index in then.items() if index != indices[block]}
 
     def _leaves(self, some: Sequence[Box]) -> bool:
         """Leave out some blocks if what is left is sufficient; else the occlusion that rules it out comes to lead."""
