@@ -112,12 +112,15 @@ def writable(out: str | None) -> Iterator[Path | None]:
         yield folder
 
 
-def named_folder(out: str) -> Path:
-    """The folder that --out names; raises InputError for an empty name or a file."""
+def named_folder(out: str, data: str | None = None) -> Path:
+    """The folder that --out names; raises InputError for an empty name, a file, or one within the data."""
     if not out.strip():
         raise InputError(f"expected an output folder; got {out!r} (--out . is the folder that you are in)")
     if os.path.lexists(out) and not os.path.isdir(out):
         raise InputError(f"expected an output folder that can be written to; got {out}: it is a file")
+    if data is not None and os.path.isdir(data) and Path(out).resolve().is_relative_to(Path(data).resolve()):
+        # the next run would take what lies there for a class
+        raise InputError(f"expected an output folder outside of the images in {data}; got {out}: name another by --out")
     return Path(out)
 
 
