@@ -280,9 +280,9 @@ def test_slack_is_in_steps_and_below_one_where_a_mask_fails(kind: str, keep: flo
     for index in range(4):
         steps = test.slack(MASKS, index)
         assert [step > 0 for step in steps] == [each[index] > 0 for each in by_hand]
-        over = [step / 20 - each[index] for step, each in zip(steps, by_hand, strict=True)]
-        assert min(over) > -1e-3  # rounded up
-        assert max(over) < 1 / 20 + 1e-3
+        near = [abs(step - 20 * each[index]) for step, each in zip(steps, by_hand, strict=True)]
+        assert max(near) < 1 + 1e-2
+        assert max(off for off, step in zip(near, steps, strict=True) if step not in {0, 1}) < 0.5 + 1e-2
     mixed = [row % 4 for row in range(100)]
     assert test.slack(MASKS, mixed) == [test.slack(MASKS[row : row + 1], row % 4)[0] for row in range(100)]
 
@@ -378,12 +378,19 @@ def test_a_slack_does_not_depend_on_what_another_test_asked() -> None:
 
 @pytest.mark.parametrize("drift", [1e-5, -1e-5])
 def test_slack_that_turns_on_rounding_is_settled_alone(drift: float) -> None:
-    # 32 of 64 pixels have a margin of 2 logits, 40 steps to the bit; what a batch adds would make 41 of them.
-    test, classifier = question(Mean(drift=drift), keep=0.0)
+    # 32 of 64 pixels have a margin of 2.025 logits, 40 steps and a half; a batch adds to them or takes from them.
+    test, classifier = question(Mean(2.975, drift), keep=0.0)
     before = classifier.forward_passes
-    assert test.slack(rows(32, 41), 0) == [40, 69]
+    assert test.slack(rows(32, 41), 0) == [41, 69]
     assert classifier.forward_passes - before == 3
-    assert question(Mean(), keep=0.0)[0].slack(rows(32), 0) == [40]
+    assert question(Mean(2.975), keep=0.0)[0].slack(rows(32), 0) == [41]
+
+
+def test_whole_logits_of_slack_are_never_settled() -> None:
+    test, classifier = question(Mean(), keep=0.0)  # as of models that answer with one of a few numbers
+    before = classifier.forward_passes
+    assert test.slack(rows(32, 64), 0) == [40, 140]
+    assert classifier.forward_passes - before == 1
 
 
 def test_no_demand_on_confidence_is_never_close() -> None:

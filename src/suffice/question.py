@@ -325,9 +325,9 @@ class Question:
         """How much each of some masks can lose before it fails under one occlusion, in twentieths of a logit.
 
         The least of the margin, of the log-odds beyond those that γ demands (where it demands any) and, where a mask
-        that is sufficient is to be contrastive, of minus the margin with the mask hidden. It is rounded up, and below 1
-        where the mask fails. What the rounding errors of a batch could take to another step is settled by answers asked
-        alone: so sums and comparisons of slack, too, are the same whatever the batch.
+        that is sufficient is to be contrastive, of minus the margin with the mask hidden. It is rounded, to at least 1
+        where the mask passes and at most 0 where it fails. What a batch's errors could round to another step is settled
+        by answers asked alone: so sums and comparisons of slack, too, are the same whatever the batch.
 
         Args:
             masks: bool (N, H, W).
@@ -340,11 +340,11 @@ class Question:
         found = []
         for index, row in pairs:
             steps = self._slack(index, masks[row]) / _STEP
-            if abs(steps - round(steps)) * _STEP <= self._answers.tolerance.value:
+            if abs(steps % 1 - 0.5) * _STEP <= self._answers.tolerance.value:
                 if self.passes(self._answers.settle(index, masks[row])) and self.contrastive:
                     self._answers.settle(index, ~masks[row])
                 steps = self._slack(index, masks[row]) / _STEP
-            found.append(min(0, math.ceil(steps)) if (index, row) in failing else max(1, math.ceil(steps)))
+            found.append(min(0, round(steps)) if (index, row) in failing else max(1, round(steps)))
         return found
 
     def first(self, count: int, mask: Callable[[int], npt.NDArray[np.bool_]]) -> int | None:
