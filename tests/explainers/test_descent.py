@@ -74,15 +74,6 @@ def test_no_side_of_the_smallest_box_can_be_cut_off(needed: list[set[int]], fine
             assert not passes(mask_of([cut], SIZE))
 
 
-def test_a_side_that_is_needed_is_not_asked_about_again_before_the_next_width() -> None:
-    # Ten strips go, from three sides. Those of the last round and the right one are asked about once each in vain.
-    test = asked_about(any_of(mask_of([Box(4, 8, 16, 20)], SIZE)))
-    chain = descent._cut_down(test, [WHOLE], [2], lambda: None)
-    assert np.array_equal(chain[-1], mask_of([Box(4, 8, 16, 20)], SIZE))
-    assert len(chain) == 11
-    assert test.classifier.forward_passes - 1 <= 24
-
-
 @settings(max_examples=25, deadline=None)
 @given(needed=MONOTONE, gone=st.sets(st.integers(0, len(CELLS) - 1), min_size=1, max_size=10))
 def test_only_the_region_is_searched(needed: list[set[int]], gone: set[int]) -> None:

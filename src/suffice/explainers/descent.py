@@ -226,7 +226,7 @@ class Search:
 def smallest_box(
     question: Question, region: Mask, finest: int, progress: Callable[[], object] = lambda: None
 ) -> list[Mask]:
-    """Nested sufficient masks, from `region` down to the part of it in a box that needed each side when last asked.
+    """Nested sufficient masks, from `region` down to the part of it in a box of which no side can be cut off.
 
     From the whole region in, and from the best of some small windows in; what ends smaller counts.
 
@@ -239,16 +239,16 @@ def smallest_box(
     Returns:
         The masks, larger first; empty where nothing sufficient was found, which can only be if `region` is not.
     """
-    widths = [8 * finest, 4 * finest, 2 * finest, finest]
     found: list[list[Mask]] = []
     if question(torch.from_numpy(region[None]))[0]:
-        found.append(_cut_down(question, [region], widths, progress))
+        found.append([region, *_cut_down(question, region, bounds(region), 8 * finest, finest, progress)])
     # Cutting goes one way and may end beside the best part; a start from a small part costs little.
     largest = _WORTH * np.count_nonzero(found[0][-1]) if found else math.inf
     start = _some_box(question, region, largest)
     if start is not None:
         inside = region & mask_of([start], region.shape)
-        found.append(_cut_down(question, [*(chain[0] for chain in found), inside], widths[1:], progress))
+        chain = [inside, *_cut_down(question, region, start, 4 * finest, finest, progress)]
+        found.append([region, *chain] if found else chain)
     return min(found, key=lambda chain: np.count_nonzero(chain[-1]), default=[])
 
 
@@ -290,33 +290,22 @@ def peeled(
 
 
 def _cut_down(
-    question: Question, chain: Sequence[Mask], widths: Sequence[int], progress: Callable[[], object]
+    question: Question, region: Mask, box: Box, widest: int, finest: int, progress: Callable[[], object]
 ) -> list[Mask]:
-    """A chain of nested sufficient masks, gone on by cutting strips of some widths off the sides of the last one.
-
-    Each time that strip goes without which most slack is left. A side that is needed is not asked about again before
-    the next width. No side gets shorter than the last width.
-    """
-    chain = list(chain)
-    for width in widths:
-        edges = list(range(2 * chain[-1].ndim))
-        while edges:
-            around = bounds(chain[-1])
-            edges = [edge for edge in edges if around.sides[edge % chain[-1].ndim] >= width + widths[-1]]
-            masks = [chain[-1] & ~mask_of([_strip(around, edge, width)], chain[-1].shape) for edge in edges]
-            left = _best(question, masks)
-            progress()
-            if left:
-                chain.append(masks[left[0]])
-            edges = sorted(edges[row] for row in left)
+    """Ever smaller sufficient boxes, as masks: strips are cut off a sufficient one, from the widest to the finest."""
+    chain: list[Mask] = []
+    strip, least = widest, [min(finest, side) for side in box.sides]
+    while strip >= finest:
+        candidates = [cut for cut in _cuts(box, strip) if all(map(operator.ge, cut.sides, least))]
+        masks = [region & mask_of([cut], region.shape) for cut in candidates]
+        chosen = _best(question, masks)
+        progress()
+        if chosen is None:
+            strip //= 2
+        else:
+            box = candidates[chosen]
+            chain.append(masks[chosen])
     return chain
-
-
-def _strip(box: Box, edge: int, width: int) -> Box:
-    """The strip of a box at one of its edges, by its place in the box."""
-    opposite = (edge + len(box) // 2) % len(box)
-    inner = box[edge] + (width if edge < opposite else -width)
-    return Box(*(inner if place == opposite else position for place, position in enumerate(box)))
 
 
 def _some_box(question: Question, region: Mask, largest: float) -> Box | None:
@@ -336,22 +325,30 @@ def _some_box(question: Question, region: Mask, largest: float) -> Box | None:
             for corner in itertools.product(*places)
         ]
         found = _best(question, [region & mask_of([box], region.shape) for box in boxes], _TRIED)
-        if found:
-            return boxes[found[0]]
+        if found is not None:
+            return boxes[found]
     return None
 
 
-def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -> list[int]:
-    """The sufficient one of several masks that leaves the leading occlusion most slack; then those that may be, too.
+def _cuts(box: Box, strip: int) -> list[Box]:
+    """The box without a strip at each of its sides."""
+    edges = range(len(box))
+    inward = [strip if edge < len(box) // 2 else -strip for edge in edges]
+    return [Box(*(box[edge] + inward[edge] * (edge == moved) for edge in edges)) for moved in edges]
 
-    tried: how many are asked of all occlusions at most; None: as many as it takes. Empty: none of these is sufficient.
+
+def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -> int | None:
+    """The sufficient one of several masks that leaves the leading occlusion most slack; None where none is.
+
+    tried: how many are asked of all occlusions at most; None: as many as it takes.
     """
-    asked = [row for row, mask in enumerate(masks) if mask.any()]
+    asked = [index for index, mask in enumerate(masks) if mask.any()]
     if not asked:
-        return []
-    order = [asked[row] for row in question.ranked(torch.from_numpy(np.stack([masks[row] for row in asked])))][:tried]
+        return None
+    order = [asked[row] for row in question.ranked(torch.from_numpy(np.stack([masks[index] for index in asked])))]
+    order = order[:tried]
     found = question.first(len(order), lambda index: masks[order[index]])
-    return [] if found is None else order[found:]
+    return None if found is None else order[found]
 
 
 def _rim(mask: Mask, grid: Sequence[Box], length: int) -> list[Box]:
