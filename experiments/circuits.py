@@ -1,6 +1,6 @@
 """How small a circuit keeps the class, by ranking and by how many channels each layer keeps, with its controls.
 
-    python experiments/circuits.py FOLDER [--photos 6] [--only core,own,equal,blocks,resample,more] [--update]
+    python experiments/circuits.py FOLDER [--photos 6] [--only core,own,learned,equal,blocks,resample,more] [--update]
     python experiments/circuits.py --scenes DATA …    # DATA holds MNIST/raw
     python experiments/circuits.py --print results/circuits-fair.csv
 
@@ -46,7 +46,8 @@ from suffice.circuits.ablation import Off
 from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.controls import ask_controls
 from suffice.circuits.core import ask_core, smallest_core
-from suffice.circuits.ranking import RANKINGS, Decision, Ranker, make_ranker
+from suffice.circuits.ranking import RANKINGS as EVERY_RANKING
+from suffice.circuits.ranking import Decision, Ranker, make_ranker
 from suffice.circuits.readout import Readout
 from suffice.circuits.references import References, read_references, sample_references, split_references
 from suffice.circuits.replay import Replay
@@ -57,6 +58,7 @@ from suffice.files import read_csv
 from suffice.images import to_model
 from suffice.metrics import mean_with_error
 
+RANKINGS = tuple(ranking for ranking in EVERY_RANKING if ranking != "learned")
 RANDOM, RANDOM_CORES, HELD_OUT, DRAWS = 5, 10, 10, 5
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of every layer, or of all channels
 CSV_COLUMNS = (
@@ -75,6 +77,7 @@ PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
         *(("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated", "integrated-size", "energy")),
         ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
     ],
+    "learned": [("hidden", "mean", "learned", "own", (HALF,))],
     "resample": [("hidden", "resample", "integrated", "own", (LABEL,))],
     "more": [
         ("hidden", "zero", "integrated", "own", (HALF,)),
@@ -125,7 +128,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=20, help="how many photos or scenes (%(default)s)")
     parser.add_argument("--skip", type=int, default=0, help="how many of these to leave out, from the first on")
     parser.add_argument("--only", default=",".join(PARTS), help="of these, joined by commas")
-    parser.add_argument("--rankings", default=",".join(RANKINGS), help="of these, joined by commas")
+    parser.add_argument("--rankings", default=",".join(EVERY_RANKING), help="of these, joined by commas")
     parser.add_argument("--print", type=Path, dest="table", help="print the tables of these rows, and do nothing else")
     add_options(parser)
     arguments = parser.parse_args()
@@ -318,8 +321,8 @@ def rows_of(
             "held out": controls.held_out_kept,
             "resample": controls.resample_kept,
         }
-        if ranker.again:
-            kept["another class"] = float(says_another(decision, ranker, on))
+        if ranker.again or ranker.ranking == "learned":
+            kept["another class"] = float(says_another(decision, ranker, on, network))
             for other in EQUAL_COUNTS:
                 alike = circuit_of_counts(decision, make_ranker(decision, other, network), counts_of(decision, on))
                 kept[other] = float(decision.holds_all(alike[None])[0])
@@ -337,14 +340,14 @@ def sizes_of(decision: Decision, on: Tensor) -> dict[str, object]:
     return dict(zip(CSV_COLUMNS[10:15], (round(size, 4) for size in sizes), strict=True))
 
 
-def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
+def says_another(decision: Decision, ranker: Ranker, on: Tensor, network: Network) -> bool:
     """Whether the circuit of the class after it, with equal counts, says that class."""
     classes = decision.classifier.logits(decision.images[:1]).shape[1]
     other = Decision(
         decision.classifier, decision.images, (decision.target + 1) % classes, decision.layers, decision.offs,
         decision.replay,
     )  # fmt: skip
-    found = circuit_of_counts(other, Ranker(other, ranker.ranking), counts_of(decision, on))
+    found = circuit_of_counts(other, make_ranker(other, ranker.ranking, network), counts_of(decision, on))
     return bool(other.holds_all(found[None])[0])
 
 

@@ -105,7 +105,7 @@ def _objects(
         if thing is not None and size is not None:
             seen = from_photo(thing.astype(np.float32), frame_of(size, classifier.preprocessing))
             objects[image.number] = Packed.of(seen >= 0.5)
-    notes = [f"{len(wrong)} images have boxes that do not fit, such as: {wrong[0]}"] if wrong else []
+    notes = [f"images with boxes that do not fit: {len(wrong)}, such as: {wrong[0]}"] if wrong else []
     without = len(sample) - len(wrong) - len(objects)
     if boxes is not None and without:
         notes.append(f"{without} of {len(sample)} images have no box")
@@ -135,7 +135,7 @@ def true_parts_of(
     wrong = [image for image in sample if image.wrong]
     if not wrong:
         return []
-    told.line(f"looking for what the true class would need in {len(wrong)} images")
+    told.line(f"looking for what the true class would need in {len(wrong)} of {len(sample)} images")
     names = [image.name for image in wrong]
     config = benchmark_of(settings, settings.model, classifier, names, "label", classes)
     run_benchmark(config, place / TRUE_PARTS, engine, tell=told.line, progress=told.progress)
@@ -171,7 +171,9 @@ def second_parts_of(
             names |= {hidden_file(part): part for part, _ in staying}
     if not names:
         return []
-    told.line(f"{len(names)} images keep their class when their part is hidden: looking for a second part")
+    told.line(
+        f"looking for a second part where the class stays without the first: {len(names)} of {len(usable)} images"
+    )
     if classifier.preprocessing.crop_pct != 1:  # they have the size of the model's input already
         model = model.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
     other = dataclasses.replace(settings, data=DatasetSpec(source=str(folder.path), label=SECOND_PARTS))

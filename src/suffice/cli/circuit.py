@@ -79,7 +79,7 @@ def circuit(
         str,
         typer.Option(
             help="What is kept first: integrated-size (of integrated gradients), integrated (with their sign), energy "
-            "(the paper's), weight, random."
+            "(the paper's), weight, random, learned (gates, by gradient descent)."
         ),
     ] = "integrated-size",
     allocation: Annotated[

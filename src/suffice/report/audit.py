@@ -304,7 +304,7 @@ def summary(audit: Audit, held: Held) -> str:
                 lines.append(f"- {change.became}: {'; the same mark as '.join(pastes)}")
         lines.append("")
     lines += [
-        f"{len(audit.errors)} images could not be read or explained." if audit.errors else "",
+        f"Images that could not be read or explained: {len(audit.errors)}." if audit.errors else "",
         f"Details: {PAGE}, {JSON}.",
     ]
     return "\n".join(lines).strip() + "\n"
