@@ -49,10 +49,10 @@ from torch import Tensor, nn
 
 from rows import MADE, Rows, add_options, code_of, run_as_command, show_stored
 from suffice.audit import AuditSettings, run_audit
+from suffice.audit.clusters import find_evidence
 from suffice.audit.evidence import SURROUNDINGS, Evidence
 from suffice.audit.parts import SECOND_PART, Packed, Part
 from suffice.audit.pictures import Pictures
-from suffice.audit.run import find_evidence
 from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
 from suffice.audit.surroundings import Surroundings, surroundings_of
 from suffice.benchmark.classes import load_model

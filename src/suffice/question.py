@@ -28,7 +28,6 @@ is asked first, the others only about what it left: a mask that fails costs one 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,6 +52,9 @@ if TYPE_CHECKING:
     from suffice.explanation import Explanation
 
 KINDS = ("sufficient", "contrastive", "complete")
+
+# Logits; in steps of this width slack is compared.
+_STEP = 0.05
 
 T = TypeVar("T")
 
@@ -310,32 +312,40 @@ class Question:
         """Index of the occlusion that is asked first."""
         return self._order[0]
 
+    def lead(self, index: int) -> None:
+        """Ask the occlusion with this index first, from now until another one rules out a mask."""
+        self._order = [index, *(other for other in self._order if other != index)]
+
     def ranked(self, masks: Tensor) -> list[int]:
         """Which of the masks, bool (N, H, W), the leading occlusion does not rule out, the most slack first."""
-        masks = self._shown(masks)
-        rows = list(range(len(masks)))
-        lost = set(self._lost_under([self.leader], masks, keys_of(masks), rows)[self.leader])
-        left = [row for row in rows if row not in lost]
-        slack = dict(zip(left, self.slack(masks[left], self.leader), strict=True))
-        return sorted(left, key=lambda row: -slack[row])
+        slack = self.slack(masks, self.leader)
+        return sorted((row for row, steps in enumerate(slack) if steps > 0), key=lambda row: -slack[row])
 
-    def slack(self, masks: Tensor, index: int) -> list[float]:
-        """How much each of the masks, bool (N, H, W), can lose before it fails under one occlusion; below 0 it fails.
+    def slack(self, masks: Tensor, under: int | Sequence[int]) -> list[int]:
+        """How much each of some masks can lose before it fails under one occlusion, in twentieths of a logit.
 
         The least of the margin, of the log-odds beyond those that γ demands (where it demands any) and, where a mask
-        that is sufficient is to be contrastive, of minus the margin with the mask hidden. All are in logits.
+        that is sufficient is to be contrastive, of minus the margin with the mask hidden. It is rounded, to at least 1
+        where the mask passes and at most 0 where it fails. What a batch's errors could round to another step is settled
+        by answers asked alone: so sums and comparisons of slack, too, are the same whatever the batch.
+
+        Args:
+            masks: bool (N, H, W).
+            under: index of the occlusion, or one for each mask.
         """
         masks = self._shown(masks)
-        self._lost_under([index], masks, keys_of(masks), list(range(len(masks))))
-        slack = [self._slack(index, mask) for mask in masks]
-        # An order that could turn on rounding is settled by answers asked alone.
-        order = sorted(range(len(masks)), key=lambda row: -slack[row])
-        for first, second in itertools.pairwise(order):
-            if slack[first] - slack[second] <= self._answers.tolerance.value:
-                for row in (first, second):
-                    if self.passes(self._answers.settle(index, masks[row])) and self.contrastive:
-                        self._answers.settle(index, ~masks[row])
-        return [self._slack(index, mask) for mask in masks]
+        indices = [under] * len(masks) if isinstance(under, int) else under
+        pairs = list(zip(indices, range(len(masks)), strict=True))
+        failing = set(self._failing(pairs, masks, keys_of(masks)))
+        found = []
+        for index, row in pairs:
+            steps = self._slack(index, masks[row]) / _STEP
+            if abs(steps % 1 - 0.5) * _STEP <= self._answers.tolerance.value:
+                if self.passes(self._answers.settle(index, masks[row])) and self.contrastive:
+                    self._answers.settle(index, ~masks[row])
+                steps = self._slack(index, masks[row]) / _STEP
+            found.append(min(0, round(steps)) if (index, row) in failing else max(1, round(steps)))
+        return found
 
     def first(self, count: int, mask: Callable[[int], npt.NDArray[np.bool_]]) -> int | None:
         """The first of `count` candidates that is sufficient, or None; `mask(index)` gives each, bool (H, W).
@@ -392,18 +402,22 @@ class Question:
         self, group: Sequence[int], masks: Tensor, keys: Sequence[bytes], rows: Sequence[int]
     ) -> dict[int, list[int]]:
         """The rows that fail under each occlusion of a group."""
-        self._ask([(index, row) for index in group for row in rows], masks, keys)
+        failing = self._failing([(index, row) for index in group for row in rows], masks, keys)
+        return {index: [row for other, row in failing if other == index] for index in group}
+
+    def _failing(self, pairs: Sequence[tuple[int, int]], masks: Tensor, keys: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Those of some pairs (index of an occlusion, row of the masks) that fail."""
+        self._ask(pairs, masks, keys)
         known = self._answers.known
-        lost = {index: [row for row in rows if not self.passes(known(index, keys[row]))] for index in group}
+        failing = [(index, row) for index, row in pairs if not self.passes(known(index, keys[row]))]
         if self.contrastive:
-            gone = set().union(*lost.values())
-            kept = [row for row in rows if row not in gone]
+            gone = {row for _, row in failing}
+            kept = [(index, row) for index, row in pairs if row not in gone]
             hidden = ~masks
             hidden_keys = keys_of(hidden)
-            self._ask([(index, row) for index in group for row in kept], hidden, hidden_keys)
-            for index in group:
-                lost[index] += [row for row in kept if known(index, hidden_keys[row]).margin > 0]
-        return lost
+            self._ask(kept, hidden, hidden_keys)
+            failing += [(index, row) for index, row in kept if known(index, hidden_keys[row]).margin > 0]
+        return failing
 
     def _slack(self, index: int, mask: Tensor) -> float:
         answer = self._answers.known(index, keys_of(mask[None])[0])

@@ -357,6 +357,18 @@ def test_two_at_once_in_a_folder_and_sigterm_of_one(suffice: Callable[..., Any],
     assert torch.load("run/checkpoint.ckpt", weights_only=True)["global_step"] > 0
 
 
+@pytest.mark.parametrize("command", [*FILES, "audit"])
+@pytest.mark.parametrize("out", ["photos", "photos/run", "./new/../photos/run"])
+def test_nothing_is_written_among_the_images(command: str, out: str, suffice: Callable[..., Any], photos: Path) -> None:
+    before = sorted(photos.rglob("*"))
+    run = suffice(command, photos.name, "--model", "toy_models:trainable", "--out", out)
+    assert run.status == 2
+    assert run.complaints(1) == [
+        f"suffice: expected an output folder outside of the images in photos; got {out}: name another by --out"
+    ]
+    assert sorted(photos.rglob("*")) == before
+
+
 @pytest.mark.parametrize("command", FILES)
 def test_a_seed_is_said_in_one_way(command: str, suffice: Callable[..., Any], photos: Path) -> None:
     run = suffice(command, str(photos), "--model", "toy_models:trainable", "--set", "seed=7", "--out", "run")

@@ -110,13 +110,13 @@ def open_images(spec: DatasetSpec) -> Images:
     found = _images_of(spec)
     if not spec.backgrounds:
         return found
-    paths = find_images(str(_package_file(expanded(each))) for each in spec.backgrounds)
+    paths = find_images(str(package_file(expanded(each))) for each in spec.backgrounds)
     for path in paths:
         check_file(path, "a photo to paste onto")
     return found.with_backgrounds(paths)
 
 
-def _package_file(name: str) -> str | Path:
+def package_file(name: str) -> str | Path:
     """Where a file lies that an installed package carries, `package:NAME/FILE`; any other name is left as it is."""
     if not name.startswith("package:"):
         return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,7 @@ def audit(
     from suffice.report.audit import PAGE, check_folder, write_audit
 
     conditions = [Condition.read(text) for text in fail_if or ()]
-    folder = named_folder(out) if out is not None else Path("audit-out", Path(data).stem)
+    folder = named_folder(out if out is not None else os.path.join("audit-out", Path(data).stem), data)
     check_folder(str(folder))
     if boxes is not None:
         read_boxes(boxes)  # what is wrong with them is said before the model costs time

@@ -90,6 +90,7 @@ def train_classifier(
     labels = parse_labels(label or [])
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
+    folder = named_folder(out, dataset)
     training = random_subset(load_dataset(dataset, data, "train", seed=seed), images, seed)
     test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images)
     keep_buffers()
@@ -103,7 +104,6 @@ def train_classifier(
             for each in (training, test)
         )
         task = ClassifierTask(classifier, training, settings)
-        folder = named_folder(out)
         results = OutputFolder(folder, "train-classifier")
         results.check([WEIGHTS])
         made = made_by(classifier)

@@ -82,6 +82,7 @@ def train_lax(
     labels = parse_labels(label or [])
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
+    folder = named_folder(out, dataset)
     training = random_subset(load_dataset(dataset, data, "train", seed=seed), images, seed)
     tested = test_images != 0 and (dataset not in DATASETS or "test" in DATASETS[dataset].splits)
     test = random_subset(load_dataset(dataset, data, "test", seed=seed), test_images, seed) if tested else None
@@ -91,7 +92,6 @@ def train_lax(
         options = model_options.fields()
         classifier = load(model, weights=weights, classes=classes, options=options, show_traceback=None)
         task = LaxTask(classifier, settings)
-        folder = named_folder(out)
         OutputFolder(folder, "train-lax").check([ADAPTER, CARD])
         if settings.labels == "true":
             same = model == default_model(dataset, None)

@@ -72,6 +72,7 @@ def train_matcher(
         )
     hardware = {"accelerator": accelerator, "devices": devices, "nodes": nodes, "strategy": strategy}
     machine = make_settings(Machine, hardware, {"workers": workers})
+    folder = named_folder(out, dataset)
     training = random_subset(load_dataset(dataset, data, "train", seed=seed), images, seed)
     keep_buffers()
     model = model or default_model(dataset, None)
@@ -79,7 +80,6 @@ def train_matcher(
         options = model_options.fields()
         classifier = load(model, weights=weights, classes=None, options=options, show_traceback=None)
         task = MatcherTask(classifier, settings)
-        folder = named_folder(out)
         results = OutputFolder(folder, "train-matcher")
         results.check([MATCHER])
         made = made_by(classifier)

@@ -5,6 +5,10 @@ than as many pixels scattered about, and it is found with fewer questions: first
 as what is left is sufficient, then blocks are taken off its rim, and at last every block is tried alone. Where none of
 them can be left out the result is minimal: Definition 1 (EXIC2) of Activation-Deactivation, for the blocks of one grid,
 each alone. What more can be shown is in `certificates.py`.
+
+Blocks are left out by one rule (`Search`). Each is asked about alone, once, under the one occlusion that is most likely
+to need it; what its loss costs in slack about adds up with that of others, so as many as the slack should bear are then
+left out together, with one question for each occlusion instead of one for each block.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +28,16 @@ from suffice.question import Question
 
 # A block is on the rim of a mask if more than this share of what lies around it is off.
 _RIM = 0.2
-# Which shares of the blocks that can be left out alone are tried together, the largest first.
-_SHARES = (1.0, 0.75, 0.5, 0.3, 0.15)
-# Boxes with these shares of the sides are tried all over the image, each a bit less than half its width from the next.
-_WINDOWS, _STEP = (0.36, 0.5, 0.64), 0.4
+# Boxes with these shares of the sides are tried all over the image, at most .6 of their width from one to the next.
+_WINDOWS, _STEP = (0.36, 0.5, 0.64), 0.6
 # A window may be so many times the best box and still be worth a second descent.
 _WORTH = 1.5
 # Of the windows of one size so many are asked of all occlusions.
 _TRIED = 3
+# Losses add up only about: as many blocks go together as should take no more than this share of the slack.
+_FILLED = 0.7
+# So many blocks are asked about at once in the last round: what is left out early need not be asked about again.
+_AT_ONCE = 12
 
 
 class Box(tuple[int, ...]):
@@ -114,6 +120,109 @@ def bounds(mask: Mask) -> Box:
     return Box(*(int(along[0]) for along in places), *(int(along[-1]) + 1 for along in places))
 
 
+class Search:
+    """A sufficient mask that gets smaller, and what leaving out blocks of it costs.
+
+    What is lost without a block is kept for each occlusion that was asked, in steps of slack (`Question.slack`), and
+    taken to be the same when other blocks have gone, until it is asked about again.
+
+    Args:
+        question: which is asked.
+        mask: bool (H, W), sufficient.
+
+    Attributes:
+        mask: what is left so far.
+    """
+
+    def __init__(self, question: Question, mask: Mask) -> None:
+        self._question = question
+        self._losses: dict[Box, dict[int, int]] = {}
+        self._keep(mask)
+
+    def spare(self, block: Box) -> float:
+        """The steps of slack that should be left without a block: below 1 it is needed; infinite: never asked about."""
+        losses = self._losses.get(block, {})
+        return min((self._slack[index] - loss for index, loss in losses.items()), default=math.inf)
+
+    def leave_out(self, blocks: Sequence[Box], first: Iterable[Box] | None = None) -> bool:
+        """Leave out as many of some blocks as go together; whether any did.
+
+        Args:
+            blocks: of the mask.
+            first: those that are asked about, each alone, before; None for those that never were.
+        """
+        self._ask([block for block in blocks if block not in self._losses] if first is None else first)
+        refused: set[Box] = set()
+        while able := [block for block in blocks if block not in refused and 1 <= self.spare(block) < math.inf]:
+            some = self._together(sorted(able, key=self._share))
+            while not self._leaves(some):
+                ruled_out_by = self._question.leader
+                if len(some) == 1:
+                    refused.update(some)
+                    self._ask(some, ruled_out_by)
+                    break
+                if unknown := [block for block in some if ruled_out_by not in self._losses[block]]:
+                    self._ask(unknown, ruled_out_by)
+                    break
+                some = some[: len(some) // 2]
+            else:
+                return True
+        return False
+
+    def _keep(self, mask: Mask) -> None:
+        one, occlusions = torch.from_numpy(mask[None]), range(len(self._question.occlusions))
+        self.mask, self._slack = mask, [max(1, self._question.slack(one, index)[0]) for index in occlusions]
+
+    def _ask(self, some: Iterable[Box], under: int | None = None) -> None:
+        """Learn what is lost without each of some blocks; `under` None: the occlusion that should leave it least.
+
+        Where that one leaves more than was thought, another one may now be the tightest: it is asked, too.
+        """
+        indices = {block: self._tightest(block) if under is None else under for block in some}
+        while indices:
+            left = dict.fromkeys(indices, 0)  # what cannot go is needed
+            trials = {block: trial for block in indices if (trial := self._without([block])).any()}
+            if trials:
+                masks = torch.from_numpy(np.stack(list(trials.values())))
+                slack = self._question.slack(masks, [indices[block] for block in trials])
+                left.update(zip(trials, slack, strict=True))
+            for block, index in indices.items():
+                self._losses.setdefault(block, {})[index] = self._slack[index] - left[block]
+            then = {block: self._tightest(block) for block in indices} if under is None else {}
+            indices = {block: index for block, index in then.items() if index != indices[block]}
+
+    def _leaves(self, some: Sequence[Box]) -> bool:
+        """Leave out some blocks if what is left is sufficient; else the occlusion that rules it out comes to lead."""
+        self._question.lead(self._tightest(None))
+        trial = self._without(some)
+        if not trial.any() or not self._question(trial[None])[0]:
+            return False
+        self._keep(trial)
+        return True
+
+    def _without(self, blocks: Sequence[Box]) -> Mask:
+        return self.mask & ~mask_of(blocks, self.mask.shape)
+
+    def _tightest(self, block: Box | None) -> int:
+        """The occlusion under which least slack should be left without a block, of those that are known."""
+        losses = (block and self._losses.get(block)) or dict.fromkeys(range(len(self._slack)), 0)
+        return min(losses, key=lambda index: self._slack[index] - losses[index])
+
+    def _share(self, block: Box) -> float:
+        """How much of the slack a block costs, under the occlusion where that is most."""
+        return max(loss / self._slack[index] for index, loss in self._losses[block].items())
+
+    def _together(self, blocks: Sequence[Box]) -> Sequence[Box]:
+        """The blocks, from the first on, whose losses the slack should bear together; at least one."""
+        costs = dict.fromkeys(range(len(self._slack)), 0)
+        for count, block in enumerate(blocks):
+            for index, loss in self._losses[block].items():
+                costs[index] += loss
+            if count and any(costs[index] > _FILLED * slack for index, slack in enumerate(self._slack)):
+                return blocks[:count]
+        return blocks
+
+
 def smallest_box(
     question: Question, region: Mask, finest: int, progress: Callable[[], object] = lambda: None
 ) -> list[Mask]:
@@ -148,10 +257,8 @@ def peeled(
 ) -> Peeled:
     """A sufficient mask without the blocks that it does not need.
 
-    Rounds of questions: what does the leading occlusion say of the mask without each block? The blocks that it does
-    not need are then left out, as many together as go, those first that cost least. Blocks of twice the side go first,
-    from the rim on. A block that a larger mask needed is taken to be needed still, until in the last round all blocks
-    are asked about again: that round is the certificate.
+    Blocks of twice the side go first, from the rim on, then those of the side. At last all of these are asked about
+    again, wherever they lie, those first that should leave most slack: a round in which none can go is the certificate.
 
     Args:
         question: which is asked.
@@ -160,44 +267,26 @@ def peeled(
         budget: no round begins after this many images have gone through the model.
         progress: called after each round.
     """
-    ranked = _Ranked([], np.zeros((0, *mask.shape), dtype=bool), question.leader)
-    for length, rim in ((2 * side, True), (side, True), (side, False)):
-        blocks = blocks_of(bounds(mask), length)
-        needed: set[Box] = set()  # by a mask that was larger: not asked again before the last round
-        while True:
-            chosen = [block for block in blocks if block not in needed and mask[block.inside].any()]
-            if rim:
-                chosen = [block for block in chosen if _exposure(mask, block, max(1, length // 2)) > _RIM]
-            without = [mask & ~mask_of([block], mask.shape) for block in chosen]
-            asked = [index for index, trial in enumerate(without) if trial.any()]
-            if question.classifier.passes.forward + len(asked) > budget:
-                return Peeled(mask, False, _importance(question, mask, ranked))
-            smaller: Mask | None = None
-            if asked:
-                blocks_asked = [chosen[index] for index in asked]
-                trials, leader = np.stack([without[index] for index in asked]), question.leader
-                order = question.ranked(torch.from_numpy(trials))
-                smaller = _without(question, mask, [blocks_asked[row] for row in order], each=not rim)
-                if smaller is None and not needed:
-                    ranked = _Ranked(blocks_asked, trials, leader)
-                else:
-                    needed.update(blocks_asked[row] for row in set(range(len(asked))) - set(order))
-            progress()
-            if smaller is not None:
-                mask = smaller
-            elif rim or not needed:
-                break
-            else:
-                needed.clear()
-    return Peeled(mask, True, _importance(question, mask, ranked))
 
+    def goes_on(blocks: Sequence[Box]) -> bool:
+        progress()
+        return question.classifier.passes.forward + len(blocks) <= budget
 
-class _Ranked(NamedTuple):
-    """Blocks, the mask without each of them, bool (N, H, W), and the occlusion under which they are ranked."""
-
-    blocks: Sequence[Box]
-    trials: Mask
-    occlusion: int
+    for length in (2 * side, side):
+        search, grid = Search(question, mask), blocks_of(bounds(mask), length)
+        while goes_on(rim := _rim(search.mask, grid, length)) and search.leave_out(rim):
+            pass
+        mask = search.mask
+    minimal = False
+    while not minimal and goes_on(blocks := _present(search.mask, grid)):
+        order = sorted(blocks, key=search.spare, reverse=True)
+        known = [block for block in order if search.spare(block) < math.inf]
+        some = [known[start : start + _AT_ONCE] for start in range(0, len(known), _AT_ONCE)]
+        minimal = not any(search.leave_out(order, first) for first in ([], None, *some))
+    importance = np.zeros(mask.shape)
+    for rank, block in enumerate(order := sorted(_present(search.mask, grid), key=search.spare)):
+        importance[block.inside] = 1 - rank / len(order)
+    return Peeled(search.mask, minimal, importance * search.mask)
 
 
 def _cut_down(
@@ -262,6 +351,15 @@ def _best(question: Question, masks: Sequence[Mask], tried: int | None = None) -
     return None if found is None else order[found]
 
 
+def _rim(mask: Mask, grid: Sequence[Box], length: int) -> list[Box]:
+    """The blocks of a grid that a mask has, and that lie on its rim."""
+    return [block for block in _present(mask, grid) if _exposure(mask, block, max(1, length // 2)) > _RIM]
+
+
+def _present(mask: Mask, grid: Sequence[Box]) -> list[Box]:
+    return [block for block in grid if mask[block.inside].any()]
+
+
 def blocks_of(box: Box, side: int) -> list[Box]:
     """A box in about square blocks of about this side."""
     return grid_of(box, *(max(1, round(length / side)) for length in box.sides))
@@ -290,32 +388,3 @@ def _exposure(mask: Mask, block: Box, width: int) -> float:
     within = Box(*(max(0, edge) for edge in wide.start), *map(min, mask.shape, wide.stop))
     kept = np.count_nonzero(mask[within.inside]) - np.count_nonzero(mask[block.inside])
     return 1 - kept / (wide.area - block.area)
-
-
-def _without(question: Question, mask: Mask, blocks: Sequence[Box], each: bool) -> Mask | None:
-    """The mask without as many of the blocks, from the first on, as go together; None where not even one goes.
-
-    each: whether every block is tried alone before giving up.
-    """
-    counts = list(dict.fromkeys(max(1, round(share * len(blocks))) for share in _SHARES)) if blocks else []
-    leave: list[Sequence[Box]] = [blocks[:count] for count in counts]
-    if blocks and counts[-1] > 1:
-        leave.append(blocks[:1])
-    if each:
-        leave += [[block] for block in blocks[1:]]
-    trials = [trial for some in leave if (trial := mask & ~mask_of(some, mask.shape)).any()]
-    found = question.first(len(trials), lambda index: trials[index])
-    return None if found is None else trials[found]
-
-
-def _importance(question: Question, mask: Mask, ranked: _Ranked) -> npt.NDArray[np.float64]:
-    """The rank of each block's slack, in (0, 1], the block without which least is left first; 0 outside of the mask.
-
-    Where the budget ended the search, blocks of the last finished pass are ranked, and may have been left out since.
-    """
-    importance = np.zeros(mask.shape)
-    if ranked.blocks:
-        slack = question.slack(torch.from_numpy(ranked.trials), ranked.occlusion)
-        for rank, index in enumerate(np.argsort(slack, kind="stable")):
-            importance[ranked.blocks[index].inside] = 1 - rank / len(ranked.blocks)
-    return importance * mask
