@@ -198,6 +198,8 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
     assert "**fails**: fail if shortcuts &gt; 0; it is 1" in (found.folder / "summary.md").read_text()
     page = (found.folder / "audit.html").read_text()
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    # By the name that the summary and the table of two models have.
+    assert all(f"<bdi>{each.name}</bdi>: {each.where} " in page for each in found.evidence)
     groups = [int(text.split('"')[0]) for text in page.split('data-group="')[1:]]
     assert max(groups) == len(data["groups"]) - 1
     shown = {data["images"][index][1] for group in data["groups"] for index in group} - {""}
