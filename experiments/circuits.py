@@ -419,6 +419,10 @@ def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
     ]  # fmt: skip
     for ranking in ("integrated", "integrated-size"):
         aims.append(
+            (("hidden", "mean", ranking, "own", HALF), "half of the confidence with at most 70% of every layer",
+             lambda row: number(row, "largest_layer_share") <= 0.705)
+        )  # fmt: skip
+        aims.append(
             (("hidden", "mean", ranking, "own", HALF), "half of the confidence, mean share ≤ 55%, two full or fewer",
              lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2)
         )  # fmt: skip

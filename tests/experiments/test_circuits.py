@@ -52,6 +52,7 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"| {' | '.join(KEY)} | 2 | 30% ± 0% | 50% ± 10% | 90% ± 0% | 1 | 20% ± 0% |" in said
     assert f"| {' | '.join(KEY)} | 25% |  |" in said
     assert "two full or fewer on 1 of 2 photos; necessary on 0" in said
+    assert "with at most 70% of every layer on 0 of 2 photos" in said
 
 
 def test_each_network_has_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
