@@ -72,6 +72,7 @@ IN_DOCS = {
     "activation_matching_ablation": "sample:coffee --steps 2 --out {out}/ablation.png",
     "activation_matching_figures": "4 --photos sample:coffee --steps 2 --out {out}",
     "am_transfer": "{photo} --method causal --steps 2 --out {out}",
+    "audit_cost": "report",
     "audit_planted": "report",
     "baselines": "{photo} --signs",
     "circuit_figure": "sample:coffee --method grad-cam --nodes 2 --out {out}/figure-2.png",

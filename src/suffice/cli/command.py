@@ -16,6 +16,7 @@ import typer
 from suffice.cli.process import UnreadError, complain, is_terminal, print_traceback, printable, say
 from suffice.errors import InputError, fault_of
 from suffice.progress import Progress
+from suffice.registry import DATASETS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,9 +123,10 @@ def named_folder(out: str, data: str | None = None) -> Path:
         raise InputError(f"expected an output folder; got {out!r} (--out . is the folder that you are in)")
     if os.path.lexists(out) and not os.path.isdir(out):
         raise InputError(f"expected an output folder that can be written to; got {out}: it is a file")
-    if data is not None and os.path.isdir(data) and Path(out).resolve().is_relative_to(Path(data).resolve()):
-        # the next run would take what lies there for a class
-        raise InputError(f"expected an output folder outside of the images in {data}; got {out}: name another by --out")
+    if data is not None and data not in DATASETS and os.path.isdir(data):
+        for real in (os.path.abspath, os.path.realpath):  # a link within the folder is a class of the next run, too
+            if Path(real(out)).is_relative_to(real(data)):
+                raise InputError(f"expected an output folder outside of the images in {data}; got {out} (see --out)")
     return Path(out)
 
 
