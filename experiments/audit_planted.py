@@ -3,7 +3,6 @@
     python experiments/audit_planted.py run --data DATA     # trains and audits; goes on where it was stopped
     python experiments/audit_planted.py around --data DATA  # the same of surroundings alone, by boxes, sooner
     python experiments/audit_planted.py report              # the tables of the rows that are there
-    python experiments/audit_planted.py cost --data DATA    # time and memory of an audit of 100 scenes of 64 x 64
 
 Scenes of 32 x 32 pixels: Synthetic MNIST (the digits 0 to 4, among boxes on noise), and shapes (square, disc, triangle,
 cross, of any colour, size and place, on noise). In one class, the 0 or the cross, a share of the training images gets a
@@ -42,17 +41,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from rows import MADE, Rows, add_options, code_of, run_as_command, show_stored
 from suffice.audit import AuditSettings, run_audit
+from suffice.audit.clusters import find_evidence
 from suffice.audit.evidence import SURROUNDINGS, Evidence
 from suffice.audit.parts import SECOND_PART, Packed, Part
 from suffice.audit.pictures import Pictures
-from suffice.audit.run import find_evidence
 from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions
 from suffice.audit.surroundings import Surroundings, surroundings_of
 from suffice.benchmark.classes import load_model
@@ -66,7 +64,6 @@ from suffice.explainers.extraction import Mask
 from suffice.images import Photo
 from suffice.models.source import Source
 from suffice.registry import MODELS
-from suffice.report.audit import write_audit
 
 TABLE, AROUND = "audit-planted.csv", "audit-around.csv"
 SIDE = 32
@@ -203,21 +200,25 @@ def marked(image: np.ndarray[Any, Any], thing: Mask, mark: str, random: np.rando
     return values.clip(0, 255).round().astype(np.uint8)
 
 
-SCENES = "scenes of 64"
 NETWORKS: dict[str, nn.Module] = {}
 
 
+def network_of(classes: int) -> nn.Module:
+    """A network of three convolutions."""
+    layers: list[nn.Module] = []
+    for before, after, stride in ((3, 24, 2), (24, 48, 1), (48, 64, 2)):
+        layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+
+
 def trained(data: ImageDataset, count: int, seed: int, epochs: int = 6) -> nn.Module:
-    """A network of three convolutions, trained on the first `count` images."""
+    """Such a network, trained on the first `count` images."""
     arrays = [np.array(data.photo(index).pixels) for index in range(count)]
     pixels = torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays])
     labels = torch.tensor(list(data.labels[:count]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for before, after, stride in ((3, 24, 2), (24, 48, 1), (48, 64, 2)):
-            layers += [nn.Conv2d(before, after, 3, stride, 1), nn.BatchNorm2d(after), nn.ReLU()]
-        network = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, len(data.class_names)))
+        network = network_of(len(data.class_names))
         steps = epochs * (count // 64)
         optimiser = torch.optim.Adam(network.parameters(), 3e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
@@ -319,37 +320,9 @@ def add_source() -> None:
 
 
 def source_of(name: str) -> Source:
-    names = SHAPES if "shapes" in name else tuple(map(str, range(10 if name == SCENES else DIGITS)))
-    side = 64 if name == SCENES else SIDE
-    preprocessing = {"input_size": (side, side), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    names = SHAPES if "shapes" in name else tuple(map(str, range(DIGITS)))
+    preprocessing = {"input_size": (SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.25,) * 3}
     return Source(NETWORKS[name], name, preprocessing, names, outputs="logits", repeatable=True)
-
-
-def cost(root: Path, per_class: int = 10) -> None:
-    """What an audit of Synthetic MNIST costs, ten scenes of each digit."""
-    NETWORKS[SCENES] = trained(SyntheticMnist(root), 2000, seed=0, epochs=4)
-    add_source()
-    settings = AuditSettings(
-        DatasetSpec(source="synthetic-mnist", root=str(root)),
-        ModelSpec(model=f"planted:{SCENES}", device="cpu"),
-        per_class=per_class,
-    )
-    process, resident = psutil.Process(), dict[int, int]()
-    clock, started = time.monotonic(), time.process_time()
-    with tempfile.TemporaryDirectory() as work:
-        audit = run_audit(
-            settings, work, progress=lambda state: resident.setdefault(state.done, process.memory_info().rss)
-        )
-        found = time.process_time()
-        write_audit(audit)
-        ended = time.process_time()
-    scenes = len(audit.images)
-    print(f"{scenes} scenes, {len(audit.asked)} asked about")
-    print(f"{ended - started:.0f} s of one core, of these {ended - found:.0f} s for the page")
-    print(f"{time.monotonic() - clock:.0f} s by the clock")
-    print(f"1,000 scenes at that rate on two cores: {(ended - started) * 1000 / scenes / 120:.1f} minutes")
-    half, end = resident[scenes // 2] / 2**20, process.memory_info().rss / 2**20
-    print(f"resident after {scenes // 2} explanations {half:.0f} MiB, at the end {end:.0f} MiB")
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
@@ -482,7 +455,7 @@ def heatmap_clusters(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "around", "report", "cost"))
+    parser.add_argument("what", choices=("run", "around", "report"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--per-class", type=int, default=100, help="images of a class that are explained (%(default)s)")
@@ -490,9 +463,6 @@ def main() -> None:
     add_options(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.what == "cost":
-        cost(options.data)
-        return
     if options.what == "report":
         show_stored(TABLE, report)
         print()

@@ -1,13 +1,18 @@
 """How small a circuit keeps the class, by ranking and by how many channels each layer keeps, with its controls.
 
-    python experiments/circuits.py FOLDER [--photos 6] [--only core,own,equal,blocks,more] [--update]
+    python experiments/circuits.py FOLDER [--photos 6] [--only core,own,learned,equal,blocks,resample,more] [--update]
+    python experiments/circuits.py --scenes DATA …    # DATA holds MNIST/raw
     python experiments/circuits.py --print results/circuits-fair.csv
 
 The default model is asked about each whole photo. What is off is at its mean over the sample photos that `suffice
-circuit` takes where it is given none. A row is one circuit and one control: the circuit itself (`none`), random ones
-with equal counts, the features only (everything else on), the photo's mean colour, the circuit switched off
-(`complement`) and random ones switched off, ten other photos of the folder of other classes, what is off taken from
-other images (`resample`), and another class (the next one) with equal counts. `kept` is how often the class is on
+circuit` takes where it is given none. With --scenes it is a ResNet-18 and the first test scenes of Synthetic MNIST, and
+what is off is at its mean over other scenes; `suffice train-classifier` trains the network once, on 9,600 scenes, into
+the folder of --out, in two or three minutes.
+
+A row is one circuit and one control: the circuit itself (`none`), random ones with equal counts, those of the largest
+energies and weights with equal counts, the features only (everything else on), the photo's mean colour, the circuit
+switched off (`complement`) and random ones switched off, ten other photos of other classes, what is off taken
+from other images (`resample`), and another class (the next one) with equal counts. `kept` is how often the class is on
 top. A size counts only if all larger sizes tried hold. What the file has is not done again.
 
 Rows whose goal is `lost` are of cores: the fewest channels by the ranking, an equal share of each layer, whose
@@ -20,7 +25,9 @@ Where the class stays with everything off there is no core, and the row is empty
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +37,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+import msi_lax_tables
 import suffice
 from rows import Rows, add_options, code_of, known_by, photos_of, run_as_command, said_of
 from suffice.buffers import keep_buffers
@@ -38,45 +46,89 @@ from suffice.circuits.ablation import Off
 from suffice.circuits.connectivity import Network, connect
 from suffice.circuits.controls import ask_controls
 from suffice.circuits.core import ask_core, smallest_core
-from suffice.circuits.ranking import RANKINGS, Decision, Ranker, make_ranker
+from suffice.circuits.ranking import RANKINGS as EVERY_RANKING
+from suffice.circuits.ranking import Decision, Ranker, make_ranker
 from suffice.circuits.readout import Readout
 from suffice.circuits.references import References, read_references, sample_references, split_references
 from suffice.circuits.replay import Replay
 from suffice.circuits.search import circuit_of_counts, circuit_of_share, smallest_circuit
+from suffice.datasets import load_dataset
+from suffice.datasets.synthetic_mnist import SIDE
 from suffice.files import read_csv
+from suffice.images import to_model
 from suffice.metrics import mean_with_error
 
+RANKINGS = tuple(ranking for ranking in EVERY_RANKING if ranking != "learned")
 RANDOM, RANDOM_CORES, HELD_OUT, DRAWS = 5, 10, 10, 5
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of every layer, or of all channels
 CSV_COLUMNS = (
     "photo", "network", "nodes", "ablation", "ranking", "allocation", "control", "goal", "kept", "confidence", "share",
-    "mean_layer_share", "largest_layer_share", "layers_full", "features_share", "seconds", "among",
+    "mean_layer_share", "largest_layer_share", "layers_full", "features_share", "seconds", "among", "accuracy",
 )  # fmt: skip
+EQUAL_COUNTS = ("energy", "weight")  # rankings whose circuits of equal counts are asked about beside one
 CORE_CONTROLS = ("none", "random", "others", "others, random")
 HALF, LABEL, LOST = "half of the confidence", "label", "lost"
 # (nodes, ablation, ranking, allocation, goals); what matters most comes first, as each takes minutes for 20 photos
 PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
-    "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS if ranking != "weight"],
+    "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS],
     "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
     "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
     "blocks": [
         *(("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated", "integrated-size", "energy")),
         ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
     ],
+    "learned": [("hidden", "mean", "learned", "own", (HALF,))],
+    "resample": [("hidden", "resample", "integrated", "own", (LABEL,))],
     "more": [
-        ("hidden", "resample", "integrated", "own", (LABEL,)),
         ("hidden", "zero", "integrated", "own", (HALF,)),
         *(("hidden", "mean", ranking, "network", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"),
         *(("hidden", "mean", ranking, "own", (LABEL,)) for ranking in ("integrated", "integrated-size")),
     ],
 }
+LITE0, RESNET18 = "efficientnet-lite0", "resnet18, synthetic-mnist"
+SCENES = msi_lax_tables.Table(
+    "synthetic-mnist",
+    "torchvision:resnet18",
+    0.5,
+    (
+        *("--input-size", str(SIDE), "--preset", "quick", *msi_lax_tables.settings_of(epochs=1)),
+        *("--images", "9600", "--test-images", "2000"),
+    ),
+    {},
+)
+"""The network of the scenes, and how it is trained; it has no adapters."""
+OTHER_SCENES = 24  # of which two thirds are what channels that are off have their means over
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, and the images that it is asked about.
+
+    Attributes:
+        network: its name.
+        classifier: it.
+        names: of the images.
+        images: (N, C, H, W) in [0, 1].
+        others: (M, C, H, W) in [0, 1], to make references of.
+        accuracy: share of the labels that it gets right, where that was measured.
+    """
+
+    network: str
+    classifier: suffice.Classifier
+    names: Sequence[str]
+    images: Tensor
+    others: Tensor
+    accuracy: float | None = None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--photos", type=int, default=20)
+    parser.add_argument("--scenes", type=Path, metavar="DATA", help="scenes of Synthetic MNIST instead of photos")
+    parser.add_argument("--photos", type=int, default=20, help="how many photos or scenes (%(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="how many of these to leave out, from the first on")
     parser.add_argument("--only", default=",".join(PARTS), help="of these, joined by commas")
+    parser.add_argument("--rankings", default=",".join(EVERY_RANKING), help="of these, joined by commas")
     parser.add_argument("--print", type=Path, dest="table", help="print the tables of these rows, and do nothing else")
     add_options(parser)
     arguments = parser.parse_args()
@@ -85,29 +137,58 @@ def main() -> int:
         show(stored)
         print(said_of(stored))
         return 0
-    if arguments.folder is None:
-        sys.exit("expected a folder of photos")
+    if (arguments.folder is None) == (arguments.scenes is None):
+        sys.exit("expected a folder of photos, or --scenes DATA")
     torch.set_num_threads(1)
     keep_buffers()
-    photos = photos_of(arguments.folder)
-    classifier = suffice.load_classifier(device="cpu")
-    images = torch.stack([suffice.load_image(photo, classifier) for photo in photos])
+    if arguments.scenes is None:
+        subject = of_photos(arguments.folder)
+    else:
+        subject = of_scenes(arguments.scenes, arguments.out / "circuits-scenes", max(20, arguments.photos))
     rows = Rows(
         "circuits-fair.csv", CSV_COLUMNS, (*CSV_COLUMNS[1:6], "among"), arguments, code_of("circuits.py", "rows.py")
     )
-    among = known_by(image=images)["image_digest"]
+    among = known_by(image=subject.images)["image_digest"]
     for part in arguments.only.split(","):
-        for number, photo in enumerate(photos[: arguments.photos]):
-            began = time.perf_counter()
-            asked = OnePhoto(classifier, images, number)
-            for cell in PARTS[part]:
-                named = zip(CSV_COLUMNS, (photo.name, "efficientnet-lite0", *cell[:4]), strict=False)
-                known = dict(named) | {"among": among} | known_by(classifier, images[number])
-                rows.rows(known, functools.partial(asked.rows, *cell))
-            print(f"{part}, {photo.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        cells = [cell for cell in PARTS[part] if cell[2] in arguments.rankings.split(",")]
+        for number, name in enumerate(subject.names[: arguments.photos][arguments.skip :], arguments.skip):
+            began = time.process_time()
+            asked = OnePhoto(subject.classifier, subject.images, number, subject.others)
+            for cell in cells:
+                known = dict(zip(CSV_COLUMNS, (name, subject.network, *cell[:4]), strict=False))
+                known |= {"among": among, "accuracy": "" if subject.accuracy is None else str(subject.accuracy)}
+                rows.rows(
+                    known | known_by(subject.classifier, subject.images[number]), functools.partial(asked.rows, *cell)
+                )
+            print(f"{part}, {name}: {time.process_time() - began:.0f} s", file=sys.stderr, flush=True)
     show(rows.asked)
     print(rows.close())
     return 0
+
+
+def of_photos(folder: Path) -> Subject:
+    """The default model, and the photos of a folder."""
+    photos = photos_of(folder)
+    classifier = suffice.load_classifier(device="cpu")
+    images = torch.stack([suffice.load_image(photo, classifier) for photo in photos])
+    return Subject(LITE0, classifier, [photo.name for photo in photos], images, sample_references(classifier))
+
+
+def of_scenes(data: Path, work: Path, count: int) -> Subject:
+    """A network trained on Synthetic MNIST, by what is in `work` or now, and the first scenes of the test set."""
+    work.mkdir(parents=True, exist_ok=True)
+    msi_lax_tables.train(SCENES, str(data), work, "bfloat16", seed=0)
+    classifier = suffice.load_classifier(
+        SCENES.model, weights=work / "base" / "classifier.safetensors", input_size=(SIDE, SIDE), device="cpu"
+    )
+    accuracy = json.loads((work / "base.json").read_text())["test_accuracy"]
+    tests, others = (load_dataset(SCENES.dataset, data, split) for split in ("test", "train"))
+    names = [f"scene {index}" for index in range(min(count, len(tests)))]
+    images, references = (
+        torch.stack([to_model(scenes.photo(index), classifier) for index in range(length)])
+        for scenes, length in ((tests, len(names)), (others, min(OTHER_SCENES, len(others))))
+    )
+    return Subject(RESNET18, classifier, names, images, references, accuracy)
 
 
 @functools.lru_cache(maxsize=1)
@@ -119,8 +200,11 @@ def said_of_all(classifier: suffice.Classifier, images: Tensor) -> Tensor:
 class OnePhoto:
     """What is asked about one photo; what several circuits of it need is computed once."""
 
-    def __init__(self, classifier: suffice.Classifier, images: Tensor, number: int) -> None:
+    def __init__(
+        self, classifier: suffice.Classifier, images: Tensor, number: int, others: Tensor | None = None
+    ) -> None:
         self.classifier, self.images, self.number, self.image = classifier, images, number, images[number]
+        self.others = sample_references(classifier) if others is None else others
         self.once: dict[str, Tensor] = {}
 
     @functools.cached_property
@@ -128,16 +212,17 @@ class OnePhoto:
         return read_out(self.classifier, self.image)
 
     @functools.cached_property
-    def held_out(self) -> Tensor:
-        """The next photos of other classes in the folder, from the start again after the last."""
+    def held_out(self) -> Tensor | None:
+        """The next images of other classes, from the start again after the last; None where there is none."""
         said, number = said_of_all(self.classifier, self.images), self.number
         others = [i for i in range(len(said)) if i != number and int(said[i]) != self.readout.target]
-        return self.images[sorted(others, key=lambda i: (i - number) % len(said))[:HELD_OUT]]
+        chosen = sorted(others, key=lambda i: (i - number) % len(said))[:HELD_OUT]
+        return self.images[chosen] if chosen else None
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  one at a time fits in memory, and the photo goes with it
     def switched(self, nodes: str, draws: int = DRAWS) -> tuple[Network, References, Replay]:
         network = connect(self.classifier.require_module("a circuit"), self.readout.recording, nodes)
-        samples, _ = split_references(sample_references(self.classifier), self.image)
+        samples, _ = split_references(self.others, self.image)
         references = read_references(self.classifier, network.layers, samples, draws=draws)
         return network, references, Replay(self.classifier, self.image[None], self.readout.recording, network.layers)
 
@@ -155,7 +240,7 @@ class OnePhoto:
         began = time.perf_counter()
         for goal, on in circuits_of(decision, ranker, allocation, goals, confidence):
             seconds = round(time.perf_counter() - began, 1)
-            rows = rows_of(decision, ranker, on, references, self.held_out, confidence)
+            rows = rows_of(decision, ranker, on, references, self.held_out, confidence, network)
             found += [{**row, "goal": goal, "seconds": seconds} for row in rows]
             began = time.perf_counter()
         return found
@@ -214,7 +299,13 @@ def circuits_of(
 
 
 def rows_of(
-    decision: Decision, ranker: Ranker, on: Tensor, references: References, held_out: Tensor, confidence: float
+    decision: Decision,
+    ranker: Ranker,
+    on: Tensor,
+    references: References,
+    held_out: Tensor | None,
+    confidence: float,
+    network: Network,
 ) -> list[dict[str, object]]:
     """A circuit and its controls, a row each."""
     logits = decision.logits(on[None])[0]
@@ -230,8 +321,11 @@ def rows_of(
             "held out": controls.held_out_kept,
             "resample": controls.resample_kept,
         }
-        if ranker.again:
-            kept["another class"] = float(says_another(decision, ranker, on))
+        if ranker.again or ranker.ranking == "learned":
+            kept["another class"] = float(says_another(decision, ranker, on, network))
+            for other in EQUAL_COUNTS:
+                alike = circuit_of_counts(decision, make_ranker(decision, other, network), counts_of(decision, on))
+                kept[other] = float(decision.holds_all(alike[None])[0])
     of_whole = round(float(decision.confidences(logits).min()) / confidence, 4)
     sizes = sizes_of(decision, on)
     return [
@@ -246,32 +340,46 @@ def sizes_of(decision: Decision, on: Tensor) -> dict[str, object]:
     return dict(zip(CSV_COLUMNS[10:15], (round(size, 4) for size in sizes), strict=True))
 
 
-def says_another(decision: Decision, ranker: Ranker, on: Tensor) -> bool:
+def says_another(decision: Decision, ranker: Ranker, on: Tensor, network: Network) -> bool:
     """Whether the circuit of the class after it, with equal counts, says that class."""
     classes = decision.classifier.logits(decision.images[:1]).shape[1]
     other = Decision(
         decision.classifier, decision.images, (decision.target + 1) % classes, decision.layers, decision.offs,
         decision.replay,
     )  # fmt: skip
-    counts = [int(on[decision.slice_of(i)].sum()) for i in range(len(decision.layers))]
-    return bool(other.holds_all(circuit_of_counts(other, Ranker(other, ranker.ranking), counts)[None])[0])
+    found = circuit_of_counts(other, make_ranker(other, ranker.ranking, network), counts_of(decision, on))
+    return bool(other.holds_all(found[None])[0])
+
+
+def counts_of(decision: Decision, on: Tensor) -> list[int]:
+    return [int(on[decision.slice_of(i)].sum()) for i in range(len(decision.layers))]
 
 
 def show(rows: Sequence[Mapping[str, object]]) -> None:
-    """Sizes, and beside them the controls: mean ± standard error over photos."""
+    """The tables of each network."""
+    for network in dict.fromkeys(row["network"] for row in rows):
+        of_it = [row for row in rows if row["network"] == network]
+        right = {row["accuracy"] for row in of_it if row.get("accuracy")}
+        print(f"## {network}{''.join(f', right of {float(str(share)):.1%} of its test images' for share in right)}\n")
+        show_network(of_it)
+        print()
+
+
+def show_network(rows: Sequence[Mapping[str, object]]) -> None:
+    """Sizes, and beside them the controls: mean ± standard error over images."""
     show_cores([row for row in rows if row["goal"] == LOST])
     rows = [row for row in rows if row["goal"] != LOST]
     keys = list(dict.fromkeys(tuple(row[c] for c in (*CSV_COLUMNS[2:6], "goal")) for row in rows))
     if not keys:
         return
-    print("| nodes | off | ranking | allocation | goal | photos | channels | mean share | largest | full | features |")
+    print("| nodes | off | ranking | allocation | goal | images | channels | mean share | largest | full | features |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for key in keys:
         own = select(rows, key, "none")
         cells = [f"{mean_with_error(numbers(own, c)):.0%}" for c in CSV_COLUMNS[10:13]]
         cells += [f"{median(numbers(own, 'layers_full')):g}", f"{mean_with_error(numbers(own, 'features_share')):.0%}"]
         print(f"| {' | '.join(map(str, key))} | {len(own)} | {' | '.join(cells)} |")
-    names = ("random", "features only", "blank", "held out", "another class", "resample", "complement",
+    names = ("random", *EQUAL_COUNTS, "features only", "blank", "held out", "another class", "resample", "complement",
              "random complement")  # fmt: skip
     print("\nThe class is kept (of circuits that leave something out):\n")
     print(f"| nodes | off | ranking | allocation | goal | {' | '.join(names)} |")
@@ -290,7 +398,7 @@ def show_cores(rows: Sequence[Mapping[str, object]]) -> None:
     if not rows:
         return
     print("Cores, whose switching off alone loses the class:\n")
-    print("| ranking | photos | all channels | mean share | without it others keep theirs | a random one: class kept | "
+    print("| ranking | images | all channels | mean share | without it others keep theirs | a random one: class kept | "
           "a random one: others | necessary |")  # fmt: skip
     print("|---" * 8 + "|")
     for ranking in dict.fromkeys(row["ranking"] for row in rows):
@@ -303,13 +411,17 @@ def show_cores(rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """How many photos reach what was aimed at."""
+    """How many images reach what was aimed at, and of how many the circuit is necessary."""
     found = []
     aims: list[tuple[tuple[str, ...], str, Callable[[Mapping[str, object]], bool]]] = [
         (("hidden", "mean", "integrated-size", "equal", LABEL), "the label with at most 70% of every layer",
          lambda row: number(row, "mean_layer_share") <= 0.705),
     ]  # fmt: skip
     for ranking in ("integrated", "integrated-size"):
+        aims.append(
+            (("hidden", "mean", ranking, "own", HALF), "half of the confidence with at most 70% of every layer",
+             lambda row: number(row, "largest_layer_share") <= 0.705)
+        )  # fmt: skip
         aims.append(
             (("hidden", "mean", ranking, "own", HALF), "half of the confidence, mean share ≤ 55%, two full or fewer",
              lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2)
@@ -324,7 +436,13 @@ def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
     )  # fmt: skip
     for key, what, reached in aims:
         if own := select(rows, key, "none"):
-            found.append(f"{', '.join(key[:4])}: {what} on {sum(map(reached, own))} of {len(own)} photos")
+            images = "scenes" if own[0]["network"] == RESNET18 else "photos"
+            lost = {row["photo"] for row in select(rows, key, "complement") if number(row, "kept") == 0}
+            mostly = {row["photo"] for row in select(rows, key, "random complement") if number(row, "kept") > 0.5}
+            found.append(
+                f"{', '.join(key[:4])}: {what} on {sum(map(reached, own))} of {len(own)} {images}; "
+                f"necessary on {len(lost & mostly)}"
+            )
     return found
 
 

@@ -288,20 +288,21 @@ def report(work: Path, out: Path, seeds: Sequence[int]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for noise in FORMS:
         name = f"msi-lax-table3-{noise}.csv"
-        rows = with_stored([row for seed in seeds for row in table_rows(work, noise, seed)], name, seeds)
+        rows = with_stored([row for seed in seeds for row in table_rows(work, noise, seed)], name)
         if rows:
             _write(out / name, rows)
-            _print(noise, rows)
+        if asked := [row for row in rows if row["seed"] in seeds]:
+            _print(noise, asked)
     rows = [row for noise in FORMS for seed in seeds for row in transfer_rows(work, noise, seed)]
     if any(row["trained_on"] != row["scored_on"] for row in rows):
-        _write(out / "msi-lax-transfer.csv", with_stored(rows, "msi-lax-transfer.csv", seeds))
+        _write(out / "msi-lax-transfer.csv", with_stored(rows, "msi-lax-transfer.csv"))
 
 
-def with_stored(rows: Sequence[dict[str, Any]], table: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows of a table, and those in `results/` of the other seeds that are asked for: a seed may be run by itself."""
+def with_stored(rows: Sequence[dict[str, Any]], table: str) -> list[dict[str, Any]]:
+    """Rows of a table, and those in `results/` of the other seeds: a seed may be run by itself."""
     new, path = {int(row["seed"]) for row in rows}, RESULTS / table
     stored = [as_numbers(row) for row in read_csv(path)] if path.is_file() else []
-    kept = [row for row in stored if row["seed"] in seeds and row["seed"] not in new]
+    kept = [row for row in stored if row["seed"] not in new]
     if kept:
         print(f"{table}: {said_of(kept)}, of the seeds {', '.join(sorted({str(row['seed']) for row in kept}))}")
     return sorted([*kept, *rows], key=lambda row: int(row["seed"]))

@@ -123,6 +123,7 @@ LEFT_OUT = {
     "am-digits.csv": _TRAINS + "minutes",
     "am-digits-attention.csv": _TRAINS + "minutes",
     "am-mnist-noise.csv": _TRAINS + "minutes",
+    "audit-cost.csv": "it holds times alone",
     "audit-around.csv": "its networks are trained first",
     "audit-planted.csv": "its smallest case trains a network and audits it, five minutes",
     "circuits-by-class.csv": _TRAINS + "minutes",

@@ -386,6 +386,17 @@ def test_slack_that_turns_on_rounding_is_settled_alone(drift: float) -> None:
     assert question(Mean(2.975), keep=0.0)[0].slack(rows(32), 0) == [41]
 
 
+def test_a_margin_beyond_any_number_is_slack_enough() -> None:
+    def corner(images: Tensor) -> Tensor:  # finite logits, whose difference is not
+        logit = (images[:, 0, :4, :4].mean((1, 2)) - 0.5) * 3e38 * 2
+        return torch.stack([-logit, logit], 1)
+
+    model = suffice.Classifier(corner, input_size=(8, 8), mean=(0,) * 3, std=(1,) * 3, outputs="logits")
+    found = suffice.explain(model, torch.ones(3, 8, 8), block=4, occlusion="min")
+    assert found.sufficient
+    assert 8 < int(found.mask.sum()) == int(found.mask[:4, :4].sum()), "more than half of the corner, and no more"
+
+
 def test_whole_logits_of_slack_are_never_settled() -> None:
     test, classifier = question(Mean(), keep=0.0)  # as of models that answer with one of a few numbers
     before = classifier.forward_passes

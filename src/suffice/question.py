@@ -55,6 +55,8 @@ KINDS = ("sufficient", "contrastive", "complete")
 
 # Logits; in steps of this width slack is compared.
 _STEP = 0.05
+# Logits; more than any but a masked class has, whose margin may be infinite, of which there is no step.
+_MOST = 1e6
 
 T = TypeVar("T")
 
@@ -426,7 +428,7 @@ class Question:
             slack = min(slack, log_odds(answer.confidence) - self.demanded)
         if self.contrastive and self.passes(answer):  # else it was not asked, or by another question
             slack = min(slack, -self._answers.known(index, keys_of(~mask[None])[0]).margin)
-        return slack
+        return max(-_MOST, min(_MOST, slack))
 
     def _ask(self, pairs: Sequence[tuple[int, int]], masks: Tensor, keys: Sequence[bytes]) -> None:
         turns = torch.tensor([0.0, self.demanded], dtype=torch.float64)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from suffice.audit.clusters import find_evidence
 from suffice.audit.common import Moments, common_of, fitted
 from suffice.audit.comparison import Audited, compared
 from suffice.audit.conditions import Condition
@@ -33,7 +34,6 @@ from suffice.audit.mistakes import mistakes_found
 from suffice.audit.parts import Packed, Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import clusters_of
-from suffice.audit.run import find_evidence
 from suffice.audit.sample import Prediction, drawn
 from suffice.audit.settings import AuditSettings
 from suffice.audit.surroundings import recurring, surroundings_of

@@ -26,7 +26,7 @@ from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import prepare
-from suffice.report.audit import render_audit, write_audit
+from suffice.report.audit import render_audit, summary, write_audit
 
 HERE = Path(__file__).parent
 SIDE, COUNT = 32, 14
@@ -125,8 +125,15 @@ def test_what_surrounds_objects_is_shown_as_the_model_was_asked(found: Audit, fo
     boxed = run_audit(dataclasses.replace(found.settings, boxes=str(folder / "all.json")), folder / "first")
     assert [(each.kind, each.target_name) for each in boxed.shortcuts] == [("part", "horse"), ("surroundings", "horse")]
     assert boxed.comparison is not None
-    changed = [(each.name, each.found_in, each.became) for each in boxed.comparison.changes if each.became != "stayed"]
-    assert changed == [(each.name, "first", "went") for each in boxed.shortcuts]
+    # The mark is in parts and in surroundings, and went once.
+    assert numbers_of(boxed)["went"] == 1
+    (change,) = [each for each in boxed.comparison.changes if each.became != "stayed"]
+    assert change.also is not None
+    assert [each.name for each in (change, change.also)] == [each.name for each in boxed.shortcuts]
+    assert (change.found_in, change.became) == ("first", "went")
+    said = summary(boxed, ())
+    assert said.count("- went: ") == 1
+    assert f"; the same mark as {change.also.name}, {change.also.first.counts} before" in said
     content = write_audit(boxed)
     assert {"part", "surroundings"} == {each["kind"] for each in content["evidence"]}
     images = {image.name: image for image in boxed.images}
@@ -191,6 +198,8 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
     assert "**fails**: fail if shortcuts &gt; 0; it is 1" in (found.folder / "summary.md").read_text()
     page = (found.folder / "audit.html").read_text()
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    # By the name that the summary and the table of two models have.
+    assert all(f"<bdi>{each.name}</bdi>: {each.where} " in page for each in found.evidence)
     groups = [int(text.split('"')[0]) for text in page.split('data-group="')[1:]]
     assert max(groups) == len(data["groups"]) - 1
     shown = {data["images"][index][1] for group in data["groups"] for index in group} - {""}

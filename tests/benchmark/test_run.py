@@ -249,7 +249,10 @@ def test_rows_of_other_code_are_told_and_can_be_made_again(
     monkeypatch.setattr(provenance, "code_digest", lambda: "another")
     provenance.versions.cache_clear()
     assert run(toy)[1] == rows
-    assert run.said[1] == "48 of 48 rows were made by other code; they are kept (--renew makes them again)"
+    assert (
+        run.said[1]
+        == "48 of 48 rows were made by other code; they are kept (bench --renew, or another --out, makes them again)"
+    )
     outcome, renewed = run(toy, renew=True)
     provenance.versions.cache_clear()
     assert outcome.cells == 8

@@ -22,7 +22,7 @@ from suffice.circuits import Circuit, compare_circuits, compare_with_whole, load
 from suffice.circuits.ablation import channel_means, layer_activations, switched_logits
 from suffice.circuits.connectivity import Layer, connect
 from suffice.circuits.controls import out_of_range
-from suffice.circuits.ranking import RANKINGS, Decision, best_channels
+from suffice.circuits.ranking import RANKINGS, Decision, best_channels, learned_gates
 from suffice.circuits.references import read_references, split_references
 from suffice.circuits.replay import Replay
 from suffice.circuits.search import ALLOCATIONS
@@ -257,6 +257,43 @@ def test_a_pass_does_not_start_where_something_is_written_over_later() -> None:
     expected = switched_logits(classifier, layers, images, circuit)
     for _ in range(2):
         torch.testing.assert_close(decision.logits(circuit, len(layers) - 1)[:, 0], expected)
+
+
+def test_gradients_of_gates_are_those_of_the_confidence() -> None:
+    """Against finite differences of -log of the confidence, at gates in between; added over images, mean over ways."""
+    torch.manual_seed(0)
+    classifier = classifier_of(randomised(Parts()), side=16)
+    images = torch.rand(2, 3, 16, 16)
+    layers = layers_of(classifier, images[0])
+    offs = [None, [torch.rand_like(layer.value.tensor) for layer in layers]]
+    decision = Decision(classifier, images, 1, layers, offs)
+    gates = 0.2 + 0.6 * torch.rand(decision.channels)
+    nudge, expected = 1e-2 * torch.eye(decision.channels), torch.zeros(decision.channels)
+    for image in images:
+        for off in offs:
+            less, more = (
+                -switched_logits(classifier, layers, image.expand(len(each), -1, -1, -1), each, off).log_softmax(1)[
+                    :, 1
+                ]
+                for each in (gates - nudge, gates + nudge)
+            )
+            expected += (more - less) / 2e-2 / len(offs)
+    torch.testing.assert_close(decision.gradients(gates), expected, rtol=2e-2, atol=2e-3)
+
+
+def test_learned_gates_leave_on_what_the_class_needs_and_do_so_for_any_class() -> None:
+    """A class that the network does not give the image gets a circuit as small, which says it."""
+    classifier = classifier_of(Wired())
+    call = {"layers": "all", "switch": "all", "ranking": "learned", "ablation": "zero"}
+    circuit = suffice.trace_circuit(classifier, COLOURS, **call)
+    assert on(circuit) == {"first": [0], "second": [0]}
+    assert any("other classes" in note for note in circuit.notes)
+    layers = layers_of(classifier, COLOURS)
+    for target in range(3):
+        gates = learned_gates(Decision(classifier, COLOURS[None], target, layers)) > 0.5
+        needed = [2 * target, 6 + 2 * target]
+        assert gates.nonzero()[:, 0].tolist() == needed
+        assert int(switched_logits(classifier, layers, COLOURS[None], gates[None]).argmax()) == target
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)

@@ -134,8 +134,12 @@ def test_a_line_now_and_then_whatever_a_cell_takes(capsys: pytest.CaptureFixture
         assert capsys.readouterr().err.startswith("suffice: reading what is asked, for 0 s\n")
         shown.progress(RunProgress(4))
         time.sleep(0.3)
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1] == "suffice: 0/4 done, 4 to do; at the next, for 0 s"
+        shown.progress(RunProgress(4, 4))
+        time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "suffice: 0/4 done, 4 to do; at the next, for 0 s"
+    assert lines[-1] == "suffice: 4/4 done, 0 to do; at what follows, for 0 s"
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
     assert inspect.signature(Shown).parameters["seconds"].default < 9

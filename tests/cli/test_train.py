@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from suffice.cli.command import named_folder
 from suffice.folders import RECORD
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -358,15 +359,25 @@ def test_two_at_once_in_a_folder_and_sigterm_of_one(suffice: Callable[..., Any],
 
 
 @pytest.mark.parametrize("command", [*FILES, "audit"])
-@pytest.mark.parametrize("out", ["photos", "photos/run", "./new/../photos/run"])
+@pytest.mark.parametrize("out", ["photos", "photos/run", "./new/../photos/run", "photos/link", "link"])
 def test_nothing_is_written_among_the_images(command: str, out: str, suffice: Callable[..., Any], photos: Path) -> None:
+    Path("elsewhere").mkdir()
+    (photos / "link").symlink_to("../elsewhere")
+    Path("link").symlink_to("photos/left")
     before = sorted(photos.rglob("*"))
     run = suffice(command, photos.name, "--model", "toy_models:trainable", "--out", out)
     assert run.status == 2
     assert run.complaints(1) == [
-        f"suffice: expected an output folder outside of the images in photos; got {out}: name another by --out"
+        f"suffice: expected an output folder outside of the images in photos; got {out} (see --out)"
     ]
     assert sorted(photos.rglob("*")) == before
+
+
+def test_a_folder_called_as_a_data_set_is_none_of_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mnist").mkdir()
+    assert named_folder("mnist/run", "mnist") == Path("mnist/run")
+    assert named_folder("photos-audit", "photos") == Path("photos-audit")
 
 
 @pytest.mark.parametrize("command", FILES)

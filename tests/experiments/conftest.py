@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 import sys
 from pathlib import Path
 
@@ -10,6 +11,19 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    """Four digits, each a bar, in the files of MNIST."""
+    digits = np.zeros((4, 28, 28), dtype=np.uint8)
+    digits[:, 6:22, 10:16] = 255
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 4, 28, 28) + digits.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 4) + bytes([3, 1, 4, 1]))
+    return tmp_path
 
 
 @pytest.fixture

@@ -119,3 +119,22 @@ def test_figures_are_drawn(script: Any, tmp_path: Path, capsys: pytest.CaptureFi
     figures.draw([[(grey, "a"), (colours, "b")]], tmp_path / "figures" / "a.png")
     assert (tmp_path / "figures" / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "a | b" in capsys.readouterr().out
+
+
+def test_the_default_way_is_that_of_explain_and_a_search_may_end_early(script: Any) -> None:
+    start = script("am_start")
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 3))
+    hidden = network(torch.zeros(1, 3, 8, 8))[0].detach()
+    network[-1].bias.data -= hidden + torch.tensor([0.1, 0.0, 0.0])  # with nothing shown the class is another
+    classifier = suffice.Classifier(network, input_size=(8, 8), outputs="logits")
+    found = suffice.explain(classifier, image, "activation-matching", "zero", steps=12)
+    ours = start.explained(classifier, image, "nothing", 12, 0.5, "noise")
+    assert ours["area"] == found.area < 1
+    assert ours["confidence"] == pytest.approx(found.explanation_confidence, abs=1e-6)
+    assert start.explained(classifier, image, "grad-cam", 0, 0.5, "none")["last"] == 0  # the map's own, without a step
+    assert start.ended_early([(3, 90), (75, 80), (99, 70)], 100) == (95, 80)
+    assert start.ended_early([(3, 90), (9, 80)], 72) == (70, 80)
+    assert start.ended_early([(3, 90), (9, 80)], 60) == (60, 80)

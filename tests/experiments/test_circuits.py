@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
+import importlib
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
-ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("circuits", ROOT / "experiments" / "circuits.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-circuits = importlib.util.module_from_spec(SPEC)
-sys.path.insert(0, str(ROOT / "experiments"))
-SPEC.loader.exec_module(circuits)
-sys.path.remove(str(ROOT / "experiments"))
+from suffice.files import read_csv
+from suffice.models.small_cnn import synthetic_mnist
+
+circuits = importlib.import_module("circuits")  # of experiments/, by conftest.py
 
 
 KEY = ("hidden", "mean", "integrated-size", "own", circuits.HALF)
@@ -23,7 +22,26 @@ KEY = ("hidden", "mean", "integrated-size", "own", circuits.HALF)
 
 def row(photo: str, control: str, kept: float, mean: float = 0.5, full: int = 1) -> dict[str, object]:
     nodes, off, ranking, allocation, goal = KEY
-    values = (photo, "toy", nodes, off, ranking, allocation, control, goal, kept, 0.6, 0.3, mean, 0.9, full, 0.2, 1, "")
+    values = (
+        photo,
+        "toy",
+        nodes,
+        off,
+        ranking,
+        allocation,
+        control,
+        goal,
+        kept,
+        0.6,
+        0.3,
+        mean,
+        0.9,
+        full,
+        0.2,
+        1,
+        "",
+        "",
+    )
     return dict(zip(circuits.CSV_COLUMNS, values, strict=True))
 
 
@@ -33,7 +51,22 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert f"| {' | '.join(KEY)} | 2 | 30% ± 0% | 50% ± 10% | 90% ± 0% | 1 | 20% ± 0% |" in said
     assert f"| {' | '.join(KEY)} | 25% |  |" in said
-    assert "two full or fewer on 1 of 2 photos" in said
+    assert "two full or fewer on 1 of 2 photos; necessary on 0" in said
+    assert "with at most 70% of every layer on 0 of 2 photos" in said
+
+
+def test_each_network_has_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """A circuit is necessary where the class is lost without it, and kept without most random ones."""
+    scene = {"network": circuits.RESNET18, "accuracy": "0.875"}
+    rows = [row("a", "none", 1, 0.6), *(row(name, "none", 1, 0.4) | scene for name in "bcd")]
+    rows += [row(name, "complement", float(name == "d")) | scene for name in "bcd"]
+    rows += [row(name, "random complement", 0.2 if name == "c" else 0.6) | scene for name in "bcd"]
+    rows += [row("b", "energy", 1) | scene, row("c", "energy", 0) | scene]
+    circuits.show(rows)
+    photos, scenes = capsys.readouterr().out.split(f"## {circuits.RESNET18}, right of 87.5% of its test images")
+    assert "on 0 of 1 photos; necessary on 0" in photos
+    assert "on 3 of 3 scenes; necessary on 1" in scenes
+    assert f"| {' | '.join(KEY)} |  | 50% |  |" in scenes
 
 
 def test_the_table_of_cores(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +77,28 @@ def test_the_table_of_cores(capsys: pytest.CaptureFixture[str]) -> None:
     ])  # fmt: skip
     said = capsys.readouterr().out
     assert "| integrated-size | 2 | 30.0% ± 0.0% | 1.0% ± 0.0% | 70% ± 10% | 70% ± 30% | 100% ± 0% | 1 of 2 |" in said
+
+
+def test_scenes_beside_other_scenes(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that is trained already: what is off is as for other scenes, whatever photos there are."""
+    out = tmp_path / "out"
+    base = out / "circuits-scenes" / "base"
+    base.mkdir(parents=True)
+    save_file(synthetic_mnist().require_module("a test").state_dict(), base / "classifier.safetensors")
+    (base.parent / "base.json").write_text(json.dumps({"test_accuracy": 0.25}))
+    small = dataclasses.replace(circuits.SCENES, model="suffice.models.small_cnn:synthetic_mnist")
+    monkeypatch.setattr(circuits, "SCENES", small)
+    monkeypatch.delattr(circuits, "sample_references")
+    asked = ["--scenes", str(mnist), "--photos", "2", "--skip", "1", "--only", "own", "--rankings", "energy"]
+    monkeypatch.setattr(sys, "argv", ["circuits.py", *asked, "--out", str(out)])
+    assert circuits.main() == 0
+    rows = read_csv(out / "circuits-fair" / "circuits-fair.csv")
+    assert {(row["photo"], row["network"], row["ranking"], row["accuracy"]) for row in rows} == {
+        ("scene 1", "resnet18, synthetic-mnist", "energy", "0.25")
+    }
+    (found,) = (row for row in rows if row["control"] == "none")
+    assert found["kept"] == "1.0"
+    assert 0 < float(found["share"]) < 1
 
 
 def test_rows_of_a_small_network() -> None:
@@ -78,6 +133,8 @@ def test_rows_of_a_small_network() -> None:
     assert read_out(classifier, images[0]).target == 0
     assert (kept["none"], kept["held out"], kept["blank"], kept["complement"], kept["another class"]) == (1, 1, 1, 0, 1)
     assert {row["share"] for row in rows} == {round(1 / 6, 4)}
+    # Of one channel: the red one has the most energy, and all three that are wired weigh alike.
+    assert (kept["energy"], kept["weight"]) == (1, 1)
     core = {row["control"]: row for row in photo.rows("hidden", "zero", "energy", "equal", (circuits.LOST,))}
     # Without the red channel red photos are nothing; the green and the blue one are what they were.
     assert (core["none"]["kept"], core["none"]["share"], core["others"]["kept"]) == (0, round(1 / 6, 4), 1)

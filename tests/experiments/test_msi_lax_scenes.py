@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,6 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     return importlib.import_module("msi_lax_scenes")
-
-
-@pytest.fixture
-def mnist(tmp_path: Path) -> Path:
-    digits = np.zeros((4, 28, 28), dtype=np.uint8)
-    digits[:, 6:22, 10:16] = 255
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for prefix in ("train", "t10k"):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 4, 28, 28) + digits.tobytes())
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 4) + bytes([3, 1, 4, 1]))
-    return tmp_path
 
 
 class Brightness(torch.nn.Module):
@@ -109,6 +96,8 @@ def test_a_seed_that_is_run_by_itself_leaves_those_in_results(
     folder.mkdir(parents=True)
     columns = "method,image,msi_base,msi_penalty,msi,iou,heat_inside,single_deletion,weights_digest,code,made"
     (folder / "rows-msi.csv").write_text(columns + "\nlax,0,0,0,0.5,0,0,0,v,d,2026-11-22\n")
+    bench.main(["--report", "--work", str(tmp_path), "--seeds", "2", "--update"])
+    assert "means over the seeds 2 " in capsys.readouterr().out
     bench.main(["--report", "--work", str(tmp_path), "--update"])
     rows = bench.read_csv(table)
     assert [(row["seed"], row["msi"], row["images_mean"], row["code"]) for row in rows] == [

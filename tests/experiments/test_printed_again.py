@@ -72,6 +72,7 @@ IN_DOCS = {
     "activation_matching_ablation": "sample:coffee --steps 2 --out {out}/ablation.png",
     "activation_matching_figures": "4 --photos sample:coffee --steps 2 --out {out}",
     "am_transfer": "{photo} --method causal --steps 2 --out {out}",
+    "audit_cost": "report",
     "audit_planted": "report",
     "baselines": "{photo} --signs",
     "circuit_figure": "sample:coffee --method grad-cam --nodes 2 --out {out}/figure-2.png",
@@ -87,6 +88,7 @@ IN_DOCS = {
 }
 IN_DOCS_ELSEWHERE = {  # experiment, configuration or target of make: the test of its parts, or why there is none
     "algorithm_1": "tests/occlusion/test_deactivation_reference.py",
+    "am_start": "tests/experiments/test_activation_matching.py",
     "batch_sizes": "tests/experiments/test_batch_sizes.py",
     "benchmark_runner": "tests/experiments/test_benchmark_runner.py",
     "lax_figures": "tests/experiments/test_lax_figures.py, as it needs an adapter",

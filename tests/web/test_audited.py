@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -69,6 +71,21 @@ def test_only_the_members_that_the_audit_lists_are_pasted_and_as_it_wrote_them(t
     (cutouts / "0-0.png").symlink_to(cutouts / "0-1.png")
     with pytest.raises(InputError, match=r"expected a cut-out .*; .*0-0.png is a link"):
         found.pasted(0, upload)
+
+
+@pytest.mark.parametrize("kept", [20, 60], ids="{} bytes of it".format)
+def test_a_damaged_cut_out_is_told_where_its_digest_is_that_of_the_damage(tmp_path: Path, kept: int) -> None:
+    model = served(Corner())
+    folder = audit(tmp_path / "a", model)
+    file, content = folder / "cut-outs" / "0-0.png", json.loads((folder / "audit.json").read_text())
+    file.write_bytes(file.read_bytes()[:kept])
+    content["evidence"][0]["cut_outs"][0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "audit.json").write_text(json.dumps(content))
+    with TestClient(make_app([model], audit=open_audit(str(folder), [model])), base_url=BASE) as client:
+        image = client.post("/api/images", files={"image": ("a.png", photo())}).json()["id"]
+        answer = client.post(f"/api/audit/0/images/{image}")
+        assert answer.status_code == 422
+        assert re.fullmatch(r"expected a readable image; .*0-0.png is damaged.*", answer.json()["detail"])
 
 
 def test_an_audit_that_does_not_fit_the_model_is_told(tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from suffice.audit.evidence import FALSE_DISCOVERIES, SURROUNDINGS, Evidence, population_of, sign_test
+from suffice.audit.evidence import FALSE_DISCOVERIES, PART, SURROUNDINGS, Evidence, population_of, sign_test
 from suffice.audit.findings import Average, Rate
-from suffice.audit.parts import Part, joined
+from suffice.audit.parts import SECOND_PART, Part, joined
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction
 from suffice.audit.surroundings import Surroundings
@@ -30,6 +31,8 @@ class Change:
         first, second: pastes that bring the class in each model.
         q_value: of the sign test between the two, by Benjamini and Hochberg over all clusters.
         became: `came`, `went`, or `stayed` where a difference was not shown.
+        also: surroundings that are the same mark as this part, outside of the object in mostly the same images: two
+            clusters, and one change.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Change:
     second: Rate
     q_value: float
     became: str
+    also: Change | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,52 +138,97 @@ def _overlap(one: Part, other: Part) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
+class _Judged(NamedTuple):
+    """A change, and how much more often the class comes in the second model."""
+
+    evidence: Evidence
+    change: Change
+    p_value: float
+    more: float
+
+
 def _changes(first: Audited, second: Audited, seed: int) -> list[Change]:
     from scipy import stats
 
-    found: list[tuple[Change, float, float]] = []
-    for which, own, rival in (("first", first, second), ("second", second, first)):
-        parts = {part.name: part for part in own.parts}
+    found = [
+        judged
+        for which, own, rival in (("first", first, second), ("second", second, first))
+        for each in own.evidence
+        if (judged := _judged(each, which, own, rival, seed)) is not None
+    ]
+    q_values = stats.false_discovery_control([each.p_value for each in found]).tolist() if found else []
+    decided = []
+    for each, q_value in zip(found, q_values, strict=True):
+        became = "stayed" if q_value > FALSE_DISCOVERIES else "came" if each.more > 0 else "went"
+        decided.append(each._replace(change=dataclasses.replace(each.change, q_value=q_value, became=became)))
+    return sorted(_joined(decided), key=lambda each: (each.became == "stayed", each.q_value, each.found_in, each.name))
+
+
+def _judged(evidence: Evidence, which: str, own: Audited, rival: Audited, seed: int) -> _Judged | None:
+    """One cluster of a model, pasted for both; None of what cannot be, or of the first model's as well."""
+    twin = next((each for each in rival.evidence if _twins(evidence, each)), None)
+    if twin is not None and which == "second":
+        return None  # the same pixels of the same images, once
+    others, free = population_of(evidence.target, own.parts, own.images).others, None
+    if evidence.kind == SURROUNDINGS:
         around = {part.name: part for part in own.surroundings.values()}
-        for each in own.evidence:
-            twin = _twin(each, rival.evidence)
-            if twin is not None and which == "second":
-                continue  # the same pixels of the same images, once
-            others, free = population_of(each.target, own.parts, own.images).others, None
-            if each.kind == SURROUNDINGS:
-                members, free = [around[name] for name in each.members.images], own.surroundings
-                others = [image for image in others if image.number in free]
-            else:
-                members = joined([parts[name] for name in each.members.images])
-            random = np.random.default_rng([seed, 11, each.target, len(members)])
-            _, hosts, pasted = pastes(members, others, own.pictures, random, free)
-            if not hosts:
-                continue
-            came = [_sized(pasted, model.classifier).argmax(1) == each.target for model in (own, rival)]
-            rates = [Rate.where(shown.tolist(), hosts) for shown in came]
-            difference = (came[0].int() - came[1].int()).reshape(-1, HOSTS).sum(1).numpy()
-            p_value = min(1.0, 2 * min(sign_test(difference), sign_test(-difference)))
-            rates = rates if which == "first" else rates[::-1]
-            verdicts = ", then ".join(dict.fromkeys(found.verdict for found in (each, twin) if found is not None))
-            found_in = which if twin is None else "both"
-            change = Change(each.name, found_in, each.target_name, verdicts, rates[0], rates[1], 1.0, "stayed")
-            found.append((change, p_value, (rates[1].value or 0) - (rates[0].value or 0)))
-    q_values = stats.false_discovery_control([p for _, p, _ in found]).tolist() if found else []
-    changes = []
-    for (change, _, more), q_value in zip(found, q_values, strict=True):
-        became = "stayed" if q_value > FALSE_DISCOVERIES else "came" if more > 0 else "went"
-        changes.append(dataclasses.replace(change, q_value=q_value, became=became))
-    return sorted(changes, key=lambda each: (each.became == "stayed", each.q_value, each.found_in, each.name))
+        members, free = [around[name] for name in evidence.members.images], own.surroundings
+        others = [image for image in others if image.number in free]
+    else:
+        parts = {part.name: part for part in own.parts}
+        members = joined([parts[name] for name in evidence.members.images])
+    random = np.random.default_rng([seed, 11, evidence.target, len(members)])
+    _, hosts, pasted = pastes(members, others, own.pictures, random, free)
+    if not hosts:
+        return None
+    came = [_sized(pasted, model.classifier).argmax(1) == evidence.target for model in (own, rival)]
+    rates = [Rate.where(shown.tolist(), hosts) for shown in came]
+    difference = (came[0].int() - came[1].int()).reshape(-1, HOSTS).sum(1).numpy()
+    p_value = min(1.0, 2 * min(sign_test(difference), sign_test(-difference)))
+    one, two = rates if which == "first" else rates[::-1]
+    verdicts = ", then ".join(dict.fromkeys(each.verdict for each in (evidence, twin) if each is not None))
+    found_in = which if twin is None else "both"
+    change = Change(evidence.name, found_in, evidence.target_name, verdicts, one, two, 1.0, "stayed")
+    return _Judged(evidence, change, p_value, (two.value or 0) - (one.value or 0))
 
 
-def _twin(evidence: Evidence, others: Sequence[Evidence]) -> Evidence | None:
-    """The surroundings of mostly the same images, of surroundings: unlike parts they are the same for any model."""
-    own = set(evidence.members.images)
-    for each in others:
-        alike = each.kind == evidence.kind == SURROUNDINGS and each.target == evidence.target
-        if alike and 2 * len(own.intersection(each.members.images)) > len(own.union(each.members.images)):
-            return each
-    return None
+def _joined(found: Sequence[_Judged]) -> list[Change]:
+    """All changes; a part and surroundings that are one mark are one of them."""
+    rest, marks = list(found), []
+    for part in [each for each in found if _outside(each.evidence)]:
+        same = [each for each in rest if _one_mark(part, each)]
+        if same:
+            around = max(same, key=lambda each: _alike(part.evidence, each.evidence))
+            shown = min(part, around, key=lambda each: each.change.q_value).change
+            marks.append(
+                dataclasses.replace(part.change, became=shown.became, q_value=shown.q_value, also=around.change)
+            )
+            rest = [each for each in rest if each is not part and each is not around]
+    return [*marks, *(each.change for each in rest)]
+
+
+def _outside(evidence: Evidence) -> bool:
+    """Whether it is parts, most of which lie mostly outside of the box."""
+    outside = evidence.outside
+    return evidence.kind == PART and outside is not None and 2 * outside.count > outside.total
+
+
+def _one_mark(part: _Judged, other: _Judged) -> bool:
+    """Whether other evidence is surroundings of the same images, that changed in the same direction, if at all."""
+    around, own = other.evidence, part.evidence
+    alike = around.kind == SURROUNDINGS and around.target == own.target and 2 * _alike(own, around) > 1
+    return alike and part.more * other.more >= 0
+
+
+def _twins(one: Evidence, other: Evidence) -> bool:
+    """Whether both are surroundings of mostly the same images: unlike parts they are the same for any model."""
+    return one.kind == other.kind == SURROUNDINGS and one.target == other.target and 2 * _alike(one, other) > 1
+
+
+def _alike(one: Evidence, other: Evidence) -> float:
+    """The share of the members' images that both have."""
+    images = [{name.removesuffix(SECOND_PART) for name in each.members.images} for each in (one, other)]
+    return len(images[0] & images[1]) / len(images[0] | images[1])
 
 
 def _sized(images: Tensor, classifier: Classifier) -> Tensor:

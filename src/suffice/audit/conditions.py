@@ -25,8 +25,8 @@ NUMBERS = {
     "fragile": "share of the parts that half of the contexts break",
     "survives": "share of the parts in whose place other pixels do the same",
     "errors": "images that could not be read or explained",
-    "came": "clusters whose effect came with the second model; only with one",
-    "went": "clusters whose effect went with the second model; only with one",
+    "came": "marks and other evidence whose effect came with the second model; only with one",
+    "went": "marks and other evidence whose effect went with the second model; only with one",
 }
 """What conditions may be about."""
 

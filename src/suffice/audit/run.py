@@ -3,48 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
+from suffice.audit.clusters import find_evidence
 from suffice.audit.comparison import Audited, Comparison, check_comparable, compared
-from suffice.audit.evidence import Evidence, Population, as_fields, decided, from_fields, population_of, tested
+from suffice.audit.evidence import Evidence
+from suffice.audit.explaining import PARTS, SECOND, Told, explained, second_parts_of, true_parts_of
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
-from suffice.audit.parts import Packed, Part, by_target, read_parts, share_inside
+from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import SMALLEST, clusters_of, described, feature_stage
+from suffice.audit.recurring import feature_stage
 from suffice.audit.sample import Prediction, candidates, drawn, in_several_classes, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
-from suffice.audit.surroundings import Surroundings, recurring, surroundings_of
-from suffice.benchmark import RunProgress, run_benchmark
+from suffice.audit.surroundings import Surroundings, surroundings_of
+from suffice.benchmark import RunProgress
 from suffice.benchmark.classes import load_model
-from suffice.benchmark.config import digest
 from suffice.benchmark.images import Images, open_images
 from suffice.benchmark.run import BenchmarkEngine
-from suffice.benchmark.specs import DatasetSpec, ModelSpec, dataset_label, model_label
+from suffice.benchmark.specs import ModelSpec, dataset_label, model_label
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.files import parse_json, read_bytes, write_whole
-from suffice.folders import OutputFolder, check_no_link, locked_folder
-from suffice.images import check_for_photos, frame_of, from_photo
-from suffice.provenance import code_digest, versions
-
-_LARGEST_TEST = 2**24  # bytes
-PARTS, TRUE_PARTS, SECOND, SECOND_PARTS = "parts", "true-class", "second-model", "second-parts"
-"""Folders of the benchmarks' results, in the audit's own."""
+from suffice.folders import check_no_link, locked_folder
+from suffice.images import check_for_photos
+from suffice.provenance import versions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,19 +105,6 @@ class Audit:
         return Average.of({part.name: part.inside for part in self.parts if part.inside is not None})
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Told:
-    """Where an audit says how far it is: a line, or the progress of what is counted."""
-
-    line: Callable[[str], None] = lambda line: None
-    progress: Callable[[RunProgress], None] = lambda progress: None
-
-    def counted(self) -> Callable[[int, int], None]:
-        """What is called with how many of some things are done, and how many there are."""
-        started = time.monotonic()
-        return lambda done, total: self.progress(RunProgress(total, done, seconds=time.monotonic() - started))
-
-
 def run_audit(
     settings: AuditSettings,
     folder: str | Path,
@@ -166,10 +142,10 @@ def run_audit(
         sample = drawn(asked, settings)
         if not sample:
             raise InputError(f"expected images that can be read in {images.name}; none of {len(asked)} can")
-        found = _explained(settings, settings.model, classifier, images, sample, boxes, place / PARTS, engine, told)
-        true_parts = _true_parts(settings, classifier, images, found.images, classes, place, engine, told)
+        found = explained(settings, settings.model, classifier, images, sample, boxes, place / PARTS, engine, told)
+        true_parts = true_parts_of(settings, classifier, images, found.images, classes, place, engine, told)
         pictures = Pictures(images, classifier)
-        rest = _second_parts(settings, settings.model, classifier, pictures, found, place, engine, told)
+        rest = second_parts_of(settings, settings.model, classifier, pictures, found, place, engine, told)
         tell(f"looking for evidence that recurs in {len(found.parts) + len(rest)} parts")
         every = [*found.parts, *rest]
         around = surroundings_of(found.images, found.objects)
@@ -243,285 +219,6 @@ def _predictions(
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Explained:
-    images: list[Prediction]
-    parts: list[Part]
-    objects: dict[int, Packed]
-    errors: dict[str, str]
-    notes: list[str]
-
-
-def _explained(
-    settings: AuditSettings,
-    model: ModelSpec,
-    classifier: Classifier,
-    images: Images,
-    sample: Sequence[Prediction],
-    boxes: Boxes | None,
-    folder: Path,
-    engine: BenchmarkEngine | None,
-    told: Told,
-) -> _Explained:
-    """The parts of a sample, with how much of each is in the object's box."""
-    config = benchmark_of(settings, model, classifier, [image.name for image in sample])
-    run_benchmark(config, folder, engine, tell=told.line, progress=told.progress)
-    parts, errors = read_parts(folder, sample)
-    errors = {name: error for name, error in errors.items() if name not in {part.name for part in parts}}
-    kept = [image for image in sample if image.name not in errors]
-    objects, notes = _objects(kept, images, boxes, classifier)
-    for note in notes:
-        told.line(note)
-    return _Explained(kept, _with_inside(parts, objects), objects, errors, notes)
-
-
-def _objects(
-    sample: Sequence[Prediction], images: Images, boxes: Boxes | None, classifier: Classifier
-) -> tuple[dict[int, Packed], list[str]]:
-    """The pixels in the box of each image's object, where one is known, and what is wrong with boxes."""
-    objects: dict[int, Packed] = {}
-    wrong: list[str] = []
-    for image in sample:
-        try:
-            if boxes is None:
-                own = images.mask(image.number)
-                thing = None if own is None else own.numpy()
-                size = None if thing is None else (thing.shape[1], thing.shape[0])
-            else:
-                photo = images.photo(image.number)
-                thing, size = boxes.mask(image.name, photo), photo.pixels.size
-        except InputError as error:
-            wrong.append(str(error))
-            continue
-        if thing is not None and size is not None:
-            seen = from_photo(thing.astype(np.float32), frame_of(size, classifier.preprocessing))
-            objects[image.number] = Packed.of(seen >= 0.5)
-    notes = [f"{len(wrong)} images have boxes that do not fit, such as: {wrong[0]}"] if wrong else []
-    without = len(sample) - len(wrong) - len(objects)
-    if boxes is not None and without:
-        notes.append(f"{without} of {len(sample)} images have no box")
-    return objects, notes
-
-
-def _with_inside(parts: Sequence[Part], objects: Mapping[int, Packed]) -> list[Part]:
-    """Parts with the share of each that is in the object's box, where one is known."""
-    known = ((part, objects.get(part.image.number)) for part in parts)
-    return [
-        dataclasses.replace(part, inside=None if thing is None else share_inside(part.mask, thing.mask))
-        for part, thing in known
-    ]
-
-
-def _true_parts(
-    settings: AuditSettings,
-    classifier: Classifier,
-    images: Images,
-    sample: Sequence[Prediction],
-    classes: dict[str, int],
-    place: Path,
-    engine: BenchmarkEngine | None,
-    told: Told,
-) -> list[Part]:
-    """The parts of wrong images that alone say their label."""
-    wrong = [image for image in sample if image.wrong]
-    if not wrong:
-        return []
-    told.line(f"looking for what the true class would need in {len(wrong)} images")
-    names = [image.name for image in wrong]
-    config = benchmark_of(settings, settings.model, classifier, names, "label", classes)
-    run_benchmark(config, place / TRUE_PARTS, engine, tell=told.line, progress=told.progress)
-    return read_parts(place / TRUE_PARTS, wrong)[0]
-
-
-def _second_parts(
-    settings: AuditSettings,
-    model: ModelSpec,
-    classifier: Classifier,
-    pictures: Pictures,
-    found: _Explained,
-    place: Path,
-    engine: BenchmarkEngine | None,
-    told: Told,
-) -> list[Part]:
-    """Where the class stays when the part is hidden: another part that alone keeps it, elsewhere in the image.
-
-    The search of a part ends with one where several would do, and of a mark and an object it would never show the mark.
-    The images without their parts are files, so that the benchmark's runner takes them as any others.
-    """
-    usable = [part for part in found.parts if part.usable]
-    names: dict[str, Part] = {}
-    folder = OutputFolder(place / f"{SECOND_PARTS}-images", "audit")
-    folder.check((), below=True)
-    for start in range(0, len(usable), 64):
-        some = usable[start : start + 64]
-        images = [_hidden(pictures(part.image.number), part) for part in some]
-        said = classifier.logits(torch.stack(images)).argmax(1).tolist()
-        staying = [(p, image) for p, image, top in zip(some, images, said, strict=True) if top == p.target]
-        if staying:
-            folder.write({hidden_file(part): as_png(image) for part, image in staying})
-            names |= {hidden_file(part): part for part, _ in staying}
-    if not names:
-        return []
-    told.line(f"{len(names)} images keep their class when their part is hidden: looking for a second part")
-    if classifier.preprocessing.crop_pct != 1:  # they have the size of the model's input already
-        model = model.model_copy(update={"crop_pct": 1.0, "crop_mode": "squash"})
-    other = dataclasses.replace(settings, data=DatasetSpec(source=str(folder.path), label=SECOND_PARTS))
-    config = benchmark_of(other, model, classifier, list(names))
-    run_benchmark(config, place / SECOND_PARTS, engine, tell=told.line, progress=told.progress)
-    asked = [dataclasses.replace(part.image, name=name) for name, part in names.items()]
-    parts, _ = read_parts(place / SECOND_PARTS, asked)
-    second = [
-        dataclasses.replace(part, image=names[part.image.name].image, second=True)
-        for part in parts
-        if part.usable and part.target == names[part.image.name].target
-    ]
-    return _with_inside(second, found.objects)
-
-
-def hidden_file(part: Part) -> str:
-    """The name of the file of an image without its part, which is that image's in the second benchmark."""
-    return f"{part.image.number:06d}-hidden.png"
-
-
-def _hidden(image: Tensor, part: Part) -> Tensor:
-    """An image without a part, in its mean colour, as a file of 8 bits keeps it."""
-    colour = (image.mean((1, 2), keepdim=True) * 255).round() / 255
-    return torch.where(torch.from_numpy(part.mask), colour, image)
-
-
-def as_png(image: Tensor) -> bytes:
-    """An image (C, H, W) in [0, 1] as PNG."""
-    array = (image * 255).round().byte().permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def find_evidence(
-    classifier: Classifier,
-    parts: Sequence[Part],
-    images: Sequence[Prediction],
-    pictures: Pictures,
-    seed: int,
-    surroundings: Surroundings,
-    folder: Path | None = None,
-    setup: str = "",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Evidence]:
-    """The clusters of all classes, tested and judged together.
-
-    Args:
-        classifier: which is asked.
-        parts: of all classes.
-        images: of the sample.
-        pictures: of them.
-        seed: of every draw.
-        surroundings: of the objects of these images.
-        folder: in which each cluster that was tested is kept, so that a run that was stopped goes on; None for none.
-        setup: `setup_id` of the audit of this model, which tells black boxes apart in that folder.
-        progress: called with how many classes are done, and how many there are.
-    """
-    found, untested = [], 0
-    own, around = by_target([part for part in parts if part.usable]), by_target([*surroundings.values()])
-    several = [
-        target
-        for target in sorted({*own, *around})
-        if max(len(some.get(target, ())) for some in (own, around)) >= SMALLEST
-    ]
-    objects = [[number, _digest_of(part)] for number, part in surroundings.items()]
-    preprocessing = classifier.preprocessing.to_dict()
-    model = digest([setup, classifier.weights_digest, preprocessing, classifier.class_names])
-    for done, target in enumerate(several, 1):
-        population = population_of(target, parts, images)
-        found_here = _recurring_parts(classifier, own.get(target, []), population, pictures)
-        more, few = _recurring_surroundings(
-            classifier, around.get(target, []), population, surroundings, pictures, seed
-        )
-        untested, found_here = untested + few, found_here + more
-        for number, (name, members, against) in enumerate(found_here):
-            key = _key(name, members, against, [seed, number, model, None if against.recurring is None else objects])
-            kept = _kept(folder, key)
-            if kept is None:
-                random = np.random.default_rng([seed, 6, target, number])
-                kept = tested(classifier, name, members, against, pictures, random)
-                if folder is not None:
-                    write_whole(folder / f"{key}.json", json.dumps(as_fields(kept), ensure_ascii=False))
-            found.append(kept)
-        progress(done, len(several))
-    return decided(found, untested)
-
-
-_Candidate = tuple[str, list[Part], Population]
-
-
-def _recurring_parts(
-    classifier: Classifier, own: Sequence[Part], population: Population, pictures: Pictures
-) -> list[_Candidate]:
-    """Clusters of the parts of a class."""
-    if len(own) < SMALLEST:
-        return []
-    places, areas = np.array([part.centre for part in own]), np.array([part.area for part in own])
-    labels = clusters_of(described(classifier, own, pictures), places, areas).tolist()
-    name = classifier.class_name(own[0].target)
-    return [
-        (f"{name} {number + 1}", [part for part, label in zip(own, labels, strict=True) if label == number], population)
-        for number in range(max(labels) + 1)
-    ]
-
-
-def _recurring_surroundings(
-    classifier: Classifier,
-    own: Sequence[Part],
-    population: Population,
-    surroundings: Surroundings,
-    pictures: Pictures,
-    seed: int,
-) -> tuple[list[_Candidate], int]:
-    """Clusters of what surrounds the objects of a class, and how many there are besides, of too few of its images."""
-    if len(own) < SMALLEST:
-        return [], 0
-    random = np.random.default_rng([seed, 7, own[0].target])
-    name = classifier.class_name(own[0].target)
-    every = list(recurring(classifier, own, surroundings, pictures, random))
-    found = [each for each in every if len(each.members) >= SMALLEST]
-    candidates_here = [
-        (
-            f"{name}, surroundings {number}",
-            each.members,
-            Population(population.labelled, each.others, own, surroundings, each),
-        )
-        for number, each in enumerate(found, 1)
-    ]
-    return candidates_here, len(every) - len(found)
-
-
-def _key(name: str, members: Sequence[Part], against: Population, more: Sequence[Any]) -> str:
-    """A digest of all that the tests of a cluster depend on."""
-    around = against.recurring
-    shown = [[part.name, part.inside, _digest_of(part)] for part in members]
-    images = [
-        [[each.name, each.label, each.predicted] for each in some]
-        for some in (against.labelled, against.others, () if around is None else around.rest)
-    ]
-    of_class = [part.name for part in against.of_class]
-    frequent = None if around is None else [around.elsewhere.to_dict(), around.p_value]
-    return digest([name, shown, images, of_class, frequent, *more, code_digest()])
-
-
-def _digest_of(part: Part) -> str:
-    return hashlib.sha256(part.bits).hexdigest()[:16]
-
-
-def _kept(folder: Path | None, key: str) -> Evidence | None:
-    if folder is None or not (path := folder / f"{key}.json").is_file():
-        return None
-    what = "a test that suffice audit wrote"
-    try:
-        return from_fields(parse_json(read_bytes(path, what, _LARGEST_TEST), what))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"expected {what}; {path}: {error}") from error
-
-
 def _compared(
     settings: AuditSettings,
     against: ModelSpec,
@@ -538,9 +235,9 @@ def _compared(
     numbers = [image.number for image in first.images]
     sample = _predictions(settings, against, classifier, images, labels, numbers, place, told)
     sample = [image for image in sample if not image.error]
-    found = _explained(settings, against, classifier, images, sample, boxes, place / SECOND, engine, told)
+    found = explained(settings, against, classifier, images, sample, boxes, place / SECOND, engine, told)
     pictures = Pictures(images, classifier)
-    rest = _second_parts(settings, against, classifier, pictures, found, place / SECOND, engine, told)
+    rest = second_parts_of(settings, against, classifier, pictures, found, place / SECOND, engine, told)
     every = [*found.parts, *rest]
     around = surroundings_of(found.images, found.objects)
     setup = setup_id(benchmark_of(settings, against, classifier, ()))

@@ -292,7 +292,8 @@ def _what_is_there(
                 yield f"explanations will be made {'anew' if anew else 'for the first time'} for: {shown}"
     yield from replaced_lines(known.replaced)
     if known.old and not renew:
-        yield f"{known.old} of {known.rows} rows were made by other code; they are kept (--renew makes them again)"
+        again = "bench --renew, or another --out, makes them again"
+        yield f"{known.old} of {known.rows} rows were made by other code; they are kept ({again})"
     cells = needed.cells
     stored = f"{plan.cells - cells} of {plan.cells} cells are there" if known.rows else f"{plan.cells} cells"
     kinds = f" ({cells - needed.anew} new, {needed.anew} anew)" if needed.anew else ""

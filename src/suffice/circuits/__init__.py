@@ -110,7 +110,7 @@ def trace_circuit(
         edges: what edges weigh: `folded`, ‖W‖₁ with the norm after a kernel folded into it, or `literal`, ‖W‖₁ of the
             kernel alone, as the paper has it.
         ranking: which channels the search keeps first: `integrated-size`, `integrated`, `energy` (the paper's),
-            `weight` or `random`; see `suffice.circuits.ranking`.
+            `weight`, `random` or `learned`; see `suffice.circuits.ranking`.
         allocation: how many each layer keeps: `own`, as few as hold, from the last to the first; `equal`, one share of
             every layer; `network`, one share of all together. None for `own`, or `equal` where a `share` is given.
         ablation: what a channel is when it is off: `mean`, its mean at each position over the reference images;
@@ -266,7 +266,10 @@ def _circuit(
         assumptions=classifier.assumptions,
         version=version("suffice"),
         core=None if verdict is None else _core(switched.layers, on, verdict),
-        notes=(*assumed, *_notes(classifier, readout, of_whole, masked, verdict, record["ablation"])),
+        notes=(
+            *assumed,
+            *_notes(classifier, readout, of_whole, masked, verdict, record["ablation"], record["ranking"]),
+        ),
         **controls,
         **record,
     )
@@ -368,6 +371,7 @@ def _notes(
     masked: bool,
     verdict: CircuitVerdict | None,
     ablation: str | None,
+    ranking: str,
 ) -> tuple[str, ...]:
     notes = []
     name = classifier.class_name(readout.target)
@@ -383,6 +387,10 @@ def _notes(
         notes.append(
             "channels that are off are zero, which the network never sees together: circuits then can say the class "
             "whatever they are shown"
+        )
+    if ranking == "learned":
+        notes.append(
+            "gates that are learned find such a circuit for other classes, too: what it says of other images counts"
         )
     if verdict.sufficient and controls.blank_kept:
         notes.append(

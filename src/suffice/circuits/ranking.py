@@ -7,6 +7,7 @@
 | `energy` | E_c, its energy (the paper's) | those of the read-out |
 | `weight` | Σ_d ‖W_{d,c}‖₁ over all connections that leave it, whatever the image | those of the read-out |
 | `random` | none: the order is drawn | none |
+| `learned` | how far it is on, by gradient descent, so that the class stays and few are on | 60 of each |
 
 The log-odds of a class are its logit less the logsumexp of all others. The integral runs over one layer, from what its
 channels are when they are off to what they are, with all other layers as they are in the circuit so far; so the scores
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from suffice.circuits.ablation import Known, Off, SwitchedOff, off_of_images
 from suffice.circuits.connectivity import Layer, Network
@@ -31,9 +33,12 @@ from suffice.circuits.replay import Replay
 from suffice.classifier import Classifier
 from suffice.engine import ByRow
 
-RANKINGS = ("integrated-size", "integrated", "energy", "weight", "random")
+RANKINGS = ("integrated-size", "integrated", "energy", "weight", "random", "learned")
 STEPS = 4
 """Midpoints of an integral."""
+LEARNED = 60
+"""Steps of gradient descent by which gates are learned."""
+_PRICE, _RATE = 3.0, 0.2
 
 
 @dataclasses.dataclass(eq=False)
@@ -184,6 +189,32 @@ class Decision:
             total += gradients.cpu().unflatten(0, (steps, count)).mean(0).sum(0) / len(self.offs)
         return total * on[here]
 
+    def gradients(self, gates: Tensor) -> Tensor:
+        """How -log of the confidence changes with each gate: (channels,), for gates of that shape in [0, 1].
+
+        Added over images, the mean over the ways of being off.
+        """
+        rows, total = torch.arange(len(self.images)), torch.zeros(self.channels)
+        for off in self.offs:
+
+            def question(module: Any, x: Tensor, rows: Tensor, off: Off = off) -> ByRow:
+                x = self.classifier.normalise(x)
+                with torch.enable_grad():
+                    given = gates.to(x).repeat(len(x), 1).requires_grad_()
+                    parts = {index: given[:, self.slice_of(index)] for index in range(len(self.layers))}
+                    off = off_of_images(off, self.layers, rows)
+                    with SwitchedOff(self.layers, given.detach(), off, gates_of=parts):
+                        output = module(x)
+                    log_odds = self.classifier.log_odds(self.classifier.read(output), self.target)
+                    (found,) = torch.autograd.grad(softplus(-log_odds).sum(), [given])
+                return ByRow(output, (found,))
+
+            _, (found,) = self.classifier.ask(
+                question, rows, gather=lambda r: (self.images[r.cpu()].to(r.device), r), gradients=True
+            )
+            total += found.cpu().sum(0) / len(self.offs)
+        return total
+
 
 @dataclasses.dataclass(eq=False)
 class Ranker:
@@ -238,9 +269,27 @@ def make_ranker(decision: Decision, ranking: str, network: Network, seed: int = 
         fixed = torch.cat(norms)
     elif ranking == "weight":
         fixed = weight_scores(network)
+    elif ranking == "learned":
+        fixed = learned_gates(decision)
     elif ranking == "random":
         fixed = torch.rand(decision.channels, generator=torch.Generator().manual_seed(seed))
     return Ranker(decision, ranking, fixed)
+
+
+def learned_gates(decision: Decision, steps: int = LEARNED) -> Tensor:
+    """How far each channel is on, by gradient descent, so that the class stays and few are on: (channels,) in (0, 1).
+
+    What is descended is -log of the confidence plus `_PRICE` x the mean layer share.
+    """
+    price = torch.cat([torch.full((layer.channels,), 1 / layer.channels) for layer in decision.layers])
+    price *= _PRICE / len(decision.layers)
+    raw = torch.full((decision.channels,), 2.0)
+    optimizer = torch.optim.Adam([raw], _RATE)
+    for _ in range(steps):
+        gates = raw.sigmoid()
+        raw.grad = (decision.gradients(gates) + price) * gates * (1 - gates)
+        optimizer.step()
+    return raw.sigmoid()
 
 
 def weight_scores(network: Network) -> Tensor:

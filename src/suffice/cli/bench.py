@@ -117,7 +117,7 @@ class Shown:
         self._terminal = is_terminal()
         self._seconds = seconds
         self._last = self._changed = time.monotonic()
-        self._line, self._state = "", ""
+        self._line, self._at_work = "", "reading what is asked"
         self._lock, self._ended = threading.RLock(), threading.Event()
 
     def __enter__(self) -> Shown:
@@ -141,17 +141,17 @@ class Shown:
     def progress(self, state: RunProgress) -> None:
         """How far the run is."""
         with self._lock:
-            self._changed, self._state = time.monotonic(), str(state)
+            self._changed = time.monotonic()
+            self._at_work = f"{state}; at {'the next' if state.done < state.cells else 'what follows'}"
             if self._changed - self._last >= (0.2 if self._terminal else self._seconds) or state.done == state.cells:
-                self._show(self._state)
+                self._show(str(state))
 
     def _keep_showing(self) -> None:
         while not self._ended.wait(self._seconds / 8):
             with self._lock:
                 now = time.monotonic()
                 if now - self._last >= self._seconds and not self._ended.is_set():
-                    at_work = f"{self._state}; at the next" if self._state else "reading what is asked"
-                    self._show(f"{at_work}, for {now - self._changed:.0f} s")
+                    self._show(f"{self._at_work}, for {now - self._changed:.0f} s")
 
     def _show(self, line: str) -> None:
         if not self._terminal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import time
@@ -15,9 +16,13 @@ import typer
 from suffice.cli.process import UnreadError, complain, is_terminal, print_traceback, printable, say
 from suffice.errors import InputError, fault_of
 from suffice.progress import Progress
+from suffice.registry import DATASETS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from suffice.classifier import Classifier
+    from suffice.naming import Naming
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 
@@ -118,9 +123,10 @@ def named_folder(out: str, data: str | None = None) -> Path:
         raise InputError(f"expected an output folder; got {out!r} (--out . is the folder that you are in)")
     if os.path.lexists(out) and not os.path.isdir(out):
         raise InputError(f"expected an output folder that can be written to; got {out}: it is a file")
-    if data is not None and os.path.isdir(data) and Path(out).resolve().is_relative_to(Path(data).resolve()):
-        # the next run would take what lies there for a class
-        raise InputError(f"expected an output folder outside of the images in {data}; got {out}: name another by --out")
+    if data is not None and data not in DATASETS and os.path.isdir(data):
+        for real in (os.path.abspath, os.path.realpath):  # a link within the folder is a class of the next run, too
+            if Path(real(out)).is_relative_to(real(data)):
+                raise InputError(f"expected an output folder outside of the images in {data}; got {out} (see --out)")
     return Path(out)
 
 
@@ -171,58 +177,78 @@ def progress_bar(count: int) -> Callable[[str], contextlib.AbstractContextManage
     return shown
 
 
-def explain_each(
-    paths: list[str],
-    names: list[str],
-    one: Callable[[str, str, Progress], str],
-    write_report: Callable[[bool], None],
-    failures: list[tuple[str, str]],
-    complaint: Callable[[str, str], str],
-    what: Callable[[str], str],
-    show_traceback: bool,
-) -> int:
-    """Explain one image after the other, and write the report of what was done as it goes, also where it is stopped.
+@dataclasses.dataclass(kw_only=True)
+class ImagesJob:
+    """The images of one call, one after the other.
 
-    Args:
-        paths: of the images.
-        names: of their folders.
-        one: path, name and a function to call with the share done -> what is said of it on stdout.
-        write_report: called every few seconds, and with True at the end or where the run was stopped.
-        failures: gets the path and the error of each image that could not be explained.
-        complaint: path and error -> the line on stderr.
-        what: path -> what could not be done, for an error of the model's own code.
-        show_traceback: of such an error.
-
-    Returns:
-        The exit status. Of a single image the error is raised.
+    Attributes:
+        classifier: which is asked about them.
+        arguments: what the call names them by.
+        folder: of the results; None for none.
+        as_json: one line of JSON for each instead of text.
+        show_traceback: of an error of the model's own code.
+        named: how files are named.
+        expect: digests that weights and images must have.
+        failures: path and error of each image that came to nothing.
     """
-    next_report = time.monotonic() + _SECONDS_BETWEEN_REPORTS
-    try:
-        bar = progress_bar(len(paths))
-        for path, name in zip(paths, names, strict=True):
-            try:
-                with bar(path) as progress, one_line(what(path), show_traceback):
-                    text = one(path, name, progress)
-            except InputError as error:
-                if len(paths) == 1:
-                    raise
-                failures.append((path, str(error)))
-                complain(complaint(path, str(error)))
-            else:
-                say(text)
-            if (started := time.monotonic()) >= next_report:
-                with contextlib.suppress(InputError):  # said at the end, if it is still so
-                    write_report(False)
-                # Of a long run the report is long, too: it never takes more than a tenth of the time.
-                ended = time.monotonic()
-                next_report = ended + max(_SECONDS_BETWEEN_REPORTS, 9 * (ended - started))
-    except BaseException:
-        # Also after an interruption what is done is worth a report; what went wrong first is what is told.
-        with contextlib.suppress(InputError, UnreadError):
-            write_report(True)
-        raise
-    write_report(True)
-    return 1 if failures else 0
+
+    classifier: Classifier
+    arguments: list[str]
+    folder: Path | None
+    as_json: bool
+    show_traceback: bool
+    named: Naming
+    expect: list[str] | None
+    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def _write_report(self, last: bool) -> None:
+        """Write the report of what is done: called every few seconds, and with True at the end or where it stopped."""
+        raise NotImplementedError
+
+    def _complaint(self, path: str, error: str) -> str:
+        """The line on stderr for an image that came to nothing."""
+        return error
+
+    def run_each(self, paths: list[str], names: list[str], one: Callable[[str, str, Progress], str], verb: str) -> int:
+        """Do one image after the other, and write the report of what was done as it goes, also where it is stopped.
+
+        Args:
+            paths: of the images.
+            names: of their folders.
+            one: path, name and a function to call with the share done -> what is said of it on stdout.
+            verb: what is done, for an error of the model's own code.
+
+        Returns:
+            The exit status. Of a single image the error is raised.
+        """
+        next_report = time.monotonic() + _SECONDS_BETWEEN_REPORTS
+        try:
+            bar = progress_bar(len(paths))
+            for path, name in zip(paths, names, strict=True):
+                what = f"could not {verb} {path} with {self.classifier.name}"
+                try:
+                    with bar(path) as progress, one_line(what, self.show_traceback):
+                        text = one(path, name, progress)
+                except InputError as error:
+                    if len(paths) == 1:
+                        raise
+                    self.failures.append((path, str(error)))
+                    complain(self._complaint(path, str(error)))
+                else:
+                    say(text)
+                if (started := time.monotonic()) >= next_report:
+                    with contextlib.suppress(InputError):  # said at the end, if it is still so
+                        self._write_report(False)
+                    # Of a long run the report is long, too: it never takes more than a tenth of the time.
+                    ended = time.monotonic()
+                    next_report = ended + max(_SECONDS_BETWEEN_REPORTS, 9 * (ended - started))
+        except BaseException:
+            # Also after an interruption what is done is worth a report; what went wrong first is what is told.
+            with contextlib.suppress(InputError, UnreadError):
+                self._write_report(True)
+            raise
+        self._write_report(True)
+        return 1 if self.failures else 0
 
 
 def folder_names(paths: list[str], reserved: Iterable[str] = ()) -> list[str]:

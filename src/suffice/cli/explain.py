@@ -224,11 +224,11 @@ def explain(
         tuple(methods), circuit,
     )  # fmt: skip
     with writable(out) as folder:
-        job = Job(
-            classifier, call, settings, certificate, loading, wanted, images, folder, as_json, show_traceback, named,
-            expect,
-        )  # fmt: skip
-        return job.run(found)
+        return Job(
+            classifier=classifier, call=call, settings=settings, certificate=certificate, loading=loading,
+            wanted=wanted, arguments=images, folder=folder, as_json=as_json, show_traceback=show_traceback,
+            named=named, expect=expect,
+        ).run(found)  # fmt: skip
 
 
 def _check_parts(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suffice.cli.again import Again, again, check_photo, expected_of
-from suffice.cli.command import COUNTEREXAMPLE, counterexample_files, explain_each, folder_names
+from suffice.cli.command import COUNTEREXAMPLE, ImagesJob, counterexample_files, folder_names
 from suffice.cli.explain_words import Right, as_json, as_text, right_as_json, right_as_text
 from suffice.cli.process import say
 from suffice.errors import InputError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from suffice.explainers import Certificate
     from suffice.explanation import Explanation
     from suffice.images import Frame, Photo
-    from suffice.naming import Naming
     from suffice.question import Question
     from suffice.report.page import ExplanationEntry
 
@@ -87,24 +86,16 @@ def shares(methods: Sequence[str], progress: Progress) -> list[tuple[str, Progre
     return [(method, share_of(progress, index, len(methods))) for index, method in enumerate(methods)]
 
 
-@dataclasses.dataclass
-class Job:
-    """The images of one call, one after the other."""
+@dataclasses.dataclass(kw_only=True)
+class Job(ImagesJob):
+    """The explanations of some images."""
 
-    classifier: Classifier
     call: dict[str, Any]
     settings: dict[str, Any]
     certificate: Certificate | None
     loading: dict[str, Any]
     wanted: Wanted
-    arguments: list[str]
-    folder: Path | None
-    as_json: bool
-    show_traceback: bool
-    named: Naming
-    expect: list[str] | None
     entries: list[ExplanationEntry] = dataclasses.field(default_factory=list)
-    failures: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def run(self, paths: list[str]) -> int:
         """Explain each path; returns the exit status."""
@@ -122,16 +113,7 @@ class Job:
                 as_json(*each) if self.as_json else as_text(each[0], len(self.wanted.methods) > 1) for each in found
             )
 
-        return explain_each(
-            paths,
-            names,
-            one,
-            self._write_report,
-            self.failures,
-            complaint=lambda path, error: error,
-            what=lambda path: f"could not explain {path} with {self.classifier.name}",
-            show_traceback=self.show_traceback,
-        )
+        return self.run_each(paths, names, one, "explain")
 
     def _explain(
         self, path: str, name: str, several: bool, progress: Progress

@@ -67,8 +67,8 @@ class CausalSettings(MethodSettings):
     prune: int = Field(16, ge=0)  # partitions: chunks in the last pruning round; 0 leaves the prefix as it is
 
 
-# Images through the model after which peeling ends, so that an explanation takes at most 600 under several occlusions
-# and at most 250 under one: a mask that passes is asked about under each of them.
+# Images through the model after which peeling ends, so that an explanation takes about 600 at most under several
+# occlusions and about 300 under one: a mask that passes is asked about under each of them.
 _BUDGET, _BUDGET_OF_ONE = 540, 220
 
 PartIndices = tuple[int, ...]

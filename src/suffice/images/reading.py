@@ -106,8 +106,9 @@ def read_photo(source: Any) -> Photo:
         raise InputError(f"expected an image file that can be read; {name}: {error.strerror or error}") from error
 
 
-def open_checked(file: IO[bytes], name: str, smallest: int = 1) -> Image.Image:
-    """An image in a file, of a size that fits in memory; its pixels are not read yet.
+@contextlib.contextmanager
+def open_checked(file: IO[bytes], name: str, smallest: int = 1) -> Iterator[Image.Image]:
+    """An image in a file, of a size that fits in memory, while it is read; its pixels are not read yet.
 
     Args:
         file: stays open.
@@ -115,15 +116,16 @@ def open_checked(file: IO[bytes], name: str, smallest: int = 1) -> Image.Image:
         smallest: least number of pixels of a side.
 
     Raises:
-        InputError: not an image, or of another size.
-        Exception: of a dozen types, for a damaged file.
+        InputError: not an image, or of another size; or it shows to be damaged, here or as its pixels are read.
     """
-    try:
-        image = opened(file, name)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"expected an image of at most {LARGEST_PIXELS:,} pixels; {name} has more") from error
-    _check_size(image.size, name, smallest)
-    return image
+    with _one_line(name):
+        try:
+            image = opened(file, name)
+        except Image.DecompressionBombError as error:
+            raise InputError(f"expected an image of at most {LARGEST_PIXELS:,} pixels; {name} has more") from error
+        with image:
+            _check_size(image.size, name, smallest)
+            yield image
 
 
 def _check_size(size: tuple[int, int], name: str, smallest: int) -> None:

@@ -7,8 +7,8 @@ tensor([0.0000, 0.2500, 0.7500, 1.0000])
 
 from __future__ import annotations
 
+import io
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from suffice.arrays import plain_tensor, read_npy, read_npz, read_tensors
-from suffice.errors import InputError, reason
+from suffice.arrays import LARGEST, plain_tensor, read_npy, read_npz, read_tensors
+from suffice.errors import InputError
 from suffice.explanation import Explanation
-from suffice.files import check_file
+from suffice.files import check_file, read_bytes
 from suffice.images import LARGEST_PIXELS, Frame, from_photo, is_image_name, open_checked
 from suffice.outputs import as_tensor
 from suffice.saved import image_named_in, load_explanation
@@ -263,16 +263,8 @@ def _the_one(names: list[str], path: Path) -> str:
 
 
 def _read_grey(path: Path) -> Tensor:
-    try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")  # Pillow warns from half its size limit on
-            with open_checked(file, str(path)) as opened:
-                opened.load()
-                return grey_values(opened, str(path))
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
-        raise InputError(f"expected a readable image; {path}: {reason(error)}") from error
+    with open_checked(io.BytesIO(read_bytes(path, "a saliency map", LARGEST)), str(path)) as image:
+        return grey_values(image, str(path))
 
 
 def grey_values(image: Image.Image, name: str) -> Tensor:

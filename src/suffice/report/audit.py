@@ -30,11 +30,12 @@ from torch import Tensor
 from suffice.audit.classes import CERTIFIED, GRID
 from suffice.audit.conditions import Condition, numbers_of
 from suffice.audit.evidence import FALSE_DISCOVERIES, PART, SURROUNDINGS, Evidence
+from suffice.audit.explaining import PARTS, SECOND_PARTS, hidden_file
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST
-from suffice.audit.run import PARTS, SECOND_PARTS, Audit, hidden_file
+from suffice.audit.run import Audit
 from suffice.audit.settings import DRAWS
 from suffice.audit.trials import pasted_of
 from suffice.folders import OutputFolder
@@ -295,13 +296,15 @@ def summary(audit: Audit, held: Held) -> str:
     if audit.comparison is not None:
         for change in audit.comparison.changes:
             if change.became != "stayed":
-                lines.append(
-                    f"- {change.became}: {markdown_text(change.name)}, {change.first.counts} before, "
-                    f"{change.second.counts} after"
-                )
+                pastes = [
+                    f"{markdown_text(each.name)}, {each.first.counts} before, {each.second.counts} after"
+                    for each in (change, change.also)
+                    if each is not None
+                ]
+                lines.append(f"- {change.became}: {'; the same mark as '.join(pastes)}")
         lines.append("")
     lines += [
-        f"{len(audit.errors)} images could not be read or explained." if audit.errors else "",
+        f"Images that could not be read or explained: {len(audit.errors)}." if audit.errors else "",
         f"Details: {PAGE}, {JSON}.",
     ]
     return "\n".join(lines).strip() + "\n"

@@ -50,13 +50,8 @@ def part_of_file(data: bytes, name: str, asked: Asked) -> Tensor:
     if data[:6] == b"\x93NUMPY":
         values = as_tensor(npy_from(io.BytesIO(data), len(data), name))
     else:
-        try:
-            with open_checked(io.BytesIO(data), name) as image:
-                values = grey_values(image, name)
-        except InputError:
-            raise
-        except Exception as error:  # Pillow's readers raise a dozen types for a damaged file
-            raise InputError(f"expected a mask as .npy or an image; {name}: {reason(error)}") from error
+        with open_checked(io.BytesIO(data), name) as image:
+            values = grey_values(image, name)
     return _fitted(values, asked)
 
 

@@ -39,8 +39,10 @@
     const button = event.target.closest(".opens");
     if (!button) return;
     rest = [...groups[Number(button.dataset.group)]];
-    title.textContent = `${button.textContent}: ${rest.length} image${rest.length === 1 ? "" : "s"}`;
-    if (button.title) title.textContent += ` (${button.title})`;
+    const shown = button.textContent;
+    const count = `${rest.length} image${rest.length === 1 ? "" : "s"}`;
+    const said = button.title ? ` (${button.title})` : "";
+    title.textContent = button.title.startsWith(shown) ? button.title : `${shown}: ${count}${said}`;
     sheet.replaceChildren();
     more();
     dialog.showModal();

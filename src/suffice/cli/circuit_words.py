@@ -1,0 +1,83 @@
+"""What `suffice circuit` says of a circuit: some lines of text, or one of JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from suffice.cli.process import printable
+
+if TYPE_CHECKING:
+    from suffice.circuits import Circuit, Core
+
+
+def as_json(circuit: Circuit, directory: Path | None) -> str:
+    """One line of JSON, with the files in a folder."""
+    where = {
+        name: None if directory is None else str(directory / f"circuit.{kind}")
+        for name, kind in (("circuit", "json"), ("graphml", "graphml"), ("svg", "svg"), ("png", "png"))
+    }
+    return json.dumps(circuit.summary() | {"made": circuit.made} | where, ensure_ascii=False, allow_nan=False)
+
+
+def as_text(circuit: Circuit) -> str:
+    """Some lines for a terminal."""
+    verdict = "suffice" if circuit.sufficient else "do NOT suffice"
+    explanation = circuit.circuit_explanation_confidence
+    full = f"{circuit.layers_full} of {len(circuit.layers)} layers full"
+    lines = [
+        f"{printable(circuit.image)}: {printable(circuit.target_name)} (class {circuit.target}), "
+        f"confidence {circuit.confidence:.2f}",
+        f"  {circuit.mean_layer_share:.0%} of a layer in the mean {verdict}: confidence "
+        f"{circuit.circuit_confidence:.2f}{'' if explanation is None else f', for the explanation {explanation:.2f}'}",
+        f"  largest share of a layer {circuit.largest_layer_share:.0%}, {full}, "
+        f"features {circuit.features_share:.0%}; {circuit.channels:,} of {circuit.channels_total:,} channels "
+        f"({circuit.share:.1%}); what is off: {circuit.ablation}",
+        *_control_lines(circuit),
+        f"  {circuit.forward_passes} forward and {circuit.backward_passes} backward passes, {circuit.seconds:.1f} s",
+        *(f"  note: {printable(note)}" for note in circuit.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _control_lines(circuit: Circuit) -> list[str]:
+    """Necessity and the controls, as the terminal shows them."""
+    random = circuit.settings["random"]
+
+    def kept(value: bool | None) -> str:
+        return "kept" if value else "lost"
+
+    lines = [f"  with the circuit switched off the class is {kept(circuit.complement_kept)}"]
+    if circuit.random_complement_kept is not None:
+        lines[0] += (
+            f", with {random} random ones of equal counts switched off it is kept by "
+            f"{circuit.random_complement_kept:.0%}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
+        )
+        lines.append(f"  of {random} random circuits with equal counts {circuit.random_kept:.0%} keep the class")
+    lines += [] if circuit.core is None else [_core_line(circuit.core, random)]
+    said = [
+        f"with only its features switched {kept(circuit.features_kept)}",
+        f"a blank image {'too' if circuit.blank_kept else 'not'}",
+    ]
+    if circuit.held_out_kept is not None:
+        said.append(f"{circuit.held_out_kept:.0%} of {circuit.held_out} other images")
+    if circuit.resample_kept is not None:
+        said.append(f"what is off from other images: {circuit.resample_kept:.0%} kept")
+    if circuit.out_of_range is not None:
+        said.append(f"{circuit.out_of_range:.1%} of channels out of the range seen")
+    return [*lines, f"  says the class: {'; '.join(said)}"]
+
+
+def _core_line(core: Core, random: int) -> str:
+    others = ""
+    if core.held_out_kept is not None:
+        others = (
+            f"; without it {core.held_out_kept:.0%} of other images keep theirs, without random ones "
+            f"{core.random_held_out_kept:.0%}"
+        )
+    return (
+        f"  core: with {core.channels:,} channels switched off ({core.mean_layer_share:.1%} of a layer in the mean, "
+        f"{core.in_circuit:.0%} in the circuit) the class is lost, with {random} random ones of equal counts it is "
+        f"kept by {core.random_kept:.0%}{others}"
+    )
