@@ -102,6 +102,8 @@ CHECKS: dict[str, Check] = {
     "against-rex-stability.csv": script(*AGAINST_REX, "default", "--stability-photos", "1"),
     "activation-matching.csv": script("activation_matching.py", "photos", "{photo}", "--method", "grad-cam"),
     "responsibility.csv": script("responsibility.py", "{photos}", "--photos", "1"),
+    "larger-networks.csv": script("larger_networks.py", "{photo}", "--networks", "efficientnet-lite0"),
+    "robust-sets.csv": script("robust_sets.py", "{photos}", "--photos", "1", "--sets", "robust"),
     "circuits-fair.csv": script("circuits.py", "{photos}", "--photos", "1", "--only", "own"),
     "circuits-planted.csv": script("circuits_planted.py", "--seeds", "1"),
     "deactivation-coverage.csv": script("deactivation_coverage.py", "--only", "squeezenet1_1"),

@@ -1,6 +1,7 @@
 """More than colours at once: sets of ways to hide pixels that hold deactivation, blur, noise or photos beside `robust`.
 
     python experiments/robust_sets.py FOLDER [--photos 6] [--keep-confidence 0.5] [--update]
+    python experiments/robust_sets.py --print    # what is in results/
 
 Photos have their class at the end of the name (photo_285.jpg). Each is explained under each set. The part is then put
 onto 100 colours, onto the folder's photos of other classes and onto noise, and shown in 100 random restrictions of the
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 import suffice
-from rows import Row, Rows, add_options, code_of, known_by, photos_of, run_as_command
+from rows import Row, Rows, add_options, code_of, known_by, photos_of, run_as_command, show_stored
 from suffice.benchmark.images import package_file
 from suffice.buffers import keep_buffers
 from suffice.explanation import Explanation
@@ -92,25 +93,37 @@ def scored(
 
 
 def table(rows: list[Row]) -> str:
-    """Means with standard errors, a set a row; in brackets the control of as many pixels."""
+    """Means with standard errors, a set a row; in brackets what is more than of the control, photo by photo."""
     lines = [f"| searched under | photos | area | {' | '.join(f'ρ on {kind}' for kind in KINDS)} | images |"]
     lines.append(f"|---|{'--:|' * (len(KINDS) + 3)}")
     for name in dict.fromkeys(row["set"] for row in rows):
         own = [row for row in rows if row["set"] == name]
-        mean = {key: mean_with_error([float(row[key]) for row in own]) for key in ("area", *SHARES, "forward_passes")}
-        shares = " | ".join(f"{mean[f'rho_{kind}']:.2f} ({mean[f'control_{kind}'].value:.2f})" for kind in KINDS)
-        lines.append(f"| {name} | {len(own)} | {mean['area']:.1%} | {shares} | {mean['forward_passes']:.0f} |")
+        area, images = (mean_with_error([float(row[key]) for row in own]) for key in ("area", "forward_passes"))
+        shares = []
+        for kind in KINDS:
+            rho = [float(row[f"rho_{kind}"]) for row in own]
+            more = [share - float(row[f"control_{kind}"]) for share, row in zip(rho, own, strict=True)]
+            shares.append(f"{mean_with_error(rho):.2f} ({mean_with_error(more):+.2f})")
+        lines.append(f"| {name} | {len(own)} | {area:.1%} | {' | '.join(shares)} | {images:.0f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument(
+        "--print", action="store_true", help="print the table of what is in results/ and do nothing else"
+    )
     parser.add_argument("--photos", type=int, default=6, help="how many, the first by name")
     parser.add_argument("--keep-confidence", type=float, default=0.5)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     add_options(parser)
     options = parser.parse_args()
+    if options.print:
+        show_stored("robust-sets.csv", lambda rows: print(table(rows)))
+        return
+    if options.folder is None:
+        parser.error("expected a folder of photos, or --print")
     torch.set_num_threads(1)
     keep_buffers()
     rows = Rows("robust-sets.csv", COLUMNS, ASKED, options, code_of("robust_sets.py"))
