@@ -96,6 +96,7 @@ page-types:
 	$(PYTHON) -m venv .venv
 
 .venv/demo: pyproject.toml | .venv/bin/python
+	@echo "installing into .venv: some minutes; PyTorch is large (README, Install: how to take the one without CUDA)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[demo]"
 	@touch $@
 

@@ -84,6 +84,7 @@ def bench(config: str, **kept: Any) -> Check:
     return run
 
 
+BOXES = [{"method": "causal", "label": "boxes", "settings": {"budget": 3000}}]
 PARTITIONS = [
     {
         "method": "causal",
@@ -116,6 +117,9 @@ CHECKS: dict[str, Check] = {
     "ad-photos-lime.csv": bench("ad-photos-lime.toml", occlusions=["zero"], gammas=[0.5], areas=[], metrics=AREA),
     "ad-photos-partitions.csv": bench(
         "ad-photos-searches.toml", methods=PARTITIONS, occlusions=["zero"], gammas=[0.5], metrics=AREA
+    ),
+    "ad-photos-boxes.csv": bench(
+        "ad-photos-searches.toml", methods=BOXES, occlusions=["zero"], gammas=[0.5], metrics=AREA
     ),
     "am-transfer.csv": script("am_transfer.py", "{photos}", "--photos", "1", "--method", "causal"),
 }

@@ -61,6 +61,18 @@ def test_an_audit_its_files_and_its_statuses(suffice: Any, halves: Path) -> None
     assert said[0] in page
 
 
+def test_a_condition_of_what_was_not_tested_is_undecided(suffice: Any, halves: Path) -> None:
+    Path("table.csv").write_text("file,label\nhalves/bright/bright1.png,bright\nhalves/dark/dark1.png,dark\n")
+    run = suffice("audit", "table.csv", *MODEL, "--classes", "names.txt", "--fail-if", "shortcuts > 0", "--out", "here")
+    assert run.status == 0
+    assert "suffice: undecided: fail if shortcuts > 0; it is 0; no evidence was tested" in run.err
+    junit, summary = (Path("here", name).read_text() for name in ("junit.xml", "summary.md"))
+    assert 'failures="0" errors="0" skipped="1"' in junit
+    assert '<skipped message="no evidence was tested" />' in junit
+    assert "- undecided: fail if shortcuts &gt; 0; it is 0; no evidence was tested" in summary
+    assert "no pixel needed for 0%" in summary
+
+
 def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halves: Path) -> None:
     lines = ["file,label", "halves/bright/bright1.png,bright", *(f"halves/dark/dark{n}.png,dark" for n in range(1, 4))]
     Path("table.csv").write_text("\n".join([*lines, "halves/dark/gone.png,dark"]))

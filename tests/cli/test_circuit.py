@@ -44,7 +44,7 @@ def test_files_and_what_they_say(suffice: Any, save_photo: Any) -> None:
     assert f"{circuit.channels} of {circuit.channels_total} channels" in run.out
     assert f"{circuit.mean_layer_share:.0%} of a layer in the mean suffice" in run.out
     assert "with the circuit switched off the class is" in run.out
-    assert "random ones of equal counts switched off" in run.out
+    assert "random sets of as many channels switched off" in run.out
     assert "report: out/circuits.html" in run.out
     graph = networkx.read_graphml(folder / "circuit.graphml", force_multigraph=True)
     assert graph.number_of_nodes() == len(circuit.nodes) + 1

@@ -40,19 +40,23 @@ TRIED = {
     ".venv/bin/python experiments/responsibility.py FOLDER": [
         EXPERIMENT + "responsibility.py {two} --photos 1 --out {out}"
     ],
+    ".venv/bin/python experiments/larger_networks.py FOLDER": [
+        EXPERIMENT + "larger_networks.py {photo} --networks efficientnet-lite0 --out {out}"
+    ],
+    ".venv/bin/python experiments/robust_sets.py --print": [EXPERIMENT + "robust_sets.py --print"],
     ".venv/bin/python experiments/circuits.py FOLDER": [
         EXPERIMENT + "circuits.py {two} --photos 1 --only own --out {out}"
     ],
     ".venv/bin/python experiments/deactivation_coverage.py --print": [EXPERIMENT + "deactivation_coverage.py --print"],
-    "SUFFICE_DATA=FOLDER suffice bench configs/am-photos.toml --out am": [
+    "SUFFICE_DATA=ABOVE suffice bench configs/am-photos.toml --out am": [
         BENCH + "am-photos.toml --out {out}/am",
         SUFFICE + "bench-report {out}/am",
     ],
-    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos.toml --out ad": [
+    "SUFFICE_DATA=ABOVE suffice bench configs/ad-photos.toml --out ad": [
         BENCH + "ad-photos.toml --out {out}/ad",
         SUFFICE + "bench-report {out}/ad",
     ],
-    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos-lime.toml --out lime": [
+    "SUFFICE_DATA=ABOVE suffice bench configs/ad-photos-lime.toml --out lime": [
         BENCH + "ad-photos-lime.toml --out {out}/lime",
         SUFFICE + "bench-report {out}/lime",
     ],
@@ -109,12 +113,12 @@ WITH_THE_ONE_BEFORE = {
 }
 ELSEWHERE = {  # command: the test of its parts, or why there is none
     "make table3-forms DATA=DATA": "trains for an hour; test_msi_lax_scenes.py has all that follows",
-    "suffice train-classifier synthetic-mnist --data FOLDER --out RUNS/synthetic-mnist": "tests/cli/test_train.py",
-    "SUFFICE_DATA=FOLDER SUFFICE_RUNS=RUNS suffice bench configs/ad-synthetic-mnist.toml --out scenes": (
+    "suffice train-classifier synthetic-mnist --data DATA --out RUNS/synthetic-mnist": "tests/cli/test_train.py",
+    "SUFFICE_DATA=DATA SUFFICE_RUNS=RUNS suffice bench configs/ad-synthetic-mnist.toml --out scenes": (
         "its network trains for minutes; ad-photos.toml has the same methods and metrics"
     ),
     "suffice bench-report scenes": "as the one before",
-    "SUFFICE_DATA=FOLDER suffice bench configs/ad-photos-searches.toml --out searches": (
+    "SUFFICE_DATA=ABOVE suffice bench configs/ad-photos-searches.toml --out searches": (
         "it names its ten photos; ad-photos.toml has the same method and metrics"
     ),
     "suffice bench-report searches": "as the one before",

@@ -114,6 +114,18 @@ def numbers_of(audit: Audit) -> dict[str, float | None]:
     }
 
 
+def said_of(condition: Condition, value: float, holds: bool, audit: Audit) -> str:
+    """A verdict in words: `undecided` where it is about shortcuts and no evidence was there to be tested."""
+    verdict = "fails" if holds else "undecided" if untested(condition, audit) else "passes"
+    why = "; no evidence was tested" if verdict == "undecided" else ""
+    return f"{verdict}: fail if {condition}; it is {value:g}{why}"
+
+
+def untested(condition: Condition, audit: Audit) -> bool:
+    """Whether nothing was tested of what a condition is about."""
+    return condition.number == "shortcuts" and not audit.evidence
+
+
 def held(conditions: Sequence[Condition], values: dict[str, float | None]) -> list[tuple[Condition, float, bool]]:
     """Each condition with its number's value, and whether it holds.
 

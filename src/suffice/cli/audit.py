@@ -107,7 +107,7 @@ def audit(
         keep_stdout_for_results()
     from suffice.audit import run_audit
     from suffice.audit.boxes import read_boxes
-    from suffice.audit.conditions import Condition, held, numbers_of
+    from suffice.audit.conditions import Condition, held, numbers_of, said_of
     from suffice.report.audit import PAGE, check_folder, write_audit
 
     conditions = [Condition.read(text) for text in fail_if or ()]
@@ -135,7 +135,7 @@ def audit(
             raise
         content = write_audit(found, verdicts)
         for condition, value, holds in verdicts:
-            shown.tell(f"{'fails' if holds else 'passes'}: fail if {condition}; it is {value:g}")
+            shown.tell(said_of(condition, value, holds, found))
     if as_json:
         say(json.dumps({name: value for name, value in content.items() if name != "images"}, ensure_ascii=False))
     else:

@@ -51,33 +51,33 @@ def _control_lines(circuit: Circuit) -> list[str]:
     lines = [f"  with the circuit switched off the class is {kept(circuit.complement_kept)}"]
     if circuit.random_complement_kept is not None:
         lines[0] += (
-            f", with {random} random ones of equal counts switched off it is kept by "
-            f"{circuit.random_complement_kept:.0%}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
+            f"; with random sets of as many channels switched off it is kept by {circuit.random_complement_kept:.0%} "
+            f"of {random}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
         )
-        lines.append(f"  of {random} random circuits with equal counts {circuit.random_kept:.0%} keep the class")
+        lines.append(f"  of {random} random circuits of as many channels {circuit.random_kept:.0%} keep the class")
     lines += [] if circuit.core is None else [_core_line(circuit.core, random)]
     said = [
-        f"with only its features switched {kept(circuit.features_kept)}",
-        f"a blank image {'too' if circuit.blank_kept else 'not'}",
+        f"where only the last layer is cut to the circuit the class is {kept(circuit.features_kept)}",
+        f"for an image without content the circuit {'says it, too' if circuit.blank_kept else 'does not say it'}",
     ]
     if circuit.held_out_kept is not None:
-        said.append(f"{circuit.held_out_kept:.0%} of {circuit.held_out} other images")
+        said.append(f"for {circuit.held_out} images of other classes it says it for {circuit.held_out_kept:.0%}")
     if circuit.resample_kept is not None:
-        said.append(f"what is off from other images: {circuit.resample_kept:.0%} kept")
+        said.append(f"with what is off taken from other images the class is kept by {circuit.resample_kept:.0%}")
     if circuit.out_of_range is not None:
-        said.append(f"{circuit.out_of_range:.1%} of channels out of the range seen")
-    return [*lines, f"  says the class: {'; '.join(said)}"]
+        said.append(f"{circuit.out_of_range:.1%} of channels leave the range that they have on whole images")
+    return [*lines, *(f"  {each}" for each in said)]
 
 
 def _core_line(core: Core, random: int) -> str:
     others = ""
     if core.held_out_kept is not None:
         others = (
-            f"; without it {core.held_out_kept:.0%} of other images keep theirs, without random ones "
+            f"; without it {core.held_out_kept:.0%} of other images keep theirs, without random sets "
             f"{core.random_held_out_kept:.0%}"
         )
     return (
         f"  core: with {core.channels:,} channels switched off ({core.mean_layer_share:.1%} of a layer in the mean, "
-        f"{core.in_circuit:.0%} in the circuit) the class is lost, with {random} random ones of equal counts it is "
-        f"kept by {core.random_kept:.0%}{others}"
+        f"{core.in_circuit:.0%} in the circuit) the class is lost; with random sets of as many it is kept by "
+        f"{core.random_kept:.0%} of {random}{others}"
     )

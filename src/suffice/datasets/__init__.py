@@ -59,6 +59,8 @@ def load_dataset(
         )
     elif name.endswith(".csv"):
         source = DatasetSource(("train", "test", "all"), lambda root, split, seed: ListedFiles(Path(name), split, seed))
+    elif os.path.basename(name) != name:
+        raise InputError(f"expected a folder with one folder of images for each class at {name}; there is none")
     else:
         raise InputError(
             f"{DATASETS.unknown(name)}, a folder with one folder of images for each class, or a CSV file of files and "

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from suffice.audit.classes import CERTIFIED, GRID
-from suffice.audit.conditions import Condition, numbers_of
+from suffice.audit.conditions import Condition, numbers_of, said_of, untested
 from suffice.audit.evidence import FALSE_DISCOVERIES, PART, SURROUNDINGS, Evidence
 from suffice.audit.explaining import PARTS, SECOND_PARTS, hidden_file
 from suffice.audit.findings import Average, Rate, as_json
@@ -230,13 +230,14 @@ def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
 def junit(audit: Audit, held: Held) -> str:
     """A test suite with a case for each condition, as JUnit's XML."""
     failed = [each for each in held if each[2]]
+    skipped = [each for each in held if not each[2] and untested(each[0], audit)]
     suite = ElementTree.Element(
         "testsuite",
         name="suffice audit",
         tests=str(max(1, len(held))),
         failures=str(len(failed)),
         errors="0",
-        skipped="0",
+        skipped=str(len(skipped)),
     )
     for condition, value, holds in held:
         case = ElementTree.SubElement(
@@ -246,6 +247,8 @@ def junit(audit: Audit, held: Held) -> str:
             message = f"{condition.number} is {value:g}"
             failure = ElementTree.SubElement(case, "failure", message=message, type="condition")
             failure.text = _plain(f"{message}\n" + "\n".join(f"{e.name}: {e.where}, {e.why}" for e in audit.shortcuts))
+        elif untested(condition, audit):
+            ElementTree.SubElement(case, "skipped", message="no evidence was tested")
     if not held:
         ElementTree.SubElement(suite, "testcase", classname=_plain(f"suffice.audit.{audit.model}"), name="audit")
     ElementTree.indent(suite)
@@ -266,9 +269,8 @@ def summary(audit: Audit, held: Held) -> str:
     """A summary in Markdown, for a pull request."""
     lines = [f"# Audit of {markdown_text(audit.model)} on {markdown_text(audit.data)}", ""]
     for condition, value, holds in held:
-        lines.append(
-            f"- {'**fails**' if holds else 'passes'}: fail if {markdown_text(str(condition))}; it is {value:g}"
-        )
+        verdict, _, rest = said_of(condition, value, holds, audit).partition(":")
+        lines.append(f"- {f'**{verdict}**' if holds else verdict}: {markdown_text(rest)}")
     lines += ["", *_sentences(audit), ""]
     if audit.evidence:
         lines += [
@@ -324,6 +326,7 @@ def _sentences(audit: Audit) -> list[str]:
             ("mean area", "area"),
             ("certified", "certified"),
             ("fragile", "fragile"),
+            ("no pixel needed for", "no_pixel"),
         )
         if (value := numbers[name]) is not None
     ]
