@@ -1,11 +1,12 @@
 """How well rankings of pixels agree with degrees of responsibility as they are defined, on a coarse grid.
 
-    python experiments/responsibility.py FOLDER [--photos 5] [--grid 3] [--budget 20000] [--update]
+    python experiments/responsibility.py FOLDER [--photos 20] [--grid 3] [--budget 20000] [--update]
 
 A row a photo and map. The degree of each cell is exact, 1/|X| for the smallest minimal cause X that it is part of
 (Definition 8 of Activation-Deactivation), or a lower bound where the budget ends. All is asked under one fill, with the
 default model, of the class that the model gives the photo. `rank_correlation` is Spearman's, of the mean of a map over
-each cell with the degree; blank where all degrees are equal. As a control, `random` is a map of random numbers.
+each cell with the degree; blank where all degrees are equal. As controls,
+`centre` falls off from the middle of any photo, and `random` is drawn anew for each.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from suffice.explainers import saliency_maps
 from suffice.explainers.descent import Box, grid_of
 from suffice.explainers.responsibility import responsibility
 from suffice.metrics import mean_with_error
+from suffice.provenance import sha256_of_pixels
 
 CAMS = ("grad-cam", "grad-cam++", "layer-cam", "finer-cam")
 # ReX's settings but for 4 iterations in the place of 20, and its cuts.
@@ -52,7 +54,11 @@ def maps_of(question: suffice.Question) -> Iterator[tuple[str, npt.NDArray[np.fl
         before = classifier.passes.forward
         maps = saliency_maps(classifier, question.image[None], torch.tensor([question.target]), name)
         yield name, maps.raw[0].double().numpy(), classifier.passes.forward - before
-    yield "random", np.random.default_rng(0).random(tuple(question.region.shape)), 0
+    height, width = question.region.shape
+    rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    yield "centre", -np.hypot(rows, columns), 0
+    drawn = np.random.default_rng(int(sha256_of_pixels(question.image)[:8], 16))  # another map for each photo
+    yield "random", drawn.random((height, width)), 0
 
 
 def rank_correlation(saliency: npt.NDArray[np.float64], degrees: npt.NDArray[np.float64]) -> str:
@@ -82,7 +88,7 @@ def measured(classifier: suffice.Classifier, image: Tensor, grid: int, budget: i
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--photos", type=int, default=5, help="how many, the first by name")
+    parser.add_argument("--photos", type=int, default=20, help="how many, the first by name")
     parser.add_argument("--grid", type=int, default=3)
     parser.add_argument("--budget", type=int, default=20_000)
     parser.add_argument("--occlusion", default="zero")
