@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import importlib
 import json
-import struct
 import sys
 import types
 from pathlib import Path
@@ -69,47 +68,40 @@ def test_means_are_over_the_images_that_every_method_has(bench: Any) -> None:
 
 
 def test_rows_are_scored_once_and_the_table_comes_out(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any, mnist: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digits = np.zeros((4, 28, 28), dtype=np.uint8)
-    digits[:, 6:22, 10:16] = 255
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for prefix in ("train", "t10k"):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 4, 28, 28) + digits.tobytes())
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 4) + bytes([3, 1, 4, 1]))
     classifier = synthetic_mnist()
-    (tmp_path / "base").mkdir()
+    (mnist / "base").mkdir()
     from safetensors.torch import save_file
 
-    save_file(classifier.require_module("the test").state_dict(), tmp_path / "base" / "classifier.safetensors")
+    save_file(classifier.require_module("the test").state_dict(), mnist / "base" / "classifier.safetensors")
     for name in bench.TABLES[3].adapters:
         settings = AdapterSettings(design="paper" if name == "lax-paper" else "fine")
-        new_adapter(classifier, settings).save(tmp_path / name / "adapter.safetensors")
-    (tmp_path / "base.json").write_text(json.dumps({"test_accuracy": 0.5, "test_images": 4}))
+        new_adapter(classifier, settings).save(mnist / name / "adapter.safetensors")
+    (mnist / "base.json").write_text(json.dumps({"test_accuracy": 0.5, "test_images": 4}))
     monkeypatch.setattr(bench, "METRICS", ("msi_base", "msi_penalty", "msi"))
     columns = (*bench.KEY, "label", "predicted", *bench.METRICS, *bench.TRUTH, *bench.KNOWN, *bench.COST, "made")
     monkeypatch.setattr(bench, "COLUMNS", columns)
     monkeypatch.setattr(bench, "AT_ONCE", 1)
     methods = ("lax-paper", "truth")
-    args = argparse.Namespace(work=tmp_path, data=str(tmp_path), images=2, seed=0, methods=methods)
+    args = argparse.Namespace(work=mnist, data=str(mnist), images=2, seed=0, methods=methods)
 
-    bench.run(bench.TABLES[3], args, tmp_path / "rows.csv", "float32")
-    whole = (tmp_path / "rows.csv").read_text()
+    bench.run(bench.TABLES[3], args, mnist / "rows.csv", "float32")
+    whole = (mnist / "rows.csv").read_text()
     lines = whole.splitlines()
-    (tmp_path / "rows.csv").write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])  # cut short while it was written
-    bench.run(bench.TABLES[3], args, tmp_path / "rows.csv", "float32")
+    (mnist / "rows.csv").write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])  # cut short while it was written
+    bench.run(bench.TABLES[3], args, mnist / "rows.csv", "float32")
 
-    rows = bench.read(tmp_path / "rows.csv")
+    rows = bench.read(mnist / "rows.csv")
     assert sorted((row["method"], row["image"]) for row in rows) == sorted(
         (method, image) for method in methods for image in "01"
     )
-    again = {line.rpartition(",")[0].rpartition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()}
+    again = {line.rpartition(",")[0].rpartition(",")[0] for line in (mnist / "rows.csv").read_text().splitlines()}
     assert again == {line.rpartition(",")[0].rpartition(",")[0] for line in lines}, "all but the seconds and the date"
-    bench.report(rows, json.loads((tmp_path / "base.json").read_text()), tmp_path / "table.csv")
-    with (tmp_path / "table.csv").open(newline="") as file:
+    bench.report(rows, json.loads((mnist / "base.json").read_text()), mnist / "table.csv")
+    with (mnist / "table.csv").open(newline="") as file:
         table = {row["method"]: row for row in csv.DictReader(file)}
-    dataset = load_dataset("synthetic-mnist", tmp_path, "test")
+    dataset = load_dataset("synthetic-mnist", mnist, "test")
     areas = [float(mask.float().mean()) for mask in (dataset.mask(i) for i in range(4)) if mask is not None]
     assert min(areas) <= float(table["truth"]["msi_penalty"]) <= max(areas)
     assert (table["truth"]["iou"], table["truth"]["heat_inside"]) == ("1.0000", "1.0000")
