@@ -73,14 +73,12 @@ PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
     "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS],
     "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
     "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
-    "blocks": [
-        *(("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated", "integrated-size", "energy")),
-        ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
-    ],
+    "blocks": [("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated-size", "energy", "integrated")],
     "learned": [("hidden", "mean", "learned", "own", (HALF,))],
-    "resample": [("hidden", "resample", "integrated", "own", (LABEL,))],
+    "resample": [("hidden", "resample", ranking, "own", (LABEL,)) for ranking in ("integrated-size", "integrated")],
     "more": [
         ("hidden", "zero", "integrated", "own", (HALF,)),
+        ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
         *(("hidden", "mean", ranking, "network", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"),
         *(("hidden", "mean", ranking, "own", (LABEL,)) for ranking in ("integrated", "integrated-size")),
     ],
@@ -410,32 +408,29 @@ def show_cores(rows: Sequence[Mapping[str, object]]) -> None:
     print()
 
 
+AIMS: tuple[tuple[str, str, str, str, str, Callable[[Mapping[str, object]], bool]], ...] = (
+    ("hidden", "mean", "equal", LABEL, "the label with at most 70% of every layer",
+     lambda row: number(row, "mean_layer_share") <= 0.705),
+    ("hidden", "mean", "own", HALF, "half of the confidence with at most 70% of every layer",
+     lambda row: number(row, "largest_layer_share") <= 0.705),
+    ("hidden", "mean", "own", HALF, "half of the confidence, mean share ≤ 55%, two full or fewer",
+     lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2),
+    ("blocks", "mean", "own", HALF, "half of the confidence, mean layer share ≤ 70%",
+     lambda row: number(row, "mean_layer_share") <= 0.7),
+    ("hidden", "resample", "own", LABEL, "the label under resampling, mean layer share ≤ 90%",
+     lambda row: number(row, "mean_layer_share") <= 0.9),
+)  # fmt: skip
+"""What was aimed at: nodes, ablation, allocation, goal, in words, and whether a row reaches it."""
+
+
 def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """How many images reach what was aimed at, and of how many the circuit is necessary."""
     found = []
-    aims: list[tuple[tuple[str, ...], str, Callable[[Mapping[str, object]], bool]]] = [
-        (("hidden", "mean", "integrated-size", "equal", LABEL), "the label with at most 70% of every layer",
-         lambda row: number(row, "mean_layer_share") <= 0.705),
-    ]  # fmt: skip
-    for ranking in ("integrated", "integrated-size"):
-        aims.append(
-            (("hidden", "mean", ranking, "own", HALF), "half of the confidence with at most 70% of every layer",
-             lambda row: number(row, "largest_layer_share") <= 0.705)
-        )  # fmt: skip
-        aims.append(
-            (("hidden", "mean", ranking, "own", HALF), "half of the confidence, mean share ≤ 55%, two full or fewer",
-             lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2)
-        )  # fmt: skip
-        aims.append(
-            (("blocks", "mean", ranking, "own", HALF), "half of the confidence, mean layer share ≤ 70%",
-             lambda row: number(row, "mean_layer_share") <= 0.7)
-        )  # fmt: skip
-    aims.append(
-        (("hidden", "resample", "integrated", "own", LABEL), "the label under resampling, mean layer share ≤ 90%",
-         lambda row: number(row, "mean_layer_share") <= 0.9)
-    )  # fmt: skip
-    for key, what, reached in aims:
-        if own := select(rows, key, "none"):
+    for nodes, off, allocation, goal, what, reached in AIMS:
+        for ranking in EVERY_RANKING:
+            key = (nodes, off, ranking, allocation, goal)
+            if not (own := select(rows, key, "none")):
+                continue
             images = "scenes" if own[0]["network"] == RESNET18 else "photos"
             lost = {row["photo"] for row in select(rows, key, "complement") if number(row, "kept") == 0}
             mostly = {row["photo"] for row in select(rows, key, "random complement") if number(row, "kept") > 0.5}

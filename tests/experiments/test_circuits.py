@@ -55,6 +55,20 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert "with at most 70% of every layer on 0 of 2 photos" in said
 
 
+def test_every_ranking_is_held_against_what_was_aimed_at(capsys: pytest.CaptureFixture[str]) -> None:
+    under = {"ablation": "resample", "goal": circuits.LABEL}
+    circuits.show([
+        row(photo, "none", 1, mean) | under | {"ranking": ranking}
+        for ranking, means in (("integrated-size", (0.8, 1)), ("energy", (0.9, 0.9)))
+        for photo, mean in zip("ab", means, strict=True)
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert (
+        "hidden, resample, integrated-size, own: the label under resampling, mean layer share ≤ 90% on 1 of 2" in said
+    )
+    assert "hidden, resample, energy, own: the label under resampling, mean layer share ≤ 90% on 2 of 2 photos" in said
+
+
 def test_each_network_has_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """A circuit is necessary where the class is lost without it, and kept without most random ones."""
     scene = {"network": circuits.RESNET18, "accuracy": "0.875"}
