@@ -208,4 +208,9 @@ def _words(found: Any, page: Path) -> str:
     if not count:
         lines = [NOTHING_TESTED]
     lines = lines or [f"no shortcut was shown among {count} cluster{'' if count == 1 else 's'} of recurring evidence"]
+    if (nothing := found.fragile.no_pixel).count:
+        lines.append(
+            f"no pixel is needed for {nothing.counts} images: the model gives their class to nothing, too, so that no "
+            "part of them is evidence, or is certified"
+        )
     return "\n".join([*lines, f"page: {page}"])

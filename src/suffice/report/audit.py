@@ -221,6 +221,7 @@ def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
         "confidence": image.confidence,
         "area": part.area,
         "sufficient": part.sufficient,
+        "empty": part.empty,
         "rho": None if part.kept is None else part.kept / DRAWS,
         "rho_at_least": part.rho_at_least,
         "inside": part.inside,
@@ -412,7 +413,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
         .render(
             version=version("suffice"),
             audit=audit,
-            held=held,
+            said_of_conditions=[said_of(*each, audit) for each in held],
             number=number,
             names=names,
             bounds=_bounds,
