@@ -433,6 +433,19 @@ def test_what_is_no_condition_is_told(text: str) -> None:
         Condition.read(text)
 
 
+def test_what_was_asked_of_no_image_is_no_rate_of_nought() -> None:
+    classifier = Classifier(lambda x: x.mean((2, 3)).repeat(1, 2), input_size=(8, 8), mean=(0.0,), std=(1.0,))
+    own = part(3, slice(0, 2), slice(0, 2), target=0)
+    found = fragile_found(classifier, [own], [own.image], Noise(set()), 0)
+    assert (found.breaks["black"].total, found.breaks["images of other classes"].total, found.survives.total) == (
+        1,
+        0,
+        0,
+    )
+    (judged,) = decided([dataclasses.replace(evidence("cat 1", 1.0, 1.0, 0.0), brings=Rate(0, 0))])
+    assert judged.why == "there is no image of another class to paste it on"
+
+
 @pytest.mark.parametrize(("channels", "colours"), [(1, {"black", "grey", "white"}), (3, set(COLOURS))])
 def test_a_model_of_one_channel_is_asked_under_greys_alone_and_no_other_context_counts(
     channels: int, colours: set[str]

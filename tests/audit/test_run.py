@@ -15,8 +15,9 @@ from PIL import Image
 
 from suffice.audit import Audit, AuditSettings, run_audit
 from suffice.audit.classes import classes_found
-from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.audit.conditions import Condition, held, numbers_of, untested
 from suffice.audit.evidence import SURROUNDINGS
+from suffice.audit.findings import Rate
 from suffice.audit.pictures import Pictures
 from suffice.audit.sample import Prediction, in_several_classes
 from suffice.audit.trials import pasted_of
@@ -223,6 +224,18 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
         InputError, match=r"inside .* is not known here; got shortcuts, evidence, accuracy, [a-z_, ]*went$"
     ):
         held([Condition.read("inside < 50%")], numbers_of(found))
+
+
+def test_where_nothing_was_pasted_nothing_is_said_of_shortcuts(found: Audit) -> None:
+    alone = [dataclasses.replace(each, brings=Rate(0, 0), verdict="not confirmed") for each in found.evidence]
+    audit = dataclasses.replace(found, evidence=alone)
+    verdicts = held([Condition.read("shortcuts > 0")], numbers_of(audit))
+    assert [untested(condition, audit) for condition, *_ in verdicts] == [True]
+    assert "There was no image to paste evidence on that is of another class" in summary(audit, verdicts)
+    page = render_audit(audit, verdicts)
+    assert '<div class="verdict alarm">' in page
+    assert "No shortcut was shown" not in page
+    assert "Undecided: fail if shortcuts" in page
 
 
 def test_a_model_of_volumes_is_told_at_once(animals: Path, tmp_path: Path, models: None) -> None:

@@ -486,6 +486,7 @@ def test_commands_are_copied_as_they_are() -> None:
     html = render(entry)
     (code,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", html)
     assert re.sub("<[^>]*>", "", code) == "suffice explain  &#39;a  b.png&#39; --seed 0"
+    assert ".side .command pre { max-height: none; }" in html  # of one image: all of its lines are seen
 
 
 KNOWN = {"mean": (0.5,) * 3, "std": (0.2,) * 3}

@@ -417,6 +417,8 @@ def decided(found: Sequence[Evidence], untested: int = 0) -> list[Evidence]:
             verdict, why = "evidence", _why_evidence(each)
         else:
             verdict, why = "not confirmed", "pasted elsewhere it was not shown to bring the class more than its control"
+            if not each.brings.total:
+                why = "there is no image of another class to paste it on"
         judged.append(dataclasses.replace(each, verdict=verdict, why=why))
     rank = {"shortcut": 0, "evidence": 1, "not confirmed": 2}
     return sorted(judged, key=lambda each: (rank[each.verdict], -each.effect, each.name))

@@ -20,7 +20,7 @@ from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import feature_stage
+from suffice.audit.recurring import SMALLEST, feature_stage
 from suffice.audit.sample import Prediction, candidates, drawn, in_several_classes, labels_of, predictions
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.audit.surroundings import Surroundings, surroundings_of
@@ -80,6 +80,21 @@ class Audit:
     def shortcuts(self) -> list[Evidence]:
         """Evidence that is called a shortcut."""
         return [each for each in self.evidence if each.verdict == "shortcut"]
+
+    @property
+    def nothing_tested(self) -> str:
+        """Why no evidence was tested, so that nothing can be said of shortcuts; empty where some was."""
+        if not self.evidence:
+            return (
+                f"no evidence recurs in {SMALLEST} parts of a class or more, so none was tested: of shortcuts nothing "
+                "can be said (--per-class explains more images)"
+            )
+        if not any(each.brings.total for each in self.evidence):
+            return (
+                "there was no image to paste evidence on that is of another class, and that the model gives another "
+                "one, so none was tested: of shortcuts nothing can be said"
+            )
+        return ""
 
     @property
     def accuracy(self) -> Rate:

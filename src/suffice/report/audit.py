@@ -34,7 +34,6 @@ from suffice.audit.explaining import PARTS, SECOND_PARTS, hidden_file
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import SMALLEST
 from suffice.audit.run import Audit
 from suffice.audit.settings import DRAWS
 from suffice.audit.trials import pasted_of
@@ -260,12 +259,6 @@ def _plain(text: str) -> str:
     return text.translate(UNPRINTABLE)
 
 
-NOTHING_TESTED = (
-    f"no evidence recurs in {SMALLEST} parts of a class or more, so none was tested: of shortcuts nothing can be said "
-    "(--per-class explains more images)"
-)
-
-
 def summary(audit: Audit, held: Held) -> str:
     """A summary in Markdown, for a pull request."""
     lines = [f"# Audit of {markdown_text(audit.model)} on {markdown_text(audit.data)}", ""]
@@ -317,8 +310,8 @@ def _sentences(audit: Audit) -> list[str]:
     found, clusters = audit.shortcuts, len(audit.evidence)
     count = f"{len(found)} shortcut{'' if len(found) == 1 else 's'}"
     first = f"{count} among {clusters} cluster{'' if clusters == 1 else 's'} of recurring evidence."
-    if not clusters:
-        first = NOTHING_TESTED[0].upper() + NOTHING_TESTED[1:] + "."
+    if why := audit.nothing_tested:
+        first = why[0].upper() + why[1:] + "."
     numbers = numbers_of(audit)
     texts = [
         f"{what} {percent(value)}"
