@@ -21,7 +21,7 @@ from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
 from suffice.audit.recurring import SMALLEST, feature_stage
-from suffice.audit.sample import Prediction, candidates, drawn, in_several_classes, labels_of, predictions
+from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions, repeated
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.audit.surroundings import Surroundings, surroundings_of
 from suffice.benchmark import RunProgress
@@ -152,8 +152,8 @@ def run_audit(
             tell(f"assumed: {assumed}")
         chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
         asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
-        if twice := in_several_classes(asked, images):
-            tell(twice)
+        for line in (twice := repeated(asked, images)):
+            tell(line)
         sample = drawn(asked, settings)
         if not sample:
             raise InputError(f"expected images that can be read in {images.name}; none of {len(asked)} can")
@@ -191,7 +191,7 @@ def run_audit(
             comparison=comparison,
             errors={image.name: image.error for image in asked if image.error} | found.errors,
             notes=[
-                *filter(None, [assumed, twice]),
+                *filter(None, [assumed, *twice]),
                 *found.notes,
                 *_notes(classifier, settings),
                 *classifier.assumptions,
