@@ -169,7 +169,7 @@ def _judged(evidence: Evidence, which: str, own: Audited, rival: Audited, seed: 
     twin = next((each for each in rival.evidence if _twins(evidence, each)), None)
     if twin is not None and which == "second":
         return None  # the same pixels of the same images, once
-    others, free = population_of(evidence.target, own.parts, own.images).others, None
+    others, free = population_of(evidence.target, own.parts, own.images, own.surroundings).others, None
     if evidence.kind == SURROUNDINGS:
         around = {part.name: part for part in own.surroundings.values()}
         members, free = [around[name] for name in evidence.members.images], own.surroundings

@@ -24,6 +24,7 @@ from suffice.benchmark.results import ResultRow, Results, read_rows
 from suffice.benchmark.rows import named_row
 from suffice.benchmark.specs import TableSpec, dataset_label, model_label
 from suffice.benchmark.values import (
+    AREA,
     DIMENSIONS,
     Parts,
     ResultGroup,
@@ -287,21 +288,26 @@ def _by_row(spec: TableSpec) -> bool:
 def _parts_note(
     groups: Mapping[tuple[Any, Any], ResultGroup], parts: Mapping[ResultGroup, Parts], spec: TableSpec, at: str
 ) -> Iterator[str]:
-    """How many of the parts that areas are of are insufficient or empty, and the means without them."""
-    there = {cell: parts[group] for cell, group in groups.items() if group in parts}
-    if not there:
-        return
-    count, empty = sum(each.count for each in there.values()), sum(each.empty for each in there.values())
-    known = [each.insufficient for each in there.values() if each.insufficient is not None]
-    suffice = f"{sum(known)} insufficient" if known else "not asked whether they suffice"
-    yield f"Of {count} part{'' if count == 1 else 's'}: {suffice}, {empty} empty."
-    for (row, column), each in there.items():
-        if each.insufficient or each.empty:
-            name = ", ".join(word(d, v, at) for d, v in ((spec.down, row), (spec.across, column)) if d != "metric")
-            without = _entry(each.without, groups[row, column].metric, False, spec).text
-            found = [f"{each.insufficient} insufficient"] if each.insufficient else []
+    """How many of the parts that areas are of are insufficient or empty, and the means without them.
+
+    Of other metrics, how many are empty: they suffice on any colour, and show nothing.
+    """
+    areas = [parts[group] for group in groups.values() if group in parts and group.metric == AREA]
+    if areas:
+        count, empty = sum(each.count for each in areas), sum(each.empty for each in areas)
+        known = [each.insufficient for each in areas if each.insufficient is not None]
+        suffice = f"{sum(known)} insufficient" if known else "not asked whether they suffice"
+        yield f"Of {count} part{'' if count == 1 else 's'}: {suffice}, {empty} empty."
+    for (row, column), group in groups.items():
+        if group in parts:
+            each, area = parts[group], group.metric == AREA
+            found = [f"{each.insufficient} insufficient"] if area and each.insufficient else []
             found += [f"{each.empty} empty"] if each.empty else []
-            yield f"{name}: {' and '.join(found)} of {each.count}, {without} without."
+            if found:
+                of = ((spec.down, row), (spec.across, column))
+                name = ", ".join(word(d, v, at) for d, v in of if d != "metric" or not area)
+                without = _entry(each.without, group.metric, False, spec).text
+                yield f"{name}: {' and '.join(found)} of {each.count}, {without} without."
 
 
 def _is(metric: str, wanted: Sequence[str]) -> bool:

@@ -34,7 +34,6 @@ from suffice.audit.explaining import PARTS, SECOND_PARTS, hidden_file
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part, explanations
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import SMALLEST
 from suffice.audit.run import Audit
 from suffice.audit.settings import DRAWS
 from suffice.audit.trials import pasted_of
@@ -221,6 +220,7 @@ def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
         "confidence": image.confidence,
         "area": part.area,
         "sufficient": part.sufficient,
+        "empty": part.empty,
         "rho": None if part.kept is None else part.kept / DRAWS,
         "rho_at_least": part.rho_at_least,
         "inside": part.inside,
@@ -257,12 +257,6 @@ def junit(audit: Audit, held: Held) -> str:
 
 def _plain(text: str) -> str:
     return text.translate(UNPRINTABLE)
-
-
-NOTHING_TESTED = (
-    f"no evidence recurs in {SMALLEST} parts of a class or more, so none was tested: of shortcuts nothing can be said "
-    "(--per-class explains more images)"
-)
 
 
 def summary(audit: Audit, held: Held) -> str:
@@ -316,8 +310,8 @@ def _sentences(audit: Audit) -> list[str]:
     found, clusters = audit.shortcuts, len(audit.evidence)
     count = f"{len(found)} shortcut{'' if len(found) == 1 else 's'}"
     first = f"{count} among {clusters} cluster{'' if clusters == 1 else 's'} of recurring evidence."
-    if not clusters:
-        first = NOTHING_TESTED[0].upper() + NOTHING_TESTED[1:] + "."
+    if why := audit.nothing_tested:
+        first = why[0].upper() + why[1:] + "."
     numbers = numbers_of(audit)
     texts = [
         f"{what} {percent(value)}"
@@ -412,7 +406,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
         .render(
             version=version("suffice"),
             audit=audit,
-            held=held,
+            said_of_conditions=[said_of(*each, audit) for each in held],
             number=number,
             names=names,
             bounds=_bounds,
