@@ -93,6 +93,24 @@ def test_the_table_of_cores(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| integrated-size | 2 | 30.0% ± 0.0% | 1.0% ± 0.0% | 70% ± 10% | 70% ± 30% | 100% ± 0% | 1 of 2 |" in said
 
 
+def test_other_rankings_beside_the_default_image_by_image(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the images that both have alone; of a core that there is none of, nothing."""
+    rows = [row(photo, "none", 1, mean) for photo, mean in zip("abc", (0.5, 0.3, 0.9), strict=True)]
+    rows += [row(photo, "none", 1, mean) | {"ranking": "energy"} for photo, mean in (("a", 0.6), ("b", 0.2))]
+    lost = {"goal": circuits.LOST, "allocation": "equal"}
+    rows += [
+        row("a", "none", 0, 0.1) | lost,
+        row("a", "none", 1) | lost | {"ranking": "energy", "mean_layer_share": ""},
+    ]
+    circuits.show(rows)
+    said = capsys.readouterr().out
+    assert (
+        "- circuits by energy, hidden, mean, own: 40.0% ± 20.0% of a layer in the mean, by integrated-size on the same "
+        "2 images 40.0% ± 10.0%; smaller on 1, larger on 1" in said
+    )
+    assert "cores by" not in said
+
+
 def test_scenes_beside_other_scenes(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a network that is trained already: what is off is as for other scenes, whatever photos there are."""
     out = tmp_path / "out"
