@@ -14,7 +14,7 @@ import torch
 
 from suffice.audit.clusters import find_evidence
 from suffice.audit.common import Moments, common_of, fitted
-from suffice.audit.comparison import Audited, compared
+from suffice.audit.comparison import Audited, check_comparable, compared
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import (
     SURROUNDINGS,
@@ -264,6 +264,17 @@ def test_surroundings_of_the_same_images_are_one_change_of_two_models() -> None:
     assert [each.found_in for each in changes] == ["both"] * len(around[0])
     assert "shortcut, then evidence" in {each.verdict for each in changes}
     assert {each.found_in for each in compared(one, other, 0).changes if each not in changes} == {"first", "second"}
+
+
+def test_a_model_that_names_its_classes_is_comparable_with_one_that_does_not() -> None:
+    options: dict[str, Any] = {"input_size": (8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    named, unnamed = (
+        Classifier(lambda x: x.mean((2, 3)), class_names=names, **options) for names in (tuple("abc"), None)
+    )
+    check_comparable(named, unnamed, ("first", "second"))
+    other = Classifier(lambda x: x.mean((2, 3))[:, :2], **options)
+    with pytest.raises(InputError, match="got 3 and 3 of first, 2 and 3 of second"):
+        check_comparable(named, other, ("first", "second"))
 
 
 def test_surroundings_are_hidden_whole_beside_as_large_ones_or_not_at_all() -> None:
