@@ -6,8 +6,9 @@ Figure 4 (`am-figure-4.png`): photos, the learnt part, and beside it what Grad-C
 `--beside attention --model timm:vit_base_patch16_224 --photo-weights FILE` the attention maps of its right half. Figure
 5 (`am-figure-5.png`): digits, the part that is proved while all else changes by up to ε, and the learnt part. Figure 8
 (`am-figure-8.png`): a digit of each class, and its learnt part. DATA holds MNIST/raw, FILE the weights of
-`suffice.models.three_layers:mnist`, as `suffice train-classifier mnist` makes them. Area and confidence of each part
-are printed.
+`suffice.models.three_layers:mnist`, as `suffice train-classifier mnist` makes them. Figure 5 takes minutes a digit with
+it, and seconds with `--digit-model suffice.models.three_layers:mnist_strided`, which has no pooling. Area and
+confidence of each part are printed.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@
 
 Each round runs the command in an interpreter of its own, from its start to its end; beside it another one that imports
 torch alone, and one that imports torch and timm alone. What is printed are medians. The model's own time is that of its
-batches and of the copy that answers screens.
+batches and of the copy that answers screens, without OpenVINO.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--explained", nargs=2, metavar=("FILE", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    os.environ["SUFFICE_OPENVINO"] = "0"
     if arguments.explained:
         file, out = arguments.explained
         explained([arguments.photo, "--out", out, "--device", "cpu"], Path(file))

@@ -205,6 +205,49 @@ def test_hidden_units_are_what_is_between_the_sums() -> None:
     assert [layer.name for layer in network_of(Wired(), "hidden").layers] == ["first", "second"]
 
 
+class CutByHand(nn.Module):
+    """Attention whose queries, keys and values are picked from one kernel's output one by one, or all at once."""
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.patch, self.qkv, self.proj = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.head, self.at_once = nn.Linear(8, 4), at_once
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        qkv = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0) if self.at_once else (qkv[0], qkv[1], qkv[2])
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.head((x + self.proj(mixed.transpose(1, 2).flatten(2))).mean(1))
+
+
+def test_a_kernels_output_cut_by_hand_is_no_layer_of_its_own() -> None:
+    """As in torchvision's Swin; several operators share it, but each another part."""
+    by_hand, at_once = ([(x.kind, x.channels) for x in network_of(CutByHand(a).eval()).layers] for a in (False, True))
+    assert by_hand == at_once == [("channel", 8), ("head", 2), ("channel", 8)]
+
+
+class Expanded(nn.Module):
+    """A residual block whose units are normed by what adds to its input, as ConvNeXt V2 does, or without a norm."""
+
+    def __init__(self, normed: bool) -> None:
+        super().__init__()
+        self.stem, self.up, self.down = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 12, 1), nn.Conv2d(12, 4, 1)
+        self.scale, self.normed, self.head = nn.Parameter(torch.rand(12, 1, 1)), normed, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        y = self.up(x).relu()
+        if self.normed:
+            y = y + self.scale * (y * y.norm(dim=(2, 3), keepdim=True))
+        return self.head((x + self.down(y)).mean((2, 3)))
+
+
+def test_units_of_a_norm_that_adds_to_its_input_are_hidden_units() -> None:
+    counts = [[layer.channels for layer in network_of(Expanded(n).eval(), "hidden").layers] for n in (False, True)]
+    assert counts == [[12, 4], [12, 12, 4]]  # before the norm, and after it
+
+
 def test_layers_by_name() -> None:
     net = torchvision.models.resnet18().eval()
     with torch.no_grad():

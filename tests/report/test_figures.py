@@ -6,13 +6,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from PIL import Image
 
 from suffice.classifier import Preprocessing
 from suffice.errors import InputError
 from suffice.explanation import Explanation
 from suffice.images import Frame, Photo, frame_of
-from suffice.report.figures import is_ragged, outline, overlay, png_bytes, saliency_image, sees_all, shrunk, thumbnail
+from suffice.report.figures import (
+    is_ragged,
+    outline,
+    overlay,
+    png_bytes,
+    saliency_colours,
+    saliency_image,
+    sees_all,
+    shrunk,
+    thumbnail,
+)
 
 torch.set_num_threads(1)
 
@@ -187,6 +198,12 @@ def test_heat_rises_with_saliency() -> None:
     assert (np.diff(brightness) >= 0).all()
     assert brightness[0] < 10
     assert brightness[-1] > 230
+
+
+@pytest.mark.parametrize("count", [2, 9, 256])
+def test_heat_has_the_colours_of_matplotlibs_inferno(count: int) -> None:
+    expected = colormaps["inferno"](np.linspace(0, 1, count))[:, :3] * 255
+    assert (saliency_colours(count) == expected.round()).all()
 
 
 def test_heat_of_a_constant_map_is_dark() -> None:

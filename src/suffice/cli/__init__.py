@@ -20,6 +20,7 @@ from suffice.cli.process import (
     ended_in_order,
     give_stdout_back,
     print_any_name,
+    take_back,
     wait_without_spinning,
     warn_in_one_line,
 )
@@ -102,6 +103,7 @@ def main() -> None:
             sys.exit(_run(signals))
         finally:
             give_stdout_back()
+            take_back()
 
 
 def _run(signals: list[int]) -> int:

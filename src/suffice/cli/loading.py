@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.cli.command import one_line
 from suffice.cli.options import Channels, Crop, InputSize, Interpolation, Layout, Mean, Outputs, Prompts, Std
-from suffice.cli.process import complain, without_collecting
+from suffice.cli.process import complain, set_aside, without_collecting
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def load(
             **options,
         )
         classifier.find_out()
+    set_aside()
     say_assumptions(classifier)
     return classifier
 

@@ -15,7 +15,6 @@ import uvicorn
 
 from suffice.errors import InputError, reason
 from suffice.occlusion import make_occlusions, painted_logits
-from suffice.report.figures import saliency_colours
 from suffice.web.app import make_app
 from suffice.web.audited import Audited
 from suffice.web.served import Served
@@ -102,8 +101,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def _warm(models: Sequence[Served]) -> None:
-    """Ask each model once, so that its faster copy is there before the first visitor moves a slider; and the rest."""
-    saliency_colours(2)
+    """Ask each model once, so that its faster copy is there before the first visitor moves a slider."""
     for served in models:
         classifier = served.classifier
         shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.input_size)
