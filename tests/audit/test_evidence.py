@@ -14,7 +14,7 @@ import torch
 
 from suffice.audit.clusters import find_evidence
 from suffice.audit.common import Moments, common_of, fitted
-from suffice.audit.comparison import Audited, compared
+from suffice.audit.comparison import Audited, check_comparable, compared
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import (
     SURROUNDINGS,
@@ -123,12 +123,16 @@ def test_a_mark_is_told_from_what_is_elsewhere_and_matters_as_much(used: float, 
 
 @pytest.mark.parametrize(
     ("covered", "decided_by", "verdict"),
-    [({n: n < 12 for n in range(44)}, "beside", "shortcut"), (dict.fromkeys(range(44), True), "outside", "evidence")],
+    [
+        ({n: n < 12 for n in range(44)}, "beside", "shortcut"),
+        ({n: n > 12 for n in range(44)}, "outside", "evidence"),  # which some boxes miss
+        (dict.fromkeys(range(44), True), "outside", "evidence"),
+    ],
 )
 def test_a_mark_that_some_boxes_cover_is_found_by_what_is_outside_of_them_and_an_object_that_is_all_in_its_box_is_not(
     covered: dict[int, bool], decided_by: str, verdict: str
 ) -> None:
-    """The right columns, white in half of the images, are the whole of a class; boxes say whether they are the object.
+    """The right columns, white in half of the images, are the whole of a class; most boxes tell what they are.
 
     Without boxes they are called a shortcut, as an object is that always stands at one place.
     """
@@ -260,6 +264,17 @@ def test_surroundings_of_the_same_images_are_one_change_of_two_models() -> None:
     assert [each.found_in for each in changes] == ["both"] * len(around[0])
     assert "shortcut, then evidence" in {each.verdict for each in changes}
     assert {each.found_in for each in compared(one, other, 0).changes if each not in changes} == {"first", "second"}
+
+
+def test_a_model_that_names_its_classes_is_comparable_with_one_that_does_not() -> None:
+    options: dict[str, Any] = {"input_size": (8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    named, unnamed = (
+        Classifier(lambda x: x.mean((2, 3)), class_names=names, **options) for names in (tuple("abc"), None)
+    )
+    check_comparable(named, unnamed, ("first", "second"))
+    other = Classifier(lambda x: x.mean((2, 3))[:, :2], **options)
+    with pytest.raises(InputError, match="got 3 and 3 of first, 2 and 3 of second"):
+        check_comparable(named, other, ("first", "second"))
 
 
 def test_surroundings_are_hidden_whole_beside_as_large_ones_or_not_at_all() -> None:

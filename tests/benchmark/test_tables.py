@@ -294,9 +294,8 @@ def test_parts_without_a_pixel_are_told_apart_in_whatever_is_measured(content: d
     (table,) = tables(grouped(rows, config), config, parts := parts_of(rows, config))
     assert [entry.text for entry in dict(table.rows)["zero"]] == ["0.800 ± 0.115", "0.667 ± 0.333"]
     assert table.note.endswith(
-        "zero, certified_rho: 1 empty of 3, 0.700 ± 0.100 without. "
-        "zero, sufficient: 1 empty of 3, 0.500 ± 0.500 without. "
-        "max, certified_rho: 1 empty of 3, 0.700 ± 0.100 without."
+        "zero: 1 empty of 3; without: certified_rho 0.700 ± 0.100, sufficient 0.500 ± 0.500. "
+        "max: 1 empty of 3; without: certified_rho 0.700 ± 0.100."
     )
     assert len(parts) == 3
 

@@ -114,6 +114,19 @@ def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halv
     assert json.loads(Path("here/audit.json").read_text())["numbers"] == found["numbers"]
 
 
+def test_numbers_that_are_no_class_of_the_model_are_told_before_the_work(suffice: Any, halves: Path) -> None:
+    Path("halves/bright/bright1.png").rename(Path("numbered_1.png"))
+    Path("photos").mkdir()
+    for number in (1, 7):
+        Path("photos", f"photo_{number}.png").write_bytes(Path("numbered_1.png").read_bytes())
+    run = suffice("audit", "photos", *MODEL)
+    assert run.status == 2
+    assert run.complaints(1)[0].startswith(
+        "suffice: expected labels from 0 to 1, the classes of toy_models:quiet_corner"
+    )
+    assert run.err.endswith("got photo_7.png\n")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

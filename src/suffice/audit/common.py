@@ -140,7 +140,10 @@ def common_of(
     if free is None:
         return found
     own, rest = (_beside(numbers, pictures, free) for numbers in learned)
-    shown = fitted(own, rest, where & (own.count >= SMALLEST) & (rest.count >= SMALLEST))
+    # In most images, as a box may miss its object, and that may always stand at the same place.
+    known = len([number for number in some if number in free])
+    free_in_most = (own.count >= max(SMALLEST, known / 2)) & (rest.count >= SMALLEST)
+    shown = fitted(own, rest, where & free_in_most)
     return dataclasses.replace(found, opacity=shown.opacity, colour=shown.colour)
 
 

@@ -11,7 +11,7 @@ object of an image where that is as large.
 | **loses** | a member is hidden, with the place of all | that place of images of the class without it | it costs more |
 | **common** | only what members have in common is pasted (`common.py`) | the member | it raises over half of it |
 | **outside** | | | most of most members is outside of the object's box |
-| **beside** | the same as common, learned from what is outside of the boxes | the member | it raises over half of it |
+| **beside** | as common, learned outside of the boxes, where most of these leave room | the member | the same |
 | **frequent** | surroundings alone | images of other classes | they are more common in the class |
 
 What raises and costs is counted in the class's log-odds, which also tell where two things in an image speak for

@@ -20,7 +20,7 @@ import torch
 from suffice.audit.settings import AuditSettings
 from suffice.benchmark.images import Images
 from suffice.classifier import Classifier
-from suffice.datasets.labels import model_classes
+from suffice.datasets.labels import count_of_classes, model_classes
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.images import prepare
@@ -94,6 +94,9 @@ def labels_of(images: Images, classifier: Classifier) -> Labels:
     """
     labels = [images.label(number) for number in range(len(images))]
     if images.class_names is None:
+        for name, label in zip(images.names, labels, strict=True):
+            if label is not None and label >= (count := count_of_classes(classifier)):
+                raise InputError(f"expected labels from 0 to {count - 1}, the classes of {classifier.name}; got {name}")
         return Labels(labels, {})
     used = {label for label in labels if label is not None}
     named = classifier.class_names is not None
