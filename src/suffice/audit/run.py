@@ -281,6 +281,7 @@ def _provenance(classifier: Classifier, settings: AuditSettings) -> dict[str, An
     return {
         "model": model_label(settings.model),
         "weights": classifier.weights_digest,
+        "weights_dtype": classifier.weights_dtype,
         "device": str(classifier.device),
         "preprocessing": classifier.preprocessing.to_dict(),
         "seed": settings.seed,

@@ -255,6 +255,7 @@ class Worker:
         used: dict[str, Any] = {"device": spec.device}
         if loaded is not None:
             used = {"device": str(loaded.device), "weights_digest": loaded.weights_digest}
+            used |= {"weights_dtype": loaded.weights_dtype}
             used |= {} if self._code is None else {"model_code": self._code}
             used |= {"preprocessing": loaded.preprocessing.to_dict()}
             used |= {"outputs": None if loaded.meaning is None else loaded.meaning.outputs}
