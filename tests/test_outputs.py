@@ -285,6 +285,22 @@ def test_sigmoids_that_turn_out_to_be_none_are_an_error_and_not_a_guess() -> Non
         classifier.logits(torch.full((1, 3, SIZE, SIZE), 0.25))
 
 
+@pytest.mark.parametrize(
+    ("version", "is_said"),
+    [
+        (lambda logits: (logits, logits[:, :1]), True),
+        (lambda logits: [logits, logits, logits], True),
+        (lambda logits: (logits,), False),
+        (lambda logits: {"logits": logits, "hidden": logits}, False),
+    ],
+)
+def test_the_first_of_several_outputs_is_an_assumption(version: Any, is_said: bool) -> None:
+    classifier = classifier_of(Version(version), outputs="logits")
+    classifier.logits(corner_image()[None])
+    sentences = [text for text in classifier.assumptions if "outputs that the model returns" in text]
+    assert [text.split(":")[0][-18:] for text in sentences] == ["the first is taken"] * is_said
+
+
 def test_a_model_that_cannot_be_asked_about_noise_is_said_to() -> None:
     def picky(x: Tensor) -> Tensor:
         if float(x.amax()) > 0.99:

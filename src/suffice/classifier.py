@@ -27,7 +27,17 @@ from suffice.engine import Engine, ModelOutput, Passes
 from suffice.engine import Precision as Precision
 from suffice.errors import InputError, reason
 from suffice.inside import sealed, unwrapped
-from suffice.outputs import Meaning, Outputs, as_logits, as_tensor, check_outputs, found_out, real_numbers, shows_logits
+from suffice.outputs import (
+    Meaning,
+    Outputs,
+    as_logits,
+    as_tensor,
+    check_outputs,
+    found_out,
+    passed_over,
+    real_numbers,
+    shows_logits,
+)
 from suffice.places import DetectedBox, Place
 from suffice.preprocessing import IMAGENET_MEAN as IMAGENET_MEAN
 from suffice.preprocessing import IMAGENET_STD as IMAGENET_STD
@@ -274,7 +284,7 @@ class Classifier:
         other = copy.copy(self)
         other.place, other.num_classes = place, None if self.class_names is None else len(self.class_names)
         other.meaning = Meaning(self.outputs_said) if self.outputs_said in ("logits", "probabilities") else None
-        other.assumed, other._tried = {k: v for k, v in self.assumed.items() if k != "outputs"}, False
+        other.assumed, other._tried = {k: v for k, v in self.assumed.items() if k not in ("outputs", "first")}, False
         other.unreadable = ""
         if isinstance(place, DetectedBox):
             name = self.class_name(place.target)
@@ -395,7 +405,10 @@ class Classifier:
             def question(module: Any, x: Tensor) -> Any:
                 return module(self.normalise(x))
 
+            several = set[str]()
+
             def raw(output: Any, count: int) -> Tensor:
+                several.add(passed_over(output) if self.place is None else "")
                 try:
                     scores = self._scores(output)
                     if scores.ndim > 2:
@@ -414,7 +427,7 @@ class Classifier:
                 off = float((beside[0] - alone[0]).abs().max())
                 spread = float(beside.amax() - beside.amin())
                 self.meaning = self.meaning or meaning
-                sentences = {"outputs": assumed, "answers": _unsteady(off, spread)}
+                sentences = {"first": max(several), "outputs": assumed, "answers": _unsteady(off, spread)}
                 self.assumed |= {about: sentence for about, sentence in sentences.items() if sentence}
             except Exception as error:
                 # As a rule the question itself goes wrong as well, and says so.

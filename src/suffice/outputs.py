@@ -225,6 +225,17 @@ def as_logits(output: Any) -> Tensor:
     )
 
 
+def passed_over(output: Any) -> str:
+    """What is said where `as_logits` takes the first of several outputs; empty elsewhere.
+
+    >>> passed_over((torch.ones(1, 2), torch.ones(1, 3)))
+    'of the 2 outputs that the model returns the first is taken: nothing says otherwise'
+    """
+    if hasattr(output, "logits") or not isinstance(output, (tuple, list)) or len(output) < 2:
+        return ""
+    return f"of the {len(output)} outputs that the model returns the first is taken: nothing says otherwise"
+
+
 def as_tensor(values: Any) -> Tensor:
     """A tensor as it is, or an array of any layout as a tensor, which shares its memory wherever torch can.
 

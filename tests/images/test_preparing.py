@@ -16,7 +16,7 @@ from torch import nn
 import suffice
 from suffice.classifier import Classifier
 from suffice.errors import InputError, Notice
-from suffice.images import as_image, load_image, prepare, read_photo, to_model
+from suffice.images import as_image, given_image, load_image, prepare, read_photo, to_model
 
 CLASSIFIER = Classifier(lambda x: x, input_size=(16, 16))
 
@@ -294,6 +294,14 @@ def test_what_was_assumed_is_in_the_result() -> None:
     assert suffice.trace_circuit(classifier, image, random=1).notes[0] == note
     with pytest.warns(Notice, match=note):
         suffice.score(classifier, image, torch.rand(16, 16), "area")
+
+
+def test_that_colours_became_grey_is_in_the_result() -> None:
+    classifier, colour = _small(1), Image.fromarray(draw(20, 20, 3))
+    note = "Its colours became grey, as the model takes one channel."
+    assert suffice.explain(classifier, colour, block=4, iterations=2).notes[0] == note
+    assert given_image(classifier, colour.convert("L")).assumed == ()
+    assert given_image(_small(), colour).assumed == ()
 
 
 def test_many_bands_are_no_photo_but_an_input() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from suffice.classifier import Classifier
@@ -157,6 +158,25 @@ def test_sixteen_bits_have_a_known_scale(suffix: str, tmp_path: Path) -> None:
     (dark := values // 300)[0, 0] = 0  # dark stays dark
     Image.fromarray(dark).save(tmp_path / f"dark.{suffix}")
     assert read(tmp_path / f"dark.{suffix}").max() == 1
+
+
+def deep_png(path: Path, values: Any) -> None:
+    """Colours of 16 bits, which Pillow reads but does not write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    content = (struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(content))
+
+
+@pytest.mark.parametrize(("highest", "said"), [(1023, True), (4095, True), (16383, True), (16384, False)])
+def test_few_bits_in_sixteen_are_read_dark_and_that_is_said(highest: int, said: bool, tmp_path: Path) -> None:
+    values = np.linspace(0, highest, 99).round().astype(np.uint16).reshape(9, 11)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    deep_png(tmp_path / "colour.png", np.stack([values, values // 2, values // 4], axis=2))
+    note = f"Its 16-bit values, of at most {highest}, are taken as brightness from 0 to 65535."
+    for source in (tmp_path / "grey.png", values, torch.from_numpy(values), tmp_path / "colour.png"):
+        assert read_photo(source).notes == ((note,) if said else ())
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,20 @@ def test_a_model_that_a_library_knows_assumes_nothing(model: str | None) -> None
     assert load_classifier(model, weights="random", device="cpu").assumptions == ()
 
 
+@pytest.mark.parametrize("model", ["timm:test_resnet", "torchvision:squeezenet1_1"])
+def test_the_names_of_own_weights_of_a_thousand_classes_are_an_assumption(model: str, tmp_path: Path) -> None:
+    module = load_classifier(model, weights="random", device="cpu").module
+    assert isinstance(module, nn.Module)
+    names = [f"part {number}" for number in range(1000)]
+    torch.save(module.state_dict(), tmp_path / "own.pth")
+    torch.save({"state_dict": module.state_dict(), "class_names": names}, tmp_path / "named.pth")
+    classifier = load_classifier(model, weights=tmp_path / "own.pth", device="cpu")
+    assert classifier.assumed["names"].startswith("class names are taken to be ImageNet-1k's")
+    for weights, given in (("own.pth", names), ("named.pth", None)):
+        said = load_classifier(model, weights=tmp_path / weights, class_names=given, device="cpu")
+        assert (said.class_name(0), "names" in said.assumed) == ("part 0", False)
+
+
 def test_downloads_that_fail_say_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no route to host\nand more\nlines")

@@ -252,8 +252,10 @@ class _Call:
         """What one line of JSON says."""
         from importlib.metadata import version
 
+        from suffice.images import notes_on
+
         label, predicted = int(scores.labels[0]), int(scores.predicted[0])
-        notes = [*photo.notes]
+        notes = [*notes_on(photo, self.classifier)]
         if bool(scores.constant[0]):
             notes.append("The map is constant: it ranks no pixel, and its curves are those of the reading order.")
         notes += filter(None, scores.notes)

@@ -169,7 +169,7 @@ class _Call:
         from suffice.explanation import Explanation
         from suffice.folders import OutputFolder
         from suffice.guarantees import in_words
-        from suffice.images import frame_of, prepare, read_photo
+        from suffice.images import frame_of, notes_on, prepare, read_photo
         from suffice.provenance import made_by
 
         if folder is not None:
@@ -179,7 +179,7 @@ class _Call:
         pixels = prepare(photo, self.classifier)
         part = self._part(frame_of(photo.pixels.size, self.classifier.preprocessing))
         target: int | str | None = self.target
-        notes = list(photo.notes)
+        notes = list(notes_on(photo, self.classifier))
         if isinstance(self.content, Explanation):
             target = self.content.class_in(self.classifier) if target is None else target
             if self.content.model != self.classifier.name:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from suffice.errors import InputError
 
+_LARGEST_OF_FEWER_BITS = 2**14 - 1
 _CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
@@ -59,8 +60,26 @@ def _from_wide(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, .
     scale = next((full for full in usual if values.max() <= full), None)
     if scale is None:
         raise InputError(f"expected pixel values of at most {usual[-1]:.0f}; {name} has {values.max():g}")
-    notes = () if known else (f"Its values are taken as brightness from 0 to {scale:.0f}.",)
+    notes = _on_depth(values.max()) if known else (f"Its values are taken as brightness from 0 to {scale:.0f}.",)
     return Image.fromarray(np.round(values / scale * 255).astype(np.uint8)).convert("RGB"), notes
+
+
+def _on_depth(largest: float) -> tuple[str, ...]:
+    """What is said of 16-bit values whose largest would fit in 14 bits or fewer, as those of many cameras do."""
+    if largest > _LARGEST_OF_FEWER_BITS:
+        return ()
+    return (f"Its 16-bit values, of at most {largest:.0f}, are taken as brightness from 0 to 65535.",)
+
+
+def notes_on_depth(values: Any) -> tuple[str, ...]:
+    """What is said of an array of 16-bit values, or of an image in colour that Pillow read from such a file."""
+    if isinstance(values, Image.Image):
+        bands = zip(values.getbands(), np.reshape(values.getextrema(), (-1, 2)), strict=True)
+        largest = max((int(most) for band, (_, most) in bands if band.upper() != "A"), default=255)
+        return _on_depth(largest * 256 + 255)  # of which Pillow keeps the upper 8 bits
+    if "uint16" not in str(getattr(values, "dtype", "")):
+        return ()
+    return _on_depth(int(np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values).max()))
 
 
 def from_array(values: Any) -> Image.Image:

@@ -88,7 +88,16 @@ def given_image(classifier: Classifier, image: Any) -> GivenImage:
         if not whole_numbers and not (pixels.is_floating_point() and drawn):
             return GivenImage(pixels, (), None)
     photo = read_photo(image)
-    return GivenImage(prepare(photo, classifier), photo.notes, photo.sha256)
+    return GivenImage(prepare(photo, classifier), notes_on(photo, classifier), photo.sha256)
+
+
+def notes_on(photo: Photo, classifier: Classifier) -> tuple[str, ...]:
+    """What was assumed of a photo to make an image of it that the classifier takes, a sentence each."""
+    if len(classifier.preprocessing.mean) != 1:
+        return photo.notes
+    red, green, blue = (photo.pixels.getchannel(channel).tobytes() for channel in "RGB")
+    grey = red == green == blue
+    return photo.notes if grey else (*photo.notes, "Its colours became grey, as the model takes one channel.")
 
 
 def as_image(classifier: Classifier, image: Any) -> tuple[Tensor, tuple[str, ...]]:

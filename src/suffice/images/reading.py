@@ -19,7 +19,7 @@ from PIL import Image
 from suffice.errors import InputError, reason
 from suffice.files import check_file
 from suffice.images.formats import opened
-from suffice.images.pixels import from_array, to_rgb
+from suffice.images.pixels import from_array, notes_on_depth, to_rgb
 
 SMALLEST_SIDE = 8  # pixels; below it there is nothing that could be left out
 LARGEST_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as RGB
@@ -86,7 +86,8 @@ def read_photo(source: Any) -> Photo:
     if isinstance(source, Image.Image):
         return _from_memory(source, "the Pillow image")
     if isinstance(source, np.ndarray) or (hasattr(source, "__array__") and not isinstance(source, str)):
-        return _from_memory(from_array(source), "the array")
+        photo = _from_memory(from_array(source), "the array")
+        return dataclasses.replace(photo, notes=(*notes_on_depth(source), *photo.notes))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_file(io.BytesIO(source), "the image in bytes")
     if hasattr(source, "read"):
@@ -161,9 +162,12 @@ def _from_memory(image: Image.Image, name: str) -> Photo:
 
 
 def _upright(image: Image.Image, name: str) -> Photo:
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow forgets it
     orientation = _orientation(image)
     image.load()
     pixels, notes = to_rgb(image, name)
+    if deep and image.mode in ("RGB", "RGBA", "LA"):
+        notes = (*notes_on_depth(image), *notes)
     if (turn := _orientation(image)) != 1:  # Pillow itself turns a TIFF as it loads
         pixels = pixels.transpose(_UPRIGHT[turn])
     return Photo(pixels, orientation, notes=notes)

@@ -98,7 +98,7 @@ def load_classifier(
         model, None if weights is None else os.fspath(weights), None if names is None else len(names), prompts
     )
     settings = {**source.preprocessing, **{k: v for k, v in preprocessing.items() if v is not None}}
-    own_mean = preprocessing.get("mean") is not None
+    needless = {"normalisation": preprocessing.get("mean") is not None, "names": names is not None}
     if device == "auto":
         # What a black box can take is not known; a CPU tensor is the safest guess.
         device = source.device or ("auto" if isinstance(source.module, nn.Module) else "cpu")
@@ -113,7 +113,7 @@ def load_classifier(
         layout=layout,
         outputs=outputs or source.outputs,
         repeatable=source.repeatable,
-        assumed={topic: said for topic, said in source.assumed.items() if topic != "normalisation" or not own_mean},
+        assumed={topic: said for topic, said in source.assumed.items() if not needless.get(topic)},
         weights_sha256=source.weights_sha256,
         **settings,
     )

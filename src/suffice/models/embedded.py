@@ -19,7 +19,7 @@ from typing import Any
 from suffice.class_names import imagenet_1k
 from suffice.errors import InputError
 from suffice.models.source import Source
-from suffice.models.weights import Loaded, load_weights, read_weights, said_of_normalisation
+from suffice.models.weights import Loaded, load_weights, read_weights, said_of_names, said_of_normalisation
 from suffice.provenance import sha256_of
 
 NAME = "efficientnet-lite0"  # the default
@@ -70,13 +70,14 @@ def load(name: str = NAME, weights: str | None = None) -> Source:
         loaded = Loaded(sha256=sha256_of(path))
     elif weights != "random":
         loaded = load_weights(module, weights, name, advice=f"name it timm:tf_{name.replace('-', '_')}")
+    own, names = weights not in (None, "random"), loaded.class_names or imagenet_1k()
     return Source(
         module.eval(),
         name,
         dict(_PREPROCESSING[name]),
-        imagenet_1k(),
+        names,
         outputs="logits",
         repeatable=True,
-        assumed=loaded.assumed | said_of_normalisation(weights in (None, "random")),
+        assumed=loaded.assumed | said_of_normalisation(not own) | said_of_names(own, loaded, names),
         weights_sha256=loaded.sha256,
     )

@@ -9,7 +9,14 @@ from suffice.carried import timm_fields
 from suffice.class_names import imagenet_1k
 from suffice.errors import InputError, reason
 from suffice.models.source import Source
-from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint, said_of_normalisation
+from suffice.models.weights import (
+    Loaded,
+    head_size,
+    load_weights,
+    read_checkpoint,
+    said_of_names,
+    said_of_normalisation,
+)
 
 
 def load(name: str, weights: str | None = None, num_classes: int | None = None) -> Source:
@@ -35,12 +42,13 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
     if classes == 0:
         raise InputError(f"expected a classifier; timm:{name} has no classes, it only makes features")
     published = weights in (None, "random", "download")
+    names = loaded.class_names or (imagenet_1k() if classes == 1000 else None)
     return Source(
         module.eval(),
         f"timm:{name}",
         timm_fields(module.pretrained_cfg, module),
-        loaded.class_names or (imagenet_1k() if classes == 1000 else None),
-        assumed=loaded.assumed | said_of_normalisation(published),
+        names,
+        assumed=loaded.assumed | said_of_normalisation(published) | said_of_names(not published, loaded, names),
         outputs="logits" if published else None,  # of own weights it is found out
         repeatable=True,
         weights_sha256=loaded.sha256,

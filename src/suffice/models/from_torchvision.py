@@ -11,7 +11,14 @@ from suffice.class_names import imagenet_1k
 from suffice.descriptions import fields_of_transform
 from suffice.errors import InputError, reason
 from suffice.models.source import Source
-from suffice.models.weights import Loaded, head_size, load_weights, read_checkpoint, said_of_normalisation
+from suffice.models.weights import (
+    Loaded,
+    head_size,
+    load_weights,
+    read_checkpoint,
+    said_of_names,
+    said_of_normalisation,
+)
 
 # DenseNet's published files still say norm.1 where the module says norm1.
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -47,12 +54,13 @@ def load(name: str, weights: str | None = None, num_classes: int | None = None) 
             advice = "--classes with as many names"
             loaded = load_weights(module, checkpoint, f"torchvision:{name}", _today, advice)
     published = weights in (None, "random", "download")
+    names = loaded.class_names or (imagenet_1k() if num_classes in (None, 1000) else None)
     return Source(
         module.eval(),
         f"torchvision:{name}",
         fields_of_transform(newest.transforms()) or {},
-        loaded.class_names or (imagenet_1k() if num_classes in (None, 1000) else None),
-        assumed=loaded.assumed | said_of_normalisation(published),
+        names,
+        assumed=loaded.assumed | said_of_normalisation(published) | said_of_names(not published, loaded, names),
         outputs="logits" if published else None,  # of own weights it is found out
         repeatable=True,
         weights_sha256=loaded.sha256,

@@ -216,6 +216,13 @@ def said_of_normalisation(published: bool) -> dict[str, str]:
     return {"normalisation": said}
 
 
+def said_of_names(own_weights: bool, loaded: Loaded, names: tuple[str, ...] | None) -> dict[str, str]:
+    """What is assumed of the classes where weights are one's own, name none, and have as many as ImageNet."""
+    if not own_weights or loaded.class_names or names is None:
+        return {}
+    return {"names": "class names are taken to be ImageNet-1k's: the model has its 1,000 classes (--classes)"}
+
+
 def _assumed(choice: Choice, checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> dict[str, str]:
     """What was decided about a checkpoint that holds more than one set of weights."""
     assumed: dict[str, str] = {}
