@@ -111,7 +111,7 @@ def test_too_few_draws_leave_it_unknown(suffice: Any, photo: str, corner: str) -
     assert (run.status, run.json[0]["guarantee"]["verdict"]) == (0, "unknown")
     said = suffice("verify", photo, corner, *MODEL, "--draws", "20").out.splitlines()[1]
     assert said.startswith(
-        "  Unknown: whether the part keeps the class in 90% of colours was not decided by 20 of 20 draw"
+        "  Unknown: whether the part keeps the class in 90% of colours was not decided: it did in 20 of 20 draw"
     )
 
 
