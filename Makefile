@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs docs-pictures screenshots page-types test-slow test-hostile lint types format clean
+.PHONY: demo test docs docs-pictures notebooks screenshots page-types test-slow test-hostile lint types format clean
 .PHONY: benchmark results-check benchmark-gpu benchmark-runner benchmark-rex benchmark-matching certificates abductive
 .PHONY: table3 table3-forms table4 table5
 
@@ -81,6 +81,10 @@ docs: .venv/docs
 docs-pictures: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/docs_pictures.py
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/method_pictures.py
+
+# What the notebooks of the docs show, anew.
+notebooks: .venv/docs
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/notebooks.py
 
 # The pictures of the page, the report and a notebook in the docs; needs Chromium.
 screenshots: .venv/dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from toy_networks import Parts, Wired, randomised
@@ -227,16 +228,39 @@ def test_a_kernels_output_cut_by_hand_is_no_layer_of_its_own() -> None:
     assert by_hand == at_once == [("channel", 8), ("head", 2), ("channel", 8)]
 
 
-class Expanded(nn.Module):
-    """A residual block whose units are normed by what adds to its input, as ConvNeXt V2 does, or without a norm."""
+class ClassToken(nn.Module):
+    """Two kernels, one of which reads the first token and the other the rest."""
 
-    def __init__(self, normed: bool) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.first, self.rest = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 6), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2).relu()
+        return self.head(self.first(x[:, 0]).relu() + self.rest(x[:, 1:]).relu().mean(1))
+
+
+def test_what_kernels_read_parts_of_is_one_layer() -> None:
+    assert [layer.channels for layer in network_of(ClassToken().eval(), side=16).layers].count(8) == 1
+
+
+class Expanded(nn.Module):
+    """A residual block whose units are normed by what adds to its input, as ConvNeXt V2 does, or without a norm.
+
+    Before it, where that is asked for, one whose branch has no kernel but pools, as PoolFormer has.
+    """
+
+    def __init__(self, normed: bool, pooled: bool = False) -> None:
         super().__init__()
         self.stem, self.up, self.down = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 12, 1), nn.Conv2d(12, 4, 1)
         self.scale, self.normed, self.head = nn.Parameter(torch.rand(12, 1, 1)), normed, nn.Linear(4, 3)
+        self.pooled = pooled
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
+        if self.pooled:
+            x = x + F.avg_pool2d(x, 3, 1, 1)
         y = self.up(x).relu()
         if self.normed:
             y = y + self.scale * (y * y.norm(dim=(2, 3), keepdim=True))
@@ -246,6 +270,8 @@ class Expanded(nn.Module):
 def test_units_of_a_norm_that_adds_to_its_input_are_hidden_units() -> None:
     counts = [[layer.channels for layer in network_of(Expanded(n).eval(), "hidden").layers] for n in (False, True)]
     assert counts == [[12, 4], [12, 12, 4]]  # before the norm, and after it
+    pooled = network_of(Expanded(normed=False, pooled=True).eval(), "hidden")
+    assert [layer.channels for layer in pooled.layers] == [12, 4]
 
 
 def test_layers_by_name() -> None:

@@ -40,10 +40,10 @@ class Small(nn.Module):
         return self.head(self.convolution(x).relu().mean((2, 3)))
 
 
-def small(*_: Any, **__: Any) -> suffice.Classifier:
+def small(*_: Any, side: int = 112, **__: Any) -> suffice.Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return suffice.Classifier(Small().eval(), input_size=(224, 224), outputs="logits", repeatable=True)
+        return suffice.Classifier(Small().eval(), input_size=(side, side), outputs="logits", repeatable=True)
 
 
 class Agrees:
@@ -68,8 +68,9 @@ def run(name: str, photo: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> 
     module = importlib.import_module(name)
     if name == "explain_photos":
         monkeypatch.setattr(module, "Independent", Agrees)
-    if name == "against_rex":
-        monkeypatch.setattr(module, "plain_model", lambda: small().module.eval())
+    if name == "against_rex":  # whose pixels are those of the real model
+        monkeypatch.setattr(suffice, "load_classifier", lambda *_, **__: small(side=224))
+        monkeypatch.setattr(module, "plain_model", lambda: small(side=224).module.eval())
         monkeypatch.setattr(module, "normalised", lambda images: images)
     monkeypatch.setattr(sys, "argv", [name, *(word.format(photo) for word in PHOTO[name][1]), *more])
     module.main()

@@ -59,3 +59,30 @@ def test_the_terms_that_are_shown_add_up_to_the_map_of_the_method(method: str) -
     assert shown.max() > 0
     larger = nn.functional.interpolate(shown[None, None], (32, 32), mode="bilinear")[0, 0]
     torch.testing.assert_close(larger, found, rtol=1e-4, atol=1e-6)
+
+
+def test_notebooks_keep_what_they_show_but_no_bars_and_no_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("nbclient")
+    module: Any = importlib.import_module("notebooks")
+    new = nbformat.v4
+
+    class Client:
+        def __init__(self, notebook: Any, **options: Any) -> None:
+            self.notebook = notebook
+
+        def execute(self) -> None:
+            self.notebook.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
+            self.notebook.cells[1].outputs = [new.new_output("stream", name=name) for name in ("stderr", "stdout")]
+
+    book = new.new_notebook(cells=[new.new_markdown_cell("# A"), new.new_code_cell("print(1)")])
+    nbformat.write(book, tmp_path / "a.ipynb")
+    monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(module, "NotebookClient", Client)
+    monkeypatch.setattr(sys, "argv", ["notebooks.py"])
+    module.main()
+    stored = nbformat.read(tmp_path / "a.ipynb", as_version=4)
+    assert [output["name"] for output in stored.cells[1].outputs] == ["stdout"]
+    assert stored.metadata == book.metadata

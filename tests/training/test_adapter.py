@@ -70,10 +70,10 @@ def test_it_finds_what_the_class_rests_on(photos: Path, tmp_path: Path) -> None:
     # The class is the side of a bright square: maps have to be large there and small elsewhere.
     classifier = tiny()
     dataset = load_dataset(str(photos), split="train")
-    learning = ClassifierTraining(epochs=60, batch_size=8, learning_rate=1e-2, checkpoint_every=1000)
+    learning = ClassifierTraining(epochs=20, batch_size=8, learning_rate=1e-2, checkpoint_every=1000)
     base = ClassifierTask(classifier, dataset, learning)
     fit(base, Examples(dataset, classifier, print), CPU, tmp_path / "base", {}, lambda line: None)
-    settings = LaxTraining(epochs=60, batch_size=8, learning_rate=3e-3, area_weight=1, checkpoint_every=1000, stride=2)
+    settings = LaxTraining(epochs=30, batch_size=8, learning_rate=3e-3, area_weight=1, checkpoint_every=1000, stride=2)
 
     adapter = train(photos, tmp_path / "lax", classifier, settings).finished()
 

@@ -15,7 +15,7 @@ from torch import nn
 from suffice.classifier import Classifier
 from suffice.datasets import load_dataset
 from suffice.errors import InputError
-from suffice.explainers.lax import AdapterSettings, heatmaps, load_adapter, new_adapter
+from suffice.explainers.lax import AdapterSettings, card_in_words, heatmaps, load_adapter, new_adapter
 from suffice.images import to_model
 from suffice.training.card import with_card
 
@@ -57,6 +57,7 @@ def test_numbers_counted_a_second_way(photos: Path) -> None:
     assert found["msi"]["mean"] == pytest.approx(found["msi_base"]["mean"] - found["msi_penalty"]["mean"], abs=2e-6)
     assert card["base"] == {"model": "tiny", "weights_sha256": adapter.backbone["weights"]}
     assert "test" not in with_card(adapter, classifier, training, None).card
+    assert "own choices" not in card_in_words(card)
 
 
 def test_saved_and_read_back_and_another_structure_refused(photos: Path, tmp_path: Path) -> None:
@@ -70,6 +71,7 @@ def test_saved_and_read_back_and_another_structure_refused(photos: Path, tmp_pat
     card = load_adapter(path, classifier).card
     assert card == json.loads((tmp_path / "lax" / "adapter.card.json").read_text())
     assert card["test"]["failures"]["misclassified"] == [], "its own choices are what it was trained on"
+    assert ", on the model's own choices; on " in card_in_words(card)
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["suffice"])
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -40,7 +40,7 @@ LAYERS = ("stages", "blocks", "hidden", "all", "tokens")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
-_PARTS = ("__getitem__", "narrow", "select")
+_WINDOWS = set(operators_of("average pool", "max pool", "power pool", "sliding windows"))
 _CONVOLUTIONS, _SUMS = set(operators_of("convolution")), set(operators_of("addition"))
 
 
@@ -182,15 +182,27 @@ def _places(recording: Recording) -> list[Value]:
                 continue
             fresh.add(value)
             readers = value.consumers
-            parts = sum(reader.name in _PARTS for reader in readers)  # cut by hand, as `chunk` cuts at once
-            wanted = len(readers) - max(0, parts - 1) > 1 or any(
-                rules.mixes(r) or r.function in rules.JOINS for r in readers
-            )
+            shared = len(readers) > 1 and not _only_for_attention(value)
+            wanted = shared or any(rules.mixes(r) or r.function in rules.JOINS for r in readers)
             if wanted and value is not recording.logits:
                 chain = _unmoved(value, fresh)
                 places.append(chain[-1])
                 fresh.difference_update(chain)
     return [value for value in places if not _is_end(value, recording)]
+
+
+def _only_for_attention(value: Value) -> bool:
+    """Whether a value is what queries, keys and values are picked from, and nothing else."""
+    waiting, found = [value], False
+    while waiting:
+        for op in waiting.pop().consumers:
+            if not rules.mixes(op) and op.function in _ATTENTION:
+                found = True
+            elif rules.mixes(op) or op.function in rules.JOINS or (op.function in rules.MERGES and len(op.inputs) > 1):
+                return False
+            else:
+                waiting += [after for after in op.outputs if after.op is op]
+    return found
 
 
 def _unmoved(value: Value, fresh: set[Value]) -> list[Value]:
@@ -413,7 +425,7 @@ def _hidden(recording: Recording, every: Sequence[Value], last: Value) -> list[V
 def _skips(recording: Recording) -> set[Op]:
     """The sums of what kernels returned and of what was there before them, or of several kernels.
 
-    A norm that adds to its input what it makes of that without a kernel is none of them.
+    A norm that adds to its input what it makes of that without a kernel, or pooling over windows, is none of them.
     """
     found: set[Op] = set()
     kernels: dict[Value, frozenset[Value]] = {}  # that a value is made of without another kernel
@@ -423,7 +435,8 @@ def _skips(recording: Recording) -> set[Op]:
             found.add(op)
         for value in op.outputs:
             if value.op is op:
-                kernels[value] = frozenset([value]) if op.function in rules.MIXES else frozenset().union(*before)
+                begins = op.function in rules.MIXES or op.function in _WINDOWS
+                kernels[value] = frozenset([value]) if begins else frozenset().union(*before)
     return found
 
 

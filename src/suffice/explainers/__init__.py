@@ -4,7 +4,7 @@
 |---|---|
 | `causal` | `causal.py` |
 | `lime` | `lime.py` |
-| `lax` | `lax.py`; needs an adapter that `suffice train-lax` has trained |
+| `lax` | `lax/`; needs an adapter that `suffice train-lax` has trained |
 | `activation-matching` | `activation_matching/` |
 | `grad-cam`, `grad-cam++`, `layer-cam`, `kpca-cam`, `finer-cam` | `cam.py` |
 | `attention`, `attention-rollout` | `attention.py` |

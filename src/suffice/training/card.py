@@ -43,6 +43,7 @@ def with_card(adapter: Adapter, classifier: Classifier, training: ImageDataset, 
             "images": len(training),
             "classes": [str(training.class_names[label]) for label in sorted(set(training.labels))],
         },
+        "labels": adapter.trained["labels"],
         "base": {"model": adapter.backbone["model"], "weights_sha256": adapter.backbone["weights"]},
     }
     if test is not None and len(test):

@@ -1,31 +1,7 @@
-"""LAX: an adapter on a frozen classifier, trained to give a saliency map in the pass that classifies.
+"""Adapters: the networks that make a map of a classifier's features, their files, and the card that is saved with them.
 
->>> import torch, suffice
->>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
-...                               torch.nn.Flatten(), torch.nn.Linear(4, 3))
->>> classifier = suffice.Classifier(network, input_size=(16, 16))
->>> adapter = new_adapter(classifier, AdapterSettings(design="paper"))  # untrained: `suffice train-lax` trains it
->>> logits, maps = heatmaps(classifier, adapter, torch.rand(2, 3, 16, 16))
->>> logits.shape, maps.shape, classifier.forward_passes  # one forward pass an image gives both
-(torch.Size([2, 3]), torch.Size([2, 16, 16]), 2)
-
-Two designs, and two losses:
-
-| | reads | map | loss |
-|---|---|---|---|
-| `paper` | the last spatial features | their resolution (CIFAR-10: 8 x 8) | `lax_loss`: equations 7 to 9 |
-| `fine` | three resolutions, coarse to fine | a stride of 2 to 4 pixels, sharp edges | `msi_loss`: the terms of MSI |
-
-Why a second one. The entropy of equation 7, a softmax over sigmoids at t = 0.5, is least where about a fifth of the
-map is on, which is the penalty that the paper reports (0.205); and nothing in equation 9 keeps the class out of the
-complement, which MSI scores. `msi_loss` has a term for each: what is shown above a random threshold keeps the class,
-the complement below another one loses it, and the area is paid for as MSI charges it. The thresholds are steep slopes
-(`soft_threshold`), so that gradients are true, and random, so that a map has to be near 0 or near 1. Hard thresholds
-with a straight-through gradient were tried: they fill the whole map, as a gradient at black says of every pixel that it
-would help.
-
-Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, section 3.2, Algorithm 1, equations 7 to 9;
-appendix A.3 for the layers.
+Source: *Learning Quantifiable Visual Explanations Without Ground-Truth*, section 3.2, Algorithm 1; appendix A.3 for the
+layers.
 """
 
 from __future__ import annotations
@@ -34,12 +10,10 @@ import dataclasses
 import itertools
 import json
 import os
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -49,16 +23,11 @@ from suffice.arrays import read_safetensors
 from suffice.classifier import Classifier
 from suffice.engine import ByRow, seeded
 from suffice.errors import InputError, reason
-from suffice.explainers.extraction import ranked_cells, smallest_prefix
-from suffice.explainers.method import Candidate, Method, MethodSettings
-from suffice.explainers.raw_maps import RawMaps, own_choice
 from suffice.features import Stage, record, spatial_stages
 from suffice.files import parse_json, storable
 from suffice.folders import OutputFolder
 from suffice.naming import Naming
-from suffice.progress import Progress
 from suffice.provenance import sha256_of_tensors
-from suffice.question import Question
 
 _FORMAT = "suffice-lax-1"
 _CARD = ".card.json"
@@ -66,7 +35,6 @@ _WIDTHS = (256, 128, 64)  # appendix A.3: 512 -> 256 -> 128 -> 64 -> 1
 _FINE_WIDTH = 64
 _FINE_STAGES = 3
 _FINE_GAIN = 2.0  # of the map's logits, so that maps come close to 0 and 1 in fewer steps
-_EPSILON = 1e-8
 
 
 class AdapterSettings(BaseModel):
@@ -273,6 +241,7 @@ def card_in_words(card: Mapping[str, Any]) -> str:
     if not card:
         return ""
     said = f"adapter trained on {int(card['data']['images']):,} images of {card['data']['name']}"
+    said += ", on the model's own choices" if card.get("labels") == "predicted" else ""
     test = card.get("test")
     if not test:
         return f"{said}; not tested"
@@ -323,127 +292,6 @@ def upsampled(low: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(low, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def entropy(maps: Tensor, temperature: float = 0.5) -> Tensor:
-    """Mean entropy of P = softmax(max(0, M)/t) over the pixels of each map; least, 0, where one pixel has it all.
-
-    Args:
-        maps: (N, …), after the sigmoid, at low resolution.
-        temperature: t above 0.
-
-    Source: equation 7.
-
-    >>> round(float(entropy(torch.zeros(1, 4))), 4)  # log 4: all alike
-    1.3863
-    >>> round(float(entropy(torch.tensor([[0.0, np.log(3) / 2]]), 0.5)), 4)  # P = 1/4, 3/4
-    0.5623
-    """
-    p = torch.softmax(maps.flatten(1).clamp(min=0) / temperature, 1)
-    return -(p * torch.log(p + _EPSILON)).sum(1).mean()
-
-
-def lax_loss(
-    masked_logits: Tensor, labels: Tensor, maps: Tensor, weight: float, temperature: float
-) -> dict[str, Tensor]:
-    """Equation 9: cross-entropy of what the model says of X ⊙ M, plus λ times the entropy of M.
-
-    Args:
-        masked_logits: (N, K), of the image times its upsampled map (Algorithm 1, steps 4 and 5).
-        labels: (N,).
-        maps: (N, 1, h, w), M at low resolution.
-        weight: λ.
-        temperature: t.
-    """
-    cross, spread = F.cross_entropy(masked_logits, labels), entropy(maps, temperature)
-    return {"loss": cross + weight * spread, "cross_entropy": cross, "entropy": spread}
-
-
-def msi_loss(
-    shown_logits: Tensor, rest_logits: Tensor, labels: Tensor, maps: Tensor, area_weight: float, rest_weight: float
-) -> dict[str, Tensor]:
-    """The terms of MSI as a loss: what is shown keeps the class, the rest loses it, and the area is paid for.
-
-    Args:
-        shown_logits: (N, K), with the pixels above a threshold alone: Show(> α) of equations 1 and 2.
-        rest_logits: (N, K), with the pixels below a threshold alone: Show(< α_min) of equation 1.
-        labels: (N,).
-        maps: (N, H, W) in [0, 1], whose mean stands for the area (equation 5).
-        area_weight, rest_weight: of the terms.
-    """
-    shown = F.cross_entropy(shown_logits, labels)
-    probability = rest_logits.softmax(1).gather(1, labels[:, None])[:, 0]
-    # -log(1 - p): as the cross-entropy of "not this class". Bounded, so that one image cannot outweigh a batch.
-    rest = -torch.log1p(-probability.clamp(max=1 - 1e-4)).mean()
-    area = maps.mean()
-    return {"loss": shown + rest_weight * rest + area_weight * area, "shown": shown, "rest": rest, "area": area}
-
-
-def soft_threshold(maps: Tensor, alpha: Tensor | float, width: float = 0.1) -> Tensor:
-    """How far maps exceed α: 0 well below it, 1/2 at it, 1 well above, the logistic function of (M - α)/width.
-
-    >>> soft_threshold(torch.tensor([0.1, 0.5, 0.9]), 0.5)
-    tensor([0.0180, 0.5000, 0.9820])
-    """
-    return torch.sigmoid((maps - alpha) / width)
-
-
-class LaxSettings(MethodSettings):
-    """Settings of LAX as a method of `explain`."""
-
-    adapter: str = ""  # the file that `suffice train-lax` wrote; there is none to fall back on
-    alpha_min: float = Field(0.5, ge=0, lt=1)  # above it a pixel is in the mask
-    # A mask that is not sufficient gives way to the smallest sufficient set of cells down the map, or never does.
-    extract: Literal["when-needed", "always", "never"] = "when-needed"
-    cell: int = Field(4, ge=1, le=64)  # side of those cells in pixels
-
-
-def explain(question: Question, settings: LaxSettings, seed: int, progress: Progress) -> Candidate:
-    """The LAX explanation of what `question` asks: the pixels above α_min, if they suffice.
-
-    The adapter explains the class that the model chooses; for another target its map is the same.
-    """
-    adapter = _loaded(settings.adapter, question.classifier)
-    _, maps = heatmaps(question.classifier, adapter, question.image[None])
-    saliency = maps[0].numpy().astype(np.float64)
-    mask, notes = saliency > settings.alpha_min, tuple(filter(None, (card_in_words(adapter.card),)))
-    progress(0.5)
-    if settings.extract == "never" or (
-        settings.extract == "when-needed" and mask.any() and bool(question(torch.from_numpy(mask[None]))[0])
-    ):
-        return Candidate(saliency, mask, notes=notes)
-    ranking = ranked_cells(saliency, settings.cell)
-    needed = smallest_prefix(question, ranking)
-    progress(1.0)
-    if needed is None:
-        return Candidate(saliency, mask, notes=notes)
-    return Candidate(saliency, np.logical_or.reduce(ranking[:needed]), notes=notes)
-
-
-def saliency(
-    classifier: Classifier, images: Tensor, targets: Tensor, settings: LaxSettings, progress: Progress
-) -> RawMaps:
-    """The heatmaps of many images, at the size of the input; they are the same for every target."""
-    logits, maps = heatmaps(classifier, _loaded(settings.adapter, classifier), images)
-    progress(1.0)
-    return RawMaps(maps, own_choice(logits, targets))
-
-
-_LOADED: weakref.WeakKeyDictionary[Classifier, dict[tuple[str, int], Adapter]] = weakref.WeakKeyDictionary()
-
-
-def _loaded(path: str, classifier: Classifier) -> Adapter:
-    """The adapter in a file, read once for a classifier as long as the file is the same."""
-    if not path:
-        raise InputError("the method lax needs an adapter that `suffice train-lax` wrote (adapter=FILE); got none")
-    try:
-        key = path, os.stat(path).st_mtime_ns
-    except OSError:
-        return load_adapter(path, classifier)  # which says what is wrong
-    known = _LOADED.setdefault(classifier, {})
-    if key not in known:
-        known[key] = load_adapter(path, classifier)
-    return known[key]
-
-
 def _stages(classifier: Classifier, settings: AdapterSettings) -> list[Stage]:
     found = spatial_stages(classifier)
     if settings.design == "paper":
@@ -467,15 +315,3 @@ def _short(what: Any) -> str:
     if isinstance(what, str):
         return what[:12]
     return "; ".join(f"{name or 'output'} {channels}x{height}x{width}" for name, channels, height, width, _ in what)
-
-
-METHOD = Method(
-    "lax",
-    LaxSettings,
-    explain,
-    saliency=saliency,
-    own_scale=True,
-    needs={"adapter": "train-lax"},
-    inside=True,
-    fits=lambda classifier, settings: _loaded(settings.adapter, classifier),
-)
