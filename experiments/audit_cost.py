@@ -18,8 +18,9 @@ From these `minutes_1000` is what 1,000 scenes take, of Ray on two cores that do
 time two workers take than one process does: of `audit` all of it, of `explaining` the explanations alone; beside one
 process stands what two workers could reach at most, if they cost nothing, as the rest is done by one. While workers
 explain, two cores take as long as the slowest worker or half of all that is computed meanwhile, whichever is more. The
-clock of a machine of two free cores would be the better witness; `load`, its load while it was measured, says whether
-it was one.
+clock of a machine of two free cores is the better witness: `clock` is what all of it took by the clock, in seconds, the
+start of workers included, and `times_clock` how much less that was than of one process. `load` says whether the cores
+were free (about 1, and 2 with workers).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from suffice.report.audit import write_audit
 TABLE = "audit-cost.csv"
 ASKED = ("engine", "scenes")
 SECONDS = ("main", "main_explaining", "workers", "slowest", "other", "page")
-COLUMNS = (*ASKED, *(f"seconds_{name}" for name in SECONDS), "mib_half", "mib_end", "load")
+COLUMNS = (*ASKED, *(f"seconds_{name}" for name in SECONDS), "seconds_clock", "mib_half", "mib_end", "load")
 DIGITS, WORKERS = 10, 2
 
 
@@ -105,7 +106,7 @@ def cost(engine: str, scenes: int, data: Path, weights: Path, work: Path) -> dic
     )
     process, resident = psutil.Process(), dict[int, int]()
     counted = Counted(LocalEngine() if engine == "local" else RayEngine(WORKERS))
-    before = time.process_time()
+    before, clock = time.process_time(), time.monotonic()
     audit = run_audit(
         settings, work, counted, progress=lambda state: resident.setdefault(state.done, process.memory_info().rss)
     )
@@ -118,6 +119,7 @@ def cost(engine: str, scenes: int, data: Path, weights: Path, work: Path) -> dic
     half = resident.get(len(audit.images) // 2, 0)
     return {
         **{f"seconds_{name}": round(value, 1) for name, value in spent.items()},
+        "seconds_clock": round(time.monotonic() - clock, 1),
         "mib_half": half >> 20, "mib_end": process.memory_info().rss >> 20, "load": round(os.getloadavg()[1], 1),
     }  # fmt: skip
 
@@ -139,7 +141,7 @@ def on_two_cores(row: Mapping[str, str]) -> tuple[float, float]:
 
 def report(rows: Sequence[Row]) -> None:
     """A line for each row, and how much less time two workers take."""
-    heads = (*ASKED, *SECONDS, "minutes_1000", "times: audit", "explaining", "MiB", "load")
+    heads = (*ASKED, *SECONDS, "minutes_1000", "times: audit", "explaining", "clock", "times_clock", "MiB", "load")
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for row in rows:
         took = on_two_cores(row)
@@ -148,12 +150,21 @@ def report(rows: Sequence[Row]) -> None:
         if row["engine"] == "local":
             whole, explaining = took
             times = [f"at most {whole / (whole - explaining / 2):.2f}", "at most 2"]
+        times += [row["seconds_clock"] or "–", _by_the_clock(row, rows)]
         cells = (
             *(row[name] for name in ASKED), *(row[f"seconds_{name}"] for name in SECONDS),
             f"{took[0] * 1000 / int(row['scenes']) / 60:.1f}", *times,
             f"{row['mib_half']}, {row['mib_end']}", row["load"],
         )  # fmt: skip
         print("| " + " | ".join(cells) + " |")
+
+
+def _by_the_clock(row: Row, rows: Sequence[Row]) -> str:
+    """How much less time than one process, which has been timed on as many scenes."""
+    alone = [each["seconds_clock"] for each in rows if each["engine"] == "local" and each["scenes"] == row["scenes"]]
+    if row["engine"] == "local" or not (alone and alone[0] and row["seconds_clock"]):
+        return "–"
+    return f"{float(alone[0]) / float(row['seconds_clock']):.2f}"
 
 
 def main() -> None:

@@ -73,14 +73,12 @@ PARTS: dict[str, list[tuple[str, str, str, str, tuple[str, ...]]]] = {
     "core": [("hidden", "mean", ranking, "equal", (LOST,)) for ranking in RANKINGS],
     "own": [("hidden", "mean", ranking, "own", (HALF,)) for ranking in RANKINGS],
     "equal": [("hidden", "mean", ranking, "equal", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"],
-    "blocks": [
-        *(("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated", "integrated-size", "energy")),
-        ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
-    ],
+    "blocks": [("blocks", "mean", ranking, "own", (HALF,)) for ranking in ("integrated-size", "energy", "integrated")],
     "learned": [("hidden", "mean", "learned", "own", (HALF,))],
-    "resample": [("hidden", "resample", "integrated", "own", (LABEL,))],
+    "resample": [("hidden", "resample", ranking, "own", (LABEL,)) for ranking in ("integrated-size", "integrated")],
     "more": [
         ("hidden", "zero", "integrated", "own", (HALF,)),
+        ("blocks", "mean", "integrated-size", "equal", (HALF, LABEL)),
         *(("hidden", "mean", ranking, "network", (HALF, LABEL)) for ranking in RANKINGS if ranking != "integrated"),
         *(("hidden", "mean", ranking, "own", (LABEL,)) for ranking in ("integrated", "integrated-size")),
     ],
@@ -368,9 +366,11 @@ def show(rows: Sequence[Mapping[str, object]]) -> None:
 def show_network(rows: Sequence[Mapping[str, object]]) -> None:
     """Sizes, and beside them the controls: mean ± standard error over images."""
     show_cores([row for row in rows if row["goal"] == LOST])
+    beside = beside_the_default(rows)
     rows = [row for row in rows if row["goal"] != LOST]
     keys = list(dict.fromkeys(tuple(row[c] for c in (*CSV_COLUMNS[2:6], "goal")) for row in rows))
     if not keys:
+        print("\n".join(beside))
         return
     print("| nodes | off | ranking | allocation | goal | images | channels | mean share | largest | full | features |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
@@ -389,7 +389,7 @@ def show_network(rows: Sequence[Mapping[str, object]]) -> None:
         cells = [f"{sum(values) / len(values):.0%}" if values else "" for values in found]
         print(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} |")
     print()
-    for line in targets(rows):
+    for line in [*targets(rows), *beside]:
         print(f"- {line}")
 
 
@@ -403,39 +403,43 @@ def show_cores(rows: Sequence[Mapping[str, object]]) -> None:
     print("|---" * 8 + "|")
     for ranking in dict.fromkeys(row["ranking"] for row in rows):
         own = {c: [r for r in rows if r["ranking"] == ranking and r["control"] == c] for c in CORE_CONTROLS}
-        cells = [f"{mean_with_error(numbers(own['none'], c)):.1%}" for c in ("share", "mean_layer_share")]
-        cells += [f"{mean_with_error(numbers(own[c], 'kept')):.0%}" for c in ("others", "random", "others, random")]
+        cells = [shown(numbers(own["none"], c), ".1%") for c in ("share", "mean_layer_share")]
+        cells += [shown(numbers(own[c], "kept"), ".0%") for c in ("others", "random", "others, random")]
         necessary = sum(number(row, "kept") > 0.5 for row in own["random"])
         print(f"| {ranking} | {len(own['none'])} | {' | '.join(cells)} | {necessary} of {len(own['none'])} |")
     print()
 
 
+DEFAULT = "integrated-size"
+COMPARED = (
+    ("circuits", "hidden", "mean", "own", HALF),
+    ("circuits", "blocks", "mean", "own", HALF),
+    ("circuits that keep the label", "hidden", "mean", "equal", LABEL),
+    ("cores", "hidden", "mean", "equal", LOST),
+)
+AIMS: tuple[tuple[str, str, str, str, str, Callable[[Mapping[str, object]], bool]], ...] = (
+    ("hidden", "mean", "equal", LABEL, "the label with at most 70% of every layer",
+     lambda row: number(row, "mean_layer_share") <= 0.705),
+    ("hidden", "mean", "own", HALF, "half of the confidence with at most 70% of every layer",
+     lambda row: number(row, "largest_layer_share") <= 0.705),
+    ("hidden", "mean", "own", HALF, "half of the confidence, mean share ≤ 55%, two full or fewer",
+     lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2),
+    ("blocks", "mean", "own", HALF, "half of the confidence, mean layer share ≤ 70%",
+     lambda row: number(row, "mean_layer_share") <= 0.7),
+    ("hidden", "resample", "own", LABEL, "the label under resampling, mean layer share ≤ 90%",
+     lambda row: number(row, "mean_layer_share") <= 0.9),
+)  # fmt: skip
+"""What was aimed at: nodes, ablation, allocation, goal, in words, and whether a row reaches it."""
+
+
 def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """How many images reach what was aimed at, and of how many the circuit is necessary."""
     found = []
-    aims: list[tuple[tuple[str, ...], str, Callable[[Mapping[str, object]], bool]]] = [
-        (("hidden", "mean", "integrated-size", "equal", LABEL), "the label with at most 70% of every layer",
-         lambda row: number(row, "mean_layer_share") <= 0.705),
-    ]  # fmt: skip
-    for ranking in ("integrated", "integrated-size"):
-        aims.append(
-            (("hidden", "mean", ranking, "own", HALF), "half of the confidence with at most 70% of every layer",
-             lambda row: number(row, "largest_layer_share") <= 0.705)
-        )  # fmt: skip
-        aims.append(
-            (("hidden", "mean", ranking, "own", HALF), "half of the confidence, mean share ≤ 55%, two full or fewer",
-             lambda row: number(row, "mean_layer_share") <= 0.55 and number(row, "layers_full") <= 2)
-        )  # fmt: skip
-        aims.append(
-            (("blocks", "mean", ranking, "own", HALF), "half of the confidence, mean layer share ≤ 70%",
-             lambda row: number(row, "mean_layer_share") <= 0.7)
-        )  # fmt: skip
-    aims.append(
-        (("hidden", "resample", "integrated", "own", LABEL), "the label under resampling, mean layer share ≤ 90%",
-         lambda row: number(row, "mean_layer_share") <= 0.9)
-    )  # fmt: skip
-    for key, what, reached in aims:
-        if own := select(rows, key, "none"):
+    for nodes, off, allocation, goal, what, reached in AIMS:
+        for ranking in EVERY_RANKING:
+            key = (nodes, off, ranking, allocation, goal)
+            if not (own := select(rows, key, "none")):
+                continue
             images = "scenes" if own[0]["network"] == RESNET18 else "photos"
             lost = {row["photo"] for row in select(rows, key, "complement") if number(row, "kept") == 0}
             mostly = {row["photo"] for row in select(rows, key, "random complement") if number(row, "kept") > 0.5}
@@ -446,6 +450,32 @@ def targets(rows: Sequence[Mapping[str, object]]) -> list[str]:
     return found
 
 
+def beside_the_default(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """How large the circuits and cores of other rankings are beside those of the default, image by image."""
+    found = []
+    for what, nodes, off, allocation, goal in COMPARED:
+        default = shares_of(rows, (nodes, off, DEFAULT, allocation, goal))
+        for ranking in EVERY_RANKING:
+            own = shares_of(rows, (nodes, off, ranking, allocation, goal))
+            if ranking == DEFAULT or not (both := [photo for photo in own if photo in default]):
+                continue
+            theirs, ours = ([shares[photo] for photo in both] for shares in (own, default))
+            pairs = list(zip(theirs, ours, strict=True))
+            found.append(
+                f"{what} by {ranking}, {', '.join((nodes, off, allocation))}: "
+                f"{mean_with_error(theirs):.1%} of a layer in the mean, by {DEFAULT} on the same {len(both)} "
+                f"images {mean_with_error(ours):.1%}; smaller on {sum(a < b for a, b in pairs)}, "
+                f"larger on {sum(a > b for a, b in pairs)}"
+            )
+    return found
+
+
+def shares_of(rows: Sequence[Mapping[str, object]], key: Sequence[object]) -> dict[str, float]:
+    """The mean layer share of each image's circuit or core, by the image's name."""
+    own = select(rows, key, "none")
+    return {str(row["photo"]): number(row, "mean_layer_share") for row in own if row["mean_layer_share"] != ""}
+
+
 def select(rows: Sequence[Mapping[str, object]], key: Sequence[object], control: str) -> list[dict[str, object]]:
     return [
         r for r in rows if tuple(r[c] for c in (*CSV_COLUMNS[2:6], "goal")) == tuple(key) and r["control"] == control
@@ -454,6 +484,10 @@ def select(rows: Sequence[Mapping[str, object]], key: Sequence[object], control:
 
 def number(row: Mapping[str, object], column: str) -> float:
     return float(str(row[column]))
+
+
+def shown(values: Sequence[float], form: str) -> str:
+    return f"{mean_with_error(values):{form}}" if values else ""
 
 
 def numbers(rows: Sequence[Mapping[str, object]], column: str) -> list[float]:

@@ -48,6 +48,22 @@ def test_three_formats_say_the_same(tmp_path: Path) -> None:
         assert read_boxes(source).mask("cats/b.jpg", PHOTO) is None
 
 
+def test_an_image_has_no_boxes_of_another_folders(tmp_path: Path) -> None:
+    for folder, pixel in (("train/cats", 0), ("train/dogs", 1)):
+        mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        mask[pixel] = 255
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(mask).save(tmp_path / folder / "a.png")
+    boxes = read_boxes(tmp_path)
+    cats, dogs = (boxes.mask(f"{name}/a.jpg", PHOTO) for name in ("cats", "dogs"))
+    assert cats is not None
+    assert dogs is not None
+    assert (cats[0].all(), cats[1].any(), dogs[0].any(), dogs[1].all()) == (True, False, False, True)
+    assert boxes.mask("birds/a.jpg", PHOTO) is None
+    with pytest.raises(InputError, match=r"one image called a.jpg; got those of train/cats/a and train/dogs/a"):
+        boxes.mask("a.jpg", PHOTO)
+
+
 @pytest.mark.parametrize(
     ("bbox", "image", "expected"),
     [

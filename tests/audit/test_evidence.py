@@ -14,7 +14,7 @@ import torch
 
 from suffice.audit.clusters import find_evidence
 from suffice.audit.common import Moments, common_of, fitted
-from suffice.audit.comparison import Audited, compared
+from suffice.audit.comparison import Audited, check_comparable, compared
 from suffice.audit.conditions import Condition
 from suffice.audit.evidence import (
     SURROUNDINGS,
@@ -23,6 +23,7 @@ from suffice.audit.evidence import (
     above_half,
     as_fields,
     decided,
+    either,
     from_fields,
     more_than,
     sign_test,
@@ -120,6 +121,64 @@ def test_a_mark_is_told_from_what_is_elsewhere_and_matters_as_much(used: float, 
     assert decided([found])[0].verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("covered", "decided_by", "verdict"),
+    [
+        ({n: n < 12 for n in range(44)}, "beside", "shortcut"),
+        ({n: n > 12 for n in range(44)}, "outside", "evidence"),  # which some boxes miss
+        (dict.fromkeys(range(44), True), "outside", "evidence"),
+    ],
+)
+def test_a_mark_that_some_boxes_cover_is_found_by_what_is_outside_of_them_and_an_object_that_is_all_in_its_box_is_not(
+    covered: dict[int, bool], decided_by: str, verdict: str
+) -> None:
+    """The right columns, white in half of the images, are the whole of a class; most boxes tell what they are.
+
+    Without boxes they are called a shortcut, as an object is that always stands at one place.
+    """
+    weight = torch.zeros(8, 8)
+    weight[:, 6:] = 16
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.zeros(len(x)), ((x[:, 0] - 0.25) * weight).mean((1, 2))], 1)
+
+    classifier = Classifier(network, input_size=(8, 8), mean=(0.0,), std=(1.0,))
+    own = [Prediction(n, str(n), 1, 1, 0.9) for n in range(44)]
+    others = [Prediction(n, str(n), 0, 0, 0.9) for n in range(100, 180)]
+    boxes = {n: slice(5, 8) if covered.get(n) else slice(0, 3) for n in (*range(44), *range(100, 180))}
+    around = {n: part(n, slice(0, 8), slice(0, 5) if box.start else slice(3, 8)) for n, box in boxes.items()}
+    inside = {n: 1.0 if box.start else 0.0 for n, box in boxes.items()}
+    parts = [part(n, slice(0, 4) if n % 4 else slice(4, 8), slice(6, 8), inside=inside[n]) for n in range(0, 44, 2)]
+    population, pictures = Population(own, others, parts, around), Noise(set(range(0, 44, 2)))
+    found = with_verdict(classifier, "1", parts, population, pictures, np.random.default_rng(0))
+    assert found.p_values["outside"] == above_half(sum(not covered[n] for n in range(0, 44, 2)), 22)
+    assert (found.p_values["beside"] < 1e-6) == (verdict == "shortcut")
+    assert found.decided_by == decided_by
+    (judged,) = decided([found], untested=9)  # ten clusters: 0.026 alone is too much
+    assert judged.verdict == verdict
+    assert ("outside of the object" in judged.why) == (judged.kind == "part")
+    without = [dataclasses.replace(each, inside=None) for each in parts]
+    unboxed = with_verdict(
+        classifier, "1", without, Population(own, others, without), pictures, np.random.default_rng(0)
+    )
+    assert decided([unboxed], untested=9)[0].verdict == "shortcut"
+
+
+@pytest.mark.parametrize("alike", ["the same", "independent", "opposite"])
+def test_either_of_two_tests_is_passed_by_chance_as_seldom_as_one(alike: str) -> None:
+    """By all signs of eight members that are as likely either way, in both tests; at levels up to a half."""
+    values = {count: above_half(count, 8) for count in range(9)}
+    ways = {count: math.comb(8, count) / 2**8 for count in range(9)}
+    pairs = {
+        "the same": [(n, n, ways[n]) for n in ways],
+        "opposite": [(n, 8 - n, ways[n]) for n in ways],
+        "independent": [(n, m, ways[n] * ways[m]) for n in ways for m in ways],
+    }[alike]
+    levels = {either(values[n], values[m]) for n, m, _ in pairs}
+    for level in [level for level in levels if level <= 0.5]:
+        assert sum(way for n, m, way in pairs if either(values[n], values[m]) <= level) <= level + 1e-12
+
+
 def striped(number: int) -> bool:
     return number < 100 and number % 3 > 0
 
@@ -205,6 +264,17 @@ def test_surroundings_of_the_same_images_are_one_change_of_two_models() -> None:
     assert [each.found_in for each in changes] == ["both"] * len(around[0])
     assert "shortcut, then evidence" in {each.verdict for each in changes}
     assert {each.found_in for each in compared(one, other, 0).changes if each not in changes} == {"first", "second"}
+
+
+def test_a_model_that_names_its_classes_is_comparable_with_one_that_does_not() -> None:
+    options: dict[str, Any] = {"input_size": (8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    named, unnamed = (
+        Classifier(lambda x: x.mean((2, 3)), class_names=names, **options) for names in (tuple("abc"), None)
+    )
+    check_comparable(named, unnamed, ("first", "second"))
+    other = Classifier(lambda x: x.mean((2, 3))[:, :2], **options)
+    with pytest.raises(InputError, match="got 3 and 3 of first, 2 and 3 of second"):
+        check_comparable(named, other, ("first", "second"))
 
 
 def test_surroundings_are_hidden_whole_beside_as_large_ones_or_not_at_all() -> None:
@@ -376,6 +446,19 @@ def test_a_quarter_of_a_class_are_wrong_ones_where_there_are_as_many(
 def test_what_is_no_condition_is_told(text: str) -> None:
     with pytest.raises(InputError, match=r'expected --fail-if as in "shortcuts > 0"'):
         Condition.read(text)
+
+
+def test_what_was_asked_of_no_image_is_no_rate_of_nought() -> None:
+    classifier = Classifier(lambda x: x.mean((2, 3)).repeat(1, 2), input_size=(8, 8), mean=(0.0,), std=(1.0,))
+    own = part(3, slice(0, 2), slice(0, 2), target=0)
+    found = fragile_found(classifier, [own], [own.image], Noise(set()), 0)
+    assert (found.breaks["black"].total, found.breaks["images of other classes"].total, found.survives.total) == (
+        1,
+        0,
+        0,
+    )
+    (judged,) = decided([dataclasses.replace(evidence("cat 1", 1.0, 1.0, 0.0), brings=Rate(0, 0))])
+    assert judged.why == "there is no image of another class to paste it on"
 
 
 @pytest.mark.parametrize(("channels", "colours"), [(1, {"black", "grey", "white"}), (3, set(COLOURS))])

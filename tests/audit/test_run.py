@@ -14,18 +14,20 @@ import torch
 from PIL import Image
 
 from suffice.audit import Audit, AuditSettings, run_audit
+from suffice.audit.boxes import read_boxes
 from suffice.audit.classes import classes_found
-from suffice.audit.conditions import Condition, held, numbers_of
+from suffice.audit.conditions import Condition, held, numbers_of, untested
 from suffice.audit.evidence import SURROUNDINGS
+from suffice.audit.findings import Rate
 from suffice.audit.pictures import Pictures
-from suffice.audit.sample import Prediction, in_several_classes
+from suffice.audit.sample import Prediction, repeated
 from suffice.audit.trials import pasted_of
 from suffice.benchmark.images import open_images
 from suffice.benchmark.local import LocalEngine
 from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.errors import InputError
-from suffice.images import prepare
+from suffice.images import Photo, prepare
 from suffice.report.audit import render_audit, summary, write_audit
 
 HERE = Path(__file__).parent
@@ -225,20 +227,44 @@ def test_files_conditions_and_the_images_behind_numbers(found: Audit, animals: P
         held([Condition.read("inside < 50%")], numbers_of(found))
 
 
+def test_where_nothing_was_pasted_nothing_is_said_of_shortcuts(found: Audit) -> None:
+    alone = [dataclasses.replace(each, brings=Rate(0, 0), verdict="not confirmed") for each in found.evidence]
+    audit = dataclasses.replace(found, evidence=alone)
+    verdicts = held([Condition.read("shortcuts > 0")], numbers_of(audit))
+    assert [untested(condition, audit) for condition, *_ in verdicts] == [True]
+    assert "There was no image to paste evidence on that is of another class" in summary(audit, verdicts)
+    page = render_audit(audit, verdicts)
+    assert '<div class="verdict alarm">' in page
+    assert "No shortcut was shown" not in page
+    assert "Undecided: fail if shortcuts" in page
+
+
 def test_a_model_of_volumes_is_told_at_once(animals: Path, tmp_path: Path, models: None) -> None:
     settings = dataclasses.replace(settings_for(animals), model=ModelSpec(model="audit_models:volumes", device="cpu"))
     with pytest.raises(InputError, match="a photo needs an input with two dimensions"):
         run_audit(settings, tmp_path / "volumes")
 
 
-def test_a_file_in_two_classes_is_told(tmp_path: Path) -> None:
-    for label, name in (("horse", "a"), ("cow", "b"), ("cow", "c")):
+def test_a_file_in_two_classes_is_told_and_one_that_is_there_again(tmp_path: Path) -> None:
+    for label, name in (("horse", "a"), ("cow", "b"), ("cow", "c"), ("cow", "d")):
         (tmp_path / label).mkdir(exist_ok=True)
-        (tmp_path / label / f"{name}.png").write_bytes(b"one" if name != "c" else b"another")
+        (tmp_path / label / f"{name}.png").write_bytes(b"one" if name < "c" else b"another")
     images = open_images(DatasetSpec(source=str(tmp_path)))
     asked = [Prediction(n, name, images.label(n), 0, 0.9) for n, name in enumerate(images.names)]
-    assert in_several_classes(asked, images) == "one file is in several classes, such as cow/b.png and horse/a.png"
-    assert in_several_classes([image for image in asked if image.label == asked[0].label], images) == ""
+    again = "one file is there more than once, and counts each time, such as cow/c.png and cow/d.png"
+    assert repeated(asked, images) == ["one file is in several classes, such as cow/b.png and horse/a.png", again]
+    assert repeated([image for image in asked if image.label == asked[0].label], images) == [again]
+
+
+def test_files_of_a_table_have_their_names_though_one_is_listed_twice(tmp_path: Path) -> None:
+    paths = ("x/cow/1.png", "y/cow/1.png", "horse/2.png", "y/cow/1.png")
+    (tmp_path / "table.csv").write_text("".join(f"{path},{path[0]}\n" for path in paths))
+    images = open_images(DatasetSpec(source=str(tmp_path / "table.csv")))
+    assert list(images.names) == ["x/cow/1.png", "y/cow/1.png", f"{tmp_path.name}/horse/2.png", "y/cow/1.png[3]"]
+    coco = {"images": [{"id": 1, "file_name": "cow/1.png"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 2, 2]}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(coco))
+    boxes, photo = read_boxes(tmp_path / "boxes.json"), Photo(Image.new("RGB", (4, 4)))
+    assert [boxes.mask(name, photo) is not None for name in images.names] == [True, True, False, True]
 
 
 def test_ten_thousand_classes_are_a_page_of_the_worst(found: Audit) -> None:

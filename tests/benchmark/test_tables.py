@@ -280,6 +280,26 @@ def test_a_table_of_areas_says_how_many_parts_are_insufficient_or_empty(content:
     assert table.note.endswith("Of 1 part: not asked whether they suffice, 0 empty.")
 
 
+def test_parts_without_a_pixel_are_told_apart_in_whatever_is_measured(content: dict[str, Any]) -> None:
+    content |= {"differences": [], "tables": [{"metrics": ["certified_rho", "sufficient"], "down": "occlusion"}]}
+    content["metrics"] = [{"names": ["certified_rho", "sufficient"], "options": {"rho_confidence": 0.95}}]
+    rows = []
+    for image, rho, empty in (("a", 1.0, True), ("b", 0.8, False), ("c", 0.6, False)):
+        part = {"sufficient": image != "c", "empty": empty}
+        rows += [row(image, "zero", "certified_rho", rho, **part), row(image, "max", "certified_rho", rho, **part)]
+        rows.append(row(image, "zero", "sufficient", float(image != "c"), **part))
+        if image == "c":  # made by an earlier version
+            rows.append(row("a", "max", "sufficient", 1.0))
+    config = make_config(content)
+    (table,) = tables(grouped(rows, config), config, parts := parts_of(rows, config))
+    assert [entry.text for entry in dict(table.rows)["zero"]] == ["0.800 ± 0.115", "0.667 ± 0.333"]
+    assert table.note.endswith(
+        "zero: 1 empty of 3; without: certified_rho 0.700 ± 0.100, sufficient 0.500 ± 0.500. "
+        "max: 1 empty of 3; without: certified_rho 0.700 ± 0.100."
+    )
+    assert len(parts) == 3
+
+
 def test_variants_of_a_metric_have_names_to_read(content: dict[str, Any]) -> None:
     options = ({"alpha_min": 0.3}, {"alpha_min": 0.1}, {})
     content["metrics"] = [{"names": ["msi"], "occlusion": "zero", "options": each} for each in options]

@@ -160,7 +160,8 @@ def test_the_circuit_of_a_class_is_found_and_saved(tmp_path: Path) -> None:
     )
     assert circuit.on.nonzero()[:, 0].tolist() == [0, 6]
     assert circuit.in_images[circuit.on].tolist() == [30, 30]
-    assert (circuit.accuracy, circuit.whole_accuracy) == (1, 1)
+    assert (circuit.accuracy, circuit.whole_accuracy, circuit.complement_accuracy) == (1, 1, 0)
+    assert (circuit.says_it_of_others, circuit.whole_says_it_of_others, circuit.notes) == (0, 0, ())
     assert bool((circuit.removable[circuit.on] >= 3).all())
     circuit.save(tmp_path / "red")
     content = json.loads((tmp_path / "red" / FILE).read_text())
@@ -175,6 +176,21 @@ def test_the_circuit_of_a_class_is_found_and_saved(tmp_path: Path) -> None:
         left = torch.cat([images[:out], images[out + 1 :]])
         fewer = class_circuit(classifier, left, 0, **call)  # type: ignore[arg-type]
         assert bool((fewer.votes.count[circuit.on] > fewer.votes.draws / 2).all())
+
+
+def test_a_circuit_of_every_channel_says_why() -> None:
+    """No share keeps the class, or there is none to keep; and what is switched off are hidden units, unless said."""
+    classifier, black = classifier_of(Wired()), torch.zeros(1, 3, 8, 8)
+    never = class_circuit(classifier, reds(10), 1, reference=black)  # the network calls them 0
+    assert (never.share, int(never.on.sum()), never.whole_accuracy) == (1, 12, 0)
+    assert "gives the class to 0% of the images and to 0% of the reference images" in never.notes[0]
+    torch.manual_seed(0)
+    net = randomised(Parts())
+    images = torch.rand(6, 3, 16, 16)
+    found = class_circuit(classifier_of(net, 16), images, 0, reference=images[:1], keep_accuracy=1, removed=0)
+    with torch.no_grad():
+        hidden = connect(net, record_operators(net, images[:1]), "hidden").layers
+    assert [layer.name for layer in found.layers] == [layer.name for layer in hidden]
 
 
 @pytest.mark.parametrize(

@@ -348,12 +348,20 @@ def test_random_circuits_and_a_blank_image() -> None:
     assert circuit.features_kept
 
 
+def two_layers() -> nn.Module:
+    """Where any network would do, and a search costs with the square of its layers."""
+    layers = nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return randomised(nn.Sequential(*layers, nn.Linear(12, 3)))
+
+
 def test_a_share_instead_of_a_search() -> None:
     torch.manual_seed(0)
-    classifier = classifier_of(randomised(Parts()), side=16)
+    classifier = classifier_of(two_layers(), side=16)
     image = torch.rand(3, 16, 16)
     for ranking in RANKINGS:
-        circuit = suffice.trace_circuit(classifier, image, ranking=ranking, share=0.5, switch="all", layers="all")
+        circuit = suffice.trace_circuit(
+            classifier, image, ranking=ranking, share=0.5, switch="all", layers="all", random=0
+        )
         assert abs(circuit.share - 0.5) < 0.1
     energy = suffice.trace_circuit(classifier, image, ranking="energy", share=0.5, switch="all", layers="all", nodes=1)
     for layer in energy.layers:  # the paper: the top k of each layer
@@ -549,7 +557,8 @@ def test_the_default_model_switched_by_hooks_says_the_same(default_classifier: C
     assert isinstance(net, nn.Module)
     classifier = suffice.Classifier(net, input_size=(96, 96), outputs="logits")
     image = suffice.load_image("sample:cat", classifier)
-    circuit = suffice.trace_circuit(classifier, image, share=0.6, random=0, switch="blocks", ablation="zero")
+    how = {"share": 0.6, "random": 0, "switch": "blocks", "ablation": "zero", "ranking": "energy"}
+    circuit = suffice.trace_circuit(classifier, image, **how)
     where = {"conv_stem": "bn1", "conv_head": "bn2"}  # in which the non-linearity is
     handles = [
         net.get_submodule(where.get(layer.name, layer.name)).register_forward_hook(
@@ -627,12 +636,13 @@ def test_the_rest_is_what_it_is_for_the_image_without_the_explanation() -> None:
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_each_allocation_holds_and_says_how_it_was_made(allocation: str) -> None:
     torch.manual_seed(1)
-    classifier = classifier_of(randomised(Parts()), side=16)
+    classifier = classifier_of(two_layers(), side=16)
     circuit = suffice.trace_circuit(
         classifier, torch.rand(3, 16, 16), layers="all", switch="all", nodes=1, allocation=allocation,
-        ablation="resample", reference=torch.rand(6, 3, 16, 16),
+        ablation="resample", reference=torch.rand(6, 3, 16, 16), random=0,
     )  # fmt: skip
     assert circuit.sufficient
+    assert circuit.channels < circuit.channels_total
     assert circuit.resample_kept == 1
     assert (circuit.settings["allocation"], circuit.settings["reference"], circuit.ablation) == (
         allocation,
@@ -703,8 +713,9 @@ def test_effects_are_saved(tmp_path: Path) -> None:
 
 
 def test_stages_are_those_of_what_is_switched() -> None:
-    classifier = classifier_of(randomised(torchvision.models.resnet18(num_classes=5)), side=64)
-    circuit = suffice.trace_circuit(classifier, torch.rand(3, 64, 64), share=0.9, random=0, nodes=2)
+    classifier = classifier_of(randomised(torchvision.models.resnet18(num_classes=5)), side=32)
+    how = {"share": 0.9, "random": 0, "nodes": 2, "ranking": "energy"}
+    circuit = suffice.trace_circuit(classifier, torch.rand(3, 32, 32), **how)
     drawn = list(dict.fromkeys(node.layer for node in circuit.nodes))
     assert drawn == ["layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.1"]
 

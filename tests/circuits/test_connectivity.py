@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from toy_networks import Parts, Wired, randomised
@@ -203,6 +204,74 @@ def test_hidden_units_are_what_is_between_the_sums() -> None:
         x.name for x in network_of(flat, "all", 64).layers
     ]
     assert [layer.name for layer in network_of(Wired(), "hidden").layers] == ["first", "second"]
+
+
+class CutByHand(nn.Module):
+    """Attention whose queries, keys and values are picked from one kernel's output one by one, or all at once."""
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.patch, self.qkv, self.proj = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.head, self.at_once = nn.Linear(8, 4), at_once
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        qkv = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0) if self.at_once else (qkv[0], qkv[1], qkv[2])
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.head((x + self.proj(mixed.transpose(1, 2).flatten(2))).mean(1))
+
+
+def test_a_kernels_output_cut_by_hand_is_no_layer_of_its_own() -> None:
+    """As in torchvision's Swin; several operators share it, but each another part."""
+    by_hand, at_once = ([(x.kind, x.channels) for x in network_of(CutByHand(a).eval()).layers] for a in (False, True))
+    assert by_hand == at_once == [("channel", 8), ("head", 2), ("channel", 8)]
+
+
+class ClassToken(nn.Module):
+    """Two kernels, one of which reads the first token and the other the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.first, self.rest = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 6), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2).relu()
+        return self.head(self.first(x[:, 0]).relu() + self.rest(x[:, 1:]).relu().mean(1))
+
+
+def test_what_kernels_read_parts_of_is_one_layer() -> None:
+    assert [layer.channels for layer in network_of(ClassToken().eval(), side=16).layers].count(8) == 1
+
+
+class Expanded(nn.Module):
+    """A residual block whose units are normed by what adds to its input, as ConvNeXt V2 does, or without a norm.
+
+    Before it, where that is asked for, one whose branch has no kernel but pools, as PoolFormer has.
+    """
+
+    def __init__(self, normed: bool, pooled: bool = False) -> None:
+        super().__init__()
+        self.stem, self.up, self.down = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 12, 1), nn.Conv2d(12, 4, 1)
+        self.scale, self.normed, self.head = nn.Parameter(torch.rand(12, 1, 1)), normed, nn.Linear(4, 3)
+        self.pooled = pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        if self.pooled:
+            x = x + F.avg_pool2d(x, 3, 1, 1)
+        y = self.up(x).relu()
+        if self.normed:
+            y = y + self.scale * (y * y.norm(dim=(2, 3), keepdim=True))
+        return self.head((x + self.down(y)).mean((2, 3)))
+
+
+def test_units_of_a_norm_that_adds_to_its_input_are_hidden_units() -> None:
+    counts = [[layer.channels for layer in network_of(Expanded(n).eval(), "hidden").layers] for n in (False, True)]
+    assert counts == [[12, 4], [12, 12, 4]]  # before the norm, and after it
+    pooled = network_of(Expanded(normed=False, pooled=True).eval(), "hidden")
+    assert [layer.channels for layer in pooled.layers] == [12, 4]
 
 
 def test_layers_by_name() -> None:

@@ -246,24 +246,33 @@ def test_energies_are_those_of_what_the_kernels_are_given(name: str) -> None:
     assert whole.edges
 
 
-@pytest.mark.parametrize("name", ["timm ViT", "torchvision ViT", "Hugging Face ViT, fused"])
-def test_tokens_are_switched_off(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "counts", "number"),
+    [
+        *(
+            (name, [17, 17], -2) for name in ("timm ViT", "torchvision ViT", "Hugging Face ViT, fused")
+        ),  # with the class's
+        ("timm Swin", [64, 16, 16, 16], -2),  # on a grid
+        ("torchvision Swin", [64, 64, 16, 16], -3),
+    ],
+)
+def test_tokens_are_switched_off(name: str, counts: list[int], number: int) -> None:
     """By hooks that put another row in what the blocks return."""
     classifier, _, image = made(name)
     net = classifier.module
     assert isinstance(net, nn.Module)
     with torch.no_grad():
         layers = connect(net, record_operators(net, image[None], as_logits), "tokens").layers
-    assert [(layer.channels, layer.kind) for layer in layers][-2:] == [(17, "token")] * 2  # 16 patches and the class
-    layer = layers[-2]
+    assert [(layer.channels, layer.kind) for layer in layers][-len(counts) :] == [(n, "token") for n in counts]
+    layer = layers[number]
     gates = torch.ones(1, sum(each.channels for each in layers), dtype=torch.bool)
-    start = sum(each.channels for each in layers[:-2])
+    start = sum(each.channels for each in layers[:number])
     gates[0, [start + 3, start + 9]] = False
 
     def switch(module: nn.Module, args: Any, output: Any) -> Any:
         whole = output[0] if isinstance(output, tuple) else output
-        whole = whole.clone()
-        whole[:, [3, 9]] = 0
+        whole = whole.clone(memory_format=torch.contiguous_format)
+        whole.flatten(1, -2)[:, [3, 9]] = 0
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
 
     before = classifier.logits(image[None])
@@ -278,8 +287,13 @@ def test_tokens_are_switched_off(name: str) -> None:
 
 
 def test_a_network_without_tokens_is_said() -> None:
-    with pytest.raises(InputError, match=r"blocks return tokens.* Parts has none"):
-        network_of(Parts(), "tokens")
+    """Also one of signals, (N, channels, length), whose channels are none."""
+    signals = nn.Sequential(
+        nn.Conv1d(3, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
+    )
+    for net, image in ((Parts(), torch.rand(1, 3, 16, 16)), (signals, torch.rand(1, 3, 16))):
+        with torch.no_grad(), pytest.raises(InputError, match=rf"blocks return tokens.* {type(net).__name__} has none"):
+            connect(net.eval(), record_operators(net.eval(), image, as_logits), "tokens")
 
 
 def test_einsum_is_a_linear_layer_and_attention() -> None:

@@ -70,7 +70,31 @@ def test_a_condition_of_what_was_not_tested_is_undecided(suffice: Any, halves: P
     assert 'failures="0" errors="0" skipped="1"' in junit
     assert '<skipped message="no evidence was tested" />' in junit
     assert "- undecided: fail if shortcuts &gt; 0; it is 0; no evidence was tested" in summary
+    page = Path("here/audit.html").read_text()
+    assert '<p class="note-text">Undecided: fail if shortcuts &gt; 0; it is 0; no evidence was tested</p>' in page
     assert "no pixel needed for 0%" in summary
+
+
+def test_images_that_need_no_pixel_are_certified_nowhere(suffice: Any, halves: Path) -> None:
+    Path("table.csv").write_text("file,label\nhalves/bright/bright1.png,bright\nhalves/dark/dark1.png,dark\n")
+    always = ("--model", "toy_models:always", "--block", "8", "--classes", "names.txt")
+    run = suffice("audit", "table.csv", *always, "--out", "here", "--fail-if", "no_pixel > 0")
+    assert run.status == 3
+    assert "no pixel is needed for 2 of 2 images: the model gives their class to nothing, too" in run.out
+    found = json.loads(Path("here/audit.json").read_text())
+    assert (found["numbers"]["no_pixel"], found["numbers"]["certified"]) == (1.0, None)
+    (bright,) = [each for each in found["classes"] if each["name"] == "bright"]
+    assert (bright["no_pixel"]["count"], bright["certified"]["total"], bright["rho"]["mean"]) == (1, 0, None)
+    said = [(each["sufficient"], each["empty"], each["rho"], each["rho_at_least"]) for each in found["images"]]
+    assert said == [(True, True, None, None)] * 2
+    summary, page = (Path("here", name).read_text() for name in ("summary.md", "audit.html"))
+    assert "no pixel needed for 100%" in summary
+    assert "certified" not in summary
+    assert "no pixel needed" in page
+    assert "ρ ≥" not in page
+    known = suffice("audit", "table.csv", *always, "--out", "here", "--fail-if", "certified < 90%")
+    assert known.status == 2
+    assert "certified (share of the parts that keep their class on at least 90% of all colours" in known.err
 
 
 def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halves: Path) -> None:
@@ -88,6 +112,19 @@ def test_a_table_of_files_and_labels_and_a_class_of_one_image(suffice: Any, halv
     assert unknown.status == 2
     assert "inside (mean share of the part in the object's box; only with boxes) is not known here" in unknown.err
     assert json.loads(Path("here/audit.json").read_text())["numbers"] == found["numbers"]
+
+
+def test_numbers_that_are_no_class_of_the_model_are_told_before_the_work(suffice: Any, halves: Path) -> None:
+    Path("halves/bright/bright1.png").rename(Path("numbered_1.png"))
+    Path("photos").mkdir()
+    for number in (1, 7):
+        Path("photos", f"photo_{number}.png").write_bytes(Path("numbered_1.png").read_bytes())
+    run = suffice("audit", "photos", *MODEL)
+    assert run.status == 2
+    assert run.complaints(1)[0].startswith(
+        "suffice: expected labels from 0 to 1, the classes of toy_models:quiet_corner"
+    )
+    assert run.err.endswith("got photo_7.png\n")
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,10 @@ def test_references(suffice: Any, save_photo: Any) -> None:
     (effects,) = re.findall(r'data-effects="(.*?)"', page)
     saved = load_circuit("out/a-circuit").effects
     assert [each[0] for each in json.loads(html.unescape(effects))] == [list(effect.off) for effect in saved]
+    last = [node.id for node in load_circuit("out/a-circuit").nodes][-1].partition(":")[0]
+    most = min((e for e in saved if len(e.off) == 1 and e.off[0].startswith(f"{last}:")), key=lambda e: e.logit)
+    opened = re.findall(r'class="dot[^"]* start" data-id="(.*?)"', page)
+    assert opened == list(most.off)  # without which the class loses most
     assert run.json[0]["settings"]["reference"] == 3
 
 

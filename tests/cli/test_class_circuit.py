@@ -25,6 +25,9 @@ def test_a_class_of_a_folder(suffice: Any, save_photo: Any) -> None:
     (written,) = Path("out").glob("*-circuit/class-circuit.json")
     content = json.loads(written.read_text())
     assert f"class {content['target']}), 6 images" in run.out
+    assert f"a vote is of {content['share']:.0%} of every layer" in run.out
+    assert f"without these to {content['complement_accuracy']:.0%} of the images" in run.out
+    assert [f"  note: {note}" in run.out for note in content["notes"]] == [True] * len(content["notes"])
     assert content["image_names"] == [f"folder/{seed}.png" for seed in range(6)]
     assert content["channels"] == sum(sum(layer["on"]) for layer in content["layers"])
     assert all(0 <= n <= 6 for layer in content["layers"] for n in layer["in_images"])

@@ -78,6 +78,8 @@ def test_the_same_call_again_gives_the_same_and_another_one_is_refused(
     assert train(suffice, photos, "--out", "base").json == first.json
     assert Path("base/classifier.safetensors").read_bytes() == weights
     assert torch.equal(before, torch.get_rng_state())
+    assert train(suffice, photos, "--out", "elsewhere/again").status == 0
+    assert Path("elsewhere/again/classifier.safetensors").read_bytes() == weights, "rows know a network by its file"
     other = train(suffice, photos, "--out", "base", "--seed", "1")
     assert other.status == 2
     assert "it holds another one, with seed 0 where 1 is asked for" in other.err

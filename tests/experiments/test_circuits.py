@@ -55,6 +55,20 @@ def test_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert "with at most 70% of every layer on 0 of 2 photos" in said
 
 
+def test_every_ranking_is_held_against_what_was_aimed_at(capsys: pytest.CaptureFixture[str]) -> None:
+    under = {"ablation": "resample", "goal": circuits.LABEL}
+    circuits.show([
+        row(photo, "none", 1, mean) | under | {"ranking": ranking}
+        for ranking, means in (("integrated-size", (0.8, 1)), ("energy", (0.9, 0.9)))
+        for photo, mean in zip("ab", means, strict=True)
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert (
+        "hidden, resample, integrated-size, own: the label under resampling, mean layer share ≤ 90% on 1 of 2" in said
+    )
+    assert "hidden, resample, energy, own: the label under resampling, mean layer share ≤ 90% on 2 of 2 photos" in said
+
+
 def test_each_network_has_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     """A circuit is necessary where the class is lost without it, and kept without most random ones."""
     scene = {"network": circuits.RESNET18, "accuracy": "0.875"}
@@ -77,6 +91,24 @@ def test_the_table_of_cores(capsys: pytest.CaptureFixture[str]) -> None:
     ])  # fmt: skip
     said = capsys.readouterr().out
     assert "| integrated-size | 2 | 30.0% ± 0.0% | 1.0% ± 0.0% | 70% ± 10% | 70% ± 30% | 100% ± 0% | 1 of 2 |" in said
+
+
+def test_other_rankings_beside_the_default_image_by_image(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the images that both have alone; of a core that there is none of, nothing."""
+    rows = [row(photo, "none", 1, mean) for photo, mean in zip("abc", (0.5, 0.3, 0.9), strict=True)]
+    rows += [row(photo, "none", 1, mean) | {"ranking": "energy"} for photo, mean in (("a", 0.6), ("b", 0.2))]
+    lost = {"goal": circuits.LOST, "allocation": "equal"}
+    rows += [
+        row("a", "none", 0, 0.1) | lost,
+        row("a", "none", 1) | lost | {"ranking": "energy", "mean_layer_share": ""},
+    ]
+    circuits.show(rows)
+    said = capsys.readouterr().out
+    assert (
+        "- circuits by energy, hidden, mean, own: 40.0% ± 20.0% of a layer in the mean, by integrated-size on the same "
+        "2 images 40.0% ± 10.0%; smaller on 1, larger on 1" in said
+    )
+    assert "cores by" not in said
 
 
 def test_scenes_beside_other_scenes(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

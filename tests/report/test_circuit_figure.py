@@ -45,6 +45,17 @@ def test_five_layers_of_ten_nodes_stand_clear_of_each_other() -> None:
     assert [head.name for head in layout.heads] == ["layer0", "layer1", "layer2", "layer3", "layer4", "class"]
 
 
+def test_edges_over_several_columns_stay_below_the_headings() -> None:
+    circuit = a_circuit()
+    skips = [Edge("layer0:0", f"layer{i}:0", "identity", 1.0, 1.0) for i in (2, 3, 4)]
+    for some in (skips, [Edge("layer0:0", "class:3", "class", 1.0, 1.0)]):
+        layout = lay_out(dataclasses.replace(circuit, edges=(*circuit.edges, *some)))
+        for line in layout.lines:
+            (_, a), (_, b), (_, c), (_, d) = line.points
+            assert min((a + 3 * b + 3 * c + d) / 8, a, d) - line.width / 2 > 50  # in its middle, and at its ends
+    assert lay_out(circuit).dots[0].y == 92  # where none does, nothing is moved
+
+
 def test_width_and_darkness_follow_the_weight() -> None:
     circuit = a_circuit(2, 3)
     layout = lay_out(circuit)

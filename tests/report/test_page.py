@@ -486,6 +486,7 @@ def test_commands_are_copied_as_they_are() -> None:
     html = render(entry)
     (code,) = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", html)
     assert re.sub("<[^>]*>", "", code) == "suffice explain  &#39;a  b.png&#39; --seed 0"
+    assert ".side .command pre { max-height: none; }" in html  # of one image: all of its lines are seen
 
 
 KNOWN = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
@@ -514,6 +515,12 @@ def test_what_was_asked_along_the_ranking_and_elsewhere_is_said_with_what_it_too
     behind = [a["data-behind"] for a in Page(html).all("canvas")]
     assert behind[0] == "#ffffff"
     assert behind[1].startswith("data:image/webp")
+    assert "keeps the class, on 1 with the confidence that was demanded" in words
+    assert re.findall('<b class="([a-z]*)-text">', html.split('class="pasted"')[1])[:2] == ["good", "bad"]
+    little = {"backgrounds": [SAID | {"background": "#ffffff", "confidence": 0.1}], "forward_passes": 1}
+    html = render(an_entry(along_ranking=ALONG, pasted=little, picture=picture, preprocessing=KNOWN))
+    assert '<b class="note-text">class kept</b>' in html
+    assert "On 1 of 1 other backgrounds the part keeps the class, on 0 with the confidence" in Page(html).words
     plain = Page(render(an_entry()))
     assert "further images" not in plain.words
     assert [a for a in plain.all("div") if "data-ranking" in a]  # the slider needs no answers

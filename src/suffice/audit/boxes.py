@@ -6,8 +6,8 @@
 | a folder with `.xml` files | VOC: each `bndbox`, by the name of the file without its ending |
 | a folder with `.png` files | masks: what is not black is the object, by the name without its ending |
 
-Boxes are in pixels of the upright image; all those of an image count together. An image is found by its name in the
-audit, else by its last part, without the ending.
+Boxes are in pixels of the upright image; all those of an image count together. An image is found by its path without
+the ending, as far as it is known on both sides: `cats/1.jpg` is `1.xml` and `train/cats/1.xml`, and not `dogs/1.xml`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import abc
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -63,11 +63,11 @@ class BoxesByName(Boxes):
     """
 
     def __init__(self, boxes: Mapping[str, list[Box]], sizes: Mapping[str, tuple[int, int]] | None = None) -> None:
-        self._boxes, self._sizes = boxes, sizes or {}
+        self._boxes, self._sizes, self._ends = boxes, sizes or {}, _ends(boxes)
 
     def mask(self, name: str, photo: Photo) -> Mask | None:
         """The pixels whose centre lies in a box."""
-        key = next((key for key in _keys(name) if key in self._boxes), None)
+        key = _key_of(name, self._boxes, self._ends)
         if key is None:
             return None
         width, height = photo.pixels.size
@@ -93,13 +93,14 @@ class MaskFiles(Boxes):
     """
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._paths = paths
+        self._paths, self._ends = paths, _ends(paths)
 
     def mask(self, name: str, photo: Photo) -> Mask | None:
         """The pixels that are not black."""
-        path = next((self._paths[key] for key in _keys(name) if key in self._paths), None)
-        if path is None:
+        key = _key_of(name, self._paths, self._ends)
+        if key is None:
             return None
+        path = self._paths[key]
         found = np.asarray(read_photo(path).pixels.convert("L")) > 0
         width, height = photo.pixels.size
         if found.shape != (height, width):
@@ -122,16 +123,42 @@ def read_boxes(source: str | os.PathLike[str]) -> Boxes:
                 _stem(path.relative_to(place).as_posix()): path for path in files if path.suffix.lower() == ending
             }
             if chosen:
-                short = {path.stem: path for path in chosen.values()}
-                return read({**short, **chosen})
+                return read(chosen)
         raise InputError(f"expected boxes as .xml files of VOC or masks as .png files in {place}; there are none")
     return _coco(
         parse_json(read_bytes(place, "boxes as COCO's JSON", _LARGEST_JSON), f"boxes as COCO's JSON in {place}"), place
     )
 
 
-def _keys(name: str) -> list[str]:
-    return list(dict.fromkeys([_stem(name), _stem(PurePosixPath(name).name)]))
+def _ends(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The keys that end with some parts of a path."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        parts = key.split("/")
+        for start in range(len(parts)):
+            found.setdefault("/".join(parts[start:]), []).append(key)
+    return found
+
+
+def _key_of(name: str, keys: Collection[str], ends: Mapping[str, list[str]]) -> str | None:
+    """The key of an image: its name, what ends with that, or what that ends with; None where there is none.
+
+    Raises:
+        InputError: several end with its name.
+
+    >>> keys = ["train/cats/1", "train/dogs/1", "2"]
+    >>> _key_of("cats/1.jpg", keys, _ends(keys)), _key_of("cats/2.jpg", keys, _ends(keys)), _key_of("a/1", keys, {})
+    ('train/cats/1', '2', None)
+    """
+    stem = _stem(name)
+    if stem in keys:
+        return stem
+    several = ends.get(stem, [])
+    if len(several) > 1:
+        raise InputError(f"expected boxes of one image called {name}; got those of {several[0]} and {several[1]}")
+    parts = stem.split("/")
+    shorter = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    return several[0] if several else next((key for key in shorter if key in keys), None)
 
 
 def _stem(name: str) -> str:
@@ -150,10 +177,10 @@ def _coco(content: Any, place: Path) -> Boxes:
             left, top, width, height = (float(value) for value in each["bbox"])
             if not all(map(math.isfinite, (left, top, width, height))):
                 raise ValueError(f"bbox {each['bbox']}")
-            for key in _keys(str(image["file_name"])):
-                boxes.setdefault(key, []).append((left, top, left + width, top + height))
-                if "width" in image and "height" in image:
-                    sizes[key] = (int(image["width"]), int(image["height"]))
+            key = _stem(str(image["file_name"]))
+            boxes.setdefault(key, []).append((left, top, left + width, top + height))
+            if "width" in image and "height" in image:
+                sizes[key] = (int(image["width"]), int(image["height"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"expected boxes as COCO's JSON, with images and annotations, in {place}; it is none: {error}"

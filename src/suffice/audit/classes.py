@@ -29,8 +29,8 @@ class ClassFindings:
         target, name: of the class.
         accuracy: of the images that the model was asked about.
         area: of the parts of the explained images that the model gets right (of all, without labels).
-        rho: share of the colours that they keep their class on; certified: parts that do on at least `CERTIFIED` of all
-            colours, at 95%.
+        rho: share of the colours that they keep their class on, of those that have a pixel; certified: parts that do on
+            at least `CERTIFIED` of all colours, at 95%.
         no_pixel: images whose class needs no pixel: the model says it when all is hidden.
         insufficient: images without a sufficient part.
         inside: share of the part in the object's box, of images with a box.

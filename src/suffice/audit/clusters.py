@@ -60,14 +60,14 @@ def find_evidence(
     preprocessing = classifier.preprocessing.to_dict()
     model = digest([setup, classifier.weights_digest, preprocessing, classifier.class_names])
     for done, target in enumerate(several, 1):
-        population = population_of(target, parts, images)
+        population = population_of(target, parts, images, surroundings)
         found_here = _recurring_parts(classifier, own.get(target, []), population, pictures)
         more, few = _recurring_surroundings(
             classifier, around.get(target, []), population, surroundings, pictures, seed
         )
         untested, found_here = untested + few, found_here + more
         for number, (name, members, against) in enumerate(found_here):
-            key = _key(name, members, against, [seed, number, model, None if against.recurring is None else objects])
+            key = _key(name, members, against, [seed, number, model, objects])
             kept = _kept(folder, key)
             if kept is None:
                 random = np.random.default_rng([seed, 6, target, number])

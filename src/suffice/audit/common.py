@@ -17,16 +17,20 @@ nothing but a blur in these two.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
+from suffice.audit.recurring import SMALLEST
 from suffice.audit.sample import Prediction
 from suffice.errors import InputError
+from suffice.explainers.extraction import Mask
 
 LOOKED_AT = 96
 """Images, of members and of other classes each, from which it is learned."""
@@ -37,30 +41,32 @@ _LEAST_DEVIATION = 0.02  # of pixels in [0, 1], in the score: five of 255 levels
 
 @dataclasses.dataclass
 class Moments:
-    """Mean and variance of images, as they come."""
+    """Mean and variance of images, as they come, and of how many they are, of each pixel where these differ."""
 
-    count: int
+    count: int | npt.NDArray[np.int64]
     mean: npt.NDArray[np.float64]
     squares: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, images: Iterable[npt.ArrayLike]) -> Moments:
-        """Of at least one image (C, H, W); one after the other (Welford)."""
-        count, mean, squares = 0, np.zeros(()), np.zeros(())
-        for image in images:
+    def of(cls, images: Iterable[npt.ArrayLike], free: Iterable[Mask] | None = None) -> Moments:
+        """Of at least one image (C, H, W), or of some pixels of each, (H, W); one after the other (Welford)."""
+        count: int | npt.NDArray[np.int64] = 0
+        mean, squares = np.zeros(()), np.zeros(())
+        where: Iterable[Mask | bool] = itertools.repeat(True) if free is None else free
+        for image, seen in zip(images, where, strict=False):
             values = np.asarray(image, dtype=np.float64)
-            count += 1
-            step = values - mean
-            mean = mean + step / count
+            count = count + seen
+            step = np.where(seen, values - mean, 0)
+            mean = mean + step / np.maximum(1, count)
             squares = squares + step * (values - mean)
-        if not count:
+        if not mean.shape:
             raise InputError("expected at least one image; got none")
         return cls(count, mean, squares)
 
     @property
     def deviation(self) -> npt.NDArray[np.float64]:
         """Standard deviation of each value."""
-        return np.sqrt(self.squares / max(1, self.count - 1))
+        return np.sqrt(self.squares / np.maximum(1, self.count - 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,6 +117,7 @@ def common_of(
     others: Sequence[Prediction],
     pictures: Pictures,
     random: np.random.Generator,
+    free: Mapping[int, Part] | None = None,
 ) -> Common:
     """What the members of a cluster have in common where their parts lie.
 
@@ -119,11 +126,28 @@ def common_of(
         others: images of other classes; half of them are looked at, and the rest held out.
         pictures: of all images.
         random: draws them.
+        free: of images whose object's box is known, all but that, by number; None to look at objects as well. What is
+            pasted is then learned from these pixels alone, so that it shows no object, wherever objects lie.
     """
     often = np.mean([mask for _, mask in members], axis=0)
     where = often >= min(_WHERE, float(often.max()))
     some = [members[i][0] for i in random.permutation(len(members))[:LOOKED_AT].tolist()]
     order = [others[i].number for i in random.permutation(len(others))[: 2 * LOOKED_AT].tolist()] or some
     half = max(1, len(order) // 2)
-    own, rest = (Moments.of(pictures(number).numpy() for number in numbers) for numbers in (some, order[:half]))
-    return fitted(own, rest, where, order[half:])
+    learned = (some, order[:half])
+    own, rest = (Moments.of(pictures(number).numpy() for number in numbers) for numbers in learned)
+    found = fitted(own, rest, where, order[half:])
+    if free is None:
+        return found
+    own, rest = (_beside(numbers, pictures, free) for numbers in learned)
+    # In most images, as a box may miss its object, and that may always stand at the same place.
+    known = len([number for number in some if number in free])
+    free_in_most = (own.count >= max(SMALLEST, known / 2)) & (rest.count >= SMALLEST)
+    shown = fitted(own, rest, where & free_in_most)
+    return dataclasses.replace(found, opacity=shown.opacity, colour=shown.colour)
+
+
+def _beside(numbers: Sequence[int], pictures: Pictures, free: Mapping[int, Part]) -> Moments:
+    """The moments of all but the objects; of an image whose object is not known no pixel counts."""
+    masks = (free[number].mask if number in free else np.zeros((), dtype=bool) for number in numbers)
+    return Moments.of((pictures(number).numpy() for number in numbers), masks)

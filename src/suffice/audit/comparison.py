@@ -18,6 +18,7 @@ from suffice.audit.sample import Prediction
 from suffice.audit.surroundings import Surroundings
 from suffice.audit.trials import HOSTS, pastes
 from suffice.classifier import Classifier
+from suffice.datasets.labels import count_of_classes
 from suffice.errors import InputError
 
 
@@ -92,10 +93,11 @@ def check_comparable(one: Classifier, other: Classifier, labels: tuple[str, str]
         InputError: models of different numbers of classes or channels, or a class that has another number in each.
     """
     channels = [len(each.preprocessing.mean) for each in (one, other)]
-    if one.num_classes != other.num_classes or channels[0] != channels[1]:
+    classes = [count_of_classes(each) for each in (one, other)]
+    if classes[0] != classes[1] or channels[0] != channels[1]:
         raise InputError(
-            f"expected two models of as many classes and channels; got {one.num_classes} and {channels[0]} of "
-            f"{labels[0]}, {other.num_classes} and {channels[1]} of {labels[1]}"
+            f"expected two models of as many classes and channels; got {classes[0]} and {channels[0]} of "
+            f"{labels[0]}, {classes[1]} and {channels[1]} of {labels[1]}"
         )
     # A class may well be worded in another way, but not be another class.
     numbers = {name: index for index, name in enumerate(other.class_names or ())}
@@ -169,7 +171,7 @@ def _judged(evidence: Evidence, which: str, own: Audited, rival: Audited, seed: 
     twin = next((each for each in rival.evidence if _twins(evidence, each)), None)
     if twin is not None and which == "second":
         return None  # the same pixels of the same images, once
-    others, free = population_of(evidence.target, own.parts, own.images).others, None
+    others, free = population_of(evidence.target, own.parts, own.images, own.surroundings).others, None
     if evidence.kind == SURROUNDINGS:
         around = {part.name: part for part in own.surroundings.values()}
         members, free = [around[name] for name in evidence.members.images], own.surroundings

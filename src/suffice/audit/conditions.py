@@ -123,7 +123,7 @@ def said_of(condition: Condition, value: float, holds: bool, audit: Audit) -> st
 
 def untested(condition: Condition, audit: Audit) -> bool:
     """Whether nothing was tested of what a condition is about."""
-    return condition.number == "shortcuts" and not audit.evidence
+    return condition.number == "shortcuts" and bool(audit.nothing_tested)
 
 
 def held(conditions: Sequence[Condition], values: dict[str, float | None]) -> list[tuple[Condition, float, bool]]:

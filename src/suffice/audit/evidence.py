@@ -11,6 +11,7 @@ object of an image where that is as large.
 | **loses** | a member is hidden, with the place of all | that place of images of the class without it | it costs more |
 | **common** | only what members have in common is pasted (`common.py`) | the member | it raises over half of it |
 | **outside** | | | most of most members is outside of the object's box |
+| **beside** | as common, learned outside of the boxes, where most of these leave room | the member | the same |
 | **frequent** | surroundings alone | images of other classes | they are more common in the class |
 
 What raises and costs is counted in the class's log-odds, which also tell where two things in an image speak for
@@ -19,7 +20,8 @@ different classes; how often the class itself comes and goes is reported beside 
 An object passes the first two as well: a cat's face brings "cat". What makes a **shortcut** of evidence that does is
 that it is not the object. Two facts can show it, and without one of them nothing is decided:
 
-- with boxes: most members lie outside of them;
+- with boxes: most members lie outside of them, or what brings the class is the same in its members pixel by pixel and
+  at the same place outside of them. Either will do, so the two are one test (Simes 1986);
 - without: what brings the class is the same in its members pixel by pixel and at the same place, which no object is
   that moves or varies; and some images of the class do not have it.
 
@@ -77,8 +79,9 @@ class Evidence:
         elsewhere: of surroundings, images of other classes that have them.
         without: images of the class, as labelled, that do not have it, of those that are no members.
         right_with, right_without: accuracy on images of the class that have it, and that do not.
-        p_values: of each test, by name; p_value: the largest of the first two's and of the test that tells it from the
-            object, `decided_by`: `outside` where most members have a box, else `common`.
+        p_values: of each test, by name; p_value: the largest of the first two's, of `frequent`, and of that which tells
+            it from the object: of `common`, or where most members have a box of `outside` and `beside` together;
+            decided_by: the smaller of these.
         q_value: the least false discovery rate at which it is called a shortcut.
         verdict: `shortcut`; `evidence`: it brings its class, and that it is no object was not shown; `not confirmed`.
         why: in a sentence.
@@ -150,6 +153,15 @@ def above_half(count: int, total: int) -> float:
     return float(stats.binomtest(count, total, 0.5, alternative="greater").pvalue) if total else 1.0
 
 
+def either(one: float, other: float) -> float:
+    """One p-value of two, that neither of two things is so (Simes 1986).
+
+    >>> either(0.001, 0.5), either(0.03, 0.04)
+    (0.002, 0.04)
+    """
+    return min(2 * min(one, other), max(one, other))
+
+
 _DIGITS = 4  # of log-odds, in nats: that which is smaller is rounding, whose signs and ranks mean nothing
 _BOXED = 0.5  # share of the members whose boxes have to be known, where these decide
 
@@ -162,22 +174,25 @@ class Population:
         labelled: images of the sample with this label, or, without labels, this prediction.
         others: images of the sample of other classes.
         of_class: parts of the class, members of any cluster or none.
-        surroundings: of all images, where members are such.
-        recurring: these members, and which images have other surroundings.
+        surroundings: of the objects of all images, where they are known.
+        recurring: where members are such, these, and which images have others.
     """
 
     labelled: Sequence[Prediction]
     others: Sequence[Prediction]
     of_class: Sequence[Part]
-    surroundings: Surroundings | None = None
+    surroundings: Surroundings = dataclasses.field(default_factory=dict)
     recurring: Recurring | None = None
 
 
-def population_of(target: int, parts: Sequence[Part], images: Sequence[Prediction]) -> Population:
-    """What a class's evidence is tested against, of the sample's images and parts."""
+def population_of(
+    target: int, parts: Sequence[Part], images: Sequence[Prediction], surroundings: Surroundings
+) -> Population:
+    """What a class's evidence is tested against, of the sample's images, their parts and the objects' surroundings."""
     labelled = [image for image in images if image.stratum == target]
     others = [image for image in images if image.stratum != target and image.predicted != target]
-    return Population(labelled, others, [part for part in parts if part.target == target and part.usable])
+    of_class = [part for part in parts if part.target == target and part.usable]
+    return Population(labelled, others, of_class, surroundings)
 
 
 def tested(
@@ -201,26 +216,28 @@ def tested(
     target = members[0].target
     names = [part.name for part in members]
     members = joined(members)
-    common = common_of([(part.image.number, part.mask) for part in members], population.others, pictures, random)
     around = population.recurring
+    inside = [part.inside for part in members if part.inside is not None]
+    boxed = len(inside) >= max(1, _BOXED * len(members))
+    free = population.surroundings if boxed and around is None else None
+    common = common_of([(part.image.number, part.mask) for part in members], population.others, pictures, random, free)
     has = _having(members, population, pictures, common) if around is None else _surrounded(members, population, around)
     rest = [image for image in has.lacking if image.predicted == target]
-    trials = trials_of(members, population.others, rest, pictures, common, random, population.surroundings)
+    kept = None if around is None else population.surroundings
+    trials = trials_of(members, population.others, rest, pictures, common, random, kept)
     asked = _Answers(classifier, trials, target)
-    inside = [part.inside for part in members if part.inside is not None]
     p_values = asked.p_values()
     outside = None
     if inside:
         where = [part.name for part in members if part.inside is not None and part.inside < 0.5]
         outside = Rate(len(where), len(inside), tuple(where))
         p_values["outside"] = above_half(len(where), len(inside))
-    decided_by = "outside" if len(inside) >= max(1, _BOXED * len(members)) else "common"
-    p_value = max(p_values[test] for test in ("brings", "loses", decided_by))
+    if free is not None:
+        p_values["beside"] = p_values.pop("common")
     if around is not None:
         p_values["frequent"] = around.p_value
-        p_value = max(p_value, around.p_value)
-    if decided_by == "common" and has.without.count < 2:
-        p_value = 1.0  # all images of the class have it: so may an object that always stands at the same place
+    decided_by, no_object = _no_object(p_values, boxed, has.without.count)
+    p_value = max(no_object, *(p_values[test] for test in ("brings", "loses", "frequent") if test in p_values))
     mean_area = float(np.mean([part.area for part in members]))
     return Evidence(
         name=name,
@@ -242,6 +259,17 @@ def tested(
         kind=PART if around is None else SURROUNDINGS,
         elsewhere=None if around is None else around.elsewhere,
     )
+
+
+def _no_object(p_values: dict[str, float], boxed: bool, without: int) -> tuple[str, float]:
+    """By which test a cluster is told from the object, and the p-value of that."""
+    if not boxed:
+        # All images of the class have it: so may an object that always stands at the same place.
+        return "common", p_values["common"] if without >= 2 else 1.0
+    if "beside" not in p_values:
+        return "outside", p_values["outside"]
+    decided_by = min(("outside", "beside"), key=lambda test: p_values[test])
+    return decided_by, either(p_values["outside"], p_values["beside"])
 
 
 class _Answers:
@@ -389,6 +417,8 @@ def decided(found: Sequence[Evidence], untested: int = 0) -> list[Evidence]:
             verdict, why = "evidence", _why_evidence(each)
         else:
             verdict, why = "not confirmed", "pasted elsewhere it was not shown to bring the class more than its control"
+            if not each.brings.total:
+                why = "there is no image of another class to paste it on"
         judged.append(dataclasses.replace(each, verdict=verdict, why=why))
     rank = {"shortcut": 0, "evidence": 1, "not confirmed": 2}
     return sorted(judged, key=lambda each: (rank[each.verdict], -each.effect, each.name))
@@ -401,18 +431,19 @@ def _why_shortcut(found: Evidence) -> str:
         return (
             f"it brings the class, the class suffers without it, and it lies outside of the object in {found.outside}"
         )
+    beside = ", outside of the objects" if found.decided_by == "beside" else ""
     return (
-        "it brings the class, the class suffers without it, and what its images have in common, pixel by pixel at the "
-        f"same place, does more than half of that: {found.common}"
+        "it brings the class, the class suffers without it, and what its images have in common"
+        f"{beside}, pixel by pixel at the same place, does more than half of that: {found.common}"
     )
 
 
 def _why_evidence(found: Evidence) -> str:
     """By the test that is passed the least."""
-    # Where all images of the class have it, that one is 1, whatever was pasted; else a tie goes to the test before it.
-    p_values = found.p_values | ({"common": found.p_value} if found.decided_by == "common" else {})
-    tests = [test for test in ("brings", "loses", found.decided_by, "frequent") if test in p_values]
-    least = max(tests, key=lambda test: p_values[test])
+    tests: list[str] = [test for test in ("brings", "loses", "frequent") if test in found.p_values]
+    least = max(tests, key=lambda test: found.p_values[test])
+    if found.p_values[least] < found.p_value:
+        least = "object"
     if found.p_value <= FALSE_DISCOVERIES:
         return f"each test is passed alone, but of so many clusters some are by chance (q = {found.q_value:.0%})"
     if least == "loses" and not found.loses_control.total:
@@ -421,7 +452,7 @@ def _why_evidence(found: Evidence) -> str:
         return "it brings the class; that the class suffers without it was not shown"
     if least == "frequent":
         return "it brings the class, and it was not shown that images of other classes have it less often"
-    if least == "outside":
+    if found.decided_by != "common":
         return f"it brings the class, and it was not shown to lie outside of the object: outside in {found.outside}"
     if found.without.count < 2:
         return "it brings the class, and hardly an image of the class is without it: object or shortcut, boxes can tell"

@@ -108,7 +108,7 @@ def _objects(
     notes = [f"images with boxes that do not fit: {len(wrong)}, such as: {wrong[0]}"] if wrong else []
     without = len(sample) - len(wrong) - len(objects)
     if boxes is not None and without:
-        notes.append(f"{without} of {len(sample)} images have no box")
+        notes.append(f"{without} of {len(sample)} images {'has' if without == 1 else 'have'} no box")
     return objects, notes
 
 

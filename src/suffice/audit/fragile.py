@@ -73,6 +73,7 @@ def fragile_found(
     }
     contexts = [*colours, "noise", "images of other classes"]
     lost: dict[str, list[str]] = {context: [] for context in contexts}
+    asked: dict[str, list[str]] = {context: [] for context in (*contexts, "nothing")}
     fragile, survives = [], []
     for index, part in enumerate(usable):
         random = np.random.default_rng([seed, 5, part.image.number])
@@ -82,20 +83,23 @@ def fragile_found(
         kept: dict[str, list[bool]] = {context: [] for context in (*contexts, "nothing")}
         for context, stay in zip(meant, stays, strict=True):
             kept[context].append(stay)
+        there = [context for context in kept if kept[context]]  # without images of other classes none of these
+        for context in there:
+            asked[context].append(part.name)
         # Of several images, the half of them.
-        broken = [context for context in contexts if kept[context] and sum(kept[context]) * 2 < len(kept[context])]
+        broken = [context for context in contexts if sum(kept[context]) * 2 < len(kept[context])]
         for context in broken:
             lost[context].append(part.name)
-        if 2 * len(broken) >= len(contexts):
+        if 2 * len(broken) >= len([context for context in there if context in lost]):
             fragile.append(part.name)
         if kept["nothing"] and all(kept["nothing"]):
             survives.append(part.name)
         progress(index + 1, len(usable))
     return Fragile(
-        breaks={context: Rate.of(some, names) for context, some in lost.items()},
+        breaks={context: Rate.of(some, asked[context]) for context, some in lost.items()},
         fragile=Rate.of(fragile, names),
         no_pixel=Rate.of([part.name for part in parts if part.empty], [part.name for part in parts]),
-        survives=Rate.of(survives, names),
+        survives=Rate.of(survives, asked["nothing"]),
     )
 
 

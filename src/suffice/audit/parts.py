@@ -56,7 +56,8 @@ class Part:
         target: class that the part keeps.
         area: share of the pixels, in [0, 1].
         sufficient: whether it is what was asked for.
-        kept: of `DRAWS` colours, on how many it keeps the class; None where that was not measured.
+        kept: of `DRAWS` colours, on how many it keeps the class; None where that was not measured, or no pixel is
+            needed: the class is there on any colour, and no part is tested.
         inside: share of the part that lies in the object's box; None where no box is known, or no pixel is needed.
         second: whether it was found where the first part was hidden.
         bits, shape: the mask, packed; (height, width) in model coordinates.
@@ -166,7 +167,7 @@ def read_parts(folder: Path, images: Sequence[Prediction]) -> tuple[list[Part], 
                 area=found.area,
                 sufficient=found.sufficient,
                 # The bound tells the count that it is of.
-                kept=kept.get(round(rho[name], 9)) if name in rho else None,
+                kept=kept.get(round(rho[name], 9)) if name in rho and found.verdict != "empty" else None,
                 **Packed.of(found.mask.numpy())._asdict(),
             )
         )

@@ -20,8 +20,8 @@ from suffice.audit.fragile import Fragile, fragile_found
 from suffice.audit.mistakes import Mistake, mistakes_found
 from suffice.audit.parts import Part
 from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import feature_stage
-from suffice.audit.sample import Prediction, candidates, drawn, in_several_classes, labels_of, predictions
+from suffice.audit.recurring import SMALLEST, feature_stage
+from suffice.audit.sample import Prediction, candidates, drawn, labels_of, predictions, repeated
 from suffice.audit.settings import AuditSettings, benchmark_of, setup_id
 from suffice.audit.surroundings import Surroundings, surroundings_of
 from suffice.benchmark import RunProgress
@@ -82,6 +82,21 @@ class Audit:
         return [each for each in self.evidence if each.verdict == "shortcut"]
 
     @property
+    def nothing_tested(self) -> str:
+        """Why no evidence was tested, so that nothing can be said of shortcuts; empty where some was."""
+        if not self.evidence:
+            return (
+                f"no evidence recurs in {SMALLEST} parts of a class or more, so none was tested: of shortcuts nothing "
+                "can be said (--per-class explains more images)"
+            )
+        if not any(each.brings.total for each in self.evidence):
+            return (
+                "there was no image to paste evidence on that is of another class, and that the model gives another "
+                "one, so none was tested: of shortcuts nothing can be said"
+            )
+        return ""
+
+    @property
     def accuracy(self) -> Rate:
         """Of all images that the model was asked about and that have a label."""
         labelled = [image.name for image in self.asked if image.label is not None and not image.error]
@@ -137,8 +152,8 @@ def run_audit(
             tell(f"assumed: {assumed}")
         chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
         asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
-        if twice := in_several_classes(asked, images):
-            tell(twice)
+        for line in (twice := repeated(asked, images)):
+            tell(line)
         sample = drawn(asked, settings)
         if not sample:
             raise InputError(f"expected images that can be read in {images.name}; none of {len(asked)} can")
@@ -176,7 +191,7 @@ def run_audit(
             comparison=comparison,
             errors={image.name: image.error for image in asked if image.error} | found.errors,
             notes=[
-                *filter(None, [assumed, twice]),
+                *filter(None, [assumed, *twice]),
                 *found.notes,
                 *_notes(classifier, settings),
                 *classifier.assumptions,

@@ -20,7 +20,7 @@ import torch
 from suffice.audit.settings import AuditSettings
 from suffice.benchmark.images import Images
 from suffice.classifier import Classifier
-from suffice.datasets.labels import model_classes
+from suffice.datasets.labels import count_of_classes, model_classes
 from suffice.errors import InputError
 from suffice.files import parse_json, read_bytes, write_whole
 from suffice.images import prepare
@@ -94,6 +94,9 @@ def labels_of(images: Images, classifier: Classifier) -> Labels:
     """
     labels = [images.label(number) for number in range(len(images))]
     if images.class_names is None:
+        for name, label in zip(images.names, labels, strict=True):
+            if label is not None and label >= (count := count_of_classes(classifier)):
+                raise InputError(f"expected labels from 0 to {count - 1}, the classes of {classifier.name}; got {name}")
         return Labels(labels, {})
     used = {label for label in labels if label is not None}
     named = classifier.class_names is not None
@@ -188,17 +191,26 @@ def _asked(classifier: Classifier, images: Images, numbers: Sequence[int]) -> It
             yield name, top, float(sure[row, top]), ""
 
 
-def in_several_classes(asked: Sequence[Prediction], images: Images) -> str:
-    """Files that lie in several classes, in a sentence: one of their labels is wrong; empty for none."""
+def repeated(asked: Sequence[Prediction], images: Images) -> list[str]:
+    """In a sentence each: files in several classes, one of whose labels is wrong; and files that are there again.
+
+    The latter count as several images, though what is found of one is found of all of them.
+    """
     found: dict[str, list[Prediction]] = {}
     for image in asked:
-        if image.label is not None and not image.error and (digest := images.sha256(image.number)) is not None:
+        if not image.error and (digest := images.sha256(image.number)) is not None:
             found.setdefault(digest, []).append(image)
     several = [same for same in found.values() if len({image.label for image in same}) > 1]
-    if not several:
-        return ""
-    count = "one file is" if len(several) == 1 else f"{len(several):,} files are"
-    return f"{count} in several classes, such as {' and '.join(image.name for image in several[0][:2])}"
+    again = [same for same in found.values() if len(same) > 1 and same not in several]
+    said = ((several, "in several classes"), (again, "there more than once, and counts each time"))
+    return [_such_as(some, words) for some, words in said if some]
+
+
+def _such_as(found: Sequence[Sequence[Prediction]], words: str) -> str:
+    count = "one file is" if len(found) == 1 else f"{len(found):,} files are"
+    if len(found) > 1:
+        words = words.replace("counts", "count")
+    return f"{count} {words}, such as {' and '.join(image.name for image in found[0][:2])}"
 
 
 def drawn(asked: Sequence[Prediction], settings: AuditSettings) -> list[Prediction]:

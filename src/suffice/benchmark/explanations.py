@@ -123,7 +123,7 @@ def _cut(explanation: Explanation, area: float, cell: int, series: str) -> Expla
         guarantee=None,
         notes=(),
     )
-    unknown: ResultRow = {"explanation_confidence": None, "sufficient": None}
+    unknown: ResultRow = {"explanation_confidence": None, "sufficient": None, "empty": None}
     return Explained(cut, _columns(cut, series) | unknown)
 
 
@@ -133,6 +133,7 @@ def _columns(explanation: Explanation, series: str) -> ResultRow:
         "confidence": explanation.confidence,
         "explanation_confidence": explanation.explanation_confidence,
         "sufficient": explanation.sufficient,
+        "empty": explanation.verdict == "empty",
         "forward_passes": explanation.forward_passes,
         "backward_passes": explanation.backward_passes,
         "series": series,

@@ -209,13 +209,23 @@ def _holds_photos(folder: Path) -> bool:
 
 
 def _names(dataset: ImageDataset) -> list[str]:
-    """The last two or three parts of each path, if they tell the images apart; or the data set's name with a number."""
-    paths = getattr(dataset, "paths", ())
-    for parts in (2, 3):
-        short = ["/".join(Path(path).parts[-parts:]) for path in paths]
-        if len(set(short)) == len(dataset):
-            return short
-    return [f"{dataset.name}[{number}]" for number in range(len(dataset))]
+    """The last parts of each path, two or as many as tell the files apart; or the data set's name with a number.
+
+    A file that is listed again has its number behind it.
+    """
+    paths = [Path(path) for path in getattr(dataset, "paths", ())]
+    if len(paths) != len(dataset):
+        return [f"{dataset.name}[{number}]" for number in range(len(dataset))]
+    files, parts = len(set(paths)), 2
+    while len({path.parts[-parts:] for path in set(paths)}) < files:
+        parts += 1
+    seen: set[str] = set()
+    names = []
+    for number, path in enumerate(paths):
+        name = "/".join(path.parts[-parts:])
+        names.append(f"{name}[{number}]" if name in seen else name)
+        seen.add(name)
+    return names
 
 
 def drawn_order(images: Images) -> list[int]:

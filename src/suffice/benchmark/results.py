@@ -73,6 +73,7 @@ class ResultRow(TypedDict, total=False):
     confidence: float
     explanation_confidence: float | None
     sufficient: bool | None
+    empty: bool | None  # it suffices without a pixel: the class needs none
     forward_passes: int  # that this explanation took beyond those of the series before it
     backward_passes: int
     series: str  # γ of the explanations that were searched for together

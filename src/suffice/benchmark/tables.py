@@ -24,6 +24,7 @@ from suffice.benchmark.results import ResultRow, Results, read_rows
 from suffice.benchmark.rows import named_row
 from suffice.benchmark.specs import TableSpec, dataset_label, model_label
 from suffice.benchmark.values import (
+    AREA,
     DIMENSIONS,
     Parts,
     ResultGroup,
@@ -287,21 +288,32 @@ def _by_row(spec: TableSpec) -> bool:
 def _parts_note(
     groups: Mapping[tuple[Any, Any], ResultGroup], parts: Mapping[ResultGroup, Parts], spec: TableSpec, at: str
 ) -> Iterator[str]:
-    """How many of the parts that areas are of are insufficient or empty, and the means without them."""
-    there = {cell: parts[group] for cell, group in groups.items() if group in parts}
-    if not there:
-        return
-    count, empty = sum(each.count for each in there.values()), sum(each.empty for each in there.values())
-    known = [each.insufficient for each in there.values() if each.insufficient is not None]
-    suffice = f"{sum(known)} insufficient" if known else "not asked whether they suffice"
-    yield f"Of {count} part{'' if count == 1 else 's'}: {suffice}, {empty} empty."
-    for (row, column), each in there.items():
-        if each.insufficient or each.empty:
-            name = ", ".join(word(d, v, at) for d, v in ((spec.down, row), (spec.across, column)) if d != "metric")
-            without = _entry(each.without, groups[row, column].metric, False, spec).text
-            found = [f"{each.insufficient} insufficient"] if each.insufficient else []
-            found += [f"{each.empty} empty"] if each.empty else []
+    """How many of the parts that areas are of are insufficient or empty, and the means without them.
+
+    Of other metrics, where 1 is the best, how many are empty: they suffice on any colour, and show nothing.
+    """
+    areas = {cell: parts[group] for cell, group in groups.items() if group in parts and group.metric == AREA}
+    if areas:
+        count, empty = (sum(each) for each in zip(*((each.count, each.empty) for each in areas.values()), strict=True))
+        known = [each.insufficient for each in areas.values() if each.insufficient is not None]
+        suffice = f"{sum(known)} insufficient" if known else "not asked whether they suffice"
+        yield f"Of {count} part{'' if count == 1 else 's'}: {suffice}, {empty} empty."
+    others: dict[tuple[str, str], list[str]] = {}
+    for cell, group in groups.items():
+        if group not in parts:
+            continue
+        each, scale = parts[group], metric_of(group.metric)
+        of = zip((spec.down, spec.across), cell, strict=True)
+        name = ", ".join(word(dimension, value, at) for dimension, value in of if dimension != "metric")
+        without = _entry(each.without, group.metric, False, spec).text
+        found = [f"{each.insufficient} insufficient"] if cell in areas and each.insufficient else []
+        found += [f"{each.empty} empty"] if each.empty else []
+        if found and cell in areas:
             yield f"{name}: {' and '.join(found)} of {each.count}, {without} without."
+        elif found and scale.higher_is_better and scale.greatest == 1:
+            others.setdefault((name, f"{each.empty} empty of {each.count}"), []).append(f"{group.metric} {without}")
+    for (name, empty_of), means in others.items():
+        yield f"{name}: {empty_of}; without: {', '.join(means)}."
 
 
 def _is(metric: str, wanted: Sequence[str]) -> bool:

@@ -24,7 +24,7 @@ from suffice.metrics import METRICS, Mean, mean_with_error
 from suffice.metrics.metric import Scale
 
 AREA = "area"
-"""The metric whose tables say how many of the parts are insufficient or empty."""
+"""The metric whose tables say how many of the parts are insufficient."""
 
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
@@ -73,13 +73,14 @@ def _valued(rows: Iterable[ResultRow], config: BenchmarkConfig) -> Iterator[tupl
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What the parts are worth that an area is the mean of.
+    """What the parts are worth that a mean is of.
 
     Attributes:
         count: how many, one for each image and seed.
         insufficient: how many of them do not suffice; None where that is not known.
-        empty: how many keep no pixel.
-        without: the mean over the others; None where there are none.
+        empty: how many keep no pixel: their class needs none, so that they suffice, on any colour, and show nothing.
+        without: the mean over the others, of other metrics than the area over all that are not empty; None where there
+            are none.
     """
 
     count: int
@@ -89,25 +90,30 @@ class Parts:
 
 
 def parts_of(rows: Iterable[ResultRow], config: BenchmarkConfig) -> dict[ResultGroup, Parts]:
-    """For each group of areas, how many of its parts are insufficient or empty."""
+    """For each group of parts, how many of them are insufficient or empty, where that is known."""
     found: dict[ResultGroup, list[ResultRow]] = {}
     for group, row in _valued(rows, config):
-        if row["metric"] == AREA:
+        if _empty(row) is not None:
             found.setdefault(group, []).append(row)
     parts = {}
     for group, members in found.items():
         others: dict[str, list[float]] = {}
         for row in members:
-            if row.get("sufficient") is not False and row["value"]:
-                others.setdefault(row["image"], []).append(row["value"])
+            if not _empty(row) and (row.get("sufficient") is not False or row["metric"] != AREA):
+                others.setdefault(row["image"], []).append(row["value"] or 0.0)
         known = [row["sufficient"] for row in members if row.get("sufficient") is not None]
         parts[group] = Parts(
             len(members),
             known.count(False) if known else None,
-            sum(row["value"] == 0 for row in members),
+            sum(map(bool, map(_empty, members))),
             mean_with_error(statistics.fmean(values) for values in others.values()) if others else None,
         )
     return parts
+
+
+def _empty(row: ResultRow) -> bool | None:
+    """Whether a row is of a part without a pixel; None where that is not known, as of other metrics in older rows."""
+    return row["value"] == 0 if row["metric"] == AREA else row.get("empty")
 
 
 def variant(metric: str) -> str:

@@ -198,6 +198,10 @@ class ClassCircuit:
         votes: what it was certified by.
         removed, share: k, and the share of each layer that a set's circuit has.
         accuracy, whole_accuracy: share of these images that the circuit alone, and the whole network, give the class.
+        complement_accuracy: share that the network gives it with the circuit switched off and everything else on.
+        says_it_of_others, whole_says_it_of_others: share of the reference images that the circuit alone, and the whole
+            network, give the class.
+        notes: what is to be known before one relies on it.
         image_names: what the images are called.
         model: what the classifier is called.
         forward_passes, backward_passes: how many were made.
@@ -215,6 +219,10 @@ class ClassCircuit:
     share: float
     accuracy: float
     whole_accuracy: float
+    complement_accuracy: float
+    says_it_of_others: float
+    whole_says_it_of_others: float
+    notes: tuple[str, ...]
     image_names: tuple[str, ...]
     model: str
     forward_passes: int
@@ -243,6 +251,10 @@ class ClassCircuit:
             "share": self.share,
             "accuracy": self.accuracy,
             "whole_accuracy": self.whole_accuracy,
+            "complement_accuracy": self.complement_accuracy,
+            "says_it_of_others": self.says_it_of_others,
+            "whole_says_it_of_others": self.whole_says_it_of_others,
+            "notes": list(self.notes),
             "forward_passes": self.forward_passes,
             "backward_passes": self.backward_passes,
         }
@@ -277,7 +289,7 @@ def class_circuit(
     images: Tensor,
     target: int | str,
     *,
-    layers: str | Sequence[str] = "all",
+    layers: str | Sequence[str] = "hidden",
     reference: Tensor | None = None,
     removed: int = 2,
     sample: int | None = None,
@@ -327,22 +339,16 @@ def class_circuit(
     report(0.6)
 
     def says_it(on: Tensor) -> tuple[float, float]:
-        """How often a circuit gives the class to the images, and how much more often than to the others."""
+        """Of which share of the images a circuit says the class, and of which share of the others."""
         asked = torch.cat([images, others])
         logits = switched_logits(classifier, nodes, asked, on.expand(len(asked), -1), off)
         says = (classifier.margins(logits, chosen) > 0).float()
-        own = float(says[: len(images)].mean())
-        return own, own - float(says[len(images) :].mean())
+        return float(says[: len(images)].mean()), float(says[len(images) :].mean())
 
-    whole, demanded = says_it(torch.ones(scores.shape[1], dtype=torch.bool))
-    together = scores.mean(0, keepdim=True)
+    whole = says_it(torch.ones(scores.shape[1], dtype=torch.bool))
+    notes: tuple[str, ...] = ()
     if share is None:
-        share = 1.0
-        for smaller in reversed(SHARES[:-1]):
-            kept_so = says_it(best_of_each_layer(together, nodes, smaller)[0])[1]
-            if demanded <= 0 or kept_so < keep_accuracy * demanded:
-                break
-            share = smaller
+        share, notes = _smallest_share(scores, nodes, says_it, whole, keep_accuracy)
     report(0.8)
 
     def circuits(means: Tensor) -> Tensor:
@@ -350,7 +356,7 @@ def class_circuit(
 
     votes = vote(scores, circuits, sample=sample, draws=draws, seed=seed, confidence=confidence)
     on = votes.stays(removed)
-    kept, _ = says_it(on)
+    alone, without = says_it(on), says_it(~on)
     report(1.0)
     passes = classifier.passes.since(began)
     return ClassCircuit(
@@ -364,12 +370,44 @@ def class_circuit(
         votes=votes,
         removed=removed,
         share=share,
-        accuracy=kept,
-        whole_accuracy=whole,
+        accuracy=alone[0],
+        whole_accuracy=whole[0],
+        complement_accuracy=without[0],
+        says_it_of_others=alone[1],
+        whole_says_it_of_others=whole[1],
+        notes=notes,
         image_names=tuple(image_names),
         model=classifier.name,
         forward_passes=passes.forward,
         backward_passes=passes.backward,
+    )
+
+
+def _smallest_share(
+    scores: Tensor,
+    layers: Sequence[Layer],
+    says_it: Callable[[Tensor], tuple[float, float]],
+    whole: tuple[float, float],
+    keep_accuracy: float,
+) -> tuple[float, tuple[str, ...]]:
+    """Of each layer, such that the circuit of all images together keeps the class; and a note where that is all."""
+    demanded = whole[0] - whole[1]
+    if demanded <= 0:
+        return 1.0, (
+            f"the network gives the class to {whole[0]:.0%} of the images and to {whole[1]:.0%} of the reference "
+            "images: there is nothing for a circuit to keep, so every channel is in it",
+        )
+    share = 1.0
+    for smaller in reversed(SHARES[:-1]):
+        own, of_others = says_it(best_of_each_layer(scores.mean(0, keepdim=True), layers, smaller)[0])
+        if own - of_others < keep_accuracy * demanded:
+            break
+        share = smaller
+    if share < 1:
+        return share, ()
+    return share, (
+        f"with {SHARES[-2]:.0%} of every layer, less than {keep_accuracy:.0%} is kept of how much more often "
+        "the network gives the class to the images than to the reference images, so every channel is in the circuit",
     )
 
 

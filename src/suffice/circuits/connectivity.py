@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from suffice.circuits import rules
-from suffice.circuits.flow import Flow, along, as_matrix, collapsed
+from suffice.circuits.flow import Flow, as_matrix, collapsed
 from suffice.errors import InputError, did_you_mean
 from suffice.operators import operators_of
 from suffice.recording import Op, Recording, Value
@@ -39,6 +40,7 @@ LAYERS = ("stages", "blocks", "hidden", "all", "tokens")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _ATTENTION = set(operators_of("attention", "product", "contraction"))
 _LINEAR = set(operators_of("linear"))
+_WINDOWS = set(operators_of("average pool", "max pool", "power pool", "sliding windows"))
 _CONVOLUTIONS, _SUMS = set(operators_of("convolution")), set(operators_of("addition"))
 
 
@@ -141,10 +143,10 @@ def connect(
                 "no channels to make a circuit of"
             )
         if layers == "tokens":
-            return Network(_tokens(module, _blocks(module, recording, every)), [], [], None)
+            return Network(_tokens(module, recording, _blocks(module, recording, every)), [], [], None)
         kind = stages_of if layers == "stages" else layers
         if kind == "hidden":
-            every = _hidden(every, _blocks(module, recording, every)[-1])
+            every = _hidden(recording, every, _blocks(module, recording, every)[-1])
         elif kind != "all":
             every = _blocks(module, recording, every)
         if layers == "stages":
@@ -180,12 +182,27 @@ def _places(recording: Recording) -> list[Value]:
                 continue
             fresh.add(value)
             readers = value.consumers
-            wanted = len(readers) > 1 or any(rules.mixes(r) or r.function in rules.JOINS for r in readers)
+            shared = len(readers) > 1 and not _only_for_attention(value)
+            wanted = shared or any(rules.mixes(r) or r.function in rules.JOINS for r in readers)
             if wanted and value is not recording.logits:
                 chain = _unmoved(value, fresh)
                 places.append(chain[-1])
                 fresh.difference_update(chain)
     return [value for value in places if not _is_end(value, recording)]
+
+
+def _only_for_attention(value: Value) -> bool:
+    """Whether a value is what queries, keys and values are picked from, and nothing else."""
+    waiting, found = [value], False
+    while waiting:
+        for op in waiting.pop().consumers:
+            if not rules.mixes(op) and op.function in _ATTENTION:
+                found = True
+            elif rules.mixes(op) or op.function in rules.JOINS or (op.function in rules.MERGES and len(op.inputs) > 1):
+                return False
+            else:
+                waiting += [after for after in op.outputs if after.op is op]
+    return found
 
 
 def _unmoved(value: Value, fresh: set[Value]) -> list[Value]:
@@ -293,19 +310,19 @@ def _reaches(recording: Recording, link: Link | None) -> bool:
     return value.op is not None and value.op.function in _LINEAR and value.op.args[0] is link.features
 
 
-def _tokens(module: nn.Module, blocks: Sequence[Value]) -> list[Layer]:
-    """Of each block that returns tokens, (1, tokens, channels), a layer whose nodes are these."""
+def _tokens(module: nn.Module, recording: Recording, blocks: Sequence[Value]) -> list[Layer]:
+    """Of each block that returns tokens, (1, tokens, channels) or (1, h, w, channels), a layer with these as nodes."""
+    kept = [value for value in blocks if not value.overwritten]
     found: list[Layer] = []
-    for value in blocks:
-        if value.tensor.ndim != 3 or value.overwritten or value.op is None:
-            continue
-        name = _unit(module, value.modules) or value.op.module or value.op.name
-        same = sum(layer.name.partition("#")[0] == name for layer in found)
-        count = value.tensor.shape[1]
-        found.append(Layer(f"{name}#{same + 1}" if same else name, value, along(1, 3, count), count, "token"))
+    for layer in _connected(module, recording, kept, follow=False).layers:
+        shape = layer.value.tensor.shape
+        varying = [d for d, size in enumerate(layer.labels.shape) if size > 1]
+        if len(shape) in (3, 4) and varying == [len(shape) - 1]:
+            places = torch.arange(math.prod(shape[1:-1])).view(1, *shape[1:-1], 1)
+            found.append(Layer(layer.name, layer.value, places, places.numel(), "token"))
     if not found:
         raise InputError(
-            "expected a transformer whose blocks return tokens, (N, tokens, channels); "
+            "expected a transformer whose blocks return tokens, (N, tokens, channels) or (N, h, w, channels); "
             f"{type(module).__name__} has none"
         )
     return found
@@ -398,24 +415,39 @@ def _blocks(module: nn.Module, recording: Recording, every: Sequence[Value]) -> 
     return list(found.values())
 
 
-def _hidden(every: Sequence[Value], last: Value) -> list[Value]:
+def _hidden(recording: Recording, every: Sequence[Value], last: Value) -> list[Value]:
     """Of all layers the units: not the stream that they are added to, and of each depthwise kernel what it returns."""
-    kept = {value for value in every if not (_is_summed(value) or _only_depthwise(value))}
+    skips = _skips(recording)
+    kept = {value for value in every if not (_is_summed(value, skips) or _only_depthwise(value))}
     return sorted({*kept, last}, key=_number)
 
 
-def _is_summed(value: Value) -> bool:
+def _skips(recording: Recording) -> set[Op]:
+    """The sums of what kernels returned and of what was there before them, or of several kernels.
+
+    A norm that adds to its input what it makes of that without a kernel, or pooling over windows, is none of them.
+    """
+    found: set[Op] = set()
+    kernels: dict[Value, frozenset[Value]] = {}  # that a value is made of without another kernel
+    for op in recording.ops:
+        before = [kernels.get(value, frozenset([value])) for value in op.inputs]
+        if op.function in _SUMS and len(set(before)) > 1:
+            found.add(op)
+        for value in op.outputs:
+            if value.op is op:
+                begins = op.function in rules.MIXES or op.function in _WINDOWS
+                kernels[value] = frozenset([value]) if begins else frozenset().union(*before)
+    return found
+
+
+def _is_summed(value: Value, skips: set[Op]) -> bool:
     """Whether a value is a sum of several, or a term of one, but for norms, non-linearities and moves."""
     op = value.op
     while op is not None and op.function not in rules.MIXES:
-        if _adds(op):
+        if op in skips:
             return True
         op = op.inputs[0].op if len(op.inputs) == 1 else None
-    return any(_adds(reader) for reader in _readers(value))
-
-
-def _adds(op: Op) -> bool:
-    return op.function in _SUMS and len(op.inputs) > 1
+    return any(reader in skips for reader in _readers(value))
 
 
 def _only_depthwise(value: Value) -> bool:

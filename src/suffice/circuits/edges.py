@@ -9,7 +9,8 @@ while all other readers see it as it is for the image.
 | which edges there are | `possible_edges` | none |
 | score by attribution patching | `edge_attributions` | one forward pass a step, one backward pass a channel and step |
 | test by ablation | `edge_logits` | at most one a circuit and a pattern of edges into a layer, a layer |
-| those that count | `edges_that_count` | of each edge whose score is not small, four tests |
+| how much each changes | `edge_effects` | of each edge whose score is not small, four tests |
+| those that count | `edges_that_count` | the same |
 
 The tests cost far too much for a network of thousands of channels; the scores are for those as well.
 """
@@ -234,10 +235,30 @@ def edges_that_count(
 ) -> Edges:
     """The edges that a decision rests on, bool: found by attribution patching, each confirmed by ablation.
 
-    Those with a score of at least a tenth of what `least` asks are tested: each alone is set off, in the whole network
+    One counts if its effect, as of `edge_effects`, is at least `least`. What is on no way from the first layers to the
+    outputs by edges that count is left out.
+
+    Args and errors as of `edge_effects`.
+    """
+    effects = edge_effects(classifier, network, image, target, references, least=least, steps=steps)
+    return on_a_way({key: effect >= least for key, effect in effects.items()}, len(network.layers))
+
+
+def edge_effects(
+    classifier: Classifier,
+    network: Network,
+    image: Tensor,
+    target: int,
+    references: Tensor,
+    *,
+    least: float = 0.05,
+    steps: int = 8,
+) -> Edges:
+    """By how much the log-odds change when an edge is off, as a share of how far the image's are from the references'.
+
+    Edges with a score of at least a tenth of what `least` asks are tested: each alone is set off, in the whole network
     and with all edges turned down to 0.85, 0.7 and 0.5 (`TURNED_DOWN`), so that of two ways either of which would do
-    both are found. One counts if the log-odds change by `least` of what they differ by between the image and the
-    references. What is on no way from the first layers to the outputs by edges that count is left out.
+    both are found; the largest change is taken. Of the others it is 0.
 
     Args:
         classifier: of a PyTorch module; for small networks.
@@ -245,7 +266,7 @@ def edges_that_count(
         image: (C, H, W) in [0, 1].
         target: class index.
         references: (N, C, H, W) in [0, 1]; what an edge that is off shows is the mean over these.
-        least: share of the difference of the log-odds, above 0.
+        least: effects below it are not wanted, above 0.
         steps: as of `edge_attributions`.
 
     Raises:
@@ -262,24 +283,23 @@ def edges_that_count(
     nothing: Edges = {key: torch.zeros(1, *there.shape) for key, there in possible.items()}
     logits = torch.cat([classifier.logits(image[None]), edge_logits(classifier, layers, image, nothing, off)])
     whole, none = classifier.log_odds(logits, target).tolist()
-    demanded = least * abs(whole - none)
-    if demanded == 0:
+    if whole == none:
         raise InputError("expected an image that the model sees otherwise than the references; its log-odds are theirs")
     scores = edge_attributions(classifier, layers, image, target, references, steps=steps)
     tested = [
         (key, d, s)
         for key, there in possible.items()
-        for d, s in (there & (scores[key].abs() >= demanded / 10)).nonzero().tolist()
         if key in scores
+        for d, s in (there & (scores[key].abs() >= least * abs(whole - none) / 10)).nonzero().tolist()
     ]
-    effects = _effects(classifier, layers, image, target, off, possible, tested)
-    counts: Edges = {key: torch.zeros_like(there) for key, there in possible.items()}
-    for (key, d, s), effect in zip(tested, effects.tolist(), strict=True):
-        counts[key][d, s] = effect >= demanded
-    return on_a_way(counts, len(layers))
+    changes = _changes(classifier, layers, image, target, off, possible, tested)
+    effects: Edges = {key: torch.zeros(there.shape) for key, there in possible.items()}
+    for (key, d, s), change in zip(tested, changes.tolist(), strict=True):
+        effects[key][d, s] = change / abs(whole - none)
+    return effects
 
 
-def _effects(
+def _changes(
     classifier: Classifier,
     layers: Sequence[Layer],
     image: Tensor,

@@ -202,10 +202,13 @@ def _words(found: Any, page: Path) -> str:
         f"(q = {each.q_value:.2g})"
         for each in found.shortcuts
     ]
-    from suffice.report.audit import NOTHING_TESTED
-
     count = len(found.evidence)
-    if not count:
-        lines = [NOTHING_TESTED]
+    if found.nothing_tested:
+        lines = [found.nothing_tested]
     lines = lines or [f"no shortcut was shown among {count} cluster{'' if count == 1 else 's'} of recurring evidence"]
+    if (nothing := found.fragile.no_pixel).count:
+        lines.append(
+            f"no pixel is needed for {nothing.counts} images: the model gives their class to nothing, too, so that no "
+            "part of them is evidence, or is certified"
+        )
     return "\n".join([*lines, f"page: {page}"])

@@ -189,7 +189,7 @@ def circuit(
 
         return trace_class(
             classifier, found, of_class, references, out=out, as_json=as_json, show_traceback=show_traceback,
-            expect=expect, layers=_several(switch) or "all", removed=removed, share=share, seed=seed,
+            expect=expect, layers=_several(switch) or "hidden", removed=removed, share=share, seed=seed,
         )  # fmt: skip
     call = {
         "target": target,

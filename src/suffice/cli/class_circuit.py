@@ -89,8 +89,12 @@ def _as_text(circuit: ClassCircuit) -> str:
         f"  {found['channels']:,} of {found['channels_total']:,} channels are certified to stay in the circuit "
         f"whichever {circuit.removed} images are taken out, {found['certified_out']:,} to stay out of it, at a "
         f"confidence of {circuit.votes.confidence:.0%}; of {found['abstained']:,} nothing is said",
-        f"  with these alone the network gives the class to {circuit.accuracy:.0%} of the images, as a whole to "
-        f"{circuit.whole_accuracy:.0%}",
+        f"  a vote is of {circuit.share:.0%} of every layer; certified to stay is {found['mean_layer_share']:.0%} "
+        "of a layer in the mean",
+        f"  with these alone the network gives the class to {circuit.accuracy:.0%} of the images and "
+        f"{circuit.says_it_of_others:.0%} of the reference images, as a whole to {circuit.whole_accuracy:.0%} and "
+        f"{circuit.whole_says_it_of_others:.0%}; without these to {circuit.complement_accuracy:.0%} of the images",
+        *(f"  note: {printable(note)}" for note in circuit.notes),
     ]
     start = 0
     for layer in circuit.layers:

@@ -126,9 +126,10 @@ def train_classifier(
             "settings": settings.model_dump(),
         }
         state = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-        # By themselves the weights then name what they tell apart. In one text, as the order of several would vary.
-        named = Naming([dataset, data, model, weights, out])
-        about = json.dumps({**named(result), "class_names": training.class_names})
+        # By themselves the weights then name what they tell apart, and not where they lie: the same weights are the
+        # same file in every folder. In one text, as the order of several would vary.
+        named = Naming([dataset, data, model, weights])({name: result[name] for name in result if name != "weights"})
+        about = json.dumps({**named, "class_names": training.class_names})
         results.write({WEIGHTS: save(state, {"suffice": about})})
     say(json.dumps(result))
     return 0

@@ -70,7 +70,7 @@ def model_classes(
     Raises:
         InputError: a class that occurs and that the model does not have, or has twice; a mapping of unknown names.
     """
-    count = len(classifier.class_names or ()) or classifier.num_classes or _asked_for_classes(classifier)
+    count = count_of_classes(classifier)
     known = classifier.class_names or tuple(map(str, range(count)))
     unnamed = classifier.class_names is None
     if unnamed and same and len(names) == count:
@@ -95,7 +95,10 @@ def model_classes(
     return found
 
 
-def _asked_for_classes(classifier: Classifier) -> int:
+def count_of_classes(classifier: Classifier) -> int:
+    """How many classes a model has; one that does not say so is asked about black."""
+    if classifier.num_classes:
+        return classifier.num_classes
     shape = classifier.preprocessing
     return classifier.logits(torch.zeros(1, len(shape.mean), *shape.input_size)).shape[1]
 

@@ -12,50 +12,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import torch
 from markupsafe import Markup
-from PIL import Image
-from torch import Tensor
 
 from suffice.audit.classes import CERTIFIED, GRID
 from suffice.audit.conditions import Condition, numbers_of, said_of, untested
-from suffice.audit.evidence import FALSE_DISCOVERIES, PART, SURROUNDINGS, Evidence
-from suffice.audit.explaining import PARTS, SECOND_PARTS, hidden_file
+from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
 from suffice.audit.findings import Average, Rate, as_json
-from suffice.audit.parts import Part, explanations
-from suffice.audit.pictures import Pictures
-from suffice.audit.recurring import SMALLEST
+from suffice.audit.parts import Part
 from suffice.audit.run import Audit
 from suffice.audit.settings import DRAWS
-from suffice.audit.trials import pasted_of
 from suffice.folders import OutputFolder
-from suffice.images import Photo, as_picture, frame_of
-from suffice.report.figures import UNPRINTABLE, png_bytes, thumbnail
+from suffice.report.audit_pictures import CUTOUTS, PASTES, THUMBNAILS, cutouts_of, paste, thumbnail_of, write_pictures
+from suffice.report.figures import UNPRINTABLE
 from suffice.report.formats import percent, setting
 from suffice.report.html import environment, policy, source
 from suffice.report.tables import markdown_text
 
 PAGE, JSON, JUNIT, SUMMARY = "audit.html", "audit.json", "junit.xml", "summary.md"
-THUMBNAILS, CUTOUTS = "thumbnails", "cut-outs"
-
-MOST_CUTOUTS = 12
-"""Members of each cluster that can be pasted elsewhere."""
 
 GENERATOR = '<meta name="generator" content="suffice audit">'
 """By which a page of this kind is known."""
 
-_LONGEST, _AT_ONCE = 160, 100  # of thumbnails: pixels; written together
-_PASTES = 6  # shown of each cluster
 _ROWS = 500  # of a table on the page
 Held = Sequence[tuple[Condition, float, bool]]
 
@@ -72,9 +56,7 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
     """
     place = OutputFolder(audit.folder, "audit")
     place.check((PAGE, JSON, JUNIT, SUMMARY))
-    _write_pictures(audit.folder / THUMBNAILS, _pictures(audit))
-    cutouts = _write_pictures(audit.folder / CUTOUTS, _cutouts(audit))
-    content = audit_json(audit, held, cutouts)
+    content = audit_json(audit, held, write_pictures(audit))
     place.write(
         {
             SUMMARY: summary(audit, held),
@@ -84,101 +66,6 @@ def write_audit(audit: Audit, held: Held = ()) -> dict[str, Any]:
         }
     )
     return content
-
-
-# Pictures
-
-
-def _write_pictures(folder: Path, files: Iterator[tuple[str, bytes]]) -> dict[str, str]:
-    """Write pictures into a folder for them alone, and return the SHA-256 of each by name."""
-    place = OutputFolder(folder, "audit")
-    place.check((), below=True)
-    digests: dict[str, str] = {}
-    some = dict(itertools.islice(files, _AT_ONCE))
-    place.write(some, only=True)  # what an earlier audit left there goes
-    while some:
-        digests |= {name: hashlib.sha256(data).hexdigest() for name, data in some.items()}
-        some = dict(itertools.islice(files, _AT_ONCE))
-        place.write(some)
-    return digests
-
-
-def _pictures(audit: Audit) -> Iterator[tuple[str, bytes]]:
-    """Thumbnails by name: of each part on its image, then of pastes, then of surroundings."""
-    first = {part.name: part for part in audit.parts}
-    second = {hidden_file(part): part for part in audit.second_parts}
-    for folder, parts in ((PARTS, first), (SECOND_PARTS, second)):
-        for name, explanation in explanations(audit.folder / folder, list(parts)) if parts else ():
-            photo = audit.source.photo(parts[name].image.number)
-            frame = frame_of(photo.pixels.size, audit.classifier.preprocessing)
-            yield _file(parts[name]), _jpeg(thumbnail(explanation, _enlarged(photo), frame, _LONGEST))
-    pictures = Pictures(audit.source, audit.classifier)
-    every = {image.name: image for image in audit.images}
-    for index, evidence in enumerate(audit.evidence):
-        members = _members(audit, evidence)
-        around = audit.surroundings if evidence.kind == SURROUNDINGS else None
-        for number, (host, member, donor, _) in enumerate(evidence.hosts[:_PASTES]):
-            part = members[member]
-            mask = pasted_of(part, every[host], every[donor], around)
-            pasted = pictures.pasted(part.image.number, mask, every[host].number)
-            yield f"paste-{index}-{number}.jpg", _jpeg(_small(pasted))
-    if any(evidence.kind == SURROUNDINGS for evidence in audit.evidence):
-        for number, part in audit.surroundings.items():
-            image = pictures(number)
-            yield _file(part, True), _jpeg(_small(torch.where(torch.from_numpy(part.mask), image, image / 4)))
-
-
-def _members(audit: Audit, evidence: Evidence) -> dict[str, Part]:
-    """What a cluster is of, by name."""
-    around = evidence.kind == SURROUNDINGS
-    every = audit.surroundings.values() if around else (*audit.parts, *audit.second_parts)
-    return {part.name: part for part in every}
-
-
-def _cutouts(audit: Audit) -> Iterator[tuple[str, bytes]]:
-    """Members of clusters as pictures of the model's size, all else transparent.
-
-    None of surroundings: they are all but the member's own object, and would cover that of any other image.
-    """
-    pictures = Pictures(audit.source, audit.classifier)
-    for index, evidence in enumerate(audit.evidence):
-        if evidence.kind != PART:
-            continue
-        members = _members(audit, evidence)
-        for number, name in enumerate(evidence.members.images[:MOST_CUTOUTS]):
-            picture = as_picture(pictures(members[name].image.number))
-            picture.putalpha(Image.fromarray(members[name].mask))
-            yield cutout(index, number), png_bytes(picture)
-
-
-def cutout(cluster: int, number: int) -> str:
-    """The name of a member's file."""
-    return f"{cluster}-{number}.png"
-
-
-def _file(part: Part, around: bool = False) -> str:
-    """The name of the thumbnail of a part, or of surroundings."""
-    return f"{part.image.number:06d}{'-second' * part.second}{'-around' * around}.jpg"
-
-
-def _enlarged(photo: Photo) -> Image.Image:
-    """A photo large enough for an outline: a small one by a whole number."""
-    longest = max(photo.pixels.size)
-    factor = max(1, _LONGEST // longest)
-    size = (photo.pixels.width * factor, photo.pixels.height * factor)
-    return photo.pixels.resize(size, Image.Resampling.NEAREST) if factor > 1 else photo.pixels
-
-
-def _small(pixels: Tensor) -> Image.Image:
-    image = _enlarged(Photo(as_picture(pixels)))
-    image.thumbnail((_LONGEST, _LONGEST))
-    return image
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 # JSON, JUnit and Markdown
@@ -196,7 +83,7 @@ def audit_json(audit: Audit, held: Held, cutouts: Mapping[str, str]) -> dict[str
         "classes": as_json(audit.classes),
         "mistakes": as_json(audit.mistakes),
         "evidence": [
-            as_json(each) | {"cut_outs": _files_of(index, cutouts)} for index, each in enumerate(audit.evidence)
+            as_json(each) | {"cut_outs": cutouts_of(index, cutouts)} for index, each in enumerate(audit.evidence)
         ],
         "fragile": as_json(audit.fragile),
         "comparison": as_json(audit.comparison),
@@ -205,11 +92,6 @@ def audit_json(audit: Audit, held: Held, cutouts: Mapping[str, str]) -> dict[str
         "provenance": audit.provenance,
         "images": [_image_json(part, audit) for part in audit.parts],
     }
-
-
-def _files_of(cluster: int, cutouts: Mapping[str, str]) -> list[dict[str, str]]:
-    names = (cutout(cluster, number) for number in range(MOST_CUTOUTS))
-    return [{"file": name, "sha256": cutouts[name]} for name in names if name in cutouts]
 
 
 def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
@@ -221,6 +103,7 @@ def _image_json(part: Part, audit: Audit) -> dict[str, Any]:
         "confidence": image.confidence,
         "area": part.area,
         "sufficient": part.sufficient,
+        "empty": part.empty,
         "rho": None if part.kept is None else part.kept / DRAWS,
         "rho_at_least": part.rho_at_least,
         "inside": part.inside,
@@ -257,12 +140,6 @@ def junit(audit: Audit, held: Held) -> str:
 
 def _plain(text: str) -> str:
     return text.translate(UNPRINTABLE)
-
-
-NOTHING_TESTED = (
-    f"no evidence recurs in {SMALLEST} parts of a class or more, so none was tested: of shortcuts nothing can be said "
-    "(--per-class explains more images)"
-)
 
 
 def summary(audit: Audit, held: Held) -> str:
@@ -316,8 +193,8 @@ def _sentences(audit: Audit) -> list[str]:
     found, clusters = audit.shortcuts, len(audit.evidence)
     count = f"{len(found)} shortcut{'' if len(found) == 1 else 's'}"
     first = f"{count} among {clusters} cluster{'' if clusters == 1 else 's'} of recurring evidence."
-    if not clusters:
-        first = NOTHING_TESTED[0].upper() + NOTHING_TESTED[1:] + "."
+    if why := audit.nothing_tested:
+        first = why[0].upper() + why[1:] + "."
     numbers = numbers_of(audit)
     texts = [
         f"{what} {percent(value)}"
@@ -366,7 +243,7 @@ class _Gallery:
             said = "" if image is None or image.error else f"{self._name(image.predicted)} {percent(image.confidence)}"
             label = "" if image is None or image.label is None else self._name(image.label)
             more = "not explained" if part is None else f"surroundings {percent(part.area)}" if around else _about(part)
-            file = "" if part is None else _file(part, around)
+            file = "" if part is None else thumbnail_of(part, around)
             right = 2 if image is None or image.label is None else int(image.right)
             self.images.append([_plain(name), file, _plain(label), _plain(said), right, more])
         return self._index[name, around]
@@ -412,7 +289,7 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
         .render(
             version=version("suffice"),
             audit=audit,
-            held=held,
+            said_of_conditions=[said_of(*each, audit) for each in held],
             number=number,
             names=names,
             bounds=_bounds,
@@ -442,8 +319,8 @@ def render_audit(audit: Audit, held: Held = ()) -> str:
 def _pasted(audit: Audit, index: int, evidence: Evidence) -> list[tuple[str, str, str, bool]]:
     """Of each paste that is shown: its file, the image that it is on, what the model says, whether the class came."""
     return [
-        (f"paste-{index}-{number}.jpg", host, audit.classifier.class_name(said), said == evidence.target)
-        for number, (host, _, _, said) in enumerate(evidence.hosts[:_PASTES])
+        (paste(index, number), host, audit.classifier.class_name(said), said == evidence.target)
+        for number, (host, _, _, said) in enumerate(evidence.hosts[:PASTES])
     ]
 
 

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 FORWARD_COLOUR, GRADIENT_COLOUR = "#1d1b18", "#d3281c"
 COLUMN, ROW, TOP, LEFT = 190.0, 46.0, 92.0, 70.0  # pixels between columns and rows, and before the first
 _EDGES = 30  # drawn between two columns, of each colour: more would hide one another
+_HIGHEST = 160.0  # pixels that an edge over several columns bows up
 _THINNEST, _WIDEST = 0.5, 4.5
 _FAINTEST = 0.12
 _CONTRAST = (
     2.5  # the strongest edges of dense layers differ by little, so their share of the most is drawn to this power
 )
 _LARGEST, _SMALLEST = 15.0, 8.0  # radius of a node
+_HEADS = 58.0  # pixels for the headings of the columns
 _FOOT = 40.0  # pixels for the line below
 _CLASS_COLOUR, _OFF_COLOUR, _SOFT_COLOUR = "#ffd23f", "#8a857b", "#625d54"
 
@@ -60,6 +62,13 @@ class Line:
         (x0, y0), (x1, y1), (x2, y2), (x3, y3) = self.points
         return f"M{x0:.1f} {y0:.1f}C{x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f} {x3:.1f} {y3:.1f}"
 
+    @property
+    def highest(self) -> float:
+        """The least y along the curve, of 16 points."""
+        a, b, c, d = (y for _, y in self.points)
+        along = (i / 16 for i in range(17))
+        return min((1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d for t in along)
+
 
 @dataclasses.dataclass(frozen=True)
 class Head:
@@ -88,7 +97,15 @@ def lay_out(circuit: Circuit, graph: Graph | None = None) -> CircuitLayout:
         circuit: whose layers and class are drawn.
         graph: its graph, or that of the whole image; None for the circuit's own.
     """
-    nodes, edges = (circuit.nodes, circuit.edges) if graph is None else (graph.nodes, graph.edges)
+    graph = graph or Graph(circuit.nodes, circuit.edges, {})
+    layout = _placed(circuit, graph, TOP)
+    above = _HEADS - min((line.highest for line in layout.lines), default=TOP)
+    return layout if above <= 0 else _placed(circuit, graph, TOP + above)
+
+
+def _placed(circuit: Circuit, graph: Graph, top: float) -> CircuitLayout:
+    """With the first row of nodes so many pixels below the upper edge."""
+    nodes, edges = graph.nodes, graph.edges
     layers = list(dict.fromkeys(node.layer for node in nodes))
     columns = {layer: [node for node in nodes if node.layer == layer] for layer in layers}
     tallest = max(len(column) for column in columns.values())
@@ -102,7 +119,7 @@ def lay_out(circuit: Circuit, graph: Graph | None = None) -> CircuitLayout:
         offset = (tallest - len(column)) * ROW / 2
         for j, node in enumerate(column):
             radius = _SMALLEST + (_LARGEST - _SMALLEST) * (node.energy / most) ** 0.5
-            dots[node.id] = Dot(node.id, x, TOP + offset + j * ROW, radius, node, str(node.channel))
+            dots[node.id] = Dot(node.id, x, top + offset + j * ROW, radius, node, str(node.channel))
         of = switched.get(layer)
         counts = f"{len(column)} shown" if of is None else f"{len(column)} of {len(of.on)} shown"
         if of is not None and circuit.sufficient is not None:
@@ -110,7 +127,7 @@ def lay_out(circuit: Circuit, graph: Graph | None = None) -> CircuitLayout:
         heads.append(Head(x, layer, counts))
     x = LEFT + len(columns) * COLUMN
     name = f"class:{circuit.target}"
-    dots[name] = Dot(name, x, TOP + (tallest - 1) * ROW / 2, 20.0, None, str(circuit.target))
+    dots[name] = Dot(name, x, top + (tallest - 1) * ROW / 2, 20.0, None, str(circuit.target))
     heads.append(Head(x, "class", circuit.target_name))
     lines = [
         line
@@ -119,7 +136,7 @@ def lay_out(circuit: Circuit, graph: Graph | None = None) -> CircuitLayout:
         for line in _lines(pair, dots, gradient)
     ]
     lines.sort(key=lambda line: (line.opacity, line.edge.source, line.edge.target, line.gradient))
-    return CircuitLayout(x + LEFT, TOP + tallest * ROW, tuple(dots.values()), tuple(lines), tuple(heads))
+    return CircuitLayout(x + LEFT, top + tallest * ROW, tuple(dots.values()), tuple(lines), tuple(heads))
 
 
 def _pairs(edges: Sequence[Edge], dots: dict[str, Dot]) -> dict[tuple[float, float], list[Edge]]:
@@ -144,7 +161,7 @@ def _lines(edges: Sequence[Edge], dots: dict[str, Dot], gradient: bool) -> list[
             continue
         a, b = dots[edge.source], dots[edge.target]
         reach = (b.x - a.x) / COLUMN
-        bow = (7.0 if gradient else -7.0) - (40.0 * (reach - 1) if reach > 1.5 else 0.0)
+        bow = (7.0 if gradient else -7.0) - (min(40.0 * (reach - 1), _HIGHEST) if reach > 1.5 else 0.0)
         start, end = (a.x + a.radius, a.y), (b.x - b.radius, b.y)
         third = (end[0] - start[0]) / 3
         points = (start, (start[0] + third, a.y + bow), (end[0] - third, b.y + bow), end)

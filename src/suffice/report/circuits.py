@@ -31,13 +31,15 @@ _LONGEST_MAP = 56  # pixels; a finer map is averaged down, as it is seen through
 
 @dataclasses.dataclass(frozen=True)
 class Spot:
-    """A node as the page shows it: `map` is a `data:` URI or empty, `own` that only this graph has it."""
+    """A node as the page shows it: `map` is a `data:` URI or empty, `own` that only this graph has it, `start` that the
+    page opens with it."""
 
     dot: Dot
     map: str
     own: bool
     title: str
     strongest: tuple[int, ...] = ()
+    start: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +214,7 @@ def _own(circuit: Circuit) -> Graph:
 
 def _drawing(title: str, circuit: Circuit, graph: Graph, own: frozenset[str], shared: int) -> Drawing:
     layout = lay_out(circuit, graph)
+    first = _first(circuit, graph)
     spots = tuple(
         Spot(
             dot,
@@ -219,10 +222,19 @@ def _drawing(title: str, circuit: Circuit, graph: Graph, own: frozenset[str], sh
             dot.id in own,
             describe(circuit, dot),
             circuit.strongest.get(dot.id, ()),
+            dot.id == first,
         )
         for dot in layout.dots
     )
     return Drawing(title, layout, spots, len(own), shared)
+
+
+def _first(circuit: Circuit, graph: Graph) -> str | None:
+    """Of the last layer's nodes with a map the one without which the class loses most; the last if none was tried."""
+    seen = [node for node in graph.nodes if node.id in graph.maps]
+    logits = {effect.off[0]: effect.logit for effect in circuit.effects if len(effect.off) == 1}
+    asked = [node.id for node in seen if node.layer == seen[-1].layer and node.id in logits]
+    return min(asked, key=logits.__getitem__, default=seen[-1].id if seen else None)
 
 
 def _seen(values: Tensor) -> str:

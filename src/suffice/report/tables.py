@@ -105,7 +105,8 @@ def as_latex(report: Report) -> str:
 def as_csv(report: Report) -> str:
     """Every mean with its standard error, a line each; then the differences, whose line says what is taken off.
 
-    Of areas a line also says how many of the parts are insufficient or empty, and the mean without these. Each line
+    A line also says how many of the parts are insufficient or empty, and the mean without these, of other metrics than
+    the area without the empty ones. Each line
     says which code made the rows, and when the last of them was made.
     """
     columns = ("mean", "standard_error", "images", "minus", "parts", "insufficient", "empty", "mean_without")

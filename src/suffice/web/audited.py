@@ -21,7 +21,8 @@ from suffice.files import first_fault, parse_json, read_bytes
 from suffice.folders import check_no_link
 from suffice.images import as_picture, open_checked
 from suffice.occlusion.fill import mean_colour
-from suffice.report.audit import CUTOUTS, JSON, MOST_CUTOUTS
+from suffice.report.audit import JSON
+from suffice.report.audit_pictures import CUTOUTS, MOST_CUTOUTS
 from suffice.report.figures import png_bytes
 from suffice.web.asked import Cluster, Paste, Pasted
 from suffice.web.served import Served
