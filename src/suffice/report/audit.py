@@ -182,6 +182,8 @@ def summary(audit: Audit, held: Held) -> str:
                 ]
                 lines.append(f"- {change.became}: {'; the same mark as '.join(pastes)}")
         lines.append("")
+    if audit.notes:
+        lines += [*(f"- note: {markdown_text(note)}" for note in audit.notes), ""]
     lines += [
         f"Images that could not be read or explained: {len(audit.errors)}." if audit.errors else "",
         f"Details: {PAGE}, {JSON}.",
