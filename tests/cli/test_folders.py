@@ -75,6 +75,20 @@ def test_a_second_run_leaves_what_a_person_put_beside_the_first(suffice: Any, tr
     assert load_explanation("o/s").seed == 5
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("explain", "o/s, an explanation"), ("circuit", "o/s-circuit, the circuit")]
+)
+def test_what_was_made_from_another_photo_of_that_name_is_replaced_with_a_word(
+    name: str, said: str, suffice: Any, save_photo: Any
+) -> None:
+    for seed, folder in enumerate(("one", "other")):
+        save_photo(f"{folder}/s.png", seed)
+    for place, line in (("one", ""), ("one", ""), ("other", f"suffice: replaced {said} of another photo of this name")):
+        words = [f"{place}/s.png" if word == "s.png" else word for word in COMMANDS[name] if word != "t.png"]
+        run = suffice(*words)
+        assert (run.status, run.err.strip()) == (0, line)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(COMMANDS)), ids="-".join)
 def test_in_any_order_and_twice(order: tuple[str, ...], suffice: Any, tree: Any) -> None:
     """`explain` and `score` have reports of one name: the second of them is refused, and the first stays."""
