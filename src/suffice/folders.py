@@ -226,6 +226,15 @@ class OutputFolder:
                 return read_bytes(part, what, most)
         return read_bytes(self.path / name, what, most)
 
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of some files that are not as they were written; of what the record does not know nothing is said."""
+        known = _read_record(self.path).files
+        return [
+            name
+            for name in names
+            if name in known and _digest(self.path / name) not in (known[name].sha256, known[name].instead_of)
+        ]
+
 
 def check_no_link(folder: Path) -> None:
     """Raises InputError for a link in the place of a folder of results, which would lead out of the one above it."""

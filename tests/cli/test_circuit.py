@@ -102,6 +102,11 @@ def test_the_folder_of_an_explanation(suffice: Any, save_photo: Any) -> None:
         run = suffice("circuit", photo, *TOY, "--mask", mask, "--json")
         assert run.status == 0, run.err
         assert run.json[0]["read_from"] == "explanation"
+    other = 1 - run.json[0]["target"]
+    assert suffice.convolution(photo, "--target", str(other), "--out", "of other").status == 0
+    for mask, target in (("of other", other), ("of other/a/mask.png", 1 - other)):
+        run = suffice("circuit", photo, *TOY, "--mask", mask, "--json")
+        assert (run.status, run.json[0]["target"]) == (0, target), "an explanation has its class; a mask has none"
 
 
 def test_a_mask_of_the_photos_own_size(suffice: Any, toy_models: Any) -> None:

@@ -97,12 +97,36 @@ def photo_mask() -> str:
     return "all.npy"
 
 
+def test_an_explanation_is_of_a_photo_by_its_bytes_not_by_its_name(suffice: Any, photo: str, save_photo: Any) -> None:
+    assert suffice.corner(photo, "--out", "out").status == 0
+    for folder in ("again", "elsewhere"):
+        Path(folder).mkdir()
+    Path("again/renamed.png").write_bytes(Path(photo).read_bytes())
+    save_photo("elsewhere/photo.png", 3)
+    for explained in ("out", "out/photo"):
+        assert suffice("verify", "again/renamed.png", explained, *MODEL).status == 0
+        run = suffice("verify", "elsewhere/photo.png", explained, *MODEL)
+        assert run.status == 2
+        assert "explains another photo of that name" in run.complaints(1)[0]
+
+
+def test_a_part_that_was_changed_is_not_the_explanations(suffice: Any, photo: str) -> None:
+    assert suffice.corner(photo, "--out", "out").status == 0
+    with Image.open("out/photo/mask.png") as mask:
+        changed = np.asarray(mask).copy()
+    changed[-1, -1] = 255
+    Image.fromarray(changed).save("out/photo/mask.png")
+    run = suffice("verify", photo, "out/photo", *MODEL)
+    assert (run.status, "mask.png was changed since" in run.complaints(1)[0]) == (2, True)
+    assert suffice("verify", photo, "out/photo/mask.png", *MODEL).status == 0, "by itself it is any mask"
+
+
 def test_too_few_draws_leave_it_unknown(suffice: Any, photo: str, corner: str) -> None:
     run = suffice("verify", photo, corner, *MODEL, "--draws", "20", "--json")
     assert (run.status, run.json[0]["guarantee"]["verdict"]) == (0, "unknown")
     said = suffice("verify", photo, corner, *MODEL, "--draws", "20").out.splitlines()[1]
     assert said.startswith(
-        "  Unknown: whether the part keeps the class in 90% of colours was not decided by 20 of 20 draw"
+        "  Unknown: whether the part keeps the class in 90% of colours was not decided: it did in 20 of 20 draw"
     )
 
 

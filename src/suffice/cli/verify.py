@@ -184,8 +184,7 @@ class _Call:
         notes = list(photo.notes)
         if isinstance(self.content, Explanation):
             target = self.content.class_in(self.classifier) if target is None else target
-            if self.content.model != self.classifier.name:
-                notes.append(f"The explanation is of the model {self.content.model}.")
+            notes += self.content.notes_on(self.classifier)
         index = int(self.classifier.logits(pixels[None])[0].argmax()) if target is None else target
         index = self.classifier.class_index(index)
         with progress_bar(1)(self.image) as progress:
