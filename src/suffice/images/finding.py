@@ -66,7 +66,7 @@ def find_images(paths: Iterable[str]) -> list[str]:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        inside = images_in(path)
+        inside = images_in(path, own=False)
         if not inside.paths:
             rest = f" ({inside})" if str(inside) else ""
             raise InputError(f"expected a directory with images (.jpg, .png, .webp, …); there are none in {path}{rest}")
@@ -78,17 +78,21 @@ def find_images(paths: Iterable[str]) -> list[str]:
     return found
 
 
-def images_in(folder: str | os.PathLike[str]) -> FoundImages:
+def images_in(folder: str | os.PathLike[str], own: bool = True) -> FoundImages:
     """The image files in a folder, sorted by name, and what else is there.
+
+    Args:
+        folder: that is looked into.
+        own: whether pictures that suffice wrote there count, as those of a data set that it made do.
 
     Raises:
         InputError: a folder that cannot be read.
     """
     found = FoundImages()
     try:
-        own = written_in(Path(folder))
+        results = set() if own else written_in(Path(folder))
         for path in sorted(Path(folder).iterdir()):
-            if path.name in own:
+            if path.name in results:
                 found.left_out["that suffice wrote"] += 1
             elif not path.name.startswith("."):
                 _sort_in(path, found)
