@@ -73,6 +73,23 @@ def test_what_has_no_weights_has_no_digest(model: object) -> None:
     assert digest(model) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_type_that_the_network_computes_in_is_said(dtype: torch.dtype) -> None:
+    classifier = suffice.Classifier(network().to(dtype), input_size=(8, 8), mean=0.5, std=0.5)
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = suffice.explain(classifier, image, block=4)
+    name = str(dtype).removeprefix("torch.")
+    assert (found.precision, found.made["weights_dtype"]) == ("float32", name)
+    assert provenance.made_in_words(found.made)["number type of the weights"] == name
+
+
+def test_of_a_function_and_of_a_network_of_two_types_what_can_be_seen_is_said() -> None:
+    assert suffice.Classifier(lambda x: x.mean((2, 3)), input_size=(8, 8)).weights_dtype is None
+    mixed = network()
+    mixed[4].half()
+    assert suffice.Classifier(mixed, input_size=(8, 8)).weights_dtype == "float16, float32"
+
+
 def test_the_weights_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[nn.Module] = []
     real = provenance.sha256_of_tensors

@@ -174,6 +174,17 @@ class Classifier:
         return self._weights_digest.of(self.module)
 
     @property
+    def weights_dtype(self) -> str | None:
+        """Number type of the weights, such as `float16`, in which the network computes; None where none can be seen.
+
+        Of several, all, sorted. What `precision` says is another thing: how searches ask first.
+        """
+        if not isinstance(self.module, nn.Module):
+            return None
+        found = {parameter.dtype for parameter in self.module.parameters() if parameter.is_floating_point()}
+        return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found)) or None
+
+    @property
     def module(self) -> nn.Module | Callable[[Tensor], Any]:
         """The model itself, without a wrapper of `torch.compile` or DataParallel; another one may take its place."""
         return self.engine.module

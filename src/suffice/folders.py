@@ -242,6 +242,15 @@ def check_no_link(folder: Path) -> None:
         raise InputError(f"expected {folder} to be free, or a folder; it is a link to {os.readlink(folder)}")
 
 
+def written_in(folder: Path) -> set[str]:
+    """Names of the files in a folder that suffice wrote, and that are as it wrote them."""
+    try:
+        files = _read_record(folder).files
+    except InputError:
+        return set()
+    return {name for name, known in files.items() if known.sha256 and _digest(folder / name) == known.sha256}
+
+
 @contextlib.contextmanager
 def locked_folder(
     path: str | os.PathLike[str], tell: Callable[[str], None] | None = None, below: Iterable[str] = ()

@@ -100,6 +100,7 @@ class Preprocessing:
 FIELDS = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 _OTHERWISE = "nothing says otherwise"
+_NEED_NOT_BE_SAID = {"names", "resize"}  # no number depends on a name, and an image of the input's size is not resized
 _NUMBERS: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
     ("input_size", int, "input_size as (height, width)"),
     ("mean", float, "mean as one number a channel"),
@@ -120,6 +121,20 @@ class Settled:
     preprocessing: Preprocessing
     known: dict[str, Any]
     assumed: dict[str, str]
+
+
+def worth_telling(assumed: Mapping[str, str]) -> tuple[str, ...]:
+    """All that is assumed of a model, where it has to be told; nothing where only names and the resize are assumed.
+
+    These are in the result, and a model that says its size, mean and std has spoken for itself.
+
+    Args:
+        assumed: a sentence for each thing, by what it is about, as `Classifier.assumed`.
+
+    >>> worth_telling({"names": "no names"}), worth_telling({"names": "no names", "size": "224 x 224"})
+    ((), ('no names', '224 x 224'))
+    """
+    return tuple(assumed.values()) if set(assumed) - _NEED_NOT_BE_SAID else ()
 
 
 def settle_preprocessing(given: Mapping[str, Any], carried: Mapping[str, Any]) -> Settled:

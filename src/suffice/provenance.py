@@ -49,8 +49,8 @@ def made_by(
         settings: of the method; those that are names of files are in `files` with their digests.
 
     Returns:
-        `date` (UTC), `image` and `weights` (None for a model that has none that can be seen), `device`, `screens` where
-        the network was converted for them, and versions.
+        `date` (UTC), `image` and `weights` (None for a model that has none that can be seen), `weights_dtype` of those
+        that has, `device`, `screens` where the network was converted for them, and versions.
     """
     named = {name: value for name, value in (settings or {}).items() if isinstance(value, str)}
     files = {name: of_file(sha256_of(value)) for name, value in named.items() if value and os.path.isfile(value)}
@@ -58,6 +58,7 @@ def made_by(
         "date": now(),
         **({} if image is None else {"image": _digest_of_pixels(image) if sha256 is None else of_file(sha256)}),
         "weights": classifier.weights_digest,
+        **({} if (dtype := classifier.weights_dtype) is None else {"weights_dtype": dtype}),
         **({"files": files} if files else {}),
         "device": str(classifier.device),
         **({"screens": classifier.engine.screened_by} if classifier.engine.screened_by else {}),
@@ -77,6 +78,7 @@ def made_in_words(made: Mapping[str, Any]) -> dict[str, str]:
             words[f"SHA-256 of the {what}"] = _digest_in_words(made[name])
     for name, digest in made.get("files", {}).items():
         words[f"SHA-256 of {name}"] = _digest_in_words(digest)
+    words |= {"number type of the weights": made["weights_dtype"]} if "weights_dtype" in made else {}
     return words | {
         name: made[name]
         for name in ("device", "screens", "suffice", "code", "torch", "numpy", "python")

@@ -96,7 +96,7 @@ def test_rows_say_which_photo_weights_and_preprocessing_made_them(
     assert content["weights_digest"] == {
         "sha256": hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest(), "of": "file",
     }  # fmt: skip
-    assert content["weights"] == "w.pth"
+    assert (content["weights"], content["weights_dtype"]) == ("w.pth", "float32")
     assert content["outputs"] == "logits"
     assert content["preprocessing"]["input_size"] == [32, 32]
     assert {"suffice", "code", "torch", "python", "device"} <= content.keys()

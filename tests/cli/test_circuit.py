@@ -129,6 +129,19 @@ def test_the_page_stands_alone_and_shows_each_node(suffice: Any, save_photo: Any
         assert f'data-from="{edge.source}" data-to="{edge.target}"' in page
 
 
+def test_without_random_circuits_it_is_said_that_no_control_was_asked(suffice: Any, save_photo: Any) -> None:
+    run = suffice("circuit", save_photo("a.png"), *TOY, "--share", "0.5", "--random", "0", "--out", "out")
+    assert re.search(
+        r"with the circuit switched off the class is (kept|lost); no control was asked \(--random 0\): NOT shown to be "
+        r"necessary\n  core: not looked for, as no control was asked\n",
+        run.out,
+    )
+    page = Path("out/circuits.html").read_text()
+    assert "<b>Not shown to be necessary:</b>" in page
+    assert "; no control was asked (random = 0).</p>" in page
+    assert "<b>Core:</b> not looked for, as no control was asked.</p>" in page
+
+
 def test_the_command_in_the_page_makes_it_again(suffice: Any, save_photo: Any) -> None:
     import shlex
 

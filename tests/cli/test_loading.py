@@ -77,6 +77,72 @@ def test_a_model_that_says_nothing_names_all_that_is_assumed(suffice: Any, photo
     assert run.json[0]["assumptions"] == list(ASSUMED)
 
 
+BENCH = """
+gammas = [0.0]
+occlusions = ["min"]
+target = "predicted"
+[[datasets]]
+source = "photos"
+[[models]]
+model = "quiet:says_nothing"
+label = "quiet"
+input_size = 32
+[[methods]]
+method = "causal"
+settings = { block = 16 }
+[[metrics]]
+names = ["area"]
+"""
+
+
+def test_a_benchmark_says_what_is_assumed_once_a_model_and_in_all_that_it_writes(
+    suffice: Any, photo: str, save_photo: Any
+) -> None:
+    for number in range(2):
+        save_photo(f"photos/{number}.png", number)
+    Path("b.toml").write_text(BENCH)
+    run = suffice("bench", "b.toml")
+    assert run.status == 0
+    assert [line for line in run.err.splitlines() if "assumed" in line] == [
+        f"suffice: assumed: {text}" for text in ASSUMED[1:]
+    ]
+    again = suffice("bench", "b.toml")  # which asks no model, and keeps what was said
+    assert "assumed" not in again.err
+    saved = json.loads(Path("bench-out/b/run.json").read_text(encoding="utf-8"))["assumed"]
+    assert {model: sorted(said.values()) for model, said in saved.items()} == {"quiet": sorted(ASSUMED[1:])}
+    assert suffice("bench-report", "bench-out/b", "--format", "html").status == 0
+    page = Path("bench-out/b/report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    for text in ASSUMED[1:]:
+        said = f"quiet: assumed: {text}"
+        assert f"**{said}**" in suffice("bench-report", "bench-out/b").out
+        assert f"% {said}" in suffice("bench-report", "bench-out/b", "--format", "latex").out
+        assert f"<li>{said}</li>" in page
+
+
+def test_of_several_models_each_assumption_has_the_name_of_its_model(suffice: Any, photo: str, save_photo: Any) -> None:
+    save_photo("photos/0.png", 0)
+    more = '[[models]]\nmodel = "quiet:says_it_all"\nlabel = "all"\n[[methods]]'
+    Path("b.toml").write_text(BENCH.replace("[[methods]]", more))
+    run = suffice("bench", "b.toml")
+    assert [line for line in run.err.splitlines() if "assumed" in line] == [
+        f"suffice: quiet: assumed: {text}" for text in ASSUMED[1:]
+    ]
+
+
+def test_an_audit_says_what_is_assumed_on_the_terminal_and_in_its_summary(
+    suffice: Any, photo: str, save_photo: Any
+) -> None:
+    save_photo("photos/0.png", 0)
+    run = suffice(
+        "audit", "photos", "--model", "quiet:says_nothing", "--input-size", "32", "--per-class", "1", "--block", "16"
+    )
+    assert run.status == 0
+    summary = Path("audit-out/photos/summary.md").read_text(encoding="utf-8")
+    for text in ASSUMED[1:]:
+        assert run.err.splitlines().count(f"suffice: assumed: {text}") == 1
+        assert f"- note: {text}" in summary
+
+
 def test_a_model_that_says_all_assumes_nothing(suffice: Any, photo: str) -> None:
     words = ("--model", "quiet:says_it_all", "--occlusion", "min", "--target", "b", "--json")
     run = suffice("explain", photo, *words, *SMALL)

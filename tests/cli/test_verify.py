@@ -77,6 +77,21 @@ def test_one_that_does_not_is_refuted_with_a_counterexample(suffice: Any, photo:
     assert {path.name for path in Path("checked").iterdir() if not path.name.startswith(".")} == {_JSON}
 
 
+def test_a_verdict_on_another_photo_or_part_is_replaced_with_a_word(suffice: Any, save_photo: Any, corner: str) -> None:
+    one, other, whole = save_photo("photo.png", 1), save_photo("other/photo.png", 2), photo_mask()
+    calls = [(one, corner, "colours"), (one, corner, "colours"), (other, corner, "colours")]
+    calls += [(other, whole, "colours"), (other, whole, "noise")]
+    said = [
+        suffice("verify", image, mask, *MODEL, "--target", "1", "--over", over, "--out", "v").err.strip()
+        for image, mask, over in calls
+    ]
+    replaced = "suffice: replaced v/guarantee.json, the verdict on"
+    assert said == [
+        *("", "", f"{replaced} photo.png with corner.npy", f"{replaced} other/photo.png with corner.npy"),
+        f"{replaced} other/photo.png with all.npy",
+    ]
+
+
 def photo_mask() -> str:
     np.save("all.npy", np.ones((32, 32)))
     return "all.npy"

@@ -120,7 +120,7 @@ ELSEWHERE = {  # command: the test of its parts, or why there is none
     ),
     "suffice bench-report scenes": "as the one before",
     "SUFFICE_DATA=ABOVE suffice bench configs/ad-photos-searches.toml --out searches": (
-        "it names its ten photos; ad-photos.toml has the same method and metrics"
+        "takes six minutes for a photo; ad-photos.toml has the same method and metrics"
     ),
     "suffice bench-report searches": "as the one before",
     "suffice audit DATA": "tests/cli/test_audit.py",

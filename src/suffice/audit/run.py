@@ -13,7 +13,7 @@ from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
 from suffice.audit.clusters import find_evidence
 from suffice.audit.comparison import Audited, Comparison, check_comparable, compared
-from suffice.audit.evidence import Evidence
+from suffice.audit.evidence import Evidence, none_can_be_shown
 from suffice.audit.explaining import PARTS, SECOND, Told, explained, second_parts_of, true_parts_of
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
@@ -33,6 +33,7 @@ from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.folders import check_no_link, locked_folder
 from suffice.images import check_for_photos
+from suffice.preprocessing import worth_telling
 from suffice.provenance import versions
 
 
@@ -97,6 +98,11 @@ class Audit:
         return ""
 
     @property
+    def undecided(self) -> str:
+        """Why nothing can be said of shortcuts: none was tested, or none could be shown; empty where one could."""
+        return self.nothing_tested or none_can_be_shown(self.evidence)
+
+    @property
     def accuracy(self) -> Rate:
         """Of all images that the model was asked about and that have a label."""
         labelled = [image.name for image in self.asked if image.label is not None and not image.error]
@@ -148,8 +154,8 @@ def run_audit(
     kept = [path.relative_to(place).as_posix() for path in place.glob("predictions/*")]
     with locked_folder(place, tell, below=("tests", *kept)):
         labels, classes, assumed = labels_of(images, classifier)
-        if assumed:
-            tell(f"assumed: {assumed}")
+        for line in filter(None, (assumed, *worth_telling(classifier.assumed), *_assumed_of_rival(settings, rival))):
+            tell(f"assumed: {line}")
         chosen = candidates(labels, images.chosen, settings.per_class, settings.seed)
         asked = _predictions(settings, settings.model, classifier, images, labels, chosen, place, told)
         for line in (twice := repeated(asked, images)):
@@ -193,8 +199,7 @@ def run_audit(
             notes=[
                 *filter(None, [assumed, *twice]),
                 *found.notes,
-                *_notes(classifier, settings),
-                *classifier.assumptions,
+                *_notes(classifier, rival, settings),
             ],
             provenance=_provenance(classifier, settings),
             classifier=classifier,
@@ -261,18 +266,27 @@ def _compared(
     return compared(first, second, settings.seed)
 
 
-def _notes(classifier: Classifier, settings: AuditSettings) -> list[str]:
-    """What a reader must know of how the audit was made."""
+def _notes(classifier: Classifier, rival: Classifier | None, settings: AuditSettings) -> list[str]:
+    """What a reader must know of how the audit was made, and of the models."""
+    notes = [*classifier.assumptions, *_assumed_of_rival(settings, rival)]
     if feature_stage(classifier) is not None:
-        return []
+        return notes
     name = model_label(settings.model)
-    return [f"{name} shows no features: parts are told apart by its confidences, and by where they lie"]
+    return [f"{name} shows no features: parts are told apart by its confidences, and by where they lie", *notes]
+
+
+def _assumed_of_rival(settings: AuditSettings, rival: Classifier | None) -> list[str]:
+    """What is assumed of the second model, with its label, where it is worth telling."""
+    if rival is None or settings.against is None:
+        return []
+    return [f"{model_label(settings.against)}: {line}" for line in worth_telling(rival.assumed)]
 
 
 def _provenance(classifier: Classifier, settings: AuditSettings) -> dict[str, Any]:
     return {
         "model": model_label(settings.model),
         "weights": classifier.weights_digest,
+        "weights_dtype": classifier.weights_dtype,
         "device": str(classifier.device),
         "preprocessing": classifier.preprocessing.to_dict(),
         "seed": settings.seed,

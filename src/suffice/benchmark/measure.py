@@ -41,6 +41,7 @@ class Result:
         failure: what went wrong first, in one line; empty where nothing did.
         name: the cell in words.
         seconds: wall time of everything.
+        model: label of the model; assumed: what is assumed of it, as `Classifier.assumed`.
     """
 
     rows: list[ResultRow]
@@ -48,6 +49,8 @@ class Result:
     failure: str
     name: str
     seconds: float
+    model: str = ""
+    assumed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Worker:
@@ -231,24 +234,32 @@ class Worker:
         stamped(rows, self.config, cell.setup, versions() | self._loaded_as(cell.setup.model))
         rows = [named_row(row, self._named) for row in rows]
         stored = [{**each, "facts": self._named(each["facts"])} for each in stored or ()]
+        loaded, model = self._loaded(cell.setup.model), model_label(self.config.models[cell.setup.model])
         words = (
-            model_label(self.config.models[cell.setup.model]),
+            model,
             method_label(self.config.methods[cell.setup.method]),
             cell.setup.occlusion,
             task.image,
         )
-        return Result(rows, stored, failure, " ".join(words), time.perf_counter() - started)
+        assumed = {} if loaded is None else dict(loaded.assumed)
+        return Result(rows, stored, failure, " ".join(words), time.perf_counter() - started, model, assumed)
+
+    def _loaded(self, model: int) -> Classifier | None:
+        """The model as it was loaded; None where it could not be."""
+        loaded = self._model[1] if self._model is not None and self._model[0] == model else None
+        return loaded if isinstance(loaded, Classifier) else None
 
     def _loaded_as(self, model: int) -> dict[str, Any]:
-        """What of a model is not its name: weights, precision, batch size, device, and how it was used."""
-        spec = self.config.models[model]
-        loaded = self._model[1] if self._model is not None and self._model[0] == model else None
+        """What of a model is not its name: weights, precision, batch size, device, how it was used, what is assumed."""
+        spec, loaded = self.config.models[model], self._loaded(model)
         used: dict[str, Any] = {"device": spec.device}
-        if isinstance(loaded, Classifier):
+        if loaded is not None:
             used = {"device": str(loaded.device), "weights_digest": loaded.weights_digest}
+            used |= {"weights_dtype": loaded.weights_dtype}
             used |= {} if self._code is None else {"model_code": self._code}
             used |= {"preprocessing": loaded.preprocessing.to_dict()}
             used |= {"outputs": None if loaded.meaning is None else loaded.meaning.outputs}
+            used |= {"assumed": dict(loaded.assumed)}
         return used | {
             "weights": spec.weights,
             "precision": spec.precision,

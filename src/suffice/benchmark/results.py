@@ -6,7 +6,7 @@ A folder of results holds
 |---|---|
 | `rows/*.parquet` | a row for each explanation and metric |
 | `explanations/*.parquet` | masks and maps |
-| `run.json` | the benchmark as it was last asked for: its configuration, setups and images |
+| `run.json` | the benchmark as it was last asked for, and what is assumed of its models |
 
 Any reader of Parquet takes the folder `rows` as one table. Where a row was made again, the one in the later part
 counts: `read_rows` sees to that.
@@ -82,7 +82,7 @@ class ResultRow(TypedDict, total=False):
     image_digest: str  # of the pixels that the model was shown
     image_sha256: str | None  # of the photo's file; None where it came from none
     backgrounds: str | None  # JSON: of metrics that paste the part onto images, their names and digests of their pixels
-    provenance: str  # JSON: versions, code, device, precision, weights and their SHA-256, preprocessing, outputs
+    provenance: str  # JSON: versions, code, device, precision, weights and their SHA-256, how the model was used
     seconds: float
     metric_seconds: float
     finished: str  # UTC

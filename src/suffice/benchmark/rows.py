@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from suffice.benchmark.config import BenchmarkConfig
@@ -87,6 +87,23 @@ def named_row(row: ResultRow, named: Naming) -> ResultRow:
     """A row whose texts name files as results do; what tells rows apart stays as it is."""
     texts = ("model", "occlusion", "metric_occlusion", "error", "settings", "provenance")
     return row | {name: named(row[name]) for name in texts if name in row}  # type: ignore[literal-required,return-value]
+
+
+def assumed_of(run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """What was assumed of each model of a benchmark, as `Classifier.assumed`, as the rows that have a value say.
+
+    Args:
+        run: what `run.json` holds.
+        rows: in the order in which they were written, of which the last one of a setup counts.
+    """
+    models = {setup["id"]: setup["model"] for setup in run["setups"]}
+    made = {row["setup"]: row["provenance"] for row in rows if row["status"] == "done" and row["setup"] in models}
+    read = {text: json.loads(text).get("assumed", {}) for text in set(made.values())}  # earlier versions did not say
+    found: dict[str, dict[str, str]] = {}
+    for setup, text in made.items():
+        if read[text]:
+            found.setdefault(models[setup], {}).update(read[text])
+    return found
 
 
 def _heads(occlusion: str) -> list[str]:

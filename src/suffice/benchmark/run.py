@@ -17,12 +17,16 @@ from suffice.benchmark.measure import Result
 from suffice.benchmark.plan import ImageTask, Level, Needed, Plan, Setup, changes, explanation_id, needs
 from suffice.benchmark.replaced import Other, Replaced, replaced_lines
 from suffice.benchmark.results import ExplanationRow, ResultRow, Results, row_key
+from suffice.benchmark.rows import assumed_of
 from suffice.files import as_bytes, parse_json, storable
+from suffice.preprocessing import worth_telling
 
 _SECONDS_A_PART = 2.0
 """At most so much work is lost to a kill, besides the cell that is at work; a part takes about 20 ms to write."""
 
 _REPORTED_FAILURES = 10
+
+_OF_ASSUMED = ("setup", "status", "provenance")
 
 
 class BenchmarkEngine(Protocol):
@@ -80,6 +84,7 @@ def run_benchmark(
     retry: bool = False,
     renew: bool = False,
     tell: Callable[[str], None] = lambda line: None,
+    tell_assumed: Callable[[str], None] = lambda line: None,
     progress: Callable[[RunProgress], None] = lambda progress: None,
     seconds_a_part: float = _SECONDS_A_PART,
 ) -> Outcome:
@@ -92,6 +97,7 @@ def run_benchmark(
         retry: do again what failed.
         renew: do again what other versions of suffice's code have made.
         tell: called with what is there, what will be done, and what fails, a line each.
+        tell_assumed: called with what is assumed of a model as it is first asked, a line each.
         progress: called after each cell with how far the run is.
         seconds_a_part: time between two writes.
 
@@ -107,12 +113,14 @@ def run_benchmark(
         for line in _what_is_there(plan, results.read_run(), known, needed, renew):
             tell(line)
         run = plan.as_json()
-        results.write_run(run)
+        results.write_run(run | {"assumed": assumed_of(run, results.columns(_OF_ASSUMED))})
         tasks = _with_stored(plan.tasks(known.lacks), results, known)
         state = RunProgress(needed.cells)
         if needed.cells:
             progress(state)
-        failed = _do(engine.run(config, tasks), results, state, tell, progress, seconds_a_part)
+        coming = _assumed_told(engine.run(config, tasks), len(config.models) > 1, tell_assumed)
+        failed = _do(coming, results, state, tell, progress, seconds_a_part)
+        results.write_run(run | {"assumed": assumed_of(run, results.columns(_OF_ASSUMED))})
         for line in image_lines(run, outcomes(run, results.columns(COLUMNS))):
             tell(line)
         return Outcome(needed.cells, failed + known.failed_within(plan))
@@ -155,8 +163,19 @@ def _words(setup: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(setup[name] for name in ("dataset", "model", "method", "occlusion", "seed"))
 
 
+def _assumed_told(coming: Iterable[Result], several: bool, tell: Callable[[str], None]) -> Iterator[Result]:
+    """What comes; of each model, with its label where there are several, what is assumed of it is told once."""
+    told: set[tuple[str, str]] = set()
+    for result in coming:
+        for sentence in worth_telling(result.assumed):
+            if (result.model, sentence) not in told:
+                told.add((result.model, sentence))
+                tell(f"{result.model}: assumed: {sentence}" if several else f"assumed: {sentence}")
+        yield result
+
+
 def _do(
-    coming: Iterator[Result],
+    coming: Iterable[Result],
     results: Results,
     state: RunProgress,
     tell: Callable[[str], None],

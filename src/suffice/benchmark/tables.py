@@ -21,7 +21,7 @@ from suffice.benchmark.entries import Table, TableEntry, counted, digits_of, not
 from suffice.benchmark.facts import FACTS
 from suffice.benchmark.plan import levels_of, measured_at
 from suffice.benchmark.results import ResultRow, Results, read_rows
-from suffice.benchmark.rows import named_row
+from suffice.benchmark.rows import assumed_of, named_row
 from suffice.benchmark.specs import TableSpec, dataset_label, model_label
 from suffice.benchmark.values import (
     AREA,
@@ -40,6 +40,7 @@ from suffice.benchmark.values import (
 from suffice.errors import InputError
 from suffice.metrics import Mean, mean_with_error
 from suffice.naming import Naming
+from suffice.preprocessing import worth_telling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Report:
         provenance: what made the rows; of several, all of them.
         parts: what the parts are worth that areas are means of.
         finished: when the last of its rows was made, in UTC; empty where that is not known.
+        assumed: of the models, by their labels, as `Classifier.assumed`.
     """
 
     config: BenchmarkConfig
@@ -68,6 +70,7 @@ class Report:
     provenance: tuple[str, ...]
     parts: Mapping[ResultGroup, Parts] = dataclasses.field(default_factory=dict)
     finished: str = ""
+    assumed: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def code(self) -> str:
@@ -85,6 +88,8 @@ class Report:
             notes.append(f"{count} row{'' if count == 1 else 's'} failed; the first error: {first}")
         if len(self.provenance) > 1:
             notes.append(f"The rows were made under {len(self.provenance)} different versions, devices or weights.")
+        for model, assumed in self.assumed.items():
+            notes += [f"{model}: assumed: {sentence}" for sentence in worth_telling(assumed)]
         return notes
 
 
@@ -118,6 +123,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
         tuple(sorted({row["provenance"] for row in rows if row["status"] != "failed"})),
         parts,
         max((row["finished"] or "" for row in rows), default=""),
+        assumed_of(run, rows),
     )
 
 

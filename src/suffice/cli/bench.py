@@ -80,7 +80,14 @@ def bench(
         chosen = engine_of(engine, workers, address, threads, gpus)
         with Shown() as shown:
             outcome = run_benchmark(
-                wanted, folder, chosen, retry=retry, renew=renew, tell=shown.tell, progress=shown.progress
+                wanted,
+                folder,
+                chosen,
+                retry=retry,
+                renew=renew,
+                tell=shown.tell,
+                tell_assumed=shown.tell,
+                progress=shown.progress,
             )
     shown.tell(f"done: {outcome.cells} cells in this run; suffice bench-report {folder}")
     if outcome.failed_rows:

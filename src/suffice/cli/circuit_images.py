@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.cli.again import Again, again, check_photo, expected_of
 from suffice.cli.circuit_words import as_json, as_text
-from suffice.cli.command import ImagesJob, folder_names
-from suffice.cli.process import printable, say
+from suffice.cli.command import ImagesJob, folder_names, of_another_photo, result_before
+from suffice.cli.process import complain, printable, say
 from suffice.errors import InputError
 from suffice.progress import Progress
 
@@ -87,7 +87,11 @@ class Job(ImagesJob):
         circuit = dataclasses.replace(circuit, made=circuit.made | {"again": how.as_dict()})
         if self.folder is None:
             return circuit, None
-        return circuit, self._save(self.named.of(circuit), photo, frame, mask, name)
+        before = result_before(self.folder / name, "circuit", _FILES[0])
+        directory = self._save(self.named.of(circuit), photo, frame, mask, name)
+        if of_another_photo(before, circuit.made):
+            complain(f"replaced {directory}, the circuit of another photo of this name")
+        return circuit, directory
 
     def _save(self, circuit: Circuit, photo: Photo, frame: Frame, mask: Tensor | None, name: str) -> Path:
         from suffice.report.circuit_figure import circuit_png, circuit_svg

@@ -23,9 +23,6 @@ from suffice.errors import InputError
 if TYPE_CHECKING:
     from suffice.classifier import Classifier
 
-# What a model need not say: no number depends on a name, and an image of the input's size needs no resize.
-_LEFT_UNSAID = {"names", "resize"}
-
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
@@ -196,14 +193,11 @@ def load(
 
 
 def say_assumptions(classifier: Classifier) -> None:
-    """On stderr, a line for each thing that is assumed of the model.
+    """On stderr, a line for each thing that is assumed of the model, where it is `worth_telling`."""
+    from suffice.preprocessing import worth_telling
 
-    Nothing where only names and the resize are assumed, which are in the result: a model that says its size, mean and
-    std has spoken for itself.
-    """
-    if set(classifier.assumed) - _LEFT_UNSAID:
-        for sentence in classifier.assumptions:
-            complain(f"assumed: {sentence}")
+    for sentence in worth_telling(classifier.assumed):
+        complain(f"assumed: {sentence}")
 
 
 def _texts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
