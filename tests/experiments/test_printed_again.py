@@ -82,6 +82,7 @@ IN_DOCS = {
     "circuit_figure": "sample:coffee --method grad-cam --nodes 2 --out {out}/figure-2.png",
     "circuits": "--print results/circuits-fair.csv",
     "circuits_by_class": "--print results/circuits-by-class.csv",
+    "circuits_edges": "--print results/circuits-edges.csv",
     "circuits_planted": "--print results/circuits-planted.csv",
     "cost_growth": "{two} --parts 'image size' --sizes 112 --photos 1 --out {out}",
     "deactivation_cost": "--models resnet18 --batches 1 --rounds 1 --out {out}",
