@@ -1,6 +1,6 @@
 """How the terms of the weighted objective shape a mask: Figure 3 of activation matching, for one photo.
 
-    python experiments/activation_matching_ablation.py PHOTO --out docs/activation-matching-ablation.png
+    python experiments/activation_matching_ablation.py PHOTO --out activation-matching-ablation.png
     python experiments/activation_matching_ablation.py imagenet20/imagenet_00_243.jpg --box .6,0,1,.45   # a dog's leash
 
 With `--box` (left, top, right, bottom, as shares of what the model sees) it is printed which share of each part lies in
@@ -53,7 +53,7 @@ def share_in(mask: torch.Tensor, box: list[float]) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("photo")
-    parser.add_argument("--out", type=Path, default=Path("docs/activation-matching-ablation.png"))
+    parser.add_argument("--out", type=Path, default=Path("activation-matching-ablation.png"))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--model")
     parser.add_argument("--weights")

@@ -420,6 +420,8 @@ COMPARED = (
 AIMS: tuple[tuple[str, str, str, str, str, Callable[[Mapping[str, object]], bool]], ...] = (
     ("hidden", "mean", "equal", LABEL, "the label with at most 70% of every layer",
      lambda row: number(row, "mean_layer_share") <= 0.705),
+    ("hidden", "mean", "equal", HALF, "half of the confidence with at most 70% of every layer",
+     lambda row: number(row, "mean_layer_share") <= 0.705),
     ("hidden", "mean", "own", HALF, "half of the confidence with at most 70% of every layer",
      lambda row: number(row, "largest_layer_share") <= 0.705),
     ("hidden", "mean", "own", HALF, "half of the confidence, mean share ≤ 55%, two full or fewer",

@@ -5,7 +5,8 @@
 Prints a row a photo and the summary that the README shows. Each mask is checked by a second implementation that shares
 no code with suffice: the weights in the package that they were made for (efficientnet-lite-pytorch), preprocessing by
 torchvision, fills by hand (of `robust` each of its four colours), and Algorithm 1 of Activation-Deactivation read layer
-by layer. ρ is the share of 100 random solid colours, none of them in `robust`, on which the part keeps its class. The
+by layer. ρ is the share of 100 random solid colours, none of them in `robust`, on which the part keeps its class;
+`rho_demanded` that on which it has γ of the confidence besides, as a sufficient part has under its occlusion. The
 label, where the file's name ends in one (photo_285.jpg), is compared as well.
 """
 
@@ -34,7 +35,7 @@ from suffice.metrics import mean_with_error, robustness_solid
 
 SETTINGS = ("label", "occlusion", "gamma", "threads")
 FOUND = ("target", "right", "confidence", "explanation_confidence", "checked_confidence")
-FOUND += ("sufficient", "checked", "minimal", "area", "rho", "forward_passes", "seconds", "cpu_seconds")
+FOUND += ("sufficient", "checked", "minimal", "area", "rho", "rho_demanded", "forward_passes", "seconds", "cpu_seconds")
 COLUMNS = ("photo", *SETTINGS, *FOUND)
 
 # What is painted, from 0 to 255; written down here again, since a second implementation takes nothing from the first.
@@ -139,8 +140,9 @@ def explained(classifier: suffice.Classifier, independent: Independent, photo: P
     right = "" if not asked["label"] else int(int(asked["label"]) == found.target)
     values = (found.target_name, right, found.confidence, found.explanation_confidence, part)
     values += (int(found.sufficient), int(on_top and part >= gamma * whole), int(found.minimal), found.area)
-    values += (robustness_solid(classifier, image, found.mask, found.target).rho, found.forward_passes)
-    values += (found.seconds, used)
+    colours = robustness_solid(classifier, image, found.mask, found.target)
+    enough = colours.on_top & (colours.confidences >= gamma * found.confidence)
+    values += (colours.rho, float(enough.double().mean()), found.forward_passes, found.seconds, used)
     return {
         name: f"{value:.8f}" if isinstance(value, float) else str(value)
         for name, value in zip(FOUND, values, strict=True)
@@ -159,7 +161,7 @@ def summary(rows: Sequence[Row]) -> None:
     print("classified as labelled", count("right"))
     drift = max(abs(float(r["explanation_confidence"]) - float(r["checked_confidence"])) for r in rows)
     print(f"largest difference in confidence between the two implementations {drift:.1e}")
-    for name in ("area", "rho", "forward_passes", "seconds", "cpu_seconds"):
+    for name in ("area", "rho", "rho_demanded", "forward_passes", "seconds", "cpu_seconds"):
         values = [float(row[name]) for row in rows]
         spread = f"median {statistics.median(values):.3g}, least {min(values):.3g}, most {max(values):.3g}"
         print(f"{name}: mean {mean_with_error(values):.3g}, {spread}")

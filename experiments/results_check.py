@@ -133,6 +133,7 @@ LEFT_OUT = {
     "audit-around.csv": "its networks are trained first",
     "audit-planted.csv": "its smallest case trains a network and audits it, five minutes",
     "circuits-by-class.csv": _TRAINS + "minutes",
+    "circuits-edges.csv": _TRAINS + "half a minute",
     "cost-growth.csv": "it holds times, and sums over a folder of photos",
     "deactivation-cost.csv": "it holds times alone",
     "gpu.csv": "it needs a machine with CUDA",

@@ -468,3 +468,8 @@ def test_a_batch_fits_into_its_container(container: Callable[..., None]) -> None
     one = SIZE * SIZE * 4 * 100  # bytes that a row is taken to need
     container("0::/a/b\n", {"v2/a": f"{20 * one} 0", "v2/a/b": "max 0"})
     assert classifier.engine._fitting_batch() == 5
+    container("0::/a/b\n", {"v2/a": f"{8 * one} 0"})
+    classifier.engine._batch_until += 3600
+    assert classifier.engine._fitting_batch() == 5
+    classifier.engine._batch_until -= 7200  # after a tenth of a second memory is looked at again
+    assert classifier.engine._fitting_batch() == 2

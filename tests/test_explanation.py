@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.explanation import Explanation
 from suffice.folders import RECORD
@@ -434,3 +436,18 @@ def test_an_explanation_and_scores_are_shown_in_one_line() -> None:
         "<Explanation: 'Egyptian cat' (class 285), 25.00% of"
     )
     assert "insufficient" in repr(explanation(sufficient=False))
+
+
+def test_other_weights_than_those_of_an_explanation_are_said() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    own = Classifier(network, input_size=(8, 8), mean=0, std=1, name="linear", outputs="logits")
+    known = explanation(model="linear", made={"weights": own.weights_digest})
+    assert known.notes_on(own) == []
+    assert known.notes_on(Classifier(network, input_size=(8, 8), mean=0, std=1, name="other", outputs="logits")) == [
+        "The explanation is of the model linear; other is asked."
+    ]
+    with torch.no_grad():
+        network[1].bias.add_(1)
+    (said,) = known.notes_on(own)
+    assert said.startswith("The explanation is of other weights than those that are asked (SHA-256 ")
+    assert explanation(model="linear").notes_on(own) == [], "an older one does not know its weights"

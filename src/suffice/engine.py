@@ -43,6 +43,7 @@ Precision = Literal["float32", "bfloat16"]
 # One forward pass is taken to need at most this many float32 maps of the input's size at once: VGG-16 needs about 90
 # (two maps of 64 channels at full resolution), every other common network less.
 _LIVE_MAPS = 100
+_BELIEVED = 0.1  # seconds for which free memory is not looked at again
 _LARGEST_BATCH = {"cpu": 32, "mps": 32, "cuda": 128}
 
 
@@ -119,6 +120,7 @@ class Engine:
         self._by_thread: dict[int, Passes] = {}
         self._channels_last = device.type == "cpu" and isinstance(module, nn.Module)
         self._fits: int | None = None  # the largest batch known to fit after one did not
+        self._batch, self._batch_until = 0, 0.0  # that fitted when it was last looked, and until when that is believed
         self._copies = _Copies()
         self._look_again = False
 
@@ -281,10 +283,14 @@ class Engine:
         return self._normalise(torch.cat([noise[:1], patches]))
 
     def _fitting_batch(self) -> int:
-        one = math.prod(self._input_shape[1:]) * 4 * _LIVE_MAPS
-        largest = _LARGEST_BATCH.get(self.device.type, 32)
-        # A quarter: the machine has other work, and fragments of memory cannot be used.
-        return int(min(largest, max(1, available_memory(self.device) / 4 // one)))
+        # To look takes half a millisecond on a processor, as long as a small network's answer.
+        if (now := time.monotonic()) >= self._batch_until:
+            one = math.prod(self._input_shape[1:]) * 4 * _LIVE_MAPS
+            largest = _LARGEST_BATCH.get(self.device.type, 32)
+            # A quarter: the machine has other work, and fragments of memory cannot be used.
+            self._batch = int(min(largest, max(1, available_memory(self.device) / 4 // one)))
+            self._batch_until = now + _BELIEVED
+        return self._batch
 
 
 @dataclasses.dataclass

@@ -197,6 +197,16 @@ class Explanation:
             )
         return index
 
+    def notes_on(self, classifier: Classifier) -> list[str]:
+        """What to know where a classifier is asked about it that is another one, or has other weights; else nothing."""
+        if self.model != classifier.name:
+            return [f"The explanation is of the model {self.model}; {classifier.name} is asked."]
+        before, now = self.made.get("weights"), classifier.weights_digest
+        if not (before and now and before["of"] == now["of"] and before["sha256"] != now["sha256"]):
+            return []
+        digests = f"SHA-256 {before['sha256'][:16]}…, not {now['sha256'][:16]}…"
+        return [f"The explanation is of other weights than those that are asked ({digests})."]
+
     def _repr_html_(self) -> str:
         """How a notebook shows it: the verdict in words, and the part with a slider along the ranking."""
         from suffice.report.shown import explanation_html

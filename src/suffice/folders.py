@@ -226,11 +226,29 @@ class OutputFolder:
                 return read_bytes(part, what, most)
         return read_bytes(self.path / name, what, most)
 
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of some files that are not as they were written; of what the record does not know nothing is said."""
+        known = _read_record(self.path).files
+        return [
+            name
+            for name in names
+            if name in known and _digest(self.path / name) not in (known[name].sha256, known[name].instead_of)
+        ]
+
 
 def check_no_link(folder: Path) -> None:
     """Raises InputError for a link in the place of a folder of results, which would lead out of the one above it."""
     if folder.is_symlink():
         raise InputError(f"expected {folder} to be free, or a folder; it is a link to {os.readlink(folder)}")
+
+
+def written_in(folder: Path) -> set[str]:
+    """Names of the files in a folder that suffice wrote, and that are as it wrote them."""
+    try:
+        files = _read_record(folder).files
+    except InputError:
+        return set()
+    return {name for name, known in files.items() if known.sha256 and _digest(folder / name) == known.sha256}
 
 
 @contextlib.contextmanager

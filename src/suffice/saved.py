@@ -8,6 +8,7 @@ import io
 import json
 import os
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
     """An explanation as `Explanation.save` wrote it.
 
     Raises:
-        InputError: a file is missing or was not written by `save`.
+        InputError: a file is missing or was not written by `save`; a map was changed since.
     """
     what = f"a saved explanation in {directory}"
     folder = OutputFolder(directory, OF)
@@ -89,19 +90,32 @@ def load_explanation(directory: str | os.PathLike[str]) -> Explanation:
             raise InputError(
                 f"expected {what}; got a mask {tuple(mask.shape)} beside a saliency map {tuple(saliency.shape)}"
             )
+    if changed := folder.changed(file for name in _MAPS if (file := content.get(name)) is not None):
+        raise InputError(
+            f"expected {what} as it was written; {changed[0]} was changed since, and what stands beside it is not of "
+            "that: give the file by itself"
+        )
     saliency, raw_saliency = maps["saliency"], maps["raw_saliency"]
     assert saliency is not None
     return Explanation.from_dict(content, mask=mask, saliency=saliency, raw_saliency=raw_saliency)
 
 
-def image_named_in(directory: Path) -> str:
-    """The image that a saved explanation says it is of; empty where it says none."""
+def image_of(directory: Path) -> tuple[str, str | None]:
+    """The image that a saved explanation says it is of, and its file's SHA-256; empty and None where it says none."""
     try:
         content = parse_json(OutputFolder(directory, OF).read(JSON, "an explanation", _LARGEST_JSON), "an explanation")
     except InputError:
-        return ""
-    name = content.get("image") if isinstance(content, dict) else None
-    return name if isinstance(name, str) else ""
+        return "", None
+    known = content if isinstance(content, dict) else {}
+    name, made = known.get("image"), known.get("made")
+    return name if isinstance(name, str) else "", digest_of_image(made if isinstance(made, dict) else {})
+
+
+def digest_of_image(made: Mapping[str, Any]) -> str | None:
+    """The SHA-256 of the file that something was made of, by its `made`; None where that says none."""
+    known = made.get("image")
+    found = known.get("sha256") if isinstance(known, dict) and known.get("of") == "file" else None
+    return found if isinstance(found, str) else None
 
 
 def _checked(data: bytes, what: str) -> dict[str, Any]:

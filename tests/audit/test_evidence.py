@@ -26,6 +26,7 @@ from suffice.audit.evidence import (
     either,
     from_fields,
     more_than,
+    none_can_be_shown,
     sign_test,
 )
 from suffice.audit.evidence import tested as with_verdict
@@ -118,6 +119,7 @@ def test_a_mark_is_told_from_what_is_elsewhere_and_matters_as_much(used: float, 
     )
     assert (found.p_values["loses"] < 0.01) == bool(used)
     assert found.loses_control.total >= 10  # of the twelve images without the mark
+    assert found.least_p == 0.5**12
     assert decided([found])[0].verdict == verdict
 
 
@@ -377,6 +379,51 @@ def test_why_surroundings_are_no_shortcut_is_the_test_that_they_pass_the_least(
     (found,) = decided([around], untested=1)
     assert found.verdict == "evidence"
     assert why in found.why
+
+
+@pytest.mark.parametrize(
+    ("least", "untested", "without", "why"),
+    [
+        ((0.03125, 0.125), 0, 3, "over 2 clusters the tests reach p = 0.031, q = 0.062 at best"),
+        ((0.03125, 0.03125), 0, 3, ""),  # both at once would do
+        ((0.03125, 0.03125), 2, 3, "over 4 clusters the tests reach p = 0.031, q = 0.062 at best"),
+        ((0.015625, 1.0), 1, 3, ""),
+        ((0.001, 0.125), 0, 1, "hardly an image of its class is without it"),
+        ((0.001, 0.001), 0, 3, ""),
+    ],
+)
+def test_where_so_few_images_could_show_no_shortcut_that_is_said(
+    least: tuple[float, ...], untested: int, without: int, why: str
+) -> None:
+    clusters = [
+        dataclasses.replace(evidence(f"{n}", 0.9, 0.9, 1.0), least_p=p, without=Rate(without, 9))
+        for n, p in enumerate(least)
+    ]
+    said = none_can_be_shown(decided(clusters, untested))
+    assert bool(said) == bool(why)
+    assert why in said
+
+
+@pytest.mark.parametrize(
+    ("pastes", "brings", "why"),
+    [
+        (10, 0.03125, "raises its class more than the control (p = 0.031), but of so many clusters some do by chance"),
+        (6, 0.125, "too few images to show that pasted elsewhere it raises its class more than the control"),
+        (24, 0.3, "pasted elsewhere it was not shown to raise its class more than the control (p = 0.3)"),
+    ],
+)
+def test_why_a_cluster_is_not_confirmed_is_what_decided(pastes: int, brings: float, why: str) -> None:
+    one = dataclasses.replace(evidence("cat 1", 1.0, brings, 1.0), brings=Rate(pastes, pastes))
+    found = {each.name: each for each in decided([one, evidence("cat 2", 1.0, 0.9, 1.0)])}
+    assert found["cat 1"].verdict == "not confirmed"
+    assert why in found["cat 1"].why
+
+
+def test_of_what_all_images_of_a_class_have_no_test_decides() -> None:
+    p_values = {"brings": 0.03, "loses": 0.11, "common": 0.03}
+    one = dataclasses.replace(evidence("cat 1", 1.0, 0.03, 1.0), without=Rate(0, 4), p_values=p_values)
+    (found,) = decided([one])
+    assert "hardly an image of the class is without it, so that no test decides (p = 1)" in found.why
 
 
 def test_evidence_survives_json() -> None:

@@ -28,7 +28,7 @@ from suffice.benchmark.specs import DatasetSpec, ModelSpec
 from suffice.classifier import Classifier
 from suffice.errors import InputError
 from suffice.images import Photo, prepare
-from suffice.report.audit import render_audit, summary, write_audit
+from suffice.report.audit import audit_json, render_audit, summary, write_audit
 
 HERE = Path(__file__).parent
 SIDE, COUNT = 32, 14
@@ -237,6 +237,22 @@ def test_where_nothing_was_pasted_nothing_is_said_of_shortcuts(found: Audit) -> 
     assert '<div class="verdict alarm">' in page
     assert "No shortcut was shown" not in page
     assert "Undecided: fail if shortcuts" in page
+
+
+def test_where_too_few_images_could_show_a_shortcut_no_banner_is_green(found: Audit, tmp_path: Path) -> None:
+    few = [dataclasses.replace(each, least_p=0.125, verdict="not confirmed") for each in found.evidence]
+    audit = dataclasses.replace(found, evidence=few, folder=tmp_path)
+    verdicts = held([Condition.read("shortcuts > 0")], numbers_of(audit))
+    page, said = render_audit(audit, verdicts), summary(audit, verdicts)
+    assert '<div class="verdict alarm">' in page
+    assert "No shortcut could be shown" in page
+    assert "Too few images to show a shortcut: over" in page
+    assert "Too few images to show a shortcut: over" in said
+    assert "- undecided: fail if shortcuts &gt; 0; it is 0; none could have been shown" in said
+    assert audit_json(audit, verdicts, {})["undecided"] == audit.undecided
+    assert audit_json(found, (), {})["undecided"] is None
+    # Two parts of one image count, too.
+    assert "| evidence | verdict | where | parts |" in said
 
 
 def test_a_model_of_volumes_is_told_at_once(animals: Path, tmp_path: Path, models: None) -> None:

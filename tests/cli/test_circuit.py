@@ -102,6 +102,11 @@ def test_the_folder_of_an_explanation(suffice: Any, save_photo: Any) -> None:
         run = suffice("circuit", photo, *TOY, "--mask", mask, "--json")
         assert run.status == 0, run.err
         assert run.json[0]["read_from"] == "explanation"
+    other = 1 - run.json[0]["target"]
+    assert suffice.convolution(photo, "--target", str(other), "--out", "of other").status == 0
+    for mask, target in (("of other", other), ("of other/a/mask.png", 1 - other)):
+        run = suffice("circuit", photo, *TOY, "--mask", mask, "--json")
+        assert (run.status, run.json[0]["target"]) == (0, target), "an explanation has its class; a mask has none"
 
 
 def test_a_mask_of_the_photos_own_size(suffice: Any, toy_models: Any) -> None:
@@ -122,6 +127,19 @@ def test_the_page_stands_alone_and_shows_each_node(suffice: Any, save_photo: Any
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page)
     for edge in circuit.edges[:3]:
         assert f'data-from="{edge.source}" data-to="{edge.target}"' in page
+
+
+def test_without_random_circuits_it_is_said_that_no_control_was_asked(suffice: Any, save_photo: Any) -> None:
+    run = suffice("circuit", save_photo("a.png"), *TOY, "--share", "0.5", "--random", "0", "--out", "out")
+    assert re.search(
+        r"with the circuit switched off the class is (kept|lost); no control was asked \(--random 0\): NOT shown to be "
+        r"necessary\n  core: not looked for, as no control was asked\n",
+        run.out,
+    )
+    page = Path("out/circuits.html").read_text()
+    assert "<b>Not shown to be necessary:</b>" in page
+    assert "; no control was asked (random = 0).</p>" in page
+    assert "<b>Core:</b> not looked for, as no control was asked.</p>" in page
 
 
 def test_the_command_in_the_page_makes_it_again(suffice: Any, save_photo: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,20 @@ def test_a_second_run_leaves_what_a_person_put_beside_the_first(suffice: Any, tr
     assert suffice(*COMMANDS["explain"], "--seed", "5").status == 0
     assert still_there(before)
     assert load_explanation("o/s").seed == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("explain", "o/s, an explanation"), ("circuit", "o/s-circuit, the circuit")]
+)
+def test_what_was_made_from_another_photo_of_that_name_is_replaced_with_a_word(
+    name: str, said: str, suffice: Any, save_photo: Any
+) -> None:
+    for seed, folder in enumerate(("one", "other")):
+        save_photo(f"{folder}/s.png", seed)
+    for place, line in (("one", ""), ("one", ""), ("other", f"suffice: replaced {said} of another photo of this name")):
+        words = [f"{place}/s.png" if word == "s.png" else word for word in COMMANDS[name] if word != "t.png"]
+        run = suffice(*words)
+        assert (run.status, run.err.strip()) == (0, line)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(COMMANDS)), ids="-".join)
@@ -209,7 +224,7 @@ def test_the_report_of_a_long_run_is_written_as_it_goes_but_not_for_each_image(
         now[0] += 1.0
         return now[0]
 
-    monkeypatch.setattr(command.time, "monotonic", clock)
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=clock))  # this clock alone: others ask it, too
     from suffice.cli.explain_images import Job
 
     write = Job._write_report

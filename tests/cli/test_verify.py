@@ -77,9 +77,48 @@ def test_one_that_does_not_is_refuted_with_a_counterexample(suffice: Any, photo:
     assert {path.name for path in Path("checked").iterdir() if not path.name.startswith(".")} == {_JSON}
 
 
+def test_a_verdict_on_another_photo_or_part_is_replaced_with_a_word(suffice: Any, save_photo: Any, corner: str) -> None:
+    one, other, whole = save_photo("photo.png", 1), save_photo("other/photo.png", 2), photo_mask()
+    calls = [(one, corner, "colours"), (one, corner, "colours"), (other, corner, "colours")]
+    calls += [(other, whole, "colours"), (other, whole, "noise")]
+    said = [
+        suffice("verify", image, mask, *MODEL, "--target", "1", "--over", over, "--out", "v").err.strip()
+        for image, mask, over in calls
+    ]
+    replaced = "suffice: replaced v/guarantee.json, the verdict on"
+    assert said == [
+        *("", "", f"{replaced} photo.png with corner.npy", f"{replaced} other/photo.png with corner.npy"),
+        f"{replaced} other/photo.png with all.npy",
+    ]
+
+
 def photo_mask() -> str:
     np.save("all.npy", np.ones((32, 32)))
     return "all.npy"
+
+
+def test_an_explanation_is_of_a_photo_by_its_bytes_not_by_its_name(suffice: Any, photo: str, save_photo: Any) -> None:
+    assert suffice.corner(photo, "--out", "out").status == 0
+    for folder in ("again", "elsewhere"):
+        Path(folder).mkdir()
+    Path("again/renamed.png").write_bytes(Path(photo).read_bytes())
+    save_photo("elsewhere/photo.png", 3)
+    for explained in ("out", "out/photo"):
+        assert suffice("verify", "again/renamed.png", explained, *MODEL).status == 0
+        run = suffice("verify", "elsewhere/photo.png", explained, *MODEL)
+        assert run.status == 2
+        assert "explains another photo of that name" in run.complaints(1)[0]
+
+
+def test_a_part_that_was_changed_is_not_the_explanations(suffice: Any, photo: str) -> None:
+    assert suffice.corner(photo, "--out", "out").status == 0
+    with Image.open("out/photo/mask.png") as mask:
+        changed = np.asarray(mask).copy()
+    changed[-1, -1] = 255
+    Image.fromarray(changed).save("out/photo/mask.png")
+    run = suffice("verify", photo, "out/photo", *MODEL)
+    assert (run.status, "mask.png was changed since" in run.complaints(1)[0]) == (2, True)
+    assert suffice("verify", photo, "out/photo/mask.png", *MODEL).status == 0, "by itself it is any mask"
 
 
 def test_too_few_draws_leave_it_unknown(suffice: Any, photo: str, corner: str) -> None:
@@ -87,7 +126,7 @@ def test_too_few_draws_leave_it_unknown(suffice: Any, photo: str, corner: str) -
     assert (run.status, run.json[0]["guarantee"]["verdict"]) == (0, "unknown")
     said = suffice("verify", photo, corner, *MODEL, "--draws", "20").out.splitlines()[1]
     assert said.startswith(
-        "  Unknown: whether the part keeps the class in 90% of colours was not decided by 20 of 20 draw"
+        "  Unknown: whether the part keeps the class in 90% of colours was not decided: it did in 20 of 20 draw"
     )
 
 

@@ -82,6 +82,7 @@ IN_DOCS = {
     "circuit_figure": "sample:coffee --method grad-cam --nodes 2 --out {out}/figure-2.png",
     "circuits": "--print results/circuits-fair.csv",
     "circuits_by_class": "--print results/circuits-by-class.csv",
+    "circuits_edges": "--print results/circuits-edges.csv",
     "circuits_planted": "--print results/circuits-planted.csv",
     "cost_growth": "{two} --parts 'image size' --sizes 112 --photos 1 --out {out}",
     "deactivation_cost": "--models resnet18 --batches 1 --rounds 1 --out {out}",
@@ -119,7 +120,7 @@ ELSEWHERE = {  # command: the test of its parts, or why there is none
     ),
     "suffice bench-report scenes": "as the one before",
     "SUFFICE_DATA=ABOVE suffice bench configs/ad-photos-searches.toml --out searches": (
-        "it names its ten photos; ad-photos.toml has the same method and metrics"
+        "takes six minutes for a photo; ad-photos.toml has the same method and metrics"
     ),
     "suffice bench-report searches": "as the one before",
     "suffice audit DATA": "tests/cli/test_audit.py",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, features
 
 from suffice.errors import InputError, Notice
+from suffice.folders import OutputFolder
 from suffice.images import FORMATS, SUFFIXES, find_images, images_in, read_photo
 from suffice.images.formats import PLUGINS, RAW, is_image_name
 
@@ -114,6 +115,21 @@ def test_what_is_left_out_is_counted_by_why(tmp_path: Path) -> None:
     assert found.left_out[".dng (a camera's raw file: export it as JPEG or TIFF)"] == 1
     assert str(found).startswith("left out: 2 .txt, ")
     assert str(found).endswith(" of other kinds; 2 folders in it are not searched")
+
+
+def test_a_picture_that_suffice_wrote_is_no_photo_of_the_folder(tmp_path: Path) -> None:
+    for name in ("mine.png", "replaced.png"):
+        Image.fromarray(NOISE).save(tmp_path / name)
+    picture = (tmp_path / "mine.png").read_bytes()
+    (tmp_path / "replaced.png").unlink()
+    OutputFolder(tmp_path, "verify").write({"counterexample.png": picture + b"1", "replaced.png": picture + b"2"})
+    (tmp_path / "replaced.png").write_bytes(picture)
+    with pytest.warns(Notice, match="left out: 1 that suffice wrote$"):
+        found = find_images([str(tmp_path)])
+    assert [Path(path).name for path in found] == ["mine.png", "replaced.png"]
+    assert len(images_in(tmp_path).paths) == 3  # as a data set that suffice made is read
+    (tmp_path / ".suffice.json").write_text("no record")
+    assert len(find_images([str(tmp_path)])) == 3
 
 
 @pytest.mark.parametrize("plugin", PLUGINS, ids=lambda plugin: plugin.name)

@@ -115,15 +115,20 @@ def numbers_of(audit: Audit) -> dict[str, float | None]:
 
 
 def said_of(condition: Condition, value: float, holds: bool, audit: Audit) -> str:
-    """A verdict in words: `undecided` where it is about shortcuts and no evidence was there to be tested."""
+    """A verdict in words: `undecided` where it is about shortcuts and none could have been shown."""
     verdict = "fails" if holds else "undecided" if untested(condition, audit) else "passes"
-    why = "; no evidence was tested" if verdict == "undecided" else ""
+    why = f"; {why_untested(audit)}" if verdict == "undecided" else ""
     return f"{verdict}: fail if {condition}; it is {value:g}{why}"
 
 
+def why_untested(audit: Audit) -> str:
+    """Why a condition on shortcuts is undecided, in a few words."""
+    return "no evidence was tested" if audit.nothing_tested else "none could have been shown"
+
+
 def untested(condition: Condition, audit: Audit) -> bool:
-    """Whether nothing was tested of what a condition is about."""
-    return condition.number == "shortcuts" and bool(audit.nothing_tested)
+    """Whether nothing can be said of what a condition is about."""
+    return condition.number == "shortcuts" and bool(audit.undecided)
 
 
 def held(conditions: Sequence[Condition], values: dict[str, float | None]) -> list[tuple[Condition, float, bool]]:

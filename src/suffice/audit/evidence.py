@@ -25,8 +25,9 @@ that it is not the object. Two facts can show it, and without one of them nothin
 - without: what brings the class is the same in its members pixel by pixel and at the same place, which no object is
   that moves or varies; and some images of the class do not have it.
 
-Each cluster has one p-value, the largest of its tests', as all of them have to hold (Berger 1982, intersection-union);
-over all clusters of all classes the false discovery rate is held at 5% (Benjamini and Hochberg 1995).
+Each cluster has one p-value, the largest of its tests', as all of them have to hold (Berger 1982, intersection-union),
+and 1 where nothing can tell it from the object; over all clusters of all classes the false discovery rate is held at 5%
+(Benjamini and Hochberg 1995). What the tests can reach of so few images may be above that (`none_can_be_shown`).
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ class Evidence:
         right_with, right_without: accuracy on images of the class that have it, and that do not.
         p_values: of each test, by name; p_value: the largest of the first two's, of `frequent`, and of that which tells
             it from the object: of `common`, or where most members have a box of `outside` and `beside` together;
-            decided_by: the smaller of these.
-        q_value: the least false discovery rate at which it is called a shortcut.
+            decided_by: the smaller of these. 1 where no box decides and fewer than two images of the class are without
+            it.
+        least_p: the least that p_value can be of so many images, whatever the model says.
+        q_value: the least false discovery rate at which it is called a shortcut, among so many `clusters`.
         verdict: `shortcut`; `evidence`: it brings its class, and that it is no object was not shown; `not confirmed`.
         why: in a sentence.
         effect: mean of `rise` and `fall`.
@@ -113,11 +116,23 @@ class Evidence:
     decided_by: str
     effect: float
     hosts: tuple[tuple[str, str, str, int], ...] = ()
+    least_p: float = 0.0
     q_value: float = 1.0
+    clusters: int = 1
     verdict: str = "not confirmed"
     why: str = ""
     kind: str = PART
     elsewhere: Rate | None = None
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether nothing can tell it from the object: no box, and hardly an image of the class without it."""
+        return self.decided_by == "common" and self.without.count < _WITHOUT
+
+    @property
+    def of_members(self) -> str:
+        """How many members of what it has."""
+        return f"{self.members.counts} {'parts' if self.kind == PART else 'images'}"
 
 
 def sign_test(differences: npt.ArrayLike) -> float:
@@ -162,7 +177,9 @@ def either(one: float, other: float) -> float:
     return min(2 * min(one, other), max(one, other))
 
 
+_ALL_OF = ("brings", "loses", "frequent")  # tests that have to hold, each where it is made
 _DIGITS = 4  # of log-odds, in nats: that which is smaller is rounding, whose signs and ranks mean nothing
+_WITHOUT = 2  # images of the class that have to be without a cluster that no box tells from the object
 _BOXED = 0.5  # share of the members whose boxes have to be known, where these decide
 
 
@@ -226,18 +243,18 @@ def tested(
     kept = None if around is None else population.surroundings
     trials = trials_of(members, population.others, rest, pictures, common, random, kept)
     asked = _Answers(classifier, trials, target)
-    p_values = asked.p_values()
+    p_values, least = asked.p_values(), _least(trials)
     outside = None
     if inside:
         where = [part.name for part in members if part.inside is not None and part.inside < 0.5]
         outside = Rate(len(where), len(inside), tuple(where))
         p_values["outside"] = above_half(len(where), len(inside))
+        least["outside"] = above_half(len(inside), len(inside))
     if free is not None:
-        p_values["beside"] = p_values.pop("common")
+        p_values["beside"], least["beside"] = p_values.pop("common"), least.pop("common")
     if around is not None:
         p_values["frequent"] = around.p_value
-    decided_by, no_object = _no_object(p_values, boxed, has.without.count)
-    p_value = max(no_object, *(p_values[test] for test in ("brings", "loses", "frequent") if test in p_values))
+    decided_by, p_value = _together(p_values, boxed, has.without.count)
     mean_area = float(np.mean([part.area for part in members]))
     return Evidence(
         name=name,
@@ -255,17 +272,34 @@ def tested(
         p_values=p_values,
         p_value=p_value,
         decided_by=decided_by,
+        least_p=_together(least, boxed)[1],
         hosts=asked.pastes(),
         kind=PART if around is None else SURROUNDINGS,
         elsewhere=None if around is None else around.elsewhere,
     )
 
 
+def _together(p_values: dict[str, float], boxed: bool, without: int = _WITHOUT) -> tuple[str, float]:
+    """By which test a cluster is told from the object, and the p-value of all tests together."""
+    decided_by, no_object = _no_object(p_values, boxed, without)
+    return decided_by, max(no_object, *(p_values[test] for test in _ALL_OF if test in p_values))
+
+
+def _least(trials: Trials) -> dict[str, float]:
+    """The p-values of tests of so many images where each of them shows what is looked for.
+
+    That of `frequent` is none of the largest: it counts all images of a class.
+    """
+    pasted = sign_test(np.ones(len(trials.members) if len(trials.pasted) else 0))
+    controls = len(trials.controls)
+    hidden = more_than(controls + np.arange(len(trials.hiding)), np.arange(controls))
+    return {"brings": pasted, "loses": hidden, "common": pasted}
+
+
 def _no_object(p_values: dict[str, float], boxed: bool, without: int) -> tuple[str, float]:
-    """By which test a cluster is told from the object, and the p-value of that."""
     if not boxed:
         # All images of the class have it: so may an object that always stands at the same place.
-        return "common", p_values["common"] if without >= 2 else 1.0
+        return "common", p_values["common"] if without >= _WITHOUT else 1.0
     if "beside" not in p_values:
         return "outside", p_values["outside"]
     decided_by = min(("outside", "beside"), key=lambda test: p_values[test])
@@ -406,22 +440,66 @@ def decided(found: Sequence[Evidence], untested: int = 0) -> list[Evidence]:
 
     if not found:
         return []
-    q_values = stats.false_discovery_control([*(each.p_value for each in found), *[1.0] * untested]).tolist()
+    clusters = len(found) + untested
+    q_values = _q_values([each.p_value for each in found], clusters)
     brings = stats.false_discovery_control([each.p_values["brings"] for each in found]).tolist()
     judged = []
-    for each, q_value, brought in zip(found, q_values[: len(found)], brings, strict=True):
-        each = dataclasses.replace(each, q_value=float(q_value))
+    for each, q_value, brought in zip(found, q_values, brings, strict=True):
+        each = dataclasses.replace(each, q_value=q_value, clusters=clusters)
         if q_value <= FALSE_DISCOVERIES:
             verdict, why = "shortcut", _why_shortcut(each)
         elif brought <= FALSE_DISCOVERIES:
             verdict, why = "evidence", _why_evidence(each)
         else:
-            verdict, why = "not confirmed", "pasted elsewhere it was not shown to bring the class more than its control"
-            if not each.brings.total:
-                why = "there is no image of another class to paste it on"
+            verdict, why = "not confirmed", _why_not_confirmed(each, brought)
         judged.append(dataclasses.replace(each, verdict=verdict, why=why))
     rank = {"shortcut": 0, "evidence": 1, "not confirmed": 2}
     return sorted(judged, key=lambda each: (rank[each.verdict], -each.effect, each.name))
+
+
+def _q_values(p_values: Sequence[float], clusters: int) -> list[float]:
+    """Of some of so many clusters; the others have p = 1."""
+    from scipy import stats
+
+    every = [*p_values, *[1.0] * (clusters - len(p_values))]
+    return list(stats.false_discovery_control(every).tolist()[: len(p_values)])
+
+
+def none_can_be_shown(found: Sequence[Evidence]) -> str:
+    """Why none of the clusters could have been called a shortcut, whatever the model says; empty where one could."""
+    clusters = found[0].clusters
+    best = min(_q_values([each.least_p for each in found], clusters))
+    if best > FALSE_DISCOVERIES:
+        return (
+            f"too few images to show a shortcut: over {clusters} cluster{'' if clusters == 1 else 's'} the tests reach "
+            f"p = {min(each.least_p for each in found):.2g}, q = {best:.2g} at best, and a q of at most "
+            f"{FALSE_DISCOVERIES} is asked for (--per-class explains more images, where there are more)"
+        )
+    if min(_q_values([1.0 if each.everywhere else each.least_p for each in found], clusters)) > FALSE_DISCOVERIES:
+        return (
+            "no shortcut can be told from an object: of each cluster with enough images hardly an image of its class "
+            "is without it (--boxes can tell)"
+        )
+    return ""
+
+
+def _why_not_confirmed(found: Evidence, q_value: float) -> str:
+    """By the p-value and the q-value of pasting it, which decided."""
+    p_value = found.p_values["brings"]
+    if not found.brings.total:
+        return "there is no image of another class to paste it on"
+    if p_value <= FALSE_DISCOVERIES:
+        return (
+            f"pasted elsewhere it raises its class more than the control (p = {p_value:.2g}), but of so many clusters "
+            f"some do by chance (q = {q_value:.2g})"
+        )
+    least = sign_test(np.ones(found.brings.total // HOSTS))
+    if least > FALSE_DISCOVERIES:
+        return (
+            "too few images to show that pasted elsewhere it raises its class more than the control: of so many the "
+            f"test reaches p = {least:.2g} at best"
+        )
+    return f"pasted elsewhere it was not shown to raise its class more than the control (p = {p_value:.2g})"
 
 
 def _why_shortcut(found: Evidence) -> str:
@@ -440,7 +518,7 @@ def _why_shortcut(found: Evidence) -> str:
 
 def _why_evidence(found: Evidence) -> str:
     """By the test that is passed the least."""
-    tests: list[str] = [test for test in ("brings", "loses", "frequent") if test in found.p_values]
+    tests: list[str] = [test for test in _ALL_OF if test in found.p_values]
     least = max(tests, key=lambda test: found.p_values[test])
     if found.p_values[least] < found.p_value:
         least = "object"
@@ -454,8 +532,11 @@ def _why_evidence(found: Evidence) -> str:
         return "it brings the class, and it was not shown that images of other classes have it less often"
     if found.decided_by != "common":
         return f"it brings the class, and it was not shown to lie outside of the object: outside in {found.outside}"
-    if found.without.count < 2:
-        return "it brings the class, and hardly an image of the class is without it: object or shortcut, boxes can tell"
+    if found.everywhere:
+        return (
+            "it brings the class, and hardly an image of the class is without it, so that no test decides (p = 1): "
+            "object or shortcut, boxes can tell"
+        )
     return "it brings the class, and differs from image to image as objects do: object or shortcut, boxes can tell"
 
 

@@ -13,7 +13,7 @@ from suffice.audit.boxes import Boxes, read_boxes
 from suffice.audit.classes import ClassFindings, classes_found
 from suffice.audit.clusters import find_evidence
 from suffice.audit.comparison import Audited, Comparison, check_comparable, compared
-from suffice.audit.evidence import Evidence
+from suffice.audit.evidence import Evidence, none_can_be_shown
 from suffice.audit.explaining import PARTS, SECOND, Told, explained, second_parts_of, true_parts_of
 from suffice.audit.findings import Average, Rate
 from suffice.audit.fragile import Fragile, fragile_found
@@ -96,6 +96,11 @@ class Audit:
                 "one, so none was tested: of shortcuts nothing can be said"
             )
         return ""
+
+    @property
+    def undecided(self) -> str:
+        """Why nothing can be said of shortcuts: none was tested, or none could be shown; empty where one could."""
+        return self.nothing_tested or none_can_be_shown(self.evidence)
 
     @property
     def accuracy(self) -> Rate:

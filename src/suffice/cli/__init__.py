@@ -47,7 +47,7 @@ def _app() -> typer.Typer:
 
     app = typer.Typer(
         name="suffice",
-        help="Find the smallest part of an image that suffices for a classifier's decision.",
+        help="Find a small part of an image that suffices for a classifier's decision.",
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich takes longer to import than everything else together
     )
@@ -78,7 +78,7 @@ def _suffice(
     context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Find the smallest part of an image that suffices for a classifier's decision."""
+    """Find a small part of an image that suffices for a classifier's decision."""
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise InputError("expected a command; got none")

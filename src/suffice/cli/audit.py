@@ -197,14 +197,14 @@ def _settings(
 def _words(found: Any, page: Path) -> str:
     """What is said on stdout: the shortcuts, and where the page is."""
     lines = [
-        f"shortcut: {each.target_name}, {each.where}: {each.members.count} of {each.members.total}; pasted "
+        f"shortcut: {each.target_name}, {each.where}: {each.of_members}; pasted "
         f"elsewhere the class comes in {each.brings.counts} images, hidden it goes in {each.loses} "
         f"(q = {each.q_value:.2g})"
         for each in found.shortcuts
     ]
     count = len(found.evidence)
-    if found.nothing_tested:
-        lines = [found.nothing_tested]
+    if found.undecided:
+        lines = [found.undecided]
     lines = lines or [f"no shortcut was shown among {count} cluster{'' if count == 1 else 's'} of recurring evidence"]
     if (nothing := found.fragile.no_pixel).count:
         lines.append(

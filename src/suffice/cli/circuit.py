@@ -157,7 +157,7 @@ def circuit(
     expect: Expect = None,
     show_traceback: Traceback = False,
 ) -> int:
-    """Find the smallest part of the network that suffices for the decision about each IMAGE, and draw it."""
+    """Find a small part of the network that suffices for the decision about each IMAGE, and draw it."""
     if out is None and not as_json:
         out = _DEFAULT_OUT
     if as_json:

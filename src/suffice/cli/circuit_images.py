@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.cli.again import Again, again, check_photo, expected_of
 from suffice.cli.circuit_words import as_json, as_text
-from suffice.cli.command import ImagesJob, folder_names
-from suffice.cli.process import printable, say
+from suffice.cli.command import ImagesJob, folder_names, of_another_photo, result_before
+from suffice.cli.process import complain, printable, say
 from suffice.errors import InputError
 from suffice.progress import Progress
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from suffice.circuits import Circuit
     from suffice.classifier import Classifier
+    from suffice.explanation import Explanation
     from suffice.images import Frame, Photo
     from suffice.report.circuits import CircuitEntry
 
@@ -73,15 +74,24 @@ class Job(ImagesJob):
         photo = read_photo(path)
         check_photo(self.expect, photo)
         frame = frame_of(photo.pixels.size, self.classifier.preprocessing)
-        mask = None if self.mask is None else _read_mask(self.mask, path, frame)
+        mask, explanation = (None, None) if self.mask is None else _read_mask(self.mask, path, frame)
+        call = self.call
+        if explanation is not None and call["target"] is None:
+            call = call | {"target": explanation.class_in(self.classifier)}
         circuit = trace_circuit(
-            self.classifier, photo, mask, reference=self.references, name=path, progress=progress, **self.call
+            self.classifier, photo, mask, reference=self.references, name=path, progress=progress, **call
         )
+        if explanation is not None:
+            circuit = dataclasses.replace(circuit, notes=(*circuit.notes, *explanation.notes_on(self.classifier)))
         how = self._again([path], None if self.folder is None else self.folder / name, circuit.made)
         circuit = dataclasses.replace(circuit, made=circuit.made | {"again": how.as_dict()})
         if self.folder is None:
             return circuit, None
-        return circuit, self._save(self.named.of(circuit), photo, frame, mask, name)
+        before = result_before(self.folder / name, "circuit", _FILES[0])
+        directory = self._save(self.named.of(circuit), photo, frame, mask, name)
+        if of_another_photo(before, circuit.made):
+            complain(f"replaced {directory}, the circuit of another photo of this name")
+        return circuit, directory
 
     def _save(self, circuit: Circuit, photo: Photo, frame: Frame, mask: Tensor | None, name: str) -> Path:
         from suffice.report.circuit_figure import circuit_png, circuit_svg
@@ -137,8 +147,8 @@ def read_references(folder: str, classifier: Classifier) -> tuple[Tensor, list[I
     ]
 
 
-def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
-    """An explanation's mask, or one from a file, in model coordinates: bool (H, W)."""
+def _read_mask(path: str, image: str, frame: Frame) -> tuple[Tensor, Explanation | None]:
+    """A mask in model coordinates, bool (H, W), and the explanation that it is of, if it is of one."""
     import torch
 
     from suffice.explanation import Explanation
@@ -146,6 +156,7 @@ def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
     from suffice.metrics.maps import read_map
 
     found = read_map(path, image)
+    explanation = found if isinstance(found, Explanation) else None
     values = found.mask if isinstance(found, Explanation) else found.squeeze()
     width, height = frame.crop
     if values.ndim == 3 and values.shape[0] in (3, 4):
@@ -156,9 +167,9 @@ def _read_mask(path: str, image: str, frame: Frame) -> Tensor:
     if values.dtype != torch.bool and len(values.unique()) == 1:
         kept = values > 0
     if tuple(kept.shape) == (height, width):
-        return kept
+        return kept, explanation
     if tuple(kept.shape) == frame.photo_size[::-1]:
-        return torch.from_numpy(from_photo(kept.numpy().astype("float32"), frame)) > 0.5
+        return torch.from_numpy(from_photo(kept.numpy().astype("float32"), frame)) > 0.5, explanation
     received = " x ".join(map(str, kept.shape))
     photo = " x ".join(map(str, frame.photo_size[::-1]))
     raise InputError(

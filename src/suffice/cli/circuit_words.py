@@ -55,7 +55,14 @@ def _control_lines(circuit: Circuit) -> list[str]:
             f"of {random}: {'necessary' if circuit.necessary else 'NOT shown to be necessary'}"
         )
         lines.append(f"  of {random} random circuits of as many channels {circuit.random_kept:.0%} keep the class")
-    lines += [] if circuit.core is None else [_core_line(circuit.core, random)]
+    elif circuit.complement_kept is not None:
+        lines[0] += "; no control was asked (--random 0): NOT shown to be necessary"
+    if circuit.core is not None:
+        lines.append(_core_line(circuit.core, random))
+    elif random:
+        lines.append("  core: none, as the class stays with everything switched off")
+    else:
+        lines.append("  core: not looked for, as no control was asked")
     said = [
         f"where only the last layer is cut to the circuit the class is {kept(circuit.features_kept)}",
         f"for an image without content the circuit {'says it, too' if circuit.blank_kept else 'does not say it'}",

@@ -7,9 +7,9 @@ import dataclasses
 import io
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from suffice.naming import Naming
 
 _SECONDS_BETWEEN_REPORTS = 5.0
+_LARGEST_RESULT = 2**28  # bytes of JSON
 
 COUNTEREXAMPLE = ("counterexample.npy", "counterexample.png")
 """Files of an image with a part in it that loses the class: exactly, and to be looked at."""
@@ -128,6 +129,25 @@ def named_folder(out: str, data: str | None = None) -> Path:
             if Path(real(out)).is_relative_to(real(data)):
                 raise InputError(f"expected an output folder outside of the images in {data}; got {out} (see --out)")
     return Path(out)
+
+
+def result_before(folder: Path, command: str, file: str) -> dict[str, Any]:
+    """The JSON of a result that a run is about to replace; empty where there is none."""
+    from suffice.files import parse_json
+    from suffice.folders import OutputFolder
+
+    try:
+        found = parse_json(OutputFolder(folder, command).read(file, "a result", _LARGEST_RESULT), "a result")
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def of_another_photo(before: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
+    """Whether a result was made from a photo other than that of the new one, by their SHA-256."""
+    known = before.get("made")
+    image = known.get("image") if isinstance(known, dict) else None
+    return image is not None and image != made.get("image")
 
 
 def counterexample_files(image: Tensor) -> dict[str, bytes]:

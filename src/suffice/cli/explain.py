@@ -163,7 +163,7 @@ def explain(
     ] = False,
     show_traceback: Traceback = False,
 ) -> int:
-    """Find the smallest part of each IMAGE that suffices for the model's decision, and write a report."""
+    """Find a small part of each IMAGE that suffices for the model's decision, and write a report."""
     if not 0 <= keep_confidence <= 1:
         raise InputError(f"expected --keep-confidence from 0 to 1; got {keep_confidence:g}")
     if seed > LARGEST_SEED:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suffice.cli.again import Again, again, check_photo, expected_of
-from suffice.cli.command import COUNTEREXAMPLE, ImagesJob, counterexample_files, folder_names
+from suffice.cli.command import (
+    COUNTEREXAMPLE,
+    ImagesJob,
+    counterexample_files,
+    folder_names,
+    of_another_photo,
+    result_before,
+)
 from suffice.cli.explain_words import Right, as_json, as_text, right_as_json, right_as_text
-from suffice.cli.process import say
+from suffice.cli.process import complain, say
 from suffice.errors import InputError
 from suffice.progress import Progress
 
@@ -121,7 +128,7 @@ class Job(ImagesJob):
         """The explanations of one image, each with the folder that it is in."""
         from suffice.folders import OutputFolder
         from suffice.images import frame_of, read_photo
-        from suffice.saved import FILES
+        from suffice.saved import FILES, JSON
 
         directories = [name, *(f"{name}/{part}" for part in self.wanted.folders)]
         if self.folder is not None:
@@ -145,7 +152,10 @@ class Job(ImagesJob):
             how = self._again([path], out, place, explanation)
             explanation = dataclasses.replace(explanation, made=explanation.made | {"again": how.as_dict()})
             made.append((explanation, place, counterexample))
+        before = {} if self.folder is None else result_before(self.folder / name, "explain", JSON)
         self._write([(path, out), *zip(made, directories, strict=False)], photo, frame)
+        if self.folder is not None and of_another_photo(before, made[0][0].made):
+            complain(f"replaced {self.folder / name}, an explanation of another photo of this name")
         return [(explanation, place) for explanation, place, _ in made]
 
     def _write(self, made: Sequence[Any], photo: Photo, frame: Frame) -> None:

@@ -291,10 +291,7 @@ class _Call:
             return []
         if other := judged_elsewhere(explanation, self.occlusion):
             notes.append(f"{other}: --occlusion {explanation.occlusion} asks as it was found.")
-        if explanation.model != self.classifier.name:
-            notes.append(
-                f"The explanation is of the model {explanation.model}, and is scored by {self.classifier.name}."
-            )
+        notes += explanation.notes_on(self.classifier)
         if explanation.verdict == "empty":
             notes.append(
                 "The explanation is empty: the class is the model's answer to nothing, and its area 0 no merit."

@@ -15,8 +15,10 @@ from suffice.cli.command import (
     COUNTEREXAMPLE,
     counterexample_files,
     number,
+    of_another_photo,
     one_line,
     progress_bar,
+    result_before,
     whole_number,
     writable,
 )
@@ -34,7 +36,7 @@ from suffice.cli.options import (
     Traceback,
     Weights,
 )
-from suffice.cli.process import keep_stdout_for_results, print_any_name, printable, say, without_collecting
+from suffice.cli.process import complain, keep_stdout_for_results, print_any_name, printable, say, without_collecting
 from suffice.errors import InputError
 
 if TYPE_CHECKING:
@@ -182,8 +184,7 @@ class _Call:
         notes = list(notes_on(photo, self.classifier))
         if isinstance(self.content, Explanation):
             target = self.content.class_in(self.classifier) if target is None else target
-            if self.content.model != self.classifier.name:
-                notes.append(f"The explanation is of the model {self.content.model}.")
+            notes += self.content.notes_on(self.classifier)
         index = int(self.classifier.logits(pixels[None])[0].argmax()) if target is None else target
         index = self.classifier.class_index(index)
         with progress_bar(1)(self.image) as progress:
@@ -195,8 +196,11 @@ class _Call:
         facts = self._facts(index, part, found.to_dict(COUNTEREXAMPLE[0] if files else None), notes)
         facts |= {"made": made | {"again": self._again(folder, made)}}
         if folder is not None:
-            text = json.dumps(self.named(facts), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            written, before = self.named(facts), result_before(folder, "verify", _JSON)
+            text = json.dumps(written, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             OutputFolder(folder, "verify").write(files | {_JSON: text}, only=True)
+            if _of_another_question(before, written):
+                complain(f"replaced {folder / _JSON}, the verdict on {before.get('image')} with {before.get('mask')}")
         if self.as_json:
             say(json.dumps(facts, ensure_ascii=False, allow_nan=False))
             return 0
@@ -275,3 +279,16 @@ class _Call:
             **({} if self.classifier.weights is None else {"weights": self.classifier.weights}),
             **self.classifier.facts(),
         }
+
+
+def _of_another_question(before: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Whether a verdict is on another photo or part than the new one, or on other contexts."""
+    if not before:
+        return False
+
+    def asked(content: dict[str, Any]) -> list[Any]:
+        guarantee = content.get("guarantee")
+        known = guarantee if isinstance(guarantee, dict) else {}
+        return [content.get("mask"), content.get("target"), *(known.get(name) for name in ("distribution", "epsilon"))]
+
+    return of_another_photo(before, facts["made"]) or asked(before) != asked(facts)

@@ -53,8 +53,8 @@ def _of_draws(guarantee: Mapping[str, Any]) -> str:
             f"shown ({confidence} confidence, {drawn})."
         )
     return (
-        f"Unknown: whether the part keeps the class in {wanted} of {contexts} was not decided by {drawn}: in at least "
-        f"{least} and at most {most} it does ({confidence} confidence for each)."
+        f"Unknown: whether the part keeps the class in {wanted} of {contexts} was not decided: it did in {drawn}, so "
+        f"it does in at least {least} and at most {most} ({confidence} confidence for each)."
     )
 
 

@@ -29,7 +29,15 @@ from suffice.images.preparing import (
     to_model,
     to_pixels,
 )
-from suffice.images.reading import LARGEST_PIXELS, SAMPLES, SMALLEST_SIDE, Photo, open_checked, read_photo
+from suffice.images.reading import (
+    LARGEST_PIXELS,
+    SAMPLES,
+    SMALLEST_SIDE,
+    Photo,
+    digest_of_photo,
+    open_checked,
+    read_photo,
+)
 
 __all__ = [
     "FORMATS",
@@ -43,6 +51,7 @@ __all__ = [
     "as_image",
     "as_picture",
     "check_for_photos",
+    "digest_of_photo",
     "find_images",
     "frame_of",
     "from_photo",

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from suffice.errors import InputError, Notice
+from suffice.folders import written_in
 from suffice.images.formats import is_image_content, is_image_name, why_not
 
 _KINDS_SHOWN = 5
@@ -54,8 +55,8 @@ class FoundImages:
 def find_images(paths: Iterable[str]) -> list[str]:
     """Image files among `paths`: files as they are, directories as the image files in them, sorted by name.
 
-    A file in a directory is one by its suffix, or, where it has none, by its first bytes. What is left out is said in a
-    `Notice`, a line for each directory; hidden files are passed over.
+    A file in a directory is one by its suffix, or, where it has none, by its first bytes, unless suffice wrote it. What
+    is left out is said in a `Notice`, a line for each directory; hidden files are passed over.
 
     Raises:
         InputError: a directory without images, or no path at all.
@@ -65,7 +66,7 @@ def find_images(paths: Iterable[str]) -> list[str]:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        inside = images_in(path)
+        inside = images_in(path, own=False)
         if not inside.paths:
             rest = f" ({inside})" if str(inside) else ""
             raise InputError(f"expected a directory with images (.jpg, .png, .webp, …); there are none in {path}{rest}")
@@ -77,16 +78,23 @@ def find_images(paths: Iterable[str]) -> list[str]:
     return found
 
 
-def images_in(folder: str | os.PathLike[str]) -> FoundImages:
+def images_in(folder: str | os.PathLike[str], own: bool = True) -> FoundImages:
     """The image files in a folder, sorted by name, and what else is there.
+
+    Args:
+        folder: that is looked into.
+        own: whether pictures that suffice wrote there count, as those of a data set that it made do.
 
     Raises:
         InputError: a folder that cannot be read.
     """
     found = FoundImages()
     try:
+        results = set() if own else written_in(Path(folder))
         for path in sorted(Path(folder).iterdir()):
-            if not path.name.startswith("."):
+            if path.name in results:
+                found.left_out["that suffice wrote"] += 1
+            elif not path.name.startswith("."):
                 _sort_in(path, found)
     except OSError as error:
         raise InputError(f"expected a directory that may be read; got {folder}: {error.strerror or error}") from error

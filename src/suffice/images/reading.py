@@ -107,6 +107,15 @@ def read_photo(source: Any) -> Photo:
         raise InputError(f"expected an image file that can be read; {name}: {error.strerror or error}") from error
 
 
+def digest_of_photo(name: str) -> str | None:
+    """The SHA-256 of a photo's file, by a path or `sample:cat` and its like; None where there is no such file."""
+    path = sample_path(name) if name.startswith("sample:") else Path(name)
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def open_checked(file: IO[bytes], name: str, smallest: int = 1) -> Iterator[Image.Image]:
     """An image in a file, of a size that fits in memory, while it is read; its pixels are not read yet.

@@ -22,9 +22,9 @@ from suffice.arrays import LARGEST, plain_tensor, read_npy, read_npz, read_tenso
 from suffice.errors import InputError
 from suffice.explanation import Explanation
 from suffice.files import check_file, read_bytes
-from suffice.images import LARGEST_PIXELS, Frame, from_photo, is_image_name, open_checked
+from suffice.images import LARGEST_PIXELS, Frame, digest_of_photo, from_photo, is_image_name, open_checked
 from suffice.outputs import as_tensor
-from suffice.saved import image_named_in, load_explanation
+from suffice.saved import digest_of_image, image_of, load_explanation
 
 _MOST = 0.75  # of the pixels: a map that has more of them above α_min singles nothing out
 
@@ -214,12 +214,15 @@ def read_map(path: str | os.PathLike[str], image: str = "") -> Explanation | Ten
 def _explanation_in(folder: Path, image: str) -> Explanation:
     if (folder / "explanation.json").is_file():
         return _of_image(load_explanation(folder), folder, image)
-    found = {file.parent: image_named_in(file.parent) for file in sorted(folder.glob("*/explanation.json"))}
+    found = {file.parent: image_of(file.parent) for file in sorted(folder.glob("*/explanation.json"))}
     if not found:
         raise InputError(f"expected the folder of an explanation, or of several; there is none in {folder}")
-    fitting = [place for place, name in found.items() if name == image] or [
-        place for place, name in found.items() if Path(name).name == Path(image).name
+    sha256 = digest_of_photo(image)
+    fitting = [place for place, (name, _) in found.items() if name == image] or [
+        place for place, (name, _) in found.items() if Path(name).name == Path(image).name
     ]
+    same = [place for place, (_, known) in found.items() if sha256 is not None and known == sha256]
+    fitting = [place for place in fitting if place in same] or same or fitting
     if len(found) == 1 and not fitting:
         fitting = list(found)
     if len(fitting) != 1:
@@ -231,10 +234,19 @@ def _explanation_in(folder: Path, image: str) -> Explanation:
 
 
 def _of_image(explanation: Explanation, path: Path, image: str) -> Explanation:
-    if image and explanation.image and Path(explanation.image).name != Path(image).name:
+    """The explanation, if it is of this photo: of the same file, whatever that is called now; else of its name."""
+    if not (image and explanation.image):
+        return explanation
+    known, sha256 = digest_of_image(explanation.made), digest_of_photo(image)
+    if known is not None and known == sha256:
+        return explanation
+    beside = "(the saliency.npy beside it can be scored against any photo)"
+    if Path(explanation.image).name != Path(image).name:
+        raise InputError(f"expected an explanation of {image}; {path} explains {explanation.image} {beside}")
+    if known is not None and sha256 is not None:
         raise InputError(
-            f"expected an explanation of {image}; {path} explains {explanation.image} "
-            "(the saliency.npy beside it can be scored against any photo)"
+            f"expected an explanation of {image}, with the SHA-256 {sha256[:16]}…; {path} explains another photo of "
+            f"that name, {known[:16]}… {beside}"
         )
     return explanation
 

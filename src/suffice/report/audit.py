@@ -22,8 +22,8 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from suffice.audit.classes import CERTIFIED, GRID
-from suffice.audit.conditions import Condition, numbers_of, said_of, untested
-from suffice.audit.evidence import FALSE_DISCOVERIES, Evidence
+from suffice.audit.conditions import Condition, numbers_of, said_of, untested, why_untested
+from suffice.audit.evidence import FALSE_DISCOVERIES, PART, Evidence
 from suffice.audit.findings import Average, Rate, as_json
 from suffice.audit.parts import Part
 from suffice.audit.run import Audit
@@ -80,6 +80,7 @@ def audit_json(audit: Audit, held: Held, cutouts: Mapping[str, str]) -> dict[str
         "numbers": numbers_of(audit),
         "conditions": [{"fail_if": str(condition), "value": value, "holds": yes} for condition, value, yes in held],
         "shortcuts": [each.name for each in audit.shortcuts],
+        "undecided": audit.undecided or None,
         "classes": as_json(audit.classes),
         "mistakes": as_json(audit.mistakes),
         "evidence": [
@@ -131,7 +132,7 @@ def junit(audit: Audit, held: Held) -> str:
             failure = ElementTree.SubElement(case, "failure", message=message, type="condition")
             failure.text = _plain(f"{message}\n" + "\n".join(f"{e.name}: {e.where}, {e.why}" for e in audit.shortcuts))
         elif untested(condition, audit):
-            ElementTree.SubElement(case, "skipped", message="no evidence was tested")
+            ElementTree.SubElement(case, "skipped", message=why_untested(audit))
     if not held:
         ElementTree.SubElement(suite, "testcase", classname=_plain(f"suffice.audit.{audit.model}"), name="audit")
     ElementTree.indent(suite)
@@ -151,7 +152,7 @@ def summary(audit: Audit, held: Held) -> str:
     lines += ["", *_sentences(audit), ""]
     if audit.evidence:
         lines += [
-            "| evidence | verdict | where | images | class comes when pasted | class goes without |",
+            "| evidence | verdict | where | parts | class comes when pasted | class goes without |",
             "|---|---|---|---|---|---|",
         ]
         for each in audit.evidence[:20]:
@@ -159,7 +160,7 @@ def summary(audit: Audit, held: Held) -> str:
                 each.name,
                 each.verdict,
                 each.where,
-                f"{each.members.count} of {each.members.total}",
+                each.members.counts if each.kind == PART else each.of_members,
                 each.brings.counts,
                 str(each.loses),
             )
@@ -195,7 +196,7 @@ def _sentences(audit: Audit) -> list[str]:
     found, clusters = audit.shortcuts, len(audit.evidence)
     count = f"{len(found)} shortcut{'' if len(found) == 1 else 's'}"
     first = f"{count} among {clusters} cluster{'' if clusters == 1 else 's'} of recurring evidence."
-    if why := audit.nothing_tested:
+    if why := audit.undecided:
         first = why[0].upper() + why[1:] + "."
     numbers = numbers_of(audit)
     texts = [

@@ -225,6 +225,8 @@ def circuit_in_words(circuit: Circuit) -> str:
     words += f"To see that took {circuit.forward_passes:,} further images through the model."
     if circuit.random_kept is not None:
         words += f" Of random circuits of that size {percent(circuit.random_kept)} keep the class."
+    else:
+        words += " No control was asked."
     return words
 
 
