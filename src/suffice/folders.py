@@ -64,6 +64,11 @@ class _Written(BaseModel):
     instead_of: _Digest | None = None
 
 
+def _as_written(place: Path, known: _Written) -> bool:
+    """Whether a file is as it was written, or still as before where a kill has kept the new one from its place."""
+    return _digest(place) in (known.sha256, known.instead_of)
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -127,7 +132,7 @@ class OutputFolder:
             got = "a file that suffice did not write"
         elif known.of != self.command:
             got = f"one that suffice {known.of} wrote"
-        elif _digest(place) not in (known.sha256, known.instead_of):
+        elif not _as_written(place, known):
             got = "one that was changed since"
         else:
             return
@@ -229,11 +234,7 @@ class OutputFolder:
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those of some files that are not as they were written; of what the record does not know nothing is said."""
         known = _read_record(self.path).files
-        return [
-            name
-            for name in names
-            if name in known and _digest(self.path / name) not in (known[name].sha256, known[name].instead_of)
-        ]
+        return [name for name in names if name in known and not _as_written(self.path / name, known[name])]
 
 
 def check_no_link(folder: Path) -> None:

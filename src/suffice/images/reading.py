@@ -20,6 +20,7 @@ from suffice.errors import InputError, reason
 from suffice.files import check_file
 from suffice.images.formats import opened
 from suffice.images.pixels import from_array, notes_on_depth, to_rgb
+from suffice.provenance import sha256_of
 
 SMALLEST_SIDE = 8  # pixels; below it there is nothing that could be left out
 LARGEST_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB as RGB
@@ -98,7 +99,7 @@ def read_photo(source: Any) -> Photo:
             f"{type(source).__name__}"
         )
     name = os.fsdecode(source)
-    path = sample_path(name) if name.startswith("sample:") else Path(name)
+    path = _place_of(name)
     check_file(path, "an image file")
     try:
         with open(path, "rb") as file:
@@ -109,11 +110,12 @@ def read_photo(source: Any) -> Photo:
 
 def digest_of_photo(name: str) -> str | None:
     """The SHA-256 of a photo's file, by a path or `sample:cat` and its like; None where there is no such file."""
-    path = sample_path(name) if name.startswith("sample:") else Path(name)
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    path = _place_of(name)
+    return sha256_of(path) if path.is_file() else None
+
+
+def _place_of(name: str) -> Path:
+    return sample_path(name) if name.startswith("sample:") else Path(name)
 
 
 @contextlib.contextmanager
