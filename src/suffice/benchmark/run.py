@@ -120,7 +120,8 @@ def run_benchmark(
             progress(state)
         coming = _assumed_told(engine.run(config, tasks), len(config.models) > 1, tell_assumed)
         failed = _do(coming, results, state, tell, progress, seconds_a_part)
-        results.write_run(run | {"assumed": assumed_of(run, results.columns(_OF_ASSUMED))})
+        if needed.cells:  # else no row is new, and what was written above stands
+            results.write_run(run | {"assumed": assumed_of(run, results.columns(_OF_ASSUMED))})
         for line in image_lines(run, outcomes(run, results.columns(COLUMNS))):
             tell(line)
         return Outcome(needed.cells, failed + known.failed_within(plan))
